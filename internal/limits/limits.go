@@ -1,0 +1,160 @@
+// Package limits holds every bound of walsvc in one place, with the relations
+// between them proven by the compiler. A bound that a client can meet is also
+// told by AdminService.GetServerInfo and listed in docs/limits.md, which a
+// test compares with this file.
+package limits
+
+import "time"
+
+// Bytes on disk.
+const (
+	// BlockSize is the alignment of frames in a segment, in bytes: no sector
+	// that holds acknowledged bytes is ever written again. 4 KiB is the largest
+	// physical sector in common use.
+	BlockSize = 4 << 10
+
+	// SegmentHeaderSize is the space a segment's header takes, in bytes.
+	SegmentHeaderSize = BlockSize
+
+	// FrameHeaderSize is the size of a frame's header, in bytes.
+	FrameHeaderSize = 128
+
+	// DefaultSegmentSize is the size of a segment file unless chosen otherwise
+	// when the volume is created, in bytes.
+	DefaultSegmentSize = 64 << 20
+
+	// MinSegmentSize and MaxSegmentSize bound what may be chosen. The minimum is
+	// for tests, which want to roll after a few appends.
+	MinSegmentSize = 64 << 10
+	MaxSegmentSize = 1 << 30
+
+	// MaxFrameSize bounds one frame on disk, header and padding included, in bytes.
+	MaxFrameSize = 32 << 20
+
+	// MaxDirectorySize bounds a frame's directory, in bytes.
+	MaxDirectorySize = 8 << 20
+
+	// MaxBlocksPerFrame bounds the block table of a directory.
+	MaxBlocksPerFrame = 4096
+
+	// MaxBlockRawSize bounds what a block may decompress to, in bytes.
+	MaxBlockRawSize = 16 << 20
+
+	// MaxSealSize bounds the directory of a seal: the index of a segment, in bytes.
+	MaxSealSize = 2 << 20
+
+	// MaxSegments bounds the segments of a volume.
+	MaxSegments = 1 << 20
+
+	// MaxSpares bounds the spare segments kept; what is recycled beyond it is deleted.
+	MaxSpares = 4
+)
+
+// Records, batches and frames in memory.
+const (
+	// MaxRecordSize bounds one record, in bytes.
+	MaxRecordSize = 4 << 20
+
+	// MaxBatchSize bounds the encoded records of one batch, in bytes.
+	MaxBatchSize = 8 << 20
+
+	// MaxBatchRecords bounds the records of one batch.
+	MaxBatchRecords = 1 << 16
+
+	// MaxMessageSize bounds one gRPC message in either direction, in bytes.
+	MaxMessageSize = 16 << 20
+
+	// MaxBatchesPerMessage bounds the batches of one append message.
+	MaxBatchesPerMessage = 4096
+
+	// TargetBlockSize is when a block of a frame is closed and compressed, in raw bytes.
+	TargetBlockSize = 128 << 10
+
+	// FrameFullSize is when a frame under construction takes no further message
+	// and appenders wait, in raw bytes.
+	FrameFullSize = 4 << 20
+
+	// MaxCommandsPerFrame is the same bound counted in commands.
+	MaxCommandsPerFrame = 1 << 15
+)
+
+// Names and counts.
+const (
+	// MaxLogNameBytes, MaxCheckpointNameBytes and MaxLabelBytes bound names, in bytes.
+	MaxLogNameBytes        = 255
+	MaxCheckpointNameBytes = 127
+	MaxLabelBytes          = 255
+
+	// MaxLabels bounds the labels of one log.
+	MaxLabels = 16
+
+	// MaxLogs bounds the logs of a volume.
+	MaxLogs = 1 << 20
+
+	// MaxCheckpointsPerLog bounds the checkpoints of one log.
+	MaxCheckpointsPerLog = 64
+
+	// MaxCheckpointState bounds the opaque state of a checkpoint, in bytes.
+	MaxCheckpointState = 1 << 20
+
+	// MaxProducersPerLog bounds the producers open on one log.
+	MaxProducersPerLog = 1024
+
+	// ProducerWindow is how many of a producer's last batches are remembered for
+	// retries, and so the most a producer may have unacknowledged.
+	ProducerWindow = 64
+
+	// MaxPageSize bounds a page of a listing.
+	MaxPageSize = 1000
+)
+
+// Streams.
+const (
+	// StreamCreditBytes and StreamCreditBatches bound what one append stream may
+	// have sent and not yet seen acknowledged.
+	StreamCreditBytes   = 16 << 20
+	StreamCreditBatches = 8192
+
+	// MaxBindingsPerStream bounds the logs one append stream has open.
+	MaxBindingsPerStream = 1 << 14
+
+	// MaxStreams bounds the streams of one connection.
+	MaxStreams = 4096
+
+	// MaxConnections bounds the connections of one service.
+	MaxConnections = 4096
+
+	// ReplayMessageSize is when a replay message is sent off, in bytes of records.
+	ReplayMessageSize = 256 << 10
+
+	// MaxReplays bounds the replays running at once.
+	MaxReplays = 1024
+)
+
+// Time.
+const (
+	// IdlePromiseDelay is how long after the last append a small frame gives the
+	// last acknowledgement its promise.
+	IdlePromiseDelay = 50 * time.Millisecond
+
+	// HeartbeatInterval is how often a follower hears the durable LSN when
+	// nothing else comes.
+	HeartbeatInterval = 5 * time.Second
+
+	// PinLimit is how long an open reader keeps a released segment from being recycled.
+	PinLimit = 10 * time.Second
+
+	// DrainDeadline bounds an orderly stop unless chosen otherwise.
+	DrainDeadline = 10 * time.Second
+)
+
+// Relations: a negative constant does not convert to uint64, so what does not
+// hold does not compile.
+const (
+	_ = uint64(MaxBatchSize - MaxRecordSize - 16)                                               // any legal record fits a batch
+	_ = uint64(MaxMessageSize - MaxBatchSize - 4096)                                            // any legal batch fits a message
+	_ = uint64(MaxBlockRawSize - MaxBatchSize - TargetBlockSize)                                // any legal batch fits a block already begun
+	_ = uint64(MaxFrameSize - MaxDirectorySize - MaxMessageSize - FrameFullSize - BlockSize)    // a frame that was not full takes any message
+	_ = uint64(DefaultSegmentSize - SegmentHeaderSize - MaxFrameSize - MaxSealSize - BlockSize) // a fresh segment takes any frame and its seal
+	_ = uint64(MaxBatchSize - MaxCheckpointState)                                               // a checkpoint's state fits where a batch fits
+)
