@@ -1,0 +1,41 @@
+// Package replay turns a journal back into frames, in order, and says honestly
+// how the run of frames ends. It never writes: it returns what recovery found
+// and what has to be done, and segment.Journal.Resume does it. It does not know
+// what a command or a log is.
+//
+// It has three users: the volume when it opens (Recover), readers and followers
+// (Scanner, Fetcher), and walctl on a volume that may be in use (Recover and
+// Scanner over a journal opened read-only).
+//
+// # Recovery
+//
+//	newest segment's header          where the two newest snapshots' scans begin
+//	scan from the newest snapshot    header by header, directory by directory;
+//	                                 blocks are left alone until somebody asks
+//	the end                          the tail rule says what it means
+//	cut                              behind the last promised frame
+//	rewrite                          frames behind the cut that verify, blocks
+//	                                 included, get new headers in a fresh
+//	                                 segment and are synced there: they were
+//	                                 found in a page cache that may outlive a
+//	                                 crash and a failed sync, so they are never
+//	                                 vouched for where they lie
+//
+// If the newest snapshot does not open, the scan begins again at the older one;
+// if that does not either, at the volume's first segment, provided it still is
+// the journal's beginning. The cost is bounded by the distance between
+// snapshots and one segment's length, not by the journal's.
+//
+// # The tail rule
+//
+// A bad frame is damage if a later frame of the same life, that verifies,
+// promises it, or a client proves that it was acknowledged. Otherwise it is
+// torn: it was never acknowledged, since an acknowledged frame was durable, and
+// durable bytes do not tear. The cases have names (Case), a table (cases) and a
+// transcript each under testdata/tail.
+//
+// One case cannot be decided by the volume alone: rot in the very last
+// acknowledged frame, before any later frame carried its promise, looks torn.
+// A promise frame 50 ms after the last append and at shutdown keeps that window
+// short, and a client that states what it was last acknowledged closes it.
+package replay
