@@ -1,0 +1,383 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/walsvc/walsvc/internal/codec"
+)
+
+// LSN is a record's dense position in its log, from 1. Zero is before the first.
+type LSN uint64
+
+// Epoch is a log's generation, from 1. Zero in a request means "whichever".
+type Epoch uint64
+
+// Checksum is the running CRC-32C over a log's records, in their framing. Two
+// parties that have the same log, epoch, LSN and checksum mean the same history.
+type Checksum uint32
+
+// LogOptions are chosen when a log is created. The zero value means all defaults.
+type LogOptions struct {
+	QuotaBytes     uint64            // bound on live bytes of records; 0 means none
+	MaxRecordBytes uint32            // bound on one record; 0 means limits.MaxRecordSize
+	Labels         map[string]string // the client's own; see limits.MaxLabels
+	ColocationKey  string            // logs that must share a volume; may be empty
+}
+
+// LogInfo describes a log as far as it is durable.
+type LogInfo struct {
+	Name      string
+	ID        ulid.ULID
+	Epoch     Epoch
+	First     LSN      // oldest record kept; Next when there is none
+	Next      LSN      // what the next record gets; Next-1 is the durable LSN
+	Checksum  Checksum // behind Next-1
+	LiveBytes uint64   // framed bytes of the records from First on
+	Created   time.Time
+	Options   LogOptions
+}
+
+// Durable returns the durable LSN: everything up to it survives any crash.
+func (i LogInfo) Durable() LSN { return i.Next - 1 }
+
+// Claim is what a client was last acknowledged.
+type Claim struct {
+	Log      ulid.ULID
+	Epoch    Epoch
+	LSN      LSN // 0 claims nothing
+	Checksum Checksum
+}
+
+// A Batch is records appended together. Run is only read until Append returns.
+type Batch struct {
+	Binding  *Binding
+	Sequence uint64 // the producer's dense count, from 1; 0 without a producer
+	Expected LSN    // what the first record must get; 0 means whatever comes
+	Run      []byte // as package internal/records spells it
+	Tag      uint64 // the caller's own, returned with the verdict
+}
+
+// A Verdict settles one batch.
+type Verdict struct {
+	Binding  *Binding
+	Tag      uint64
+	Sequence uint64
+	First    LSN // 0 if refused, or if repeated and no longer known
+	Count    uint32
+	Checksum Checksum // behind the last record
+	Epoch    Epoch
+	Repeated bool
+	Err      error // a refusal, or what ended the volume; nil when durable
+}
+
+// A ProducerInfo says what a producer last appended.
+type ProducerInfo struct {
+	LastSequence uint64 // 0 if nothing
+	Window       int    // batches remembered, and so the most it may have unacknowledged
+}
+
+// A Checkpoint is a named LSN with an engine's own state.
+type Checkpoint struct {
+	Name      string
+	LSN       LSN
+	Version   uint64 // counts the times it was set, from 1
+	State     []byte // nil in listings
+	StateSize uint32
+	SetAt     time.Time
+}
+
+// A Span is records as a Reader returns them: a run, or a block as stored.
+type Span struct {
+	First LSN
+	Count uint32
+	Run   []byte // valid until the next call; nil if Stored is set
+	// Stored is set instead of Run if stored blocks were asked for and every
+	// record in the block is wanted: the block as it lies, of Codec, opening to
+	// RawSize bytes, with its CRC-32C.
+	Stored   []byte
+	Codec    codec.Codec
+	RawSize  uint32
+	Checksum uint32
+	Durable  LSN // of the log when the span was read
+}
+
+// ReadOptions say what a Reader returns.
+type ReadOptions struct {
+	From   LSN           // first record; 0 means the oldest kept
+	To     LSN           // last record; 0 means the end, as of each read
+	Follow bool          // wait at the end instead of ending
+	Codecs []codec.Codec // if not empty, blocks of these may come as stored
+	Max    int           // bytes of a span, beyond which it is ended at a record; 0 means limits.ReplayMessageSize
+}
+
+// Options configures a Volume. The zero value of each field means its default.
+type Options struct {
+	SegmentSize   int64  // bytes; only when the volume is created; default limits.DefaultSegmentSize
+	Codec         string // "auto" (default), "none", "s2", "zstd"
+	Direct        bool   // O_DIRECT for writes where the file system takes it
+	PrepareRate   int64  // bytes/s for preparing segments; default 128 MiB/s; negative means unlimited
+	Create        bool   // make the volume if the directory is missing or empty
+	ReadOnly      bool   // look only: no lock, no writes; also on a volume in use
+	Depth         int    // frames handed to the disk and not durable yet; default 1
+	SnapshotEvery int64  // bytes of journal between snapshots; default 32 MiB
+	Events        Events // nil functions are not called
+}
+
+// Events tells what happens inside a volume to whoever logs or counts. The
+// functions must not block and must not call the volume.
+type Events struct {
+	Poisoned      func(err error)
+	Rolled        func(segment uint64)
+	Released      func(segments int)
+	Snapshot      func(sequence uint64, bytes int64, took time.Duration)
+	PrepareFailed func(err error)
+	Stranger      func(name string)
+	ClockJump     func(by time.Duration)
+}
+
+// State says what a volume takes.
+type VolumeState uint8
+
+// The states of a volume.
+const (
+	Serving  VolumeState = iota + 1 // takes appends
+	ReadOnly                        // opened so because of damage, or because that was asked for
+	Poisoned                        // a write or sync failed; only a restart clears it
+	Full                            // refuses appends for want of space; they resume by themselves
+)
+
+// DamagedLog names records that cannot be read.
+type DamagedLog struct {
+	Log         string
+	First, Last LSN
+}
+
+// Damage names bytes that do not verify.
+type Damage struct {
+	File     string
+	Offset   int64
+	Sequence uint64 // of the frame; 0 if not known
+	Case     string // of the tail rule
+	Detail   string
+	Logs     []DamagedLog
+}
+
+// Recovery is what opening a volume found.
+type Recovery struct {
+	Verdict         string // "clean", "torn", "damaged"
+	Case            string
+	Detail          string
+	Frames          uint64
+	LastSequence    uint64
+	RewrittenFrames uint64
+	DiscardedFrames uint64
+	DiscardedBytes  int64
+	Damage          []Damage
+	Took            time.Duration
+}
+
+// Status is a volume's state, all of it durable.
+type Status struct {
+	Volume          ulid.ULID
+	State           VolumeState
+	Detail          string // why, and what to do next, unless serving
+	Recovery        Recovery
+	Logs            int
+	DurableFrame    uint64
+	Segments        int
+	SegmentSize     int64
+	Spares          int
+	AppendableBytes int64
+	DiskFree        uint64
+	Commits         uint64 // frames of commands since the volume was opened; the rest likewise
+	Syncs           uint64
+	Records         uint64
+	RawBytes        uint64
+	StoredBytes     uint64
+	Rolls           uint64
+	Recycles        uint64
+	Snapshots       uint64
+}
+
+// Refusals and failures. A refusal changes nothing and consumes no sequence.
+// Each maps to one gRPC code and reason in internal/server's error table.
+var (
+	ErrNoVolume            = errors.New("no volume here")                               // missing or empty directory, without Options.Create
+	ErrVersion             = errors.New("volume of a newer format version")             // upgrade walsvc
+	ErrInUse               = errors.New("volume is in use by another process")          //
+	ErrDamaged             = errors.New("volume is damaged")                            // cannot even be opened read-only
+	ErrReadOnly            = errors.New("volume is read-only")                          //
+	ErrPoisoned            = errors.New("volume is poisoned by a failed write")         // the outcome of what was in flight is unknown
+	ErrClosed              = errors.New("volume is closed")                             //
+	ErrFull                = errors.New("disk is full")                                 // resumes by itself once there is room
+	ErrInvalidName         = errors.New("malformed name")                               //
+	ErrInvalid             = errors.New("invalid argument")                             // wrapped with which
+	ErrLogNotFound         = errors.New("log not found")                                //
+	ErrLogExists           = errors.New("log exists with other options")                //
+	ErrTooManyLogs         = errors.New("too many logs")                                //
+	ErrEmptyBatch          = errors.New("empty batch")                                  //
+	ErrMalformed           = errors.New("malformed records")                            //
+	ErrTooLarge            = errors.New("record or batch over the limit")               //
+	ErrQuota               = errors.New("log is over its quota")                        //
+	ErrFenced              = errors.New("fenced by a newer epoch")                      //
+	ErrLSNMismatch         = errors.New("expected LSN does not match")                  // *MismatchError has the figures
+	ErrAfterRefusal        = errors.New("refused after an earlier refusal")             // until the binding is reset
+	ErrSequenceGap         = errors.New("producer sequence skips a batch")              // *SequenceError has the figures
+	ErrSequenceReuse       = errors.New("producer sequence was used for other records") //
+	ErrNoProducer          = errors.New("producer is not open on this log")             //
+	ErrTooManyProducers    = errors.New("too many producers on this log")               //
+	ErrLSNAhead            = errors.New("LSN is beyond the durable end")                // *RangeError has the figures
+	ErrLSNTruncated        = errors.New("LSN is truncated")                             // *RangeError has the figures
+	ErrDataLoss            = errors.New("acknowledged data is missing or damaged")      //
+	ErrCheckpointNotFound  = errors.New("checkpoint not found")                         //
+	ErrCheckpointBackwards = errors.New("checkpoint would move backwards")              //
+	ErrCheckpointConflict  = errors.New("checkpoint has another version")               // *ConflictError has the figures
+	ErrTooManyCheckpoints  = errors.New("too many checkpoints on this log")             //
+	ErrHeld                = errors.New("records are held by a checkpoint")             //
+)
+
+// A RangeError says where an LSN fell outside a log.
+type RangeError struct {
+	Log         string
+	Asked       LSN
+	First, Next LSN
+	Err         error // ErrLSNAhead or ErrLSNTruncated
+}
+
+// Error implements error.
+func (e *RangeError) Error() string {
+	return fmt.Sprintf("log %q: LSN %d: %v: it has %d to %d", e.Log, e.Asked, e.Err, e.First, e.Next-1)
+}
+
+// Unwrap returns the sentinel.
+func (e *RangeError) Unwrap() error { return e.Err }
+
+// A MismatchError is an ErrLSNMismatch with its figures.
+type MismatchError struct {
+	Log            string
+	Expected, Next LSN
+}
+
+// Error implements error.
+func (e *MismatchError) Error() string {
+	return fmt.Sprintf("log %q: %v: expected %d, the next is %d", e.Log, ErrLSNMismatch, e.Expected, e.Next)
+}
+
+// Unwrap returns ErrLSNMismatch.
+func (e *MismatchError) Unwrap() error { return ErrLSNMismatch }
+
+// A SequenceError is an ErrSequenceGap with its figures.
+type SequenceError struct {
+	Log       string
+	Got, Want uint64
+}
+
+// Error implements error.
+func (e *SequenceError) Error() string {
+	return fmt.Sprintf("log %q: %v: got %d, want %d", e.Log, ErrSequenceGap, e.Got, e.Want)
+}
+
+// Unwrap returns ErrSequenceGap.
+func (e *SequenceError) Unwrap() error { return ErrSequenceGap }
+
+// A ConflictError is an ErrCheckpointConflict with its figures.
+type ConflictError struct {
+	Log, Checkpoint   string
+	Expected, Version uint64 // 0 means that it does not exist
+}
+
+// Error implements error.
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("log %q: checkpoint %q: %v: expected %d, it is %d", e.Log, e.Checkpoint, ErrCheckpointConflict, e.Expected, e.Version)
+}
+
+// Unwrap returns ErrCheckpointConflict.
+func (e *ConflictError) Unwrap() error { return ErrCheckpointConflict }
+
+// A DataLossError is an ErrDataLoss that says where.
+type DataLossError struct {
+	Log         string
+	First, Last LSN // records that cannot be proven or read; 0 if not known
+	Detail      string
+	Err         error // the cause; may be nil
+}
+
+// Error implements error.
+func (e *DataLossError) Error() string {
+	return fmt.Sprintf("log %q: LSN %d to %d: %v: %s", e.Log, e.First, e.Last, ErrDataLoss, e.Detail)
+}
+
+// Unwrap returns ErrDataLoss and the cause.
+func (e *DataLossError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{ErrDataLoss}
+	}
+	return []error{ErrDataLoss, e.Err}
+}
+
+// engine is what a Volume offers, in one place for readers of this package and
+// the compiler: *Volume and *Appender implement it.
+var (
+	_ engine   = (*Volume)(nil)
+	_ appender = (*Appender)(nil)
+	_ reader   = (*Reader)(nil)
+)
+
+type engine interface {
+	Recovery() Recovery
+	Status() Status
+	Close() error
+
+	CreateLog(ctx context.Context, name string, o LogOptions) (info LogInfo, created bool, err error)
+	Log(name string) (LogInfo, error)
+	ListLogs(prefix, after string, limit int) (logs []LogInfo, more bool)
+	DeleteLog(ctx context.Context, name string, id ulid.ULID) error
+	Truncate(ctx context.Context, name string, first LSN) (LogInfo, error)
+
+	OpenProducer(ctx context.Context, log string, producer ulid.ULID) (ProducerInfo, error)
+	NewAppender(notify func()) *Appender
+	Append(ctx context.Context, log string, producer ulid.ULID, epoch Epoch, b Batch) (Verdict, error)
+
+	CheckClaim(log string, c Claim) error
+	NewReader(log string, o ReadOptions) (*Reader, error)
+	WaitDurable(ctx context.Context, log string, lsn LSN) (LSN, error)
+
+	SetCheckpoint(ctx context.Context, log string, cp Checkpoint, expected *uint64) (Checkpoint, error)
+	Checkpoint(ctx context.Context, log, name string) (Checkpoint, error)
+	Checkpoints(log string) ([]Checkpoint, error)
+	DeleteCheckpoint(ctx context.Context, log, name string, expected *uint64) error
+}
+
+// appender is one append stream's seat on the bus. One goroutine may call Bind,
+// Reset and Append; another one Take. notify is called, on the bus's goroutine
+// and without blocking allowed, when Take has something new, unless the frame
+// landed on the goroutine that is inside Append: that one calls Take itself.
+type appender interface {
+	// Bind opens a log for appending. producer zero means none.
+	Bind(log string, producer ulid.ULID, epoch Epoch, c Claim) (*Binding, LogInfo, ProducerInfo, error)
+	// Reset lets a binding append again after a refusal.
+	Reset(b *Binding)
+	// Append sequences batches, in order; every one of them gets a verdict
+	// through Take, in order. It blocks while the bus is full. The error is for
+	// the stream as a whole (poisoned, closed); verdicts of batches taken
+	// before are still delivered.
+	Append(ctx context.Context, batches []Batch) error
+	// Take appends to dst the verdicts that may be told by now, in order.
+	Take(dst []Verdict) []Verdict
+	// Pending returns how many verdicts are still out.
+	Pending() int
+	// Close gives the seat up. What was sequenced lands all the same.
+	Close()
+}
+
+type reader interface {
+	// Next returns the next span; io.EOF at the end unless following, in which
+	// case it waits for more or for ctx.
+	Next(ctx context.Context) (Span, error)
+	Close() error
+}
