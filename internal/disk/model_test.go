@@ -1,0 +1,187 @@
+package disk
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+
+	"github.com/walsvc/walsvc/internal/limits"
+)
+
+// TestMemAgreesWithOS runs the same random operations on the real file system
+// and on the one in memory: every result and every class of error is the same.
+func TestMemAgreesWithOS(t *testing.T) {
+	for _, o := range []OSOptions{{}, {Direct: true}} {
+		for seed := range uint64(8) {
+			t.Run(fmt.Sprintf("direct=%t/seed=%d", o.Direct, seed), func(t *testing.T) {
+				mem := NewMem()
+				if err := mem.MkdirAll("/vol"); err != nil {
+					t.Fatal(err)
+				}
+				real := newDriver(OS(o), t.TempDir(), seed)
+				fake := newDriver(mem, "/vol", seed)
+				for step := range 600 {
+					want, got := real.step(), fake.step()
+					if got != want {
+						t.Fatalf("step %d: the real one says\n%s\nthe one in memory\n%s", step, want, got)
+					}
+				}
+				real.close()
+				fake.close()
+			})
+		}
+	}
+}
+
+// driver turns a seed into operations and their results into text.
+type driver struct {
+	fs   FS
+	dir  string
+	rng  *rand.Rand
+	open []File
+	lock io.Closer
+}
+
+func newDriver(fs FS, dir string, seed uint64) *driver {
+	return &driver{fs: fs, dir: dir, rng: rand.New(rand.NewPCG(seed, 0))}
+}
+
+func (d *driver) name() string {
+	return string(rune('a' + d.rng.IntN(5)))
+}
+
+func (d *driver) path() string { return filepath.Join(d.dir, d.name()) }
+
+// file returns one of the open files, which may be closed by now.
+func (d *driver) file() (int, File) {
+	i := d.rng.IntN(len(d.open))
+	return i, d.open[i]
+}
+
+// span draws a place for a read or a write: half of them whole blocks.
+func (d *driver) span() (off int64, n int) {
+	if d.rng.IntN(2) == 0 {
+		return limits.BlockSize * int64(d.rng.IntN(6)), limits.BlockSize * (1 + d.rng.IntN(3))
+	}
+	return int64(d.rng.IntN(20000)), 1 + d.rng.IntN(9000)
+}
+
+func (d *driver) step() string {
+	choice := d.rng.IntN(20)
+	if len(d.open) == 0 {
+		choice = 0
+	}
+	switch choice {
+	case 0, 1:
+		path := d.path()
+		f, err := d.fs.Create(path)
+		if err == nil {
+			d.open = append(d.open, f)
+		}
+		return say("create", filepath.Base(path), err)
+	case 2:
+		path, write := d.path(), d.rng.IntN(3) > 0
+		f, err := d.fs.Open(path, write)
+		if err == nil {
+			d.open = append(d.open, f)
+		}
+		return say("open", filepath.Base(path), write, err)
+	case 3:
+		from, to := d.path(), d.path()
+		return say("rename", filepath.Base(from), filepath.Base(to), d.fs.Rename(from, to))
+	case 4:
+		path := d.path()
+		return say("remove", filepath.Base(path), d.fs.Remove(path))
+	case 5:
+		entries, err := d.fs.List(d.dir)
+		return say("list", entries, err)
+	case 6:
+		return say("sync-dir", d.fs.SyncDir(d.dir))
+	case 7:
+		sub := filepath.Join(d.dir, "deep", d.name(), d.name())
+		return say("mkdir", d.fs.MkdirAll(sub))
+	case 8:
+		if d.lock == nil {
+			lock, err := d.fs.Lock(filepath.Join(d.dir, "LOCK"))
+			d.lock = lock
+			return say("lock", err)
+		}
+		_, err := d.fs.Lock(filepath.Join(d.dir, "LOCK"))
+		again := say("lock again", err)
+		err = d.lock.Close()
+		d.lock = nil
+		return again + say("unlock", err)
+	case 9:
+		i, f := d.file()
+		return say("sync", i, f.Sync())
+	case 10:
+		i, f := d.file()
+		size := int64(d.rng.IntN(30000))
+		return say("truncate", i, size, f.Truncate(size))
+	case 11:
+		i, f := d.file()
+		if d.rng.IntN(2) == 0 {
+			return say("keep", i)
+		}
+		return say("close", i, f.Close())
+	case 12:
+		i, f := d.file()
+		size, err := f.Size()
+		return say("size", i, size, err)
+	case 13, 14, 15:
+		i, f := d.file()
+		off, n := d.span()
+		p := bytes.Repeat([]byte{0xEE}, n)
+		n, err := f.ReadAt(p, off)
+		return say("read", i, off, n, fmt.Sprintf("%x", p[:n]), err)
+	default:
+		i, f := d.file()
+		off, n := d.span()
+		p := AlignedBuffer(n + 1)[d.rng.IntN(2):][:n] // half of them askew in memory
+		for j := range p {
+			p[j] = byte(d.rng.Uint32())
+		}
+		if d.rng.IntN(4) == 0 {
+			clear(p)
+		}
+		n, err := f.WriteAt(p, off)
+		return say("write", i, off, n, err)
+	}
+}
+
+func (d *driver) close() {
+	for _, f := range d.open {
+		_ = f.Close() // many are closed already
+	}
+	if d.lock != nil {
+		_ = d.lock.Close()
+	}
+}
+
+// say prints what happened, errors by their class: wordings may differ.
+func say(words ...any) string {
+	for i, w := range words {
+		if err, ok := w.(error); ok {
+			words[i] = class(err)
+		}
+	}
+	return fmt.Sprintln(words...)
+}
+
+func class(err error) error {
+	classes := []error{
+		fs.ErrExist, fs.ErrNotExist, fs.ErrClosed, io.EOF, ErrLocked,
+		syscall.EBADF, syscall.EINVAL, syscall.ENOTEMPTY, syscall.EISDIR, syscall.ENOTDIR,
+	}
+	if i := slices.IndexFunc(classes, func(c error) bool { return errors.Is(err, c) }); i >= 0 {
+		return classes[i]
+	}
+	return err
+}
