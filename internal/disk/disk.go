@@ -7,8 +7,8 @@
 //	OS        the real one: fdatasync, directory sync, flock, optional O_DIRECT
 //	Mem       in memory, and it can crash: what was synced stays, each unsynced
 //	          4 KiB block and each unsynced directory entry survives at random
-//	Recorder  wraps another and writes a transcript of every operation
-//	Faulty    wraps another and fails chosen operations
+//	Record    wraps another and tells of every operation when it begins and ends
+//	Faulty    wraps another and fails, delays or hangs chosen operations
 //
 // Durability rules, which Mem models and the engine obeys:
 //

@@ -92,11 +92,26 @@ func (osFS) List(dir string) ([]Entry, error) {
 }
 
 func (o osFS) MkdirAll(dir string) error {
+	return mkdirAll(dir, dirOps{
+		stat:    os.Stat,
+		mkdir:   func(dir string) error { return os.Mkdir(dir, 0o700) },
+		syncDir: o.SyncDir,
+	})
+}
+
+// dirOps is what mkdirAll does to the disk, apart so that a test sees its syncs.
+type dirOps struct {
+	stat    func(path string) (fs.FileInfo, error)
+	mkdir   func(dir string) error
+	syncDir func(dir string) error
+}
+
+func mkdirAll(dir string, do dirOps) error {
 	// 1. Find what is missing, innermost first.
 	var missing []string
 	at := filepath.Clean(dir)
 	for {
-		info, err := os.Stat(at)
+		info, err := do.stat(at)
 		if err == nil && !info.IsDir() {
 			return &fs.PathError{Op: "mkdir", Path: at, Err: syscall.ENOTDIR}
 		}
@@ -112,21 +127,21 @@ func (o osFS) MkdirAll(dir string) error {
 	}
 
 	// 2. The innermost directory that exists may be the last deed of a process
-	// that died before it could sync its name. Only that one can be: below,
-	// each name is durable before the next directory is made in it. Whoever may
-	// not read the parent, or has a mount there whose parent knows no sync, is
-	// not the one who made it.
-	err := o.SyncDir(filepath.Dir(at))
+	// that died before it could sync its name. Only that one can be: each name
+	// is durable before the next directory is made in it. Whoever may not read
+	// the parent, or has a mount there whose parent knows no sync, is not the
+	// one who made it.
+	err := do.syncDir(filepath.Dir(at))
 	if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EINVAL) {
 		return err
 	}
 
 	// 3. Make the rest, outermost first.
 	for _, d := range slices.Backward(missing) {
-		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := do.mkdir(d); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-		if err := o.SyncDir(filepath.Dir(d)); err != nil {
+		if err := do.syncDir(filepath.Dir(d)); err != nil {
 			return err
 		}
 	}
