@@ -129,6 +129,12 @@ const (
 
 	// MaxReplays bounds the replays running at once.
 	MaxReplays = 1024
+
+	// MaxOpenSegments bounds the segment files that readers of a volume have open.
+	MaxOpenSegments = 16
+
+	// MaxDamage bounds the damage that a scan lists one by one; the rest is counted.
+	MaxDamage = 1000
 )
 
 // Time.
@@ -143,6 +149,10 @@ const (
 
 	// PinLimit is how long an open reader keeps a released segment from being recycled.
 	PinLimit = 10 * time.Second
+
+	// OpenSegmentIdle is how long a segment stays open for readers that no
+	// longer ask for it.
+	OpenSegmentIdle = 2 * time.Second
 
 	// DrainDeadline bounds an orderly stop unless chosen otherwise.
 	DrainDeadline = 10 * time.Second
