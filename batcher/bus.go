@@ -216,7 +216,7 @@ func (b *Bus) Leave() (drove bool) {
 	if f.opened == 0 {
 		f.opened = b.clock()
 	}
-	list := f.claim(b.policy.chooseOverlapped)
+	list := f.claim(&b.policy)
 	b.unlock()
 	f.pack(list, b.clock)
 	return false

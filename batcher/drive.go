@@ -123,7 +123,7 @@ func (b *Bus) seal(f *Frame) *Frame {
 	f.sealed = b.clock()
 	b.inserted = f.inserted
 	b.flight = append(b.flight, f)
-	b.policy.chooseAtSeal(f)
+	b.policy.chooseSealing(f)
 	b.room.Broadcast()
 	return f
 }

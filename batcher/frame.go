@@ -21,7 +21,9 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // the frame, in ticket order, never concurrently with another landing; it must
 // not block, since everybody behind waits for it. Its dynamic type must be
 // comparable.
-type Rider interface{ Landed(ticket uint64, err error) }
+type Rider interface {
+	Landed(ticket uint64, err error)
+}
 
 // A Block is a run of record bytes as it is stored.
 type Block struct {
@@ -179,7 +181,7 @@ func (f *Frame) bare() bool { return f.commands == 0 && !f.inserted }
 
 // claim takes the blocks that are full and that nobody took yet, for the caller
 // to pack outside the lock. REQUIRES: the bus's lock.
-func (f *Frame) claim(choose func(raw int) codec.Codec) *buffer {
+func (f *Frame) claim(p *policy) *buffer {
 	closed := len(f.bufs) - 1
 	if closed >= 0 && len(f.bufs[closed].raw) >= f.blockSize {
 		closed++
@@ -187,7 +189,7 @@ func (f *Frame) claim(choose func(raw int) codec.Codec) *buffer {
 	var head *buffer
 	for ; f.claimed < closed; f.claimed++ {
 		buf := f.bufs[f.claimed]
-		buf.tried = choose(len(buf.raw))
+		buf.tried = p.chooseFilling()
 		buf.next, head = head, buf
 		f.working.Add(1)
 	}

@@ -2,6 +2,7 @@ package batcher
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/walsvc/walsvc/internal/codec"
 	"github.com/walsvc/walsvc/internal/limits"
@@ -42,31 +43,201 @@ func ParseCodecPolicy(s string) (CodecPolicy, error) {
 // decompression and nobody gain.
 func worthStoring(raw, packed int) bool { return packed <= raw-raw/8 }
 
-// fitsOneBlock reports whether a frame of n raw bytes takes one disk block.
-func fitsOneBlock(n int) bool { return n+frameOverhead <= limits.BlockSize }
-
 // frameOverhead is a frame's header and what its directory needs besides Meta
 // for a few blocks, in bytes.
 const frameOverhead = limits.FrameHeaderSize + 128
 
-type policy struct{ fixed CodecPolicy }
-
-func newPolicy(c CodecPolicy) policy { return policy{fixed: c} }
-
-func (p *policy) chooseOverlapped(raw int) codec.Codec {
-	if p.fixed != Auto {
-		return codec.Codec(p.fixed - 1)
-	}
-	return codec.None
+// diskSize returns what a frame with n bytes of Meta and stored blocks takes on
+// disk. It is an estimate: this package does not know the format.
+func diskSize(n int) int {
+	return (n + frameOverhead + limits.BlockSize - 1) / limits.BlockSize * limits.BlockSize
 }
 
-func (p *policy) chooseAtSeal(f *Frame) {
-	if fitsOneBlock(f.rawSize) {
+// A policy decides with which codec a block is tried. It is arithmetic alone:
+// it is told what was measured, and reads no clock.
+//
+// The model has two parts. The disk takes a fixed time for a frame, which no
+// codec changes, and so many nanoseconds for each stored byte: the slope of a
+// line through landing times over sizes. A codec takes so many nanoseconds for
+// a raw byte and leaves a share of it to be stored. So a raw byte costs
+//
+//	share of the processor time on the frame's way x codec + slope x stored share
+//
+// and the codec with the least cost is chosen. A block packed after its frame
+// was sealed holds the frame up for as long as that takes. One packed while the
+// frame before is on its way holds up nobody but the appender, whose processor
+// the next frame needs, though: a quarter counts. Rounding to disk blocks is
+// left out, except that a frame which fits one disk block has nothing to save.
+//
+// Both parts go on learning, older measurements fading. Every probeInterval
+// blocks a codec that is not in use is tried, so that a change in the data is
+// noticed; a change in the disk shows by itself. Choices do not flap: a codec
+// has to be cheaper by an eighth to take another's place.
+type policy struct {
+	fixed   CodecPolicy
+	disk    line
+	filling place
+	sealing place
+}
+
+const (
+	probeInterval  = 32
+	overlapWeight  = 0.25
+	switchingGain  = 0.125
+	outlierFactor  = 4 // a measurement counts at most as so many times what was expected
+	lineMemory     = 128
+	lineMinFrames  = 16
+	costMemory     = 8
+	lineMinSpread  = limits.BlockSize // standard deviation of sizes below which they tell no slope
+	guessS2Time    = 0.5              // until measured: nanoseconds for a raw byte
+	guessZstdTime  = 2
+	guessS2Share   = 0.4 // until measured: what is left of a raw byte
+	guessZstdShare = 0.25
+)
+
+func newPolicy(c CodecPolicy) policy {
+	costs := [codec.Zstd + 1]cost{
+		codec.None: {share: 1},
+		codec.S2:   {time: guessS2Time, share: guessS2Share},
+		codec.Zstd: {time: guessZstdTime, share: guessZstdShare},
+	}
+	return policy{
+		fixed:   c,
+		filling: place{weight: overlapWeight, costs: costs},
+		sealing: place{weight: 1, costs: costs},
+	}
+}
+
+// chooseFilling returns the codec for a block whose frame is still filling.
+func (p *policy) chooseFilling() codec.Codec { return p.choose(&p.filling) }
+
+// chooseSealing gives every block of a sealed frame that nobody claimed its codec.
+func (p *policy) chooseSealing(f *Frame) {
+	if diskSize(f.rawSize) == limits.BlockSize {
 		return
 	}
 	for _, buf := range f.bufs[f.claimed:] {
-		buf.tried = p.chooseOverlapped(len(buf.raw))
+		buf.tried = p.choose(&p.sealing)
 	}
 }
 
-func (p *policy) learn(*Frame) {}
+func (p *policy) choose(at *place) codec.Codec {
+	if p.fixed != Auto {
+		return codec.Codec(p.fixed - 1)
+	}
+	return at.choose(p.disk.slope)
+}
+
+// learn takes in what a frame that landed without an error measured.
+func (p *policy) learn(f *Frame) {
+	if p.fixed != Auto {
+		return
+	}
+	p.disk.add(float64(diskSize(f.stored)), float64(f.service))
+	for i, buf := range f.bufs {
+		at := &p.sealing
+		if i < f.claimed {
+			at = &p.filling
+		}
+		at.add(buf.tried, len(buf.raw), len(buf.packed), buf.took)
+	}
+}
+
+// A place is where blocks are packed: while their frame fills, or after it was
+// sealed. Blocks packed at sealing are often small and compress worse, so each
+// place measures for itself.
+type place struct {
+	weight float64 // how much of the processor time is on the frame's way
+	costs  [codec.Zstd + 1]cost
+	chosen codec.Codec
+	blocks int // since the last probe
+	probed codec.Codec
+}
+
+// choose returns the codec for the next block.
+func (at *place) choose(slope float64) codec.Codec {
+	best := at.chosen
+	for c := range at.costs {
+		if at.cost(codec.Codec(c), slope) < at.cost(best, slope) {
+			best = codec.Codec(c)
+		}
+	}
+	if at.cost(best, slope) < (1-switchingGain)*at.cost(at.chosen, slope) {
+		at.chosen = best
+	}
+	at.blocks++
+	unknown := at.costs[codec.S2].samples == 0 || at.costs[codec.Zstd].samples == 0
+	if at.blocks < probeInterval && !unknown {
+		return at.chosen
+	}
+	at.blocks = 0
+	at.probed = codec.S2 + codec.Zstd - max(at.probed, codec.S2) // the other one
+	if at.probed == at.chosen {
+		at.probed = codec.S2 + codec.Zstd - at.probed
+	}
+	return at.probed
+}
+
+// cost returns nanoseconds for a raw byte.
+func (at *place) cost(c codec.Codec, slope float64) float64 {
+	return at.weight*at.costs[c].time + slope*at.costs[c].share
+}
+
+// add takes in that c packed raw bytes to packed in took nanoseconds.
+func (at *place) add(c codec.Codec, raw, packed int, took int64) {
+	if c == codec.None || raw == 0 {
+		return
+	}
+	if !worthStoring(raw, packed) {
+		packed = raw
+	}
+	at.costs[c].add(float64(took)/float64(raw), float64(packed)/float64(raw))
+}
+
+// A cost is what a codec costs: fading averages.
+type cost struct {
+	time    float64 // nanoseconds for a raw byte
+	share   float64 // stored bytes for a raw byte
+	samples int
+}
+
+func (c *cost) add(time, share float64) {
+	time = min(time, outlierFactor*c.time)
+	c.samples = min(c.samples+1, costMemory)
+	w := 1 / float64(c.samples)
+	c.time += w * (time - c.time)
+	c.share += w * (share - c.share)
+}
+
+// A line is a fading linear regression of landing times over sizes.
+type line struct {
+	frames     int
+	x, y       float64 // means, in bytes and nanoseconds
+	xx, xy, yy float64 // central moments
+	// slope is in nanoseconds for a stored byte, one standard error below the
+	// best estimate: compression has to be worth it by evidence. It keeps its
+	// value while frames are too much alike to tell. It is 0 at first.
+	slope float64
+}
+
+func (l *line) add(x, y float64) {
+	if l.frames >= lineMinFrames {
+		y = min(y, outlierFactor*l.y)
+	}
+	l.frames = min(l.frames+1, lineMemory)
+	w := 1 / float64(l.frames)
+	dx, dy := x-l.x, y-l.y
+	l.x += w * dx
+	l.y += w * dy
+	l.xx = (1 - w) * (l.xx + w*dx*dx)
+	l.xy = (1 - w) * (l.xy + w*dx*dy)
+	l.yy = (1 - w) * (l.yy + w*dy*dy)
+	if l.frames < lineMinFrames || l.xx < lineMinSpread*lineMinSpread {
+		return
+	}
+	slope := l.xy / l.xx
+	residual := max(0, l.yy-slope*l.xy)
+	slope -= math.Sqrt(residual / l.xx / float64(l.frames))
+	// The fixed part of the time is not negative.
+	l.slope = max(0, min(slope, l.y/l.x))
+}
