@@ -22,10 +22,10 @@ const block = limits.BlockSize
 // copies of what was seen and synced, and checks after every step what crashes
 // may leave.
 func TestCrashClone(t *testing.T) {
-	for seed := range uint64(30) {
+	for seed := range uint64(16) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			h := newHistory(t, seed)
-			for range 120 {
+			for range 100 {
 				h.step()
 				h.check()
 			}
