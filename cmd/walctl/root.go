@@ -71,6 +71,7 @@ With no service at hand, start with "walctl demo".`,
 	)
 	root.AddCommand(
 		newVersionCommand(g),
+		newDiskCommand(g),
 		exitCodesTopic(),
 	)
 	return root, g

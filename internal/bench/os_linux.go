@@ -1,0 +1,44 @@
+package bench
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
+)
+
+// preallocate reserves the blocks of a file without writing them. It is here
+// and not in internal/disk because no part of walsvc does it: it gains nothing,
+// which is what the table is there to show.
+func preallocate(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	for {
+		err = unix.Fallocate(int(f.Fd()), 0, 0, size)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		err = &fs.PathError{Op: "fallocate", Path: path, Err: err}
+	}
+	return errors.Join(err, f.Close())
+}
+
+// takesDirect reports whether a written file takes writes past the page cache.
+// internal/disk falls back to the page cache silently, and would then be
+// measured under the wrong name.
+func takesDirect(path string) bool {
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return false
+	}
+	_, err = f.WriteAt(disk.AlignedBuffer(limits.BlockSize), 0)
+	return errors.Join(err, f.Close()) == nil
+}
