@@ -1,0 +1,180 @@
+package wire
+
+import (
+	"fmt"
+
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/walsvc/walsvc/internal/limits"
+)
+
+// Field numbers of ReplayResponse and StoredBlock.
+const (
+	replayFirst   protowire.Number = 1
+	replayCount   protowire.Number = 2
+	replayRecords protowire.Number = 3
+	replayBlock   protowire.Number = 4
+	replayDurable protowire.Number = 5
+
+	blockVersion  protowire.Number = 1
+	blockCodec    protowire.Number = 2
+	blockRawSize  protowire.Number = 3
+	blockChecksum protowire.Number = 4
+	blockStored   protowire.Number = 5
+)
+
+// ReplayResponse is a ReplayResponse. The zero value is an empty message, ready
+// to be read into or filled.
+type ReplayResponse struct {
+	First   uint64 // first_lsn
+	Count   uint32 // 0 for a heartbeat
+	Durable uint64 // durable_lsn
+	// Run is the encoded Records, as package internal/records spells them, not
+	// checked here; empty if HasBlock. Valid until the message is released.
+	Run []byte
+	// HasBlock says that the message has Block.
+	HasBlock bool
+	Block    StoredBlock
+	// Buffer is what Run or Block.Stored lies in, if it is to be sent by
+	// reference; nil to copy, and in messages that were read.
+	Buffer *Buffer
+
+	buffer mem.Buffer // what was read and the bytes alias; nil if nothing was
+}
+
+// StoredBlock is a StoredBlock.
+type StoredBlock struct {
+	Version  uint32
+	Codec    uint32
+	RawSize  uint32
+	Checksum uint32
+	Stored   []byte // valid until the message is released
+}
+
+// Release empties the message and gives back its buffer, if it was read.
+// Releasing twice is harmless.
+func (r *ReplayResponse) Release() {
+	if r.buffer != nil {
+		r.buffer.Free()
+	}
+	*r = ReplayResponse{}
+}
+
+// unmarshal implements message.
+func (r *ReplayResponse) unmarshal(data mem.Buffer) error {
+	r.Release()
+	r.buffer = data
+	if err := r.read(data.ReadOnlyData()); err != nil {
+		r.Release()
+		return err
+	}
+	return nil
+}
+
+func (r *ReplayResponse) read(b []byte) (err error) {
+	var f field
+	for len(b) > 0 {
+		if b, err = next(b, &f); err != nil {
+			return err
+		}
+		switch {
+		case f.is(replayFirst, protowire.VarintType):
+			r.First = f.value
+		case f.is(replayCount, protowire.VarintType):
+			r.Count = uint32(f.value)
+		case f.is(replayRecords, protowire.BytesType):
+			r.Run = join(r.Run, f.bytes)
+		case f.is(replayBlock, protowire.BytesType):
+			r.HasBlock = true
+			if err := r.Block.read(f.bytes); err != nil {
+				return fmt.Errorf("block: %w", err)
+			}
+		case f.is(replayDurable, protowire.VarintType):
+			r.Durable = f.value
+		}
+	}
+	return nil
+}
+
+func (s *StoredBlock) read(b []byte) (err error) {
+	var f field
+	for len(b) > 0 {
+		if b, err = next(b, &f); err != nil {
+			return err
+		}
+		switch {
+		case f.is(blockVersion, protowire.VarintType):
+			s.Version = uint32(f.value)
+		case f.is(blockCodec, protowire.VarintType):
+			s.Codec = uint32(f.value)
+		case f.is(blockRawSize, protowire.VarintType):
+			if uint32(f.value) > limits.MaxBlockRawSize {
+				return fmt.Errorf("%w: raw size %d is over %d", ErrTooMany, uint32(f.value), limits.MaxBlockRawSize)
+			}
+			s.RawSize = uint32(f.value)
+		case f.is(blockChecksum, protowire.Fixed32Type):
+			s.Checksum = uint32(f.value)
+		case f.is(blockStored, protowire.BytesType):
+			s.Stored = f.bytes
+		}
+	}
+	return nil
+}
+
+// head is the size of the block without its bytes.
+func (s *StoredBlock) head() int {
+	n := sizeUint(uint64(s.Version)) + sizeUint(uint64(s.Codec)) + sizeUint(uint64(s.RawSize)) + sizeFixed32(s.Checksum)
+	if len(s.Stored) > 0 {
+		n += sizeLength(len(s.Stored)) - len(s.Stored)
+	}
+	return n
+}
+
+// marshal implements message. The order of the fields is theirs but for
+// durable_lsn, which goes first so that the records end the message: with a
+// Buffer it is one buffer of fields and the records by reference.
+func (r *ReplayResponse) marshal() (mem.BufferSlice, error) {
+	if r.HasBlock && len(r.Run) > 0 {
+		return nil, fmt.Errorf("replay from LSN %d: both records and a block", r.First)
+	}
+	payload := r.Run
+	size := sizeUint(r.Durable) + sizeUint(r.First) + sizeUint(uint64(r.Count))
+	switch {
+	case r.HasBlock:
+		payload = r.Block.Stored
+		size += sizeLength(r.Block.head()+len(payload)) - len(payload)
+	case len(payload) > 0:
+		size += sizeLength(len(payload)) - len(payload)
+	}
+	reference := r.Buffer != nil && len(payload) > inlineSize
+	if !reference {
+		size += len(payload)
+	}
+
+	memory := pool.Get(size)
+	b := (*memory)[:0]
+	b = appendUint(b, replayDurable, r.Durable)
+	b = appendUint(b, replayFirst, r.First)
+	b = appendUint(b, replayCount, uint64(r.Count))
+	switch {
+	case r.HasBlock:
+		s := &r.Block
+		b = appendLength(b, replayBlock, s.head()+len(payload))
+		b = appendUint(b, blockVersion, uint64(s.Version))
+		b = appendUint(b, blockCodec, uint64(s.Codec))
+		b = appendUint(b, blockRawSize, uint64(s.RawSize))
+		b = appendFixed32(b, blockChecksum, s.Checksum)
+		if len(payload) > 0 {
+			b = appendLength(b, blockStored, len(payload))
+		}
+	case len(payload) > 0:
+		b = appendLength(b, replayRecords, len(payload))
+	}
+	if reference {
+		*memory = b
+		return mem.BufferSlice{mem.NewBuffer(memory, pool), r.Buffer.reference(payload)}, nil
+	}
+	*memory = append(b, payload...)
+	return mem.BufferSlice{mem.NewBuffer(memory, pool)}, nil
+}
