@@ -231,6 +231,9 @@ type CorruptError struct {
 
 // Error implements error.
 func (e *CorruptError) Error() string {
+	if e.Path == "" { // from a decoder, which does not know the place
+		return fmt.Sprintf("%s: %v", e.Reason, e.Err)
+	}
 	return fmt.Sprintf("%s at %s: %s: %v", e.Path, e.Pos, e.Reason, e.Err)
 }
 

@@ -3,15 +3,96 @@ package segment
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/oklog/ulid/v2"
+
+	"github.com/walsvc/walsvc/internal/codec"
+	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
 )
+
+const (
+	// shortSegment is the least size of a segment that is made when opening
+	// finds no spare: small enough to be written at once.
+	shortSegment = 4 << 20
+
+	// minBuffer and keepBuffer bound the write buffer that is kept between
+	// frames; a larger frame has one of its own.
+	minBuffer  = 64 << 10
+	keepBuffer = 8 << 20
+)
+
+// A Journal is the open run of segments of a volume.
+//
+// Resume, Append and Sync are for one goroutine at a time; everything else may
+// be called by anybody at any time.
+type Journal struct {
+	o         Options
+	volume    *volumeFile
+	strangers []string
+	target    int // spares that are kept prepared
+	lock      io.Closer
+
+	randMu sync.Mutex // guards o.Rand
+
+	// releaseMu makes recycling one after the other. Taken before mu, never
+	// while mu is held.
+	releaseMu sync.Mutex
+
+	mu         sync.Mutex
+	segments   []file // oldest first, dense
+	headers    map[ID]*SegmentHeader
+	pins       map[ID]int  // open Readers
+	released   []releasing // oldest first
+	spares     []string    // oldest first
+	prepareErr error
+	snapshot   FrameRef
+	older      FrameRef
+	resumed    bool
+	closed     bool
+	poison     *PoisonedError
+	changed    chan struct{} // closed by announceLocked
+
+	// ready is len(spares), or 0 once the journal is unusable.
+	ready atomic.Int64
+	// remaining is what the current segment takes, written by the appender.
+	remaining atomic.Int64
+	// durable is what Durable returns, written by the appender.
+	durable atomic.Uint64
+
+	tail tail // the appender's own
+
+	kick chan struct{} // capacity 1
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+}
+
+// A tail is where frames are appended.
+type tail struct {
+	id   ID
+	file disk.File
+	life life
+	off  int64 // where the next frame goes
+
+	sequence uint64 // of the last frame; above durable: written, not yet synced
+	chain    uint32 // its checksum
+	time     int64  // its commit time
+
+	buf []byte // aligned; the last frame written
+}
 
 // Written says where a frame went.
 type Written struct {
 	Ref    FrameRef
 	Header Header
-	// Rolled: the frame begins a new segment, and the seal of the one before is durable.
+	// Rolled: the frame begins a new segment, and the seal of the one before is
+	// durable.
 	Rolled bool
 }
 
@@ -20,13 +101,13 @@ type Resume struct {
 	// Cut ends what is kept where it lies; the fresh segment's header records
 	// it, and everything behind it is dead for ever.
 	Cut Cut
-	// Rewrite holds frames from behind the cut whose payload is kept: they are
-	// written into the fresh segment with sequences from Cut.Sequence+1. Their
-	// own kind must not be KindSeal.
+	// Rewrite holds frames from behind the cut whose payload is kept. They are
+	// written into the fresh segment with sequences from Cut.Sequence+1. None
+	// may be a seal.
 	Rewrite []Draft
-	// DeadFrom is where the last valid frame of the newest segment ends, kept
-	// or rewritten: on a full disk the dead space behind it is given up to make
-	// room for the fresh segment. Zero: nothing may be given up.
+	// DeadFrom is where the last valid frame of the newest segment ends, kept or
+	// rewritten: on a full disk the space behind it is given up to make room for
+	// the fresh segment. Zero: nothing may be given up.
 	DeadFrom Pos
 	// Snapshot and OlderSnapshot go into the fresh segment's header; see
 	// Journal.SetSnapshots. Neither may point behind the cut.
@@ -41,73 +122,595 @@ type Space struct {
 	Remaining int64
 	// Usable is Remaining and what the spares take.
 	Usable int64
-	// Reserve is the part of Usable that only callers with reserve set may
-	// take; see Journal.Admit.
+	// Reserve is the part of Usable that only callers with reserve set may take;
+	// see Journal.Admit.
 	Reserve int64
-	// PrepareError is why the last preparation of a spare failed; nil before
-	// the first and after one that succeeded.
+	// PrepareError is why the last preparation of a spare failed; nil before the
+	// first and after one that succeeded.
 	PrepareError error
 }
 
-// A Journal is the open run of segments of a volume.
-type Journal struct{}
+// sealRoom returns what is kept free at the end of a segment for its seal.
+func sealRoom(size int64) int64 {
+	return min(frameSize(limits.MaxSealSize, 0), size/8&^(limits.BlockSize-1))
+}
 
-// Create makes a new volume in o.Dir.
-func Create(o Options) error { return errors.ErrUnsupported }
+// sealLimit returns how many bytes of Meta fit that room.
+func sealLimit(size int64) int {
+	return int(min(limits.MaxSealSize, sealRoom(size)-limits.FrameHeaderSize))
+}
 
-// Open opens a volume.
-func Open(o Options) (*Journal, error) { return nil, errors.ErrUnsupported }
+// usable returns what a fresh segment takes in frames, the seal apart.
+func usable(size int64) int64 { return size - limits.SegmentHeaderSize - sealRoom(size) }
 
 // Volume returns the volume's identity.
-func (j *Journal) Volume() ulid.ULID { return ulid.ULID{} }
+func (j *Journal) Volume() ulid.ULID { return j.volume.volume }
 
-// SegmentSize returns the size of the volume's segments in bytes.
-func (j *Journal) SegmentSize() int64 { return 0 }
+// SegmentSize returns the size of the volume's segments in bytes. Single ones
+// may be shorter.
+func (j *Journal) SegmentSize() int64 { return j.volume.segmentSize }
 
-// MaxFrame returns the largest frame a fresh segment takes.
-func (j *Journal) MaxFrame() int64 { return 0 }
+// MaxFrame returns the size of the largest frame that may be appended, as
+// FrameSize counts: what a fresh segment takes, but no more than
+// limits.MaxFrameSize.
+func (j *Journal) MaxFrame() int64 {
+	return min(limits.MaxFrameSize, usable(j.volume.segmentSize))
+}
 
-// Strangers returns the names that are not walsvc's.
-func (j *Journal) Strangers() []string { return nil }
+// Strangers returns the names in the volume's directory that are not walsvc's,
+// as Open found them. They are left alone.
+func (j *Journal) Strangers() []string { return slices.Clone(j.strangers) }
 
-// Segments returns the IDs, oldest first, without a gap.
-func (j *Journal) Segments() []ID { return nil }
+// Segments returns the segments, oldest first. There is no gap between them.
+func (j *Journal) Segments() []ID {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	ids := make([]ID, len(j.segments))
+	for i, f := range j.segments {
+		ids[i] = f.id
+	}
+	return ids
+}
 
-// Header returns a segment's header.
-func (j *Journal) Header(id ID) (*SegmentHeader, error) { return nil, ErrReleased }
+// Durable returns the sequence up to which every frame is durable: what was
+// resumed from, and what Sync has confirmed since. Zero before Resume.
+func (j *Journal) Durable() uint64 { return j.durable.Load() }
 
-// Reader opens a segment for reading and pins it.
-func (j *Journal) Reader(id ID) (*Reader, error) { return nil, ErrReleased }
+// SetSnapshots sets what the headers of segments begun from now on record:
+// where the two newest complete snapshots begin, the newest first. What they
+// point at must be durable.
+func (j *Journal) SetSnapshots(newest, older FrameRef) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.snapshot, j.older = newest, older
+}
 
-// Resume begins a fresh segment behind r.Cut and returns the references of the rewritten frames.
-func (j *Journal) Resume(r Resume) ([]FrameRef, error) { return nil, errors.ErrUnsupported }
+// Poisoned returns nil, or the *PoisonedError that ended the journal for good.
+func (j *Journal) Poisoned() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.poison == nil {
+		return nil
+	}
+	return j.poison
+}
 
-// Append writes one frame.
-func (j *Journal) Append(d *Draft) (Written, error) { return Written{}, errors.ErrUnsupported }
+// poisoned ends the journal for good and returns what everybody is told. Only
+// the first cause counts.
+func (j *Journal) poisoned(op string, cause error) error {
+	j.mu.Lock()
+	first := j.poison == nil
+	if first {
+		j.poison = &PoisonedError{Op: op, Cause: cause}
+		j.announceLocked()
+	}
+	err := j.poison
+	j.mu.Unlock()
+	if first && j.o.Events.Poisoned != nil {
+		j.o.Events.Poisoned(err)
+	}
+	return err
+}
 
-// Sync makes everything appended durable.
-func (j *Journal) Sync() error { return errors.ErrUnsupported }
+// usableLocked returns why nothing can be written, nil if it can.
+func (j *Journal) usableLocked() error {
+	switch {
+	case j.o.ReadOnly:
+		return ErrReadOnly
+	case j.closed:
+		return ErrClosed
+	case j.poison != nil:
+		return j.poison
+	case !j.resumed:
+		return ErrNotResumed
+	}
+	return nil
+}
 
-// Durable returns the sequence up to which frames are durable.
-func (j *Journal) Durable() uint64 { return 0 }
+func (j *Journal) usable() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.usableLocked()
+}
 
-// SetSnapshots sets what headers of segments begun from now on record.
-func (j *Journal) SetSnapshots(newest, older FrameRef) {}
+// Resume begins a fresh segment behind r.Cut, writes the frames of r.Rewrite
+// into it, and returns their references. It comes once, before the first
+// Append, and starts the preparer.
+//
+// The fresh segment takes the ID after the cut's. Segments with that ID or a
+// higher one are replaced or removed, once what is kept of them is durable in
+// the fresh one: a crash in between leaves either. When Resume returns nil,
+// everything it wrote is durable, its names included.
+//
+// An error that Is ErrNoSpace costs no more than dead space, and Resume may be
+// tried again. So it may after one about r itself; any other poisons the journal.
+func (j *Journal) Resume(r Resume) ([]FrameRef, error) {
+	if err := j.usable(); !errors.Is(err, ErrNotResumed) {
+		if err == nil {
+			err = errors.New("journal resumed already")
+		}
+		return nil, err
+	}
+	id := r.Cut.End.Segment + 1
+	size := int64(limits.SegmentHeaderSize)
+	for i := range r.Rewrite {
+		n, err := j.check(&r.Rewrite[i])
+		if err != nil {
+			return nil, fmt.Errorf("resume: rewrite frame %d: %w", r.Cut.Sequence+1+uint64(i), err)
+		}
+		size += n
+	}
+	if size+sealRoom(j.volume.segmentSize) > j.volume.segmentSize {
+		return nil, fmt.Errorf("resume: %w: %d bytes to rewrite, a segment takes %d", ErrTooLarge,
+			size-limits.SegmentHeaderSize, usable(j.volume.segmentSize))
+	}
+	j.mu.Lock()
+	n := len(j.segments)
+	fits := n == 0 && id == 1 || n > 0 && id >= j.segments[0].id && id <= j.segments[n-1].id+1
+	j.snapshot, j.older = r.Snapshot, r.OlderSnapshot
+	j.mu.Unlock()
+	if !fits {
+		return nil, fmt.Errorf("resume: the cut at %s is not in the journal", r.Cut.End)
+	}
+	refs, err := j.resume(id, size, r)
+	if errors.Is(err, ErrNoSpace) {
+		return nil, fmt.Errorf("resume: %w", err)
+	}
+	if err != nil {
+		return nil, j.poisoned(fmt.Sprintf("resume: begin segment %s", id), err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	j.stop = stop
+	j.mu.Lock()
+	j.resumed = true
+	j.announceLocked()
+	j.mu.Unlock()
+	j.wg.Go(func() { j.pool(ctx) })
+	return refs, nil
+}
 
-// Release gives up the segments below before.
-func (j *Journal) Release(before ID) error { return errors.ErrUnsupported }
+// resume does the work of Resume for a fresh segment id that has to take size
+// bytes before its seal.
+func (j *Journal) resume(id ID, size int64, r Resume) ([]FrameRef, error) {
+	name, fresh, err := j.freshFile(id, size)
+	if errors.Is(err, ErrNoSpace) {
+		if err := j.giveUpDeadSpace(id, r.DeadFrom); err != nil {
+			return nil, err
+		}
+		name, fresh, err = j.freshFile(id, size)
+	}
+	if err != nil {
+		return nil, err
+	}
+	hdr, err := j.newHeader(id, fresh, r.Cut)
+	if err != nil {
+		return nil, err
+	}
+	f, err := j.fileOf(name, true)
+	if err != nil {
+		return nil, err
+	}
+	t := tail{
+		id: id, file: f, life: hdr.life(), off: limits.SegmentHeaderSize,
+		sequence: r.Cut.Sequence, chain: r.Cut.Chain, time: r.Cut.Time,
+	}
+	err = writeHeader(f, hdr)
+	refs := make([]FrameRef, 0, len(r.Rewrite))
+	for i := 0; i < len(r.Rewrite) && err == nil; i++ {
+		var w Written
+		w, err = t.write(&r.Rewrite[i], r.Cut.Sequence)
+		refs = append(refs, w.Ref)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	// Only now that the rewritten frames are durable may the segments go that
+	// had them.
+	if err == nil {
+		err = j.removeFrom(id + 1)
+	}
+	if err == nil {
+		err = j.name(name, hdr)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	j.tail = t
+	j.durable.Store(t.sequence)
+	j.remaining.Store(t.remaining())
+	return refs, nil
+}
 
-// Space returns what there is room for.
-func (j *Journal) Space() Space { return Space{} }
+// freshFile returns the name and size of a file for a segment that has to take
+// need bytes before its seal: a spare, the reserve if it must be, or a short
+// file written on the spot. It returns ErrNoSpace, wrapped, if there is neither.
+func (j *Journal) freshFile(id ID, need int64) (string, int64, error) {
+	j.mu.Lock()
+	if len(j.spares) > 0 {
+		name := j.takeLocked()
+		j.mu.Unlock()
+		return name, j.volume.segmentSize, nil
+	}
+	j.mu.Unlock()
+	size := max(shortSegment, roundUp(need+sealRoom(limits.MaxSegmentSize)))
+	size = min(size, j.volume.segmentSize)
+	name := segmentName(id) + tmpSuffix
+	err := j.createZeroed(name, size, func(int64) error { return nil })
+	if isFull(err) {
+		err = fmt.Errorf("%w: a segment of %d bytes: %w", ErrNoSpace, size, err)
+	}
+	return name, size, err
+}
 
-// Admit reports whether frames of together pending bytes on disk can be written.
-func (j *Journal) Admit(pending int64, reserve bool) error { return errors.ErrUnsupported }
+// giveUpDeadSpace frees what lies behind the last valid frame, and the segments
+// behind the one that begins at id, which hold nothing that is kept.
+func (j *Journal) giveUpDeadSpace(id ID, from Pos) error {
+	if err := j.removeFrom(id + 1); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	at := slices.IndexFunc(j.segments, func(f file) bool { return f.id == from.Segment })
+	j.mu.Unlock()
+	if at < 0 || from.Offset < limits.SegmentHeaderSize {
+		return nil
+	}
+	f, err := j.fileOf(segmentName(from.Segment), true)
+	if err != nil {
+		return err
+	}
+	size, err := f.Size()
+	if err == nil && size > from.Offset {
+		if err = f.Truncate(from.Offset); err == nil {
+			err = f.Sync()
+		}
+		size = from.Offset
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("give up dead space of segment %s: %w", from.Segment, err)
+	}
+	j.mu.Lock()
+	j.segments[at].size = size
+	j.mu.Unlock()
+	return nil
+}
 
-// WaitSpare waits until a spare beyond the reserve is there, or preparing failed.
-func (j *Journal) WaitSpare(ctx context.Context) error { return errors.ErrUnsupported }
+// removeFrom removes the segments from id on, the newest first and each
+// durably, so that a crash leaves no gap.
+func (j *Journal) removeFrom(id ID) error {
+	for {
+		j.mu.Lock()
+		n := len(j.segments)
+		if n == 0 || j.segments[n-1].id < id {
+			j.mu.Unlock()
+			return nil
+		}
+		last := j.segments[n-1]
+		delete(j.headers, last.id)
+		j.segments = j.segments[:n-1]
+		j.mu.Unlock()
+		err := j.o.FS.Remove(filepath.Join(j.o.Dir, last.name))
+		if err == nil {
+			err = j.o.FS.SyncDir(j.o.Dir)
+		}
+		if err != nil {
+			return fmt.Errorf("remove segment %s: %w", last.id, err)
+		}
+	}
+}
 
-// Poisoned returns nil, or the *PoisonedError that ended the journal.
-func (j *Journal) Poisoned() error { return nil }
+// newHeader makes the header of a life that begins now.
+func (j *Journal) newHeader(id ID, size int64, cut Cut) (*SegmentHeader, error) {
+	h := &SegmentHeader{
+		Version: FormatVersion,
+		Volume:  j.volume.volume,
+		ID:      id,
+		Size:    size,
+		Cut:     cut,
+		Created: j.o.Now(),
+	}
+	j.randMu.Lock()
+	_, err := io.ReadFull(j.o.Rand, h.Salt[:])
+	j.randMu.Unlock()
+	if err != nil {
+		return nil, fmt.Errorf("draw salt: %w", err)
+	}
+	j.mu.Lock()
+	h.Snapshot, h.OlderSnapshot = j.snapshot, j.older
+	j.mu.Unlock()
+	return h, nil
+}
 
-// Close ends the journal's use.
-func (j *Journal) Close() error { return nil }
+// writeHeader writes a segment's header over a file's first block.
+func writeHeader(f disk.File, h *SegmentHeader) error {
+	b := disk.AlignedBuffer(limits.SegmentHeaderSize)
+	h.encode(b)
+	_, err := f.WriteAt(b, 0)
+	return err
+}
+
+// name gives the synced file of a new life its segment's name, replacing what
+// has it, and makes that durable: from here on the segment exists.
+func (j *Journal) name(from string, h *SegmentHeader) error {
+	to := segmentName(h.ID)
+	if err := j.rename(from, to); err != nil {
+		return err
+	}
+	if err := j.o.FS.SyncDir(j.o.Dir); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	if n := len(j.segments); n > 0 && j.segments[n-1].id == h.ID {
+		j.segments = j.segments[:n-1]
+	}
+	j.segments = append(j.segments, file{id: h.ID, name: to, size: h.Size})
+	j.headers[h.ID] = h
+	j.mu.Unlock()
+	if j.o.Events.Begun != nil {
+		j.o.Events.Begun(h.ID, h.Size)
+	}
+	return nil
+}
+
+// check returns the size on disk of a frame that may be written.
+func (j *Journal) check(d *Draft) (int64, error) {
+	if d.Kind != KindCommands && d.Kind != KindSnapshot && d.Kind != KindPromise {
+		return 0, fmt.Errorf("append: a %s is not the caller's to write", d.Kind)
+	}
+	if len(d.Blocks) > limits.MaxBlocksPerFrame {
+		return 0, fmt.Errorf("%w: %d blocks, the limit is %d", ErrTooLarge, len(d.Blocks), limits.MaxBlocksPerFrame)
+	}
+	if dir := len(d.Blocks)*blkSize + len(d.Meta); dir > limits.MaxDirectorySize {
+		return 0, fmt.Errorf("%w: directory of %d bytes, the limit is %d", ErrTooLarge, dir, limits.MaxDirectorySize)
+	}
+	var stored, raw int64
+	for i := range d.Blocks {
+		b := &d.Blocks[i]
+		if b.RawSize > limits.MaxBlockRawSize {
+			return 0, fmt.Errorf("%w: block %d of %d raw bytes, the limit is %d", ErrTooLarge, i, b.RawSize, limits.MaxBlockRawSize)
+		}
+		if !b.Codec.Valid() || b.Codec == codec.None && int(b.RawSize) != len(b.Stored) {
+			return 0, fmt.Errorf("append: block %d: %d bytes stored with %s for %d raw ones", i, len(b.Stored), b.Codec, b.RawSize)
+		}
+		stored += int64(len(b.Stored))
+		raw += int64(b.RawSize)
+	}
+	size := FrameSize(len(d.Meta), len(d.Blocks), stored)
+	if size > j.MaxFrame() {
+		return 0, fmt.Errorf("%w: %d bytes on disk, the limit is %d", ErrTooLarge, size, j.MaxFrame())
+	}
+	if raw != int64(uint32(raw)) {
+		return 0, fmt.Errorf("%w: %d raw bytes do not fit 32 bits", ErrTooLarge, raw)
+	}
+	return size, nil
+}
+
+// Append writes one frame behind the last one, in one write, with the next
+// sequence. It is durable only after Sync. It rolls into a new segment if it
+// must: then everything before this frame is durable when it returns, and it
+// may have waited for a spare.
+//
+// The checksums of d's blocks are the caller's to get right. Errors that Are
+// ErrTooLarge or ErrNoSpace, and those about a malformed draft, leave the
+// journal as it was; every other one is for good.
+func (j *Journal) Append(d *Draft) (Written, error) {
+	if err := j.usable(); err != nil {
+		return Written{}, err
+	}
+	size, err := j.check(d)
+	if err != nil {
+		return Written{}, err
+	}
+	rolled := size > j.tail.remaining()
+	if rolled {
+		if err := j.roll(); err != nil {
+			return Written{}, err
+		}
+	}
+	w, err := j.tail.write(d, j.durable.Load())
+	if err != nil {
+		return Written{}, j.poisoned(fmt.Sprintf("write frame %d at %s", j.tail.sequence+1, Pos{j.tail.id, j.tail.off}), err)
+	}
+	w.Rolled = rolled
+	j.remaining.Store(j.tail.remaining())
+	return w, nil
+}
+
+// Sync makes everything appended durable, or poisons the journal. With nothing
+// appended since the last time it does not ask the disk.
+func (j *Journal) Sync() error {
+	if err := j.usable(); err != nil {
+		return err
+	}
+	if j.tail.sequence == j.durable.Load() {
+		return nil
+	}
+	if err := j.tail.file.Sync(); err != nil {
+		return j.poisoned(fmt.Sprintf("sync segment %s", j.tail.id), err)
+	}
+	j.durable.Store(j.tail.sequence)
+	return nil
+}
+
+// roll seals the current segment and goes on in a new one.
+func (j *Journal) roll() error {
+	if err := j.Sync(); err != nil {
+		return err
+	}
+	t := &j.tail
+	limit := sealLimit(t.life.size)
+	d := &Draft{Kind: KindSeal, Time: j.o.Now(), Meta: j.o.Seal(t.id, limit)}
+	if len(d.Meta) > limit {
+		return fmt.Errorf("%w: index of %d bytes in the seal of segment %s, the limit is %d", ErrTooLarge, len(d.Meta), t.id, limit)
+	}
+	spare, err := j.takeSpare()
+	if err != nil {
+		return err
+	}
+	// The seal's bytes are known before they are written, so that the successor
+	// says where this segment ends before anything tells that it does: a sealed
+	// segment without a successor is damage, not a crash.
+	seal := t.assemble(d, j.durable.Load())
+	cut := Cut{
+		End:      Pos{t.id, t.off + seal.Size()},
+		Last:     Pos{t.id, t.off},
+		Sequence: seal.Sequence,
+		Chain:    seal.Checksum,
+		Time:     seal.Time,
+	}
+	next, err := j.begin(spare, cut)
+	if err != nil {
+		return j.poisoned(fmt.Sprintf("begin segment %s", t.id+1), err)
+	}
+	next.buf = t.buf
+	err = t.put(&seal)
+	if err == nil {
+		err = t.file.Sync()
+	}
+	if err == nil {
+		err = t.file.Close()
+	} else {
+		err = errors.Join(err, t.file.Close())
+	}
+	if err != nil {
+		t.file = next.file // what Close closes
+		return j.poisoned(fmt.Sprintf("seal segment %s", t.id), err)
+	}
+	sealed := t.id
+	j.durable.Store(seal.Sequence)
+	j.tail = next
+	j.remaining.Store(next.remaining())
+	if j.o.Events.Sealed != nil {
+		j.o.Events.Sealed(sealed)
+	}
+	return nil
+}
+
+// begin makes a spare the segment behind cut, durably.
+func (j *Journal) begin(spare string, cut Cut) (tail, error) {
+	h, err := j.newHeader(cut.End.Segment+1, j.volume.segmentSize, cut)
+	if err != nil {
+		return tail{}, err
+	}
+	f, err := j.fileOf(spare, true)
+	if err != nil {
+		return tail{}, err
+	}
+	if err = writeHeader(f, h); err == nil {
+		if err = f.Sync(); err == nil {
+			err = j.name(spare, h)
+		}
+	}
+	if err != nil {
+		return tail{}, errors.Join(err, f.Close())
+	}
+	return tail{
+		id: h.ID, file: f, life: h.life(), off: limits.SegmentHeaderSize,
+		sequence: cut.Sequence, chain: cut.Chain, time: cut.Time,
+	}, nil
+}
+
+// remaining returns what the segment still takes, the seal's room subtracted.
+func (t *tail) remaining() int64 { return t.life.size - sealRoom(t.life.size) - t.off }
+
+// write appends one frame.
+func (t *tail) write(d *Draft, promise uint64) (Written, error) {
+	h := t.assemble(d, promise)
+	ref := FrameRef{Pos: Pos{t.id, t.off}, Sequence: h.Sequence, Chain: h.Chain}
+	if err := t.put(&h); err != nil {
+		return Written{}, err
+	}
+	return Written{Ref: ref, Header: h}, nil
+}
+
+// assemble builds the next frame in the buffer. Nothing counts before put.
+func (t *tail) assemble(d *Draft, promise uint64) Header {
+	h := Header{
+		Version:       FormatVersion,
+		Kind:          d.Kind,
+		Chain:         t.chain,
+		Sequence:      t.sequence + 1,
+		Promise:       promise,
+		Term:          d.Term,
+		Index:         d.Index,
+		Time:          max(d.Time, t.time),
+		DirectorySize: uint32(len(d.Blocks)*blkSize + len(d.Meta)),
+		BlockCount:    uint32(len(d.Blocks)),
+	}
+	for i := range d.Blocks {
+		h.BlocksSize += uint32(len(d.Blocks[i].Stored))
+		h.BlocksRawSize += d.Blocks[i].RawSize
+	}
+	size := int(h.Size())
+	if len(t.buf) < size || len(t.buf) > max(size, keepBuffer) {
+		// Doubled, so that frames that grow do not take a new one each.
+		t.buf = disk.AlignedBuffer(max(size, minBuffer, min(2*len(t.buf), keepBuffer)))
+	}
+	b := t.buf[:limits.FrameHeaderSize]
+	for i := range d.Blocks {
+		b = append(b, d.Blocks[i].Stored...)
+	}
+	at := len(b)
+	b = appendDirectory(b, d.Blocks, d.Meta)
+	h.DirectorySum = checksum(b[at:])
+	clear(t.buf[len(b):size])
+	h.encode(b, t.life, t.off)
+	return h
+}
+
+// put writes the frame that was assembled.
+func (t *tail) put(h *Header) error {
+	size := h.Size()
+	if _, err := t.file.WriteAt(t.buf[:size], t.off); err != nil {
+		return err
+	}
+	t.off += size
+	t.sequence, t.chain, t.time = h.Sequence, h.Checksum, h.Time
+	return nil
+}
+
+// Close stops the preparer, closes the files and gives the lock back. It makes
+// nothing durable: what was appended and not synced may be lost. It must not be
+// called while Resume, Append or Sync runs, except to end an Append that waits
+// for a spare. Readers stay open, and are their users' to close.
+func (j *Journal) Close() error {
+	j.mu.Lock()
+	if j.closed {
+		j.mu.Unlock()
+		return nil
+	}
+	j.closed = true
+	j.announceLocked()
+	j.mu.Unlock()
+	if j.stop != nil {
+		j.stop()
+		j.wg.Wait()
+	}
+	var errs []error
+	if j.tail.file != nil {
+		errs = append(errs, j.tail.file.Close())
+	}
+	if j.lock != nil {
+		errs = append(errs, j.lock.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -22,7 +22,7 @@ type Options struct {
 	// limits.DefaultSegmentSize.
 	SegmentSize int64
 	// Spares is how many spares are kept prepared, the reserve among them: from
-	// 1 to limits.MaxSpares. The default is 2, or limits.MaxSpares when segments
+	// 2 to limits.MaxSpares. The default is 2, or limits.MaxSpares when segments
 	// are smaller than 1 MiB.
 	Spares int
 	// PrepareRate bounds what the preparer writes, in bytes per second; default
@@ -95,7 +95,7 @@ func (o Options) withDefaults() Options {
 func (o Options) spares(size int64) int {
 	switch {
 	case o.Spares > 0:
-		return min(o.Spares, limits.MaxSpares)
+		return min(max(o.Spares, defaultSpares), limits.MaxSpares)
 	case size < smallSegment:
 		return limits.MaxSpares // a roll may follow a roll before a spare is written
 	}

@@ -1,0 +1,86 @@
+package segment
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+)
+
+// Errors about volumes.
+var (
+	// ErrNotVolume: there is no volume in the directory: it is missing, or holds
+	// no VOLUME file and no segment. A forgotten mount looks like this.
+	ErrNotVolume = errors.New("not a walsvc volume")
+	// ErrVolumeFileLost: there are segments, but no VOLUME file.
+	ErrVolumeFileLost = errors.New("VOLUME file is missing beside segments")
+	// ErrBadVolumeFile: the VOLUME file does not verify.
+	ErrBadVolumeFile = errors.New("VOLUME file does not verify")
+	// ErrExists: Create found a volume.
+	ErrExists = errors.New("volume exists")
+	// ErrBadName: an entry of the directory is named almost as walsvc names its files.
+	ErrBadName = errors.New("malformed file name")
+	// ErrMissingSegment: the IDs of the segments have a gap.
+	ErrMissingSegment = errors.New("segment missing")
+)
+
+// Errors of a journal in use.
+var (
+	// ErrPoisoned: a write or sync failed earlier; only opening the volume anew helps.
+	ErrPoisoned = errors.New("journal poisoned")
+	// ErrNoSpace: there is no written space for it, and none can be had now.
+	// Nothing was written; it is no poison.
+	ErrNoSpace = errors.New("no space for the journal")
+	// ErrPreparing: there is no written space for it yet, but a spare is being
+	// prepared: Journal.WaitSpare waits for it.
+	ErrPreparing = errors.New("no spare segment ready yet")
+	// ErrTooLarge: a frame is over a limit. Nothing was written.
+	ErrTooLarge = errors.New("frame too large")
+	// ErrReadOnly: the journal was opened to be looked at.
+	ErrReadOnly = errors.New("journal opened read-only")
+	// ErrClosed: the journal was closed.
+	ErrClosed = errors.New("journal closed")
+	// ErrNotResumed: Resume comes first.
+	ErrNotResumed = errors.New("journal not resumed")
+)
+
+// A PoisonedError carries the first failure of a journal in use. It Is
+// ErrPoisoned, and Is what the cause is.
+type PoisonedError struct {
+	Op    string // what was being done, and to what
+	Cause error
+}
+
+// Error implements error.
+func (e *PoisonedError) Error() string { return fmt.Sprintf("%v: %s: %v", ErrPoisoned, e.Op, e.Cause) }
+
+// Unwrap returns ErrPoisoned and the cause.
+func (e *PoisonedError) Unwrap() []error { return []error{ErrPoisoned, e.Cause} }
+
+// A MissingSegmentError lists the gaps in a volume's segments. It Is
+// ErrMissingSegment.
+type MissingSegmentError struct {
+	Dir  string
+	Gaps []Gap // oldest first, never empty
+}
+
+// A Gap is a run of missing segments, both ends included.
+type Gap struct{ First, Last ID }
+
+// Error implements error.
+func (e *MissingSegmentError) Error() string {
+	g := e.Gaps[0]
+	more := ""
+	if n := len(e.Gaps) - 1; n > 0 {
+		more = fmt.Sprintf(", and %d gaps more", n)
+	}
+	return fmt.Sprintf("%s: %v: %s to %s%s", e.Dir, ErrMissingSegment, g.First, g.Last, more)
+}
+
+// Unwrap returns ErrMissingSegment.
+func (e *MissingSegmentError) Unwrap() error { return ErrMissingSegment }
+
+// isFull reports whether an operation failed for want of space, which is a
+// refusal and no verdict on the disk.
+func isFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}

@@ -1,0 +1,424 @@
+package segment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
+)
+
+const (
+	// zeroChunk is written at once, syncEvery bytes are synced at once: one sync
+	// over a whole segment would hold up the commits of frames meanwhile.
+	zeroChunk = 1 << 20
+	syncEvery = 4 << 20
+
+	// A preparation that failed is tried again after retryMin, and then after
+	// twice the time each, up to retryMax.
+	retryMin = time.Second
+	retryMax = time.Minute
+)
+
+var zeroes = sync.OnceValue(func() []byte { return disk.AlignedBuffer(zeroChunk) })
+
+// A releasing is a segment that was released and still has its file's name.
+type releasing struct {
+	file
+	deadline time.Time // from then on pins do not count
+}
+
+// createZeroed makes a file of size zeroes whose blocks are on disk, durably;
+// its name is not durable. It calls pause after each sync with the bytes
+// written so far. A failure leaves no file behind.
+func (j *Journal) createZeroed(name string, size int64, pause func(written int64) error) (err error) {
+	path := filepath.Join(j.o.Dir, name)
+	f, err := j.o.FS.Create(path)
+	if err != nil {
+		return err
+	}
+	for at := int64(0); at < size && err == nil; {
+		n := min(size-at, zeroChunk)
+		if _, err = f.WriteAt(zeroes()[:n], at); err != nil {
+			break
+		}
+		if at += n; at%syncEvery != 0 && at != size {
+			continue
+		}
+		if err = f.Sync(); err == nil {
+			err = pause(at)
+		}
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, j.o.FS.Remove(path))
+	}
+	return nil
+}
+
+// pool is the journal's only goroutine: it keeps spares prepared, and recycles
+// released segments once nothing pins them any more.
+func (j *Journal) pool(ctx context.Context) {
+	retry := retryMin
+	for {
+		var wake <-chan time.Time
+		next, waiting := j.recycleReleased()
+		if j.wantsSpare() {
+			err := j.prepare(ctx)
+			if ctx.Err() != nil {
+				return
+			}
+			if err == nil {
+				retry = retryMin
+				continue
+			}
+			if again := time.Now().Add(retry); !waiting || again.Before(next) {
+				next, waiting = again, true
+			}
+			retry = min(2*retry, retryMax)
+		}
+		if waiting {
+			wake = time.After(time.Until(next))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-j.kick:
+		case <-wake:
+		}
+	}
+}
+
+// kickPool makes the pool look again. It never blocks.
+func (j *Journal) kickPool() {
+	select {
+	case j.kick <- struct{}{}:
+	default:
+	}
+}
+
+func (j *Journal) wantsSpare() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.spares) < j.target && j.poison == nil
+}
+
+// prepare writes a spare and reports how that went.
+func (j *Journal) prepare(ctx context.Context) error {
+	began := time.Now()
+	name, err := j.writeSpare(ctx, began)
+	if ctx.Err() != nil {
+		return err
+	}
+	j.mu.Lock()
+	j.prepareErr = err
+	if err == nil {
+		j.spares = append(j.spares, name)
+	}
+	j.announceLocked()
+	j.mu.Unlock()
+	switch {
+	case err == nil && j.o.Events.Prepared != nil:
+		j.o.Events.Prepared(j.volume.segmentSize, time.Since(began))
+	case err != nil && j.o.Events.PrepareFailed != nil:
+		j.o.Events.PrepareFailed(err)
+	}
+	return err
+}
+
+// writeSpare writes a file of zeroes, as fast as PrepareRate lets it, and
+// makes it a spare, durably.
+func (j *Journal) writeSpare(ctx context.Context, began time.Time) (string, error) {
+	size := j.volume.segmentSize
+	// Asked first: filling a disk to its last byte to find out would take from
+	// its other users what they need.
+	if free, err := j.o.FS.Free(j.o.Dir); err == nil && free < uint64(size) {
+		return "", fmt.Errorf("prepare spare: %w: it takes %d bytes, the disk has %d", ErrNoSpace, size, free)
+	}
+	name, err := j.newSpareName()
+	if err != nil {
+		return "", fmt.Errorf("prepare spare: %w", err)
+	}
+	err = j.createZeroed(name+tmpSuffix, size, func(written int64) error {
+		if j.o.PrepareRate < 0 {
+			return ctx.Err()
+		}
+		due := began.Add(time.Duration(float64(written) / float64(j.o.PrepareRate) * float64(time.Second)))
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Until(due)):
+		}
+		return ctx.Err()
+	})
+	if err == nil {
+		if err = j.rename(name+tmpSuffix, name); err != nil {
+			err = errors.Join(err, j.o.FS.Remove(filepath.Join(j.o.Dir, name+tmpSuffix)))
+		}
+	}
+	if err == nil {
+		// If this fails, the file keeps its name without being counted: whether
+		// it survives is unknown, and the next open finds out.
+		err = j.o.FS.SyncDir(j.o.Dir)
+	}
+	if isFull(err) {
+		err = fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	if err != nil {
+		return "", fmt.Errorf("prepare spare: %w", err)
+	}
+	return name, nil
+}
+
+// newSpareName draws a name that no spare has.
+func (j *Journal) newSpareName() (string, error) {
+	for {
+		j.randMu.Lock()
+		u, err := ulid.New(uint64(j.o.Now()/1e6), j.o.Rand)
+		j.randMu.Unlock()
+		if err != nil {
+			return "", fmt.Errorf("draw name: %w", err)
+		}
+		name := spareName(u)
+		j.mu.Lock()
+		taken := slices.Contains(j.spares, name)
+		j.mu.Unlock()
+		if !taken {
+			return name, nil
+		}
+	}
+}
+
+// announceLocked wakes whoever waits for a change of the spares, of the
+// preparer's luck, or of the poison.
+func (j *Journal) announceLocked() {
+	close(j.changed)
+	j.changed = make(chan struct{})
+	j.ready.Store(int64(len(j.spares)))
+	if j.usableLocked() != nil {
+		j.ready.Store(0)
+	}
+}
+
+// takeSpare takes a spare for a segment that frames roll into. It leaves the
+// reserve alone for as long as another spare can be had: then it waits for the
+// preparer. It returns ErrNoSpace, wrapped, if there is none at all.
+func (j *Journal) takeSpare() (string, error) {
+	for {
+		j.mu.Lock()
+		err, n, changed := j.usableLocked(), len(j.spares), j.changed
+		switch {
+		case err != nil:
+		case n > 1, n == 1 && j.prepareErr != nil:
+			name := j.takeLocked()
+			j.mu.Unlock()
+			return name, nil
+		case j.prepareErr != nil:
+			err = fmt.Errorf("%w: no spare segment: %w", ErrNoSpace, j.prepareErr)
+		}
+		j.mu.Unlock()
+		if err != nil {
+			return "", err
+		}
+		<-changed
+	}
+}
+
+// takeLocked takes the oldest spare, of which there must be one.
+func (j *Journal) takeLocked() string {
+	name := j.spares[0]
+	j.spares = slices.Delete(j.spares, 0, 1)
+	j.announceLocked()
+	j.kickPool()
+	return name
+}
+
+// WaitSpare waits until a spare beyond the reserve is ready. It returns early
+// with ctx's error, with what makes the journal unusable, or with an error that
+// Is ErrNoSpace if the last preparation failed: it is tried again, but nobody
+// can say when it will succeed.
+func (j *Journal) WaitSpare(ctx context.Context) error {
+	for {
+		j.mu.Lock()
+		err, n, changed := j.usableLocked(), len(j.spares), j.changed
+		if err == nil && n < 2 && j.prepareErr != nil {
+			err = fmt.Errorf("%w: no spare segment: %w", ErrNoSpace, j.prepareErr)
+		}
+		j.mu.Unlock()
+		if err != nil || n > 1 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+// Space says what there is room for. Before Resume only spares count.
+func (j *Journal) Space() Space {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	one := usable(j.volume.segmentSize)
+	remaining := j.remaining.Load()
+	return Space{
+		Segments:     len(j.segments),
+		Spares:       len(j.spares),
+		Remaining:    remaining,
+		Usable:       remaining + int64(len(j.spares))*one,
+		Reserve:      one,
+		PrepareError: j.prepareErr,
+	}
+}
+
+// Admit says whether frames of together at most pending bytes can be appended,
+// FrameSize of each: everything the caller has admitted and not yet appended,
+// and what it is about to admit. It is asked before anything is decided, so that
+// a full disk is a refusal, never a hole. Only written space counts. With
+// reserve set, the last spare counts too: for what makes room again.
+//
+// It returns nil; ErrPreparing if there is not enough now, but the preparer is
+// at work (WaitSpare, then ask again); ErrNoSpace, wrapped, if it is not; or
+// what makes the journal unusable. It never blocks.
+//
+// Append of a frame that was admitted may wait for the preparer. It fails for
+// space only if the preparer fails after the question, and pending was more
+// than a fresh segment takes; it has written nothing then, and may be repeated.
+func (j *Journal) Admit(pending int64, reserve bool) error {
+	remaining := j.remaining.Load()
+	if pending <= remaining && j.ready.Load() > 0 {
+		return nil // the common case costs two loads
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.usableLocked(); err != nil {
+		return err
+	}
+	need, written := segmentsFor(pending, remaining, usable(j.volume.segmentSize)), len(j.spares)
+	own := written
+	if !reserve {
+		own--
+	}
+	switch {
+	case need > 0 && len(j.segments)+need > limits.MaxSegments:
+		return fmt.Errorf("%w: %d segments, the limit is %d", ErrNoSpace, len(j.segments), limits.MaxSegments)
+	case need <= own:
+		return nil
+	case j.prepareErr != nil:
+		return fmt.Errorf("%w: %d bytes pending, %d left in the segment, %d spares: %w",
+			ErrNoSpace, pending, remaining, written, j.prepareErr)
+	case need <= written, written > 1:
+		// The preparer makes up for the reserve, should this take it. With all
+		// the spares there that are kept, nothing is gained by waiting.
+		return nil
+	}
+	return ErrPreparing
+}
+
+// segmentsFor bounds the fresh segments that frames of together pending bytes
+// may take, if the current one has remaining bytes left and a fresh one takes
+// each. Of two segments that are filled one behind the other, the frames that
+// went into them are more than one segment takes: else there were no second.
+func segmentsFor(pending, remaining, each int64) int {
+	switch {
+	case pending <= remaining:
+		return 0
+	case pending <= each:
+		return 1
+	}
+	return int(2*((pending+each-1)/each) - 1)
+}
+
+// Release gives up the segments below before: their files become spares, or
+// are removed if there are spares enough. Whatever allows that must be durable.
+// The segment that is being written is never given up.
+//
+// When it returns, the segments are not part of the journal any more, and what
+// no Reader pins is durably gone; the rest goes when it is unpinned, or after
+// limits.PinLimit. It goes oldest first, so a crash leaves no gap.
+func (j *Journal) Release(before ID) error {
+	j.mu.Lock()
+	if err := j.usableLocked(); err != nil {
+		j.mu.Unlock()
+		return err
+	}
+	deadline := time.Now().Add(limits.PinLimit)
+	for len(j.segments) > 1 && j.segments[0].id < before {
+		f := j.segments[0]
+		delete(j.headers, f.id)
+		j.released = append(j.released, releasing{file: f, deadline: deadline})
+		j.segments = slices.Delete(j.segments, 0, 1)
+	}
+	j.mu.Unlock()
+	if _, waiting := j.recycleReleased(); waiting {
+		j.kickPool() // so that it sets its clock
+	}
+	return j.Poisoned()
+}
+
+// recycleReleased recycles released segments, oldest first, up to one that is
+// pinned, and says when that one's time is over.
+func (j *Journal) recycleReleased() (next time.Time, waiting bool) {
+	j.releaseMu.Lock()
+	defer j.releaseMu.Unlock()
+	for {
+		j.mu.Lock()
+		if len(j.released) == 0 || j.poison != nil {
+			j.mu.Unlock()
+			return time.Time{}, false
+		}
+		r := j.released[0]
+		if j.pins[r.id] > 0 && time.Now().Before(r.deadline) {
+			j.mu.Unlock()
+			return r.deadline, true
+		}
+		keep := r.size == j.volume.segmentSize && len(j.spares) < limits.MaxSpares
+		j.mu.Unlock()
+		if err := j.recycle(r.file, keep); err != nil {
+			j.poisoned(fmt.Sprintf("recycle segment %s", r.id), err)
+			return time.Time{}, false
+		}
+	}
+}
+
+// recycle takes the name of a released segment away, durably before the next
+// one's and before the file begins another life. REQUIRES: j.releaseMu.
+func (j *Journal) recycle(f file, keep bool) error {
+	var name string
+	var err error
+	if keep {
+		if name, err = j.newSpareName(); err == nil {
+			err = j.rename(f.name, name)
+		}
+	} else {
+		err = j.o.FS.Remove(filepath.Join(j.o.Dir, f.name))
+	}
+	if err == nil {
+		err = j.o.FS.SyncDir(j.o.Dir)
+	}
+	if err != nil {
+		return err
+	}
+	j.mu.Lock()
+	j.released = slices.Delete(j.released, 0, 1)
+	if keep {
+		j.spares = append(j.spares, name)
+	}
+	j.announceLocked()
+	j.mu.Unlock()
+	j.kickPool()
+	if j.o.Events.Released != nil {
+		j.o.Events.Released(f.id, keep)
+	}
+	return nil
+}
+
+func (j *Journal) rename(from, to string) error {
+	return j.o.FS.Rename(filepath.Join(j.o.Dir, from), filepath.Join(j.o.Dir, to))
+}
