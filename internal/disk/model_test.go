@@ -185,3 +185,64 @@ func class(err error) error {
 	}
 	return err
 }
+
+// TestMisuse asks for what cannot be: the real file system and the one in
+// memory refuse it with the same error.
+func TestMisuse(t *testing.T) {
+	for name, fsys := range map[string]FS{"os": OS(OSOptions{}), "mem": NewMem()} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			at := func(name string) string { return filepath.Join(dir, name) }
+			if err := fsys.MkdirAll(at("sub/deep")); err != nil {
+				t.Fatal(err)
+			}
+			create(t, fsys, at("file"), "content")
+			f, err := fsys.Open(at("file"), false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := f.Close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			_, create1 := fsys.Create(at("missing/x"))
+			_, create2 := fsys.Create(at("file/x"))
+			_, open1 := fsys.Open(at("missing"), false)
+			_, open2 := fsys.Open(at("sub"), true)
+			_, list1 := fsys.List(at("missing"))
+			_, list2 := fsys.List(at("file"))
+			_, lock1 := fsys.Lock(at("sub"))
+			_, free1 := fsys.Free(at("missing"))
+			_, write1 := f.WriteAt([]byte("x"), 0)
+			_, write2 := f.WriteAt([]byte("x"), -1)
+			_, read1 := f.ReadAt(make([]byte, 1), -1)
+			for what, c := range map[string]struct{ got, want error }{
+				"create in a missing directory": {create1, fs.ErrNotExist},
+				"create in a file":              {create2, syscall.ENOTDIR},
+				"open what is missing":          {open1, fs.ErrNotExist},
+				"open a directory for writing":  {open2, syscall.EISDIR},
+				"list what is missing":          {list1, fs.ErrNotExist},
+				"list a file":                   {list2, syscall.ENOTDIR},
+				"lock a directory":              {lock1, syscall.EISDIR},
+				"free of what is missing":       {free1, fs.ErrNotExist},
+				"rename what is missing":        {fsys.Rename(at("missing"), at("x")), fs.ErrNotExist},
+				"rename in what is missing":     {fsys.Rename(at("missing/x"), at("missing/y")), fs.ErrNotExist},
+				"remove what is missing":        {fsys.Remove(at("missing")), fs.ErrNotExist},
+				"remove a full directory":       {fsys.Remove(at("sub")), syscall.ENOTEMPTY},
+				"remove an empty directory":     {fsys.Remove(at("sub/deep")), nil},
+				"sync a missing directory":      {fsys.SyncDir(at("missing")), fs.ErrNotExist},
+				"make a directory in a file":    {fsys.MkdirAll(at("file/x")), syscall.ENOTDIR},
+				"write without having asked":    {write1, syscall.EBADF},
+				"truncate without having asked": {f.Truncate(0), syscall.EINVAL},
+			} {
+				if !errors.Is(c.got, c.want) {
+					t.Errorf("%s: %v, want %v", what, c.got, c.want)
+				}
+			}
+			if write2 == nil || read1 == nil {
+				t.Errorf("before the beginning of a file: write %v, read %v, want errors", write2, read1)
+			}
+		})
+	}
+}

@@ -57,11 +57,12 @@ func openDirect(path string) (*os.File, error) {
 	}); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
+	tells := asked == nil && st.Mask&unix.STATX_DIOALIGN != 0
 	fits := func(align uint32) bool { return align != 0 && limits.BlockSize%align == 0 }
-	if asked == nil && st.Mask&unix.STATX_DIOALIGN != 0 && !(fits(st.Dio_offset_align) && fits(st.Dio_mem_align)) {
-		return nil, f.Close()
+	if !tells || fits(st.Dio_offset_align) && fits(st.Dio_mem_align) {
+		return f, nil
 	}
-	return f, nil
+	return nil, f.Close()
 }
 
 // freeBytes counts in fragments, the unit of Bavail; file systems that do not

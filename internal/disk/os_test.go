@@ -239,8 +239,7 @@ func TestFree(t *testing.T) {
 // TestRenameStaysInItsDirectory: one SyncDir is to make a rename durable.
 func TestRenameStaysInItsDirectory(t *testing.T) {
 	dir := t.TempDir()
-	mem := NewMem()
-	for name, fsys := range map[string]FS{"os": OS(OSOptions{}), "mem": mem} {
+	for name, fsys := range map[string]FS{"os": OS(OSOptions{}), "mem": NewMem()} {
 		t.Run(name, func(t *testing.T) {
 			if err := fsys.MkdirAll(filepath.Join(dir, "sub")); err != nil {
 				t.Fatal(err)
