@@ -121,28 +121,21 @@ func Disk(ctx context.Context, o DiskOptions, progress func(done, all int, what 
 	if err != nil {
 		return nil, fmt.Errorf("free space of %s: %w", o.Dir, err)
 	}
-	p := &probe{
-		o:        o,
-		written:  filepath.Join(o.Dir, fmt.Sprintf("walctl-disk-%d.written", os.Getpid())),
-		fresh:    filepath.Join(o.Dir, fmt.Sprintf("walctl-disk-%d.fresh", os.Getpid())),
-		fileSize: min(o.Space, int64(min(free/2, 1<<62))) / 2 &^ (limits.BlockSize - 1),
-	}
-	defer func() { err = errors.Join(err, p.remove(p.written), p.remove(p.fresh)) }()
-
-	all := len(o.Sizes)*len(modes) + 1
-	progress(0, all, "writing a file to overwrite")
+	fileSize := min(o.Space, int64(min(free/2, 1<<62))) / 2 &^ (limits.BlockSize - 1)
 	var largest int64
 	for _, size := range o.Sizes {
-		if size <= p.fileSize {
+		if size <= fileSize {
 			largest = max(largest, size)
 		}
 	}
 	if largest == 0 {
 		return nil, fmt.Errorf("%s: %d bytes free, too few to measure anything", o.Dir, free)
 	}
-	p.buffer = disk.AlignedBuffer(int(largest))
-	noise := rand.NewChaCha8([32]byte{1})
-	_, _ = noise.Read(p.buffer) // never fails
+	p := newProbe(o, fileSize, largest)
+	defer func() { err = errors.Join(err, p.remove(p.written), p.remove(p.fresh)) }()
+
+	all := len(o.Sizes)*len(modes) + 1
+	progress(0, all, "writing a file to overwrite")
 	if err := p.write(ctx); err != nil {
 		return nil, fmt.Errorf("write %s: %w", p.written, err)
 	}
@@ -182,6 +175,17 @@ type probe struct {
 	fileSize int64  // of both, at most
 	buffer   []byte // what is written
 	stamp    uint64
+}
+
+// newProbe returns a probe with files of fileSize and writes of at most largest
+// bytes. It touches nothing yet.
+func newProbe(o DiskOptions, fileSize, largest int64) *probe {
+	name := func(what string) string {
+		return filepath.Join(o.Dir, fmt.Sprintf("walctl-disk-%d.%s", os.Getpid(), what))
+	}
+	p := &probe{o: o, written: name("written"), fresh: name("fresh"), fileSize: fileSize, buffer: disk.AlignedBuffer(int(largest))}
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(p.buffer) // never fails
+	return p
 }
 
 // next gives every 4 KiB of the first n bytes of the buffer a number of its

@@ -1,0 +1,156 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestCutter(t *testing.T) {
+	all := documents()
+	const size = 400
+	c, half := NewCutter(size, 0, 2), NewCutter(size, 1, 2)
+	if !bytes.Equal(half.Next(), all[len(all)/2:][:size]) {
+		t.Error("the second of two cutters does not begin in the middle")
+	}
+	for i := range len(all) / size {
+		r := c.Next()
+		if len(r) != size || &r[0] != &all[i*size] {
+			t.Fatalf("record %d is not the next cut", i)
+		}
+		if cap(r) != size {
+			t.Fatalf("record %d can be appended to", i)
+		}
+	}
+	if r := c.Next(); &r[0] != &all[0] {
+		t.Error("the end does not lead to the front")
+	}
+	if n := testing.AllocsPerRun(100, func() { c.Next() }); n != 0 {
+		t.Errorf("%.0f allocations a record", n)
+	}
+}
+
+func TestHistogramTakesEverything(t *testing.T) {
+	h := newHistogram()
+	for _, d := range []time.Duration{0, time.Nanosecond, 94 * time.Microsecond, time.Hour} {
+		record(h, d)
+	}
+	if h.TotalCount() != 4 {
+		t.Errorf("%d of 4 latencies counted", h.TotalCount())
+	}
+	h.Reset()
+	for i := range 1000 {
+		record(h, time.Duration(i+1)*time.Microsecond)
+	}
+	if l := latencyOf(h); l.P50 < 499 || l.P50 > 501 || l.P99 < 989 || l.P99 > 991 || l.P999 < 998 || l.P999 > 1000 {
+		t.Errorf("percentiles of 1 to 1000 us: %+v", l)
+	}
+	if n := testing.AllocsPerRun(100, func() { record(h, time.Millisecond) }); n != 0 {
+		t.Errorf("%.0f allocations a latency", n)
+	}
+}
+
+func TestCallCountsWhatItAppended(t *testing.T) {
+	var calls atomic.Int64
+	const duration = 20 * time.Millisecond
+	got, err := call(t.Context(), 8, 100, duration, func(_ context.Context, record []byte) error {
+		if len(record) != 100 {
+			t.Errorf("record of %d bytes", len(record))
+		}
+		calls.Add(1)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Each caller's last append may end behind the end.
+	if late := calls.Load() - got.Appends; late < 0 || late > 8 {
+		t.Errorf("%d appends counted of %d", got.Appends, calls.Load())
+	}
+	if want := float64(got.Appends) / duration.Seconds(); got.PerSecond != want {
+		t.Errorf("%.0f/s, want %.0f", got.PerSecond, want)
+	}
+}
+
+func TestCallStopsAtTheFirstError(t *testing.T) {
+	broken := errors.New("broken")
+	var calls atomic.Int64
+	_, err := call(t.Context(), 8, 100, time.Hour, func(ctx context.Context, _ []byte) error {
+		if calls.Add(1) == 100 {
+			return broken
+		}
+		return ctx.Err()
+	})
+	if !errors.Is(err, broken) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestLoop(t *testing.T) {
+	dir := t.TempDir()
+	got, err := Loop(t.Context(), dir, 4, 400, 20*time.Millisecond)
+	if err != nil || got.Appends == 0 || got.Latency.P50 == 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	noFiles(t, dir)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Loop(ctx, dir, 4, 400, time.Hour); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: error %v", err)
+	}
+	noFiles(t, dir)
+}
+
+func TestOverwrite(t *testing.T) {
+	dir := t.TempDir()
+	got, err := Overwrite(t.Context(), dir, time.Millisecond)
+	if err != nil || got.P50 == 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	noFiles(t, dir)
+}
+
+func TestEcho(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "echo")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var server sync.WaitGroup
+	server.Go(func() {
+		if err := ServeEcho(ctx, l); err != nil {
+			t.Error(err)
+		}
+	})
+	defer server.Wait()
+	defer cancel()
+	e, err := DialEcho(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+
+	if got, err := e.RoundTrip(t.Context(), 400, 10*time.Millisecond); err != nil || got.P50 == 0 || got.P999 < got.P50 {
+		t.Errorf("round trip: %+v, %v", got, err)
+	}
+	if got, err := e.Bandwidth(t.Context(), 64<<10, 10*time.Millisecond); err != nil || got == 0 {
+		t.Errorf("bandwidth: %.0f, %v", got, err)
+	}
+	cancel() // the server is gone: an error, no hang
+	server.Wait()
+	if _, err := e.Bandwidth(t.Context(), 64<<10, time.Hour); err == nil {
+		t.Error("bandwidth of a server that is gone")
+	}
+}
