@@ -67,3 +67,42 @@ func benchmarkAppend(b *testing.B, callers int, policy batcher.CodecPolicy) {
 	stats := bus.Stats()
 	b.ReportMetric(float64(stats.Commands)/float64(stats.Frames), "commands/frame")
 }
+
+// BenchmarkBoard measures the same append while the disk is busy: the part of
+// it that is under the lock, which bounds what all callers together can do.
+func BenchmarkBoard(b *testing.B) {
+	b.Run("callers=1/size=400/codec=none", func(b *testing.B) {
+		submitted := make(chan uint64, 1)
+		bus := batcher.New(batcher.Options{
+			Codec:  batcher.Fixed(codec.None),
+			Submit: func(f *batcher.Frame) { submitted <- f.Ticket },
+		})
+		command, record := make([]byte, 40), make([]byte, 360)
+		p := new(passenger)
+		b.ReportAllocs()
+		b.SetBytes(int64(len(command) + len(record)))
+		for b.Loop() {
+			f, err := bus.Board()
+			if err != nil {
+				b.Fatal(err)
+			}
+			f.AppendCommand(command)
+			f.AddRecords(1, record)
+			f.Ride(p)
+			size := f.RawSize()
+			bus.Leave()
+			if size > 1<<20 {
+				bus.Landed(<-submitted, nil)
+			}
+		}
+		go func() {
+			for ticket := range submitted {
+				bus.Landed(ticket, nil)
+			}
+		}()
+		if err := bus.Close(); err != nil {
+			b.Fatal(err)
+		}
+		close(submitted)
+	})
+}

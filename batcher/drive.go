@@ -3,6 +3,8 @@ package batcher
 import (
 	"fmt"
 	"time"
+
+	"github.com/walsvc/walsvc/internal/limits"
 )
 
 // loop drives frames that no lone appender drives, until the bus is closed.
@@ -152,7 +154,12 @@ func (b *Bus) ride(f *Frame) {
 	b.driving = true
 	b.mu.Unlock()
 	f.finish(b.clock)
-	f.submitted = b.clock()
+	f.submitted = f.sealed
+	if diskSize(f.rawSize) > limits.BlockSize {
+		// A frame that small is not compressed; reading the clock would cost more
+		// than its checksum did.
+		f.submitted = b.clock()
+	}
 	// After a failure f has landed with it already, and writing would only
 	// disturb the evidence.
 	if !b.failed.Load() {

@@ -70,9 +70,11 @@ func diskSize(n int) int {
 // left out, except that a frame which fits one disk block has nothing to save.
 //
 // Both parts go on learning, older measurements fading. Every probeInterval
-// blocks a codec that is not in use is tried, so that a change in the data is
-// noticed; a change in the disk shows by itself. Choices do not flap: a codec
-// has to be cheaper by an eighth to take another's place.
+// blocks the choice is made anew, and a codec that is not in use is tried, so
+// that a change in the data is noticed; a change in the disk shows by itself.
+// Choices do not flap: they last for that long, and a codec that takes more
+// processor time than the one in use has to be cheaper by an eighth, while one
+// that takes less only has to be cheaper.
 type policy struct {
 	fixed   CodecPolicy
 	disk    line
@@ -85,7 +87,7 @@ const (
 	overlapWeight  = 0.25
 	switchingGain  = 0.125
 	outlierFactor  = 4 // a measurement counts at most as so many times what was expected
-	lineMemory     = 128
+	lineMemory     = 64
 	lineMinFrames  = 16
 	costMemory     = 8
 	lineMinSpread  = limits.BlockSize // standard deviation of sizes below which they tell no slope
@@ -156,26 +158,41 @@ type place struct {
 
 // choose returns the codec for the next block.
 func (at *place) choose(slope float64) codec.Codec {
-	best := at.chosen
-	for c := range at.costs {
-		if at.cost(codec.Codec(c), slope) < at.cost(best, slope) {
-			best = codec.Codec(c)
-		}
-	}
-	if at.cost(best, slope) < (1-switchingGain)*at.cost(at.chosen, slope) {
-		at.chosen = best
-	}
-	at.blocks++
 	unknown := at.costs[codec.S2].samples == 0 || at.costs[codec.Zstd].samples == 0
+	at.blocks++
 	if at.blocks < probeInterval && !unknown {
 		return at.chosen
 	}
 	at.blocks = 0
-	at.probed = codec.S2 + codec.Zstd - max(at.probed, codec.S2) // the other one
+	at.chosen = at.cheapest(slope)
+	at.probed = other(at.probed)
 	if at.probed == at.chosen {
-		at.probed = codec.S2 + codec.Zstd - at.probed
+		at.probed = other(at.probed)
 	}
 	return at.probed
+}
+
+// other returns the compressing codec that c is not.
+func other(c codec.Codec) codec.Codec {
+	if c == codec.Zstd {
+		return codec.S2
+	}
+	return codec.Zstd
+}
+
+// cheapest returns the codec to use until the next probe.
+func (at *place) cheapest(slope float64) codec.Codec {
+	best, least := at.chosen, at.cost(at.chosen, slope)
+	for c := range at.costs {
+		cost := at.cost(codec.Codec(c), slope)
+		if at.costs[c].time > at.costs[at.chosen].time {
+			cost /= 1 - switchingGain
+		}
+		if cost < least {
+			best, least = codec.Codec(c), cost
+		}
+	}
+	return best
 }
 
 // cost returns nanoseconds for a raw byte.
