@@ -396,16 +396,19 @@ func decodeFrameHeader(b []byte, l life, off int64) (Header, error) {
 	return h, nil
 }
 
+// append appends the entry as the block table spells it.
+func (b BlockInfo) append(dst []byte) []byte {
+	dst = append(dst, byte(b.Codec), blockVersion, 0, 0)
+	dst = binary.LittleEndian.AppendUint32(dst, b.StoredSize)
+	dst = binary.LittleEndian.AppendUint32(dst, b.RawSize)
+	return binary.LittleEndian.AppendUint32(dst, b.Checksum)
+}
+
 // appendDirectory appends the block table and the caller's part.
 func appendDirectory(dst []byte, blocks []Block, meta []byte) []byte {
-	for _, b := range blocks {
-		var e [blkSize]byte
-		e[blkCodec] = byte(b.Codec)
-		e[blkVersion] = blockVersion
-		binary.LittleEndian.PutUint32(e[blkStoredSize:], uint32(len(b.Stored)))
-		binary.LittleEndian.PutUint32(e[blkRawSize:], b.RawSize)
-		binary.LittleEndian.PutUint32(e[blkChecksum:], b.Checksum)
-		dst = append(dst, e[:]...)
+	for i := range blocks {
+		b := &blocks[i]
+		dst = BlockInfo{Codec: b.Codec, StoredSize: uint32(len(b.Stored)), RawSize: b.RawSize, Checksum: b.Checksum}.append(dst)
 	}
 	return append(dst, meta...)
 }

@@ -40,7 +40,7 @@ type Pos struct {
 // String spells a Pos as "000000000000002a/00001000".
 func (p Pos) String() string { return fmt.Sprintf("%s/%08x", p.Segment, p.Offset) }
 
-// ParsePos is the inverse of Pos.String.
+// ParsePos is the inverse of Pos.String. It accepts nothing else.
 func ParsePos(s string) (Pos, error) {
 	seg, off, ok := strings.Cut(s, "/")
 	id, err := ParseID(seg)
@@ -48,10 +48,10 @@ func ParsePos(s string) (Pos, error) {
 		return Pos{}, fmt.Errorf("position %q: want segment/offset in hexadecimal", s)
 	}
 	v, err := strconv.ParseInt(off, 16, 64)
-	if err != nil || v < 0 {
-		return Pos{}, fmt.Errorf("position %q: bad offset", s)
+	if pos := (Pos{Segment: id, Offset: v}); err == nil && v >= 0 && pos.String() == s {
+		return pos, nil
 	}
-	return Pos{Segment: id, Offset: v}, nil
+	return Pos{}, fmt.Errorf("position %q: want the offset as at least 8 lower-case hexadecimal digits", s)
 }
 
 // Compare orders positions as the journal does: negative if p is before q.

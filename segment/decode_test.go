@@ -1,0 +1,377 @@
+package segment
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/walsvc/walsvc/internal/codec"
+	"github.com/walsvc/walsvc/internal/limits"
+)
+
+// flips calls try with each bit of b flipped in turn.
+func flips(b []byte, try func(bit int)) {
+	for bit := range len(b) * 8 {
+		b[bit/8] ^= 1 << (bit % 8)
+		try(bit)
+		b[bit/8] ^= 1 << (bit % 8)
+	}
+}
+
+// TestEveryFlippedBitIsSeen flips each bit of each structure: a flip in the
+// version must not pass for a newer version either.
+func TestEveryFlippedBitIsSeen(t *testing.T) {
+	v := sampleVolume().encode()
+	flips(v, func(bit int) {
+		if _, err := decodeVolume(v); !errors.Is(err, ErrBadVolumeFile) {
+			t.Errorf("VOLUME, bit %d: %v", bit, err)
+		}
+	})
+
+	seg := make([]byte, limits.SegmentHeaderSize)
+	sampleSegment().encode(seg)
+	flips(seg, func(bit int) {
+		if _, err := DecodeSegmentHeader(seg); !errors.Is(err, ErrBadHeader) {
+			t.Errorf("segment header, bit %d: %v", bit, err)
+		}
+	})
+
+	h, dir := sampleFrame()
+	frame := make([]byte, limits.FrameHeaderSize)
+	l := sampleSegment().life()
+	h.encode(frame, l, 8192)
+	flips(frame, func(bit int) {
+		if _, err := decodeFrameHeader(frame, l, 8192); !errors.Is(err, ErrNoFrame) {
+			t.Errorf("frame header, bit %d: %v", bit, err)
+		}
+	})
+	flips(dir, func(bit int) {
+		if _, _, err := decodeDirectory(dir, h); !errors.Is(err, ErrBadDirectory) {
+			t.Errorf("directory, bit %d: %v", bit, err)
+		}
+	})
+}
+
+// TestIdentity flips each bit of what a frame header is bound to and does not
+// contain: volume, segment, salt, and place.
+func TestIdentity(t *testing.T) {
+	h, _ := sampleFrame()
+	frame := make([]byte, limits.FrameHeaderSize)
+	seg := sampleSegment()
+	h.encode(frame, seg.life(), 8192)
+	if got, err := decodeFrameHeader(frame, seg.life(), 8192); err != nil || got != *h {
+		t.Fatalf("the frame itself: %+v, %v", got, err)
+	}
+	try := func(what string, off int64) func(bit int) {
+		return func(bit int) {
+			if _, err := decodeFrameHeader(frame, seg.life(), off); !errors.Is(err, ErrNoFrame) {
+				t.Errorf("another %s (bit %d): %v", what, bit, err)
+			}
+		}
+	}
+	flips(seg.Volume[:], try("volume", 8192))
+	flips(seg.Salt[:], try("salt", 8192))
+	id := binary.LittleEndian.AppendUint64(nil, uint64(seg.ID))
+	flips(id, func(bit int) {
+		other := *seg
+		other.ID = ID(binary.LittleEndian.Uint64(id))
+		if _, err := decodeFrameHeader(frame, other.life(), 8192); !errors.Is(err, ErrNoFrame) {
+			t.Errorf("another segment (bit %d): %v", bit, err)
+		}
+	})
+	for bit := range 63 {
+		try("place", 8192^1<<bit)(bit)
+	}
+}
+
+// reseal sets the checksum of a frame header that a test has changed.
+func reseal(b []byte, l life, off int64) {
+	binary.LittleEndian.PutUint32(b[frmChecksum:], l.sum(off, b))
+}
+
+// TestFrameHeaderBounds feeds headers whose checksum is right and whose content
+// must not be believed.
+func TestFrameHeaderBounds(t *testing.T) {
+	seg := sampleSegment()
+	put16, put32, put64 := binary.LittleEndian.PutUint16, binary.LittleEndian.PutUint32, binary.LittleEndian.PutUint64
+	for _, tc := range []struct {
+		name   string
+		change func(b []byte)
+		want   error
+	}{
+		{"as it is", func([]byte) {}, nil},
+		{"newer version", func(b []byte) { put16(b[frmVersion:], 2) }, ErrNewerVersion},
+		{"version 0", func(b []byte) { put16(b[frmVersion:], 0) }, ErrNoFrame},
+		{"kind 0", func(b []byte) { b[frmKind] = 0 }, ErrNoFrame},
+		{"unknown kind", func(b []byte) { b[frmKind] = 5 }, ErrNoFrame},
+		{"flag", func(b []byte) { b[frmFlags] = 1 }, ErrNoFrame},
+		{"reserved", func(b []byte) { b[frmChecksum-1] = 1 }, ErrNoFrame},
+		{"sequence 0", func(b []byte) { put64(b[frmSequence:], 0); put64(b[frmPromise:], 0) }, ErrNoFrame},
+		{"promises itself", func(b []byte) { put64(b[frmPromise:], 1001) }, ErrNoFrame},
+		{"directory over the limit", func(b []byte) { put32(b[frmDirectorySize:], limits.MaxDirectorySize+1) }, ErrNoFrame},
+		{"directory of 4 GiB", func(b []byte) { put32(b[frmDirectorySize:], 1<<32-1) }, ErrNoFrame},
+		{"table longer than directory", func(b []byte) { put32(b[frmBlockCount:], 4096) }, ErrNoFrame},
+		{"table length overflows", func(b []byte) { put32(b[frmBlockCount:], 1<<28) }, ErrNoFrame},
+		{"bytes without a block", func(b []byte) { put32(b[frmBlockCount:], 0) }, ErrNoFrame},
+		{"beyond the segment", func(b []byte) { put32(b[frmBlocksSize:], 1<<20) }, ErrNoFrame},
+		{"blocks of 4 GiB", func(b []byte) { put32(b[frmBlocksSize:], 1<<32-1) }, ErrNoFrame},
+	} {
+		h, _ := sampleFrame()
+		b := make([]byte, limits.FrameHeaderSize)
+		h.encode(b, seg.life(), 8192)
+		tc.change(b)
+		reseal(b, seg.life(), 8192)
+		if _, err := decodeFrameHeader(b, seg.life(), 8192); !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
+		}
+	}
+	for _, b := range [][]byte{nil, make([]byte, limits.FrameHeaderSize-1), make([]byte, limits.FrameHeaderSize)} {
+		if _, err := decodeFrameHeader(b, seg.life(), 8192); !errors.Is(err, ErrNoFrame) {
+			t.Errorf("%d zeroes: %v", len(b), err)
+		}
+	}
+}
+
+// TestDirectoryBounds does the same to directories.
+func TestDirectoryBounds(t *testing.T) {
+	put32 := binary.LittleEndian.PutUint32
+	for _, tc := range []struct {
+		name   string
+		change func(dir []byte, h *Header)
+		want   error
+	}{
+		{"as it is", func([]byte, *Header) {}, nil},
+		{"newer block", func(dir []byte, _ *Header) { dir[blkVersion] = 2 }, ErrNewerVersion},
+		{"block version 0", func(dir []byte, _ *Header) { dir[blkVersion] = 0 }, ErrBadDirectory},
+		{"key ID", func(dir []byte, _ *Header) { dir[blkKeyID+1] = 1 }, ErrBadDirectory},
+		{"unknown codec", func(dir []byte, _ *Header) { dir[blkCodec] = 3 }, ErrBadDirectory},
+		{"stored is not raw", func(dir []byte, _ *Header) { dir[blkCodec] = byte(codec.None) }, ErrBadDirectory},
+		{"raw over the limit", func(dir []byte, h *Header) {
+			put32(dir[blkRawSize:], limits.MaxBlockRawSize+1)
+			h.BlocksRawSize = 100 + limits.MaxBlockRawSize + 1
+		}, ErrBadDirectory},
+		{"stored differs from header", func(_ []byte, h *Header) { h.BlocksSize++ }, ErrBadDirectory},
+		{"raw differs from header", func(_ []byte, h *Header) { h.BlocksRawSize++ }, ErrBadDirectory},
+	} {
+		h, dir := sampleFrame()
+		tc.change(dir, h)
+		h.DirectorySum = checksum(dir)
+		if _, _, err := decodeDirectory(dir, h); !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
+		}
+	}
+}
+
+// TestSegmentHeaderBounds does the same to segment headers, TestVolumeBounds
+// to VOLUME files.
+func TestSegmentHeaderBounds(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		change func(h *SegmentHeader)
+		want   error
+	}{
+		{"as it is", func(*SegmentHeader) {}, nil},
+		{"newer version", func(h *SegmentHeader) { h.Version = 7 }, ErrNewerVersion},
+		{"version 0", func(h *SegmentHeader) { h.Version = 0 }, ErrBadHeader},
+		{"ID 0", func(h *SegmentHeader) { h.ID = 0 }, ErrBadHeader},
+		{"size 0", func(h *SegmentHeader) { h.Size = 0 }, ErrBadHeader},
+		{"size not whole blocks", func(h *SegmentHeader) { h.Size++ }, ErrBadHeader},
+		{"size over the limit", func(h *SegmentHeader) { h.Size = limits.MaxSegmentSize + limits.BlockSize }, ErrBadHeader},
+		{"negative size", func(h *SegmentHeader) { h.Size = -limits.BlockSize }, ErrBadHeader},
+		{"cut elsewhere", func(h *SegmentHeader) { h.Cut.End.Segment-- }, ErrBadHeader},
+		{"negative cut", func(h *SegmentHeader) { h.Cut.End.Offset = -1 }, ErrBadHeader},
+	} {
+		h := sampleSegment()
+		tc.change(h)
+		b := make([]byte, limits.SegmentHeaderSize)
+		h.encode(b)
+		if _, err := DecodeSegmentHeader(b); !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
+		}
+	}
+	for _, at := range []int{segReserved0, segReserved1, segReserved2, segChecksum - 1, segSnapshot + refReserved, segOlder + refReserved} {
+		b := make([]byte, limits.SegmentHeaderSize)
+		sampleSegment().encode(b)
+		b[at] = 1
+		binary.LittleEndian.PutUint32(b[segChecksum:], checksum(b[:segChecksum]))
+		if _, err := DecodeSegmentHeader(b); !errors.Is(err, ErrBadHeader) {
+			t.Errorf("reserved byte %d: %v", at, err)
+		}
+	}
+	if _, err := DecodeSegmentHeader(nil); !errors.Is(err, ErrBadHeader) {
+		t.Errorf("nothing: %v", err)
+	}
+}
+
+func TestVolumeBounds(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		change func(v *volumeFile)
+		want   error
+	}{
+		{"as it is", func(*volumeFile) {}, nil},
+		{"newer version", func(v *volumeFile) { v.version = 3 }, ErrNewerVersion},
+		{"version 0", func(v *volumeFile) { v.version = 0 }, ErrBadVolumeFile},
+		{"segment size 0", func(v *volumeFile) { v.segmentSize = 0 }, ErrBadVolumeFile},
+		{"segment size too large", func(v *volumeFile) { v.segmentSize = 2 * limits.MaxSegmentSize }, ErrBadVolumeFile},
+	} {
+		v := sampleVolume()
+		tc.change(v)
+		if _, err := decodeVolume(v.encode()); !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
+		}
+	}
+	for _, b := range [][]byte{nil, make([]byte, volSize), append(sampleVolume().encode(), 0)} {
+		if _, err := decodeVolume(b); !errors.Is(err, ErrBadVolumeFile) {
+			t.Errorf("%d bytes: %v", len(b), err)
+		}
+	}
+}
+
+// TestNewerVersionIsNamed wants both numbers in the message: the one thing the
+// reader of it can act on.
+func TestNewerVersionIsNamed(t *testing.T) {
+	v := sampleVolume()
+	v.version = 3
+	_, err := decodeVolume(v.encode())
+	if err == nil || !strings.Contains(err.Error(), "format version 3") || !strings.Contains(err.Error(), "knows up to 1") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestDecompressBounds(t *testing.T) {
+	raw := bytes.Repeat([]byte("walsvc "), 1000)
+	for _, c := range []codec.Codec{codec.None, codec.S2, codec.Zstd} {
+		stored := c.Compress(nil, raw)
+		got, err := Decompress(c, stored, uint32(len(raw)), []byte("x"))
+		if err != nil || string(got) != "x"+string(raw) {
+			t.Errorf("%s: %d bytes, %v", c, len(got), err)
+		}
+		for _, size := range []uint32{0, uint32(len(raw)) - 1, uint32(len(raw)) + 1, limits.MaxBlockRawSize + 1, 1<<32 - 1} {
+			if _, err := Decompress(c, stored, size, nil); !errors.Is(err, ErrBadBlock) {
+				t.Errorf("%s as %d bytes: %v", c, size, err)
+			}
+		}
+	}
+	if _, err := Decompress(9, raw, uint32(len(raw)), nil); !errors.Is(err, ErrBadBlock) {
+		t.Errorf("unknown codec: %v", err)
+	}
+}
+
+func FuzzVolume(f *testing.F) {
+	f.Add(sampleVolume().encode())
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, fix := range []bool{false, true} {
+			if fix && len(b) == volSize {
+				b = bytes.Clone(b)
+				binary.LittleEndian.PutUint32(b[volChecksum:], checksum(b[:volChecksum]))
+			}
+			if v, err := decodeVolume(b); err == nil && !bytes.Equal(v.encode(), b) {
+				t.Fatalf("accepted %x, which encodes as %x", b, v.encode())
+			}
+		}
+	})
+}
+
+func FuzzSegmentHeader(f *testing.F) {
+	b := make([]byte, limits.SegmentHeaderSize)
+	sampleSegment().encode(b)
+	f.Add(b)
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, fix := range []bool{false, true} {
+			if fix && len(b) == limits.SegmentHeaderSize {
+				b = bytes.Clone(b)
+				binary.LittleEndian.PutUint32(b[segChecksum:], checksum(b[:segChecksum]))
+			}
+			h, err := DecodeSegmentHeader(b)
+			if err != nil {
+				continue
+			}
+			again := make([]byte, limits.SegmentHeaderSize)
+			if h.encode(again); !bytes.Equal(again, b) {
+				t.Fatalf("accepted %x, which encodes as %x", b, again)
+			}
+		}
+	})
+}
+
+func FuzzFrameHeader(f *testing.F) {
+	h, _ := sampleFrame()
+	l := sampleSegment().life()
+	b := make([]byte, limits.FrameHeaderSize)
+	h.encode(b, l, 8192)
+	f.Add(b, int64(8192))
+	f.Add([]byte{}, int64(-1))
+	f.Fuzz(func(t *testing.T, b []byte, off int64) {
+		for _, fix := range []bool{false, true} {
+			if fix && len(b) >= limits.FrameHeaderSize {
+				b = bytes.Clone(b)
+				reseal(b, l, off)
+			}
+			h, err := decodeFrameHeader(b, l, off)
+			if err != nil {
+				continue
+			}
+			if off+h.Size() > l.size {
+				t.Fatalf("accepted a frame of %d bytes at %d", h.Size(), off)
+			}
+			again := make([]byte, limits.FrameHeaderSize)
+			if h.encode(again, l, off); !bytes.Equal(again, b[:limits.FrameHeaderSize]) {
+				t.Fatalf("accepted %x, which encodes as %x", b, again)
+			}
+		}
+	})
+}
+
+func FuzzDirectory(f *testing.F) {
+	h, dir := sampleFrame()
+	f.Add(dir, h.BlockCount, h.BlocksSize, h.BlocksRawSize)
+	f.Add([]byte("only meta"), uint32(0), uint32(0), uint32(0))
+	f.Fuzz(func(t *testing.T, dir []byte, count, stored, raw uint32) {
+		// What decodeFrameHeader lets pass.
+		if count > limits.MaxBlocksPerFrame || uint32(len(dir)) < count*blkSize {
+			return
+		}
+		h := &Header{DirectorySize: uint32(len(dir)), DirectorySum: checksum(dir), BlockCount: count, BlocksSize: stored, BlocksRawSize: raw}
+		blocks, meta, err := decodeDirectory(dir, h)
+		if err != nil {
+			return
+		}
+		var again []byte
+		at := int64(limits.FrameHeaderSize)
+		for _, b := range blocks {
+			if b.Offset != at {
+				t.Fatalf("block at %d, want %d", b.Offset, at)
+			}
+			at += int64(b.StoredSize)
+			again = b.append(again)
+		}
+		if again = append(again, meta...); !bytes.Equal(again, dir) {
+			t.Fatalf("accepted %x, which encodes as %x", dir, again)
+		}
+	})
+}
+
+func FuzzNames(f *testing.F) {
+	for _, name := range []string{
+		"000000000000002a.wal", "000000000000002A.wal", "2a.wal", "0000000000000000.wal", "spare-01arz3ndektsv4rrffq69g5fav.seg",
+		"spare-81arz3ndektsv4rrffq69g5fav.seg", "x.seg", "VOLUME", "VOLUME.tmp", "000000000000002a/00001000", "000000000000002a/-1", "a.tmp.tmp",
+	} {
+		f.Add(name)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		if id, err := ParseID(name); err == nil && id.String() != name {
+			t.Fatalf("ID %q spells itself %q", name, id)
+		}
+		if pos, err := ParsePos(name); err == nil && pos.String() != name {
+			t.Fatalf("position %q spells itself %q", name, pos)
+		}
+		if r, id, err := classify(name); err == nil && r == roleSegment && segmentName(id) != name {
+			t.Fatalf("segment %q is named %q", name, segmentName(id))
+		}
+	})
+}
