@@ -1,0 +1,467 @@
+package replay
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/segment"
+)
+
+// A Handler rebuilds the caller's state from what the scan finds.
+type Handler interface {
+	// Begin says that a scan starts: forget what came before. fromSnapshot is
+	// false when the scan starts at the beginning of the volume's history, so
+	// that no snapshot is needed.
+	Begin(from segment.FrameRef, fromSnapshot bool)
+
+	// Frame takes every frame in order: those that are kept where they lie, of
+	// all kinds; then, of kinds KindCommands and KindSnapshot, those that are
+	// rewritten, with the sequence and the place that Journal.Resume will give
+	// them (their Chain and Checksum are 0: nobody knows them yet). open reads
+	// one of the frame's blocks, verified and decompressed; it is valid until
+	// Frame returns.
+	//
+	// An error that Is ErrNoState ends the scan as it does from End; any other
+	// ends recovery.
+	Frame(f *segment.Frame, open func(block int) ([]byte, error)) error
+
+	// End is called after the last frame. An error that Is ErrNoState sends the
+	// scan to the older snapshot; any other ends recovery.
+	End() error
+}
+
+// A Recovery is what a scan found.
+type Recovery struct {
+	// Verdict is VerdictDamaged whenever there is Damage. Case is the row of
+	// the tail rule that says most: that of the damage the journal ends in, of
+	// the first other damage, or of the tail.
+	Verdict Verdict
+	Case    Case
+	// Detail is one sentence for an operator.
+	Detail string
+
+	From     segment.FrameRef // where the scan that counted began
+	Frames   int              // frames given to the caller, rewritten ones included
+	Last     uint64           // sequence of the last frame that is kept, as it was found; rewritten ones included
+	Promised uint64           // the highest sequence that something verified proves to have been durable
+
+	DiscardedFrames int   // frames that verified but lie behind a hole
+	DiscardedBytes  int64 // from the first bad frame to the last byte of a frame of this life behind it
+
+	Damage     []Damage // in the order found, limits.MaxDamage at most
+	MoreDamage int      // found beyond those
+
+	// ReadOnly: state behind the damage cannot be rebuilt, so the volume must
+	// not be written. The state the caller has holds every promised frame before it.
+	ReadOnly bool
+	// Resume is what Journal.Resume has to do; zero when ReadOnly, and from Walk.
+	// Its Snapshot and OlderSnapshot are those that opening can still rely on;
+	// a caller that found newer ones puts them in. If no frame is to be
+	// rewritten, Rewrite holds one promise frame, since what was found to be
+	// promised must be seen to be by the next recovery too.
+	Resume segment.Resume
+}
+
+// add records damage, each only once: a scan that begins again meets it again.
+func (r *Recovery) add(found ...Damage) {
+	for _, d := range found {
+		r.Verdict = VerdictDamaged
+		known := func(o Damage) bool { return o.Pos == d.Pos && o.Case == d.Case && o.Detail == d.Detail }
+		switch {
+		case slices.ContainsFunc(r.Damage, known):
+		case len(r.Damage) == limits.MaxDamage:
+			r.MoreDamage++
+		default:
+			r.Damage = append(r.Damage, d)
+		}
+	}
+}
+
+// settle chooses the case that sums everything up, tail being that of the
+// journal's end.
+func (r *Recovery) settle(tail Case) {
+	r.Case, r.Verdict = tail, tail.Verdict()
+	if len(r.Damage) > 0 {
+		r.Verdict = VerdictDamaged
+		if tail.Verdict() != VerdictDamaged {
+			r.Case = r.Damage[0].Case
+		}
+	}
+	r.Detail = r.Case.Means()
+}
+
+// Recover scans the journal from its newest snapshot, hands the frames to h and
+// applies the tail rule to what comes behind the last. It writes nothing: the
+// caller hands Resume to the journal, unless the Recovery says ReadOnly.
+//
+// It reads headers and directories, and blocks only of frames that no later one
+// promises: those are rewritten and therefore held in memory, at most one
+// segment of them, and mostly one frame. If the newest snapshot does not open
+// (see Handler.End), it begins again at the older one, then at the beginning of
+// the journal, if that still is there.
+//
+// Whatever does not verify is a verdict. The error is one of reading, of h, or
+// segment.ErrNewerVersion, wrapped.
+func Recover(src Source, h Handler) (*Recovery, error) {
+	if len(src.Segments()) == 0 {
+		return recoverEmpty(h)
+	}
+	starts, found, err := findStarts(src)
+	if err != nil {
+		return nil, fmt.Errorf("recover: %w", err)
+	}
+	last := &Recovery{}
+	for _, st := range starts {
+		a := attempt{src: src, h: h, start: st, fetch: NewFetcher(src), rec: &Recovery{From: st.from}}
+		a.rec.add(found...)
+		err := a.run()
+		err = errors.Join(err, a.fetch.Close())
+		switch {
+		case err == nil:
+			return a.rec, nil
+		case !errors.Is(err, ErrNoState):
+			return nil, fmt.Errorf("recover: %w", err)
+		}
+		last, found = a.rec, a.rec.Damage
+		if st.snapshot {
+			found = append(found, Damage{
+				Path: a.path, Pos: st.from.Pos, Sequence: st.from.Sequence,
+				Case: CaseDamagedSnapshot, Detail: "the snapshot that begins here does not open", Err: err,
+			})
+		}
+	}
+	rec := &Recovery{From: last.From, Frames: last.Frames, Promised: last.Promised, ReadOnly: true}
+	rec.add(found...)
+	rec.add(noStart(src.Segments(), len(starts) > 0))
+	rec.settle(rec.Damage[len(rec.Damage)-1].Case)
+	return rec, nil
+}
+
+// recoverEmpty is recovery of a volume that never had a segment.
+func recoverEmpty(h Handler) (*Recovery, error) {
+	rec := &Recovery{From: firstFrame(1, segment.Cut{})}
+	rec.settle(CaseEmpty)
+	h.Begin(rec.From, false)
+	if err := h.End(); err != nil {
+		return nil, fmt.Errorf("recover: %w", err)
+	}
+	return rec, nil
+}
+
+// noStart says why there is nowhere to begin.
+func noStart(ids []segment.ID, tried bool) Damage {
+	oldest := ids[0]
+	d := Damage{Path: fileName(oldest), Pos: segment.Pos{Segment: oldest}, Case: CaseNoSnapshot}
+	switch {
+	case oldest == 1:
+		d.Detail = "neither a snapshot nor the journal's beginning opens"
+	case tried:
+		d.Detail = fmt.Sprintf("no snapshot opens, and the journal now begins with segment %s", oldest)
+	default:
+		d.Case = CaseMissingSegment
+		d.Path, d.Pos = fileName(oldest-1), segment.Pos{Segment: oldest - 1}
+		d.Detail = "it and those before it are gone, and no snapshot begins in what is left"
+	}
+	return d
+}
+
+// A start is a place where a scan may begin.
+type start struct {
+	from     segment.FrameRef
+	snapshot bool
+	// What the next segment's header records if the scan from here succeeds.
+	newest, older segment.FrameRef
+}
+
+// findStarts returns where scans may begin, best first, and what it found
+// damaged on the way. The newest header knows the newest snapshots; if that one
+// is lost, the one before knows older ones.
+func findStarts(src Source) (starts []start, found []Damage, err error) {
+	ids := src.Segments()
+	header := func(id segment.ID) (*segment.SegmentHeader, error) {
+		h, err := src.Header(id)
+		if isCorrupt(err) {
+			e := evidence{err: err}
+			found = append(found, e.damage(CaseDamagedSegmentHeader.rule(), nil))
+			return nil, nil
+		}
+		return h, err
+	}
+	var newest *segment.SegmentHeader
+	for _, id := range slices.Backward(ids) {
+		if newest, err = header(id); err != nil {
+			return nil, nil, err
+		}
+		if newest != nil {
+			break
+		}
+	}
+	here := func(r segment.FrameRef) bool {
+		_, ok := slices.BinarySearch(ids, r.Pos.Segment)
+		return ok && !r.IsZero()
+	}
+	if newest != nil {
+		snap, older := newest.Snapshot, newest.OlderSnapshot
+		if !here(older) {
+			older = segment.FrameRef{}
+		}
+		if here(snap) {
+			starts = append(starts, start{from: snap, snapshot: true, newest: snap, older: older})
+		}
+		if !older.IsZero() {
+			starts = append(starts, start{from: older, snapshot: true, newest: older})
+		}
+	}
+	if ids[0] != 1 {
+		return starts, found, nil
+	}
+	switch first, err := header(1); {
+	case err != nil:
+		return nil, nil, err
+	case first != nil && first.Cut == segment.Cut{}:
+		starts = append(starts, start{from: firstFrame(1, first.Cut)})
+	}
+	return starts, found, nil
+}
+
+// An attempt is one scan from one start to the end of the journal.
+//
+// Invariant: every frame up to promise was handed to h, those behind it wait in
+// pending: of an unpromised frame nobody knows yet whether it stays.
+type attempt struct {
+	src   Source
+	h     Handler
+	start start
+	fetch *Fetcher
+	rec   *Recovery
+	path  string // of the segment it starts in
+
+	pending []*segment.Frame
+	promise uint64
+	cut     segment.Cut // behind the last frame that was handed over
+}
+
+// run scans. It returns an error that Is ErrNoState if h cannot begin here.
+func (a *attempt) run() (err error) {
+	a.h.Begin(a.start.from, a.start.snapshot)
+	if a.start.snapshot {
+		// A header records a snapshot only once it was promised.
+		a.promise = a.start.from.Sequence
+	}
+	s := NewScanner(a.src, a.start.from)
+	defer func() { err = errors.Join(err, s.Close()) }()
+	defer func() { a.path = s.path(a.start.from.Pos.Segment) }()
+	e, rule, err := a.scan(s)
+	if err != nil {
+		return err
+	}
+	if err := a.keep(e.promise); err != nil {
+		return err
+	}
+	if rule.Verdict == VerdictDamaged {
+		a.rec.add(e.damage(rule, s.path))
+		a.rec.ReadOnly = true
+	} else {
+		if err := a.rewrite(e); err != nil {
+			return err
+		}
+		rule = decide(e)
+	}
+	a.rec.Promised = a.promise
+	a.rec.settle(rule.Case)
+	return a.h.End()
+}
+
+// scan reads frames up to the end and judges it.
+func (a *attempt) scan(s *Scanner) (*evidence, Rule, error) {
+	var again segment.FrameRef
+	for {
+		for s.Next() {
+			if err := a.take(s.Frame()); err != nil {
+				return nil, Rule{}, err
+			}
+		}
+		a.promise = max(a.promise, cutProof(s))
+		e, err := gather(a.src, s, a.promise, true)
+		if err != nil {
+			return nil, Rule{}, err
+		}
+		rule := decide(e)
+		if rule.Verdict != VerdictDamaged || again == s.End() {
+			return e, rule, nil
+		}
+		// In a volume in use a frame may have landed between the look at its
+		// place and the look behind it: before it is called damage, look again.
+		again = s.End()
+		if s.again() {
+			if err := a.take(s.Frame()); err != nil {
+				return nil, Rule{}, err
+			}
+		}
+	}
+}
+
+// frameProof returns the sequence up to which a frame proves that everything
+// was durable when it was written.
+func frameProof(f *segment.Frame) uint64 {
+	if f.Pos.Offset == limits.SegmentHeaderSize {
+		// A segment is written only after the one before was synced up to its cut.
+		return f.Header.Sequence - 1
+	}
+	return f.Header.Promise
+}
+
+// cutProof returns the sequence up to which the cut that a scan ended at, or did
+// not get to, proves that everything was durable. A header that a roll wrote
+// records a seal that was not written yet, but everything before it was synced;
+// one that recovery wrote records what had been found promised.
+func cutProof(s *Scanner) uint64 {
+	f := s.frame
+	switch {
+	case s.successor != nil:
+		return max(s.successor.Cut.Sequence, 1) - 1
+	case f == nil || f.Pos.Segment == s.next.Pos.Segment:
+		return 0
+	case f.Header.Kind == segment.KindSeal:
+		return f.Header.Sequence - 1
+	}
+	return f.Header.Sequence
+}
+
+// take adds a frame to the run.
+func (a *attempt) take(f *segment.Frame) error {
+	a.pending = append(a.pending, f)
+	return a.keep(frameProof(f))
+}
+
+// keep hands over what is promised now.
+func (a *attempt) keep(promise uint64) error {
+	a.promise = max(a.promise, promise)
+	n := 0
+	for _, f := range a.pending {
+		if f.Header.Sequence > a.promise {
+			break
+		}
+		n++
+		err := a.deliver(f, f.Header.Sequence, func(block int) ([]byte, error) { return a.fetch.Open(f, block, nil) })
+		if err != nil {
+			return err
+		}
+		a.cut = segment.Cut{
+			End: f.End(), Last: f.Pos, Sequence: f.Header.Sequence, Chain: f.Header.Checksum, Time: f.Header.Time,
+		}
+	}
+	a.pending = slices.Delete(a.pending, 0, n)
+	return nil
+}
+
+// deliver gives a frame to the handler; as is the sequence it was found with.
+func (a *attempt) deliver(f *segment.Frame, as uint64, open func(int) ([]byte, error)) error {
+	a.rec.Frames++
+	a.rec.Last = as
+	err := a.h.Frame(f, func(block int) ([]byte, error) {
+		b, err := open(block)
+		if isCorrupt(err) {
+			a.rec.add(blockDamage(f, err))
+		}
+		return b, err
+	})
+	if err != nil {
+		return fmt.Errorf("frame %d at %s: %w", as, f.Pos, err)
+	}
+	return nil
+}
+
+// blockDamage describes a bad block of a frame.
+func blockDamage(f *segment.Frame, err error) Damage {
+	d := Damage{Pos: f.Pos, Sequence: f.Header.Sequence, Case: CaseDamagedBlock, Err: err}
+	var c *segment.CorruptError
+	if errors.As(err, &c) {
+		d.Path, d.Detail = c.Path, c.Reason
+	}
+	return d
+}
+
+// rewrite prepares the journal's going on: what is pending verifies, was found
+// behind the last promise, and is kept by being written once more, since it
+// may lie in a page cache only. Promises and seals carry nothing to keep.
+func (a *attempt) rewrite(e *evidence) error {
+	fresh := firstFrame(a.cut.End.Segment+1, a.cut)
+	var drafts []segment.Draft
+	dead := a.cut.End
+	for i, f := range a.pending {
+		d, err := a.draft(f)
+		if errors.Is(err, segment.ErrBadBlock) {
+			e.badBlock = true
+			a.discard(a.pending[i:])
+			break
+		}
+		if err != nil {
+			return err
+		}
+		dead = f.End()
+		if f.Header.Kind == segment.KindPromise || f.Header.Kind == segment.KindSeal {
+			continue
+		}
+		moved := *f
+		moved.Pos = fresh.Pos
+		moved.Header.Sequence, moved.Header.Promise = fresh.Sequence, a.cut.Sequence
+		moved.Header.Chain, moved.Header.Checksum = 0, 0
+		err = a.deliver(&moved, f.Header.Sequence, func(block int) ([]byte, error) {
+			return openStored(e.path, f, block, d.Blocks[block].Stored, nil)
+		})
+		if err != nil {
+			return err
+		}
+		drafts = append(drafts, d)
+		fresh.Pos.Offset += f.Header.Size()
+		fresh.Sequence++
+	}
+	a.rec.DiscardedFrames += e.behind
+	a.rec.DiscardedBytes += e.discarded()
+	if len(drafts) == 0 && a.cut.Sequence > 0 {
+		drafts = append(drafts, segment.Draft{Kind: segment.KindPromise, Time: a.cut.Time})
+	}
+	a.rec.Resume = segment.Resume{Cut: a.cut, Rewrite: drafts, DeadFrom: a.deadFrom(dead)}
+	// Both are below the cut: what a header records was promised before, and a
+	// scan that did not find it so ended in damage.
+	a.rec.Resume.Snapshot, a.rec.Resume.OlderSnapshot = a.start.newest, a.start.older
+	return nil
+}
+
+// discard counts frames of the run that a bad block in the first of them ends.
+func (a *attempt) discard(frames []*segment.Frame) {
+	a.rec.DiscardedFrames += len(frames) - 1
+	for _, f := range frames {
+		a.rec.DiscardedBytes += f.Header.Size()
+	}
+}
+
+// draft reads a frame's blocks and makes what Journal.Resume writes of it. The
+// stored bytes move as they are: whether they decompress is not asked, since
+// the frame may have been acknowledged as it is.
+func (a *attempt) draft(f *segment.Frame) (segment.Draft, error) {
+	d := segment.Draft{Kind: f.Header.Kind, Term: f.Header.Term, Index: f.Header.Index, Time: f.Header.Time, Meta: f.Meta}
+	for i, info := range f.Blocks {
+		stored, err := a.fetch.Stored(f, i, nil)
+		if err != nil {
+			return segment.Draft{}, fmt.Errorf("frame %d: %w", f.Header.Sequence, err)
+		}
+		d.Blocks = append(d.Blocks, segment.Block{
+			Codec: info.Codec, RawSize: info.RawSize, Checksum: info.Checksum, Stored: stored,
+		})
+	}
+	return d, nil
+}
+
+// deadFrom returns where the newest segment holds nothing valid any more, end
+// being the end of the run.
+func (a *attempt) deadFrom(end segment.Pos) segment.Pos {
+	ids := a.src.Segments()
+	if newest := ids[len(ids)-1]; newest != end.Segment {
+		return segment.Pos{Segment: newest, Offset: limits.SegmentHeaderSize}
+	}
+	return end
+}

@@ -1,0 +1,127 @@
+package replay
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/segment"
+)
+
+// gather collects the evidence at the end of a scan and behind it. promise is
+// the highest one of the run. If all is set, everything behind the hole is
+// searched; otherwise the search ends at the first proof that the hole's frame
+// was durable. The error is one of reading: then nothing is known.
+func gather(src Source, s *Scanner, promise uint64, all bool) (*evidence, error) {
+	if s.stop == stopError {
+		return nil, s.err
+	}
+	e := &evidence{end: s.End(), stop: s.stop, err: s.err, promise: promise}
+	e.path = s.path(e.end.Pos.Segment)
+	if f := s.frame; f != nil {
+		e.covered = f.Header.Kind == segment.KindPromise && f.Header.Promise+1 == f.Header.Sequence
+		e.sealed = f.Header.Kind == segment.KindSeal && f.Pos.Segment == e.end.Pos.Segment
+	}
+	if s.stop == stopMissing || s.stop == stopSegmentHeader {
+		// Without the cut that the missing header records, nobody knows which
+		// of the frames here are dead: no more is looked for.
+		return e, nil
+	}
+	ids := src.Segments()
+	e.newest = s.successor == nil && s.blocked == nil
+	if err := e.lookBehind(s, all); err != nil {
+		return nil, err
+	}
+	if s.blocked != nil {
+		e.stop, e.err = s.blockedBy, s.blocked
+		return e, nil
+	}
+	if e.newest || !all && e.promised() {
+		return e, nil
+	}
+	i, _ := slices.BinarySearch(ids, e.end.Pos.Segment+1)
+	for _, id := range ids[i:] {
+		if err := e.lookLater(src, id); err != nil || e.later && !all {
+			return e, err
+		}
+	}
+	return e, nil
+}
+
+// lookBehind searches the hole's segment.
+func (e *evidence) lookBehind(s *Scanner, all bool) error {
+	hole := e.end.Pos.Offset
+	if e.stop == stopVoid {
+		sequence, chain, ok := s.reader.Claim(hole)
+		e.header = ok && sequence == e.end.Sequence && chain == e.end.Chain
+		if e.header {
+			e.headerEnd = hole + limits.BlockSize // its lengths are not to be believed
+		}
+	}
+	live := s.reader.Header().Size
+	if s.successor != nil && s.successor.Cut.End.Segment == e.end.Pos.Segment {
+		live = s.successor.Cut.End.Offset
+	}
+	return s.reader.Lookahead(hole, func(h segment.Header, off int64) bool {
+		// What is dead is no loss, but what it promised stays true.
+		e.promise = max(e.promise, h.Promise)
+		switch {
+		case off == hole && e.stop == stopDirectory:
+			e.headerEnd = off + h.Size()
+		case off < live:
+			e.behind++
+			e.behindEnd = off + h.Size()
+			e.sealed = e.sealed || h.Kind == segment.KindSeal
+		}
+		return all || !e.promised()
+	})
+}
+
+// lookLater searches a segment behind the hole's.
+func (e *evidence) lookLater(src Source, id segment.ID) error {
+	r, err := src.Reader(id)
+	switch {
+	case isCorrupt(err):
+		e.stop, e.err = stopSegmentHeader, err
+		return nil
+	case err != nil:
+		return fmt.Errorf("segment %s: %w", id, err)
+	}
+	cut := r.Header().Cut
+	err = r.Lookahead(limits.SegmentHeaderSize, func(h segment.Header, _ int64) bool {
+		e.later = true
+		e.promise = max(e.promise, h.Promise, cut.Sequence)
+		return true
+	})
+	return errors.Join(err, r.Close())
+}
+
+// discarded returns the bytes from the hole to the end of the last frame behind it.
+func (e *evidence) discarded() int64 {
+	return max(e.behindEnd, e.headerEnd, e.end.Pos.Offset) - e.end.Pos.Offset
+}
+
+// damage describes what rule says is damaged.
+func (e *evidence) damage(rule Rule, path func(segment.ID) string) Damage {
+	d := Damage{Path: e.path, Pos: e.end.Pos, Sequence: e.end.Sequence, Case: rule.Case, Err: e.err}
+	switch rule.Case {
+	case CaseMissingSegment, CaseDamagedSegmentHeader:
+		d.Sequence = 0
+		var c *segment.CorruptError
+		if errors.As(e.err, &c) {
+			d.Path, d.Pos, d.Detail = c.Path, c.Pos, fmt.Sprintf("%s: %v", c.Reason, c.Err)
+		}
+	case CaseSealedLast:
+		next := e.end.Pos.Segment + 1
+		d.Path, d.Pos, d.Sequence, d.Err = path(next), segment.Pos{Segment: next}, 0, nil
+		d.Detail = fmt.Sprintf("segment %s is sealed, its successor is missing", e.end.Pos.Segment)
+	case CaseDamagedDirectory:
+		d.Detail = fmt.Sprintf("the frame's directory does not verify; frames up to %d were durable", e.promise)
+	case CaseDamagedHeader:
+		d.Detail = fmt.Sprintf("there is no frame here; frames up to %d were durable", e.promise)
+	case CaseShortPredecessor:
+		d.Detail = "the segment's frames end here, before the cut that its successor records"
+	}
+	return d
+}

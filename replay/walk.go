@@ -1,0 +1,275 @@
+package replay
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/segment"
+)
+
+// WalkOptions configures Walk; the zero value is fine.
+type WalkOptions struct {
+	// Progress is called for every frame and segment with the bytes of segments
+	// that were looked at, and those there are. Nil: nobody asks.
+	Progress func(done, total int64)
+}
+
+// Walk checks every frame, directory and block of a journal, from the oldest
+// segment to the newest, and reports all damage that it finds: behind a damaged
+// frame it goes on at the next one of the segment that verifies, or with the
+// next segment. fn gets every frame in order, with the place and the sequence
+// it has; blockErrs is nil if all of its blocks verify and decompress, else it
+// has an entry for each, nil for a good one. Frames that recovery would discard
+// are not among them. An error of fn ends the walk and is returned, wrapped.
+//
+// The tail is judged as Recover would, and nothing is written. The Recovery has
+// no Resume; its From is the oldest segment's first frame. ReadOnly says that
+// frames are lost, not that Recover would say so: damage below the newest
+// snapshot does not keep a volume from opening.
+//
+// On a volume in use, what lies behind the durable end may be on its way to the
+// disk, and looks torn. A segment that was released meanwhile is passed over.
+func Walk(src Source, o WalkOptions, fn func(f *segment.Frame, blockErrs []error) error) (*Recovery, error) {
+	w := walk{src: src, o: o, fn: fn, rec: &Recovery{}}
+	if err := w.run(); err != nil {
+		return nil, fmt.Errorf("walk: %w", err)
+	}
+	return w.rec, nil
+}
+
+// A walk is one Walk. Its pending frames wait for their promise as an attempt's
+// do: a bad block of an unpromised frame is no damage, but the end.
+type walk struct {
+	src Source
+	o   WalkOptions
+	fn  func(f *segment.Frame, blockErrs []error) error
+	rec *Recovery
+
+	pending []checked
+	promise uint64
+
+	done, total int64
+	raw         []byte // the last block, for its memory
+}
+
+// checked is a frame with what its blocks' verification said.
+type checked struct {
+	*segment.Frame
+	errs []error
+}
+
+func (w *walk) run() error {
+	ids := w.src.Segments()
+	if len(ids) == 0 {
+		w.rec.From = firstFrame(1, segment.Cut{})
+		w.rec.settle(CaseEmpty)
+		return nil
+	}
+	for _, id := range ids {
+		if h, err := w.src.Header(id); err == nil {
+			w.total += h.Size
+		}
+	}
+	from, ok, err := w.nextSegment(0)
+	w.rec.From = from
+	tail := CaseDamagedSegmentHeader // if no segment's verifies
+	for ok && err == nil {
+		tail, from, ok, err = w.stretch(from)
+	}
+	if err != nil {
+		return err
+	}
+	w.rec.Promised = max(w.promise, w.rec.Last)
+	if tail.Verdict() != VerdictDamaged {
+		w.rec.Promised = w.promise
+	}
+	w.progress(w.total)
+	w.rec.settle(tail)
+	return nil
+}
+
+// stretch walks from from to the next hole. It returns how that one is judged,
+// and where to go on, if it is not the end.
+func (w *walk) stretch(from segment.FrameRef) (_ Case, next segment.FrameRef, more bool, err error) {
+	s := NewScanner(w.src, from)
+	defer func() { err = errors.Join(err, s.Close()) }()
+	var again segment.FrameRef
+	for {
+		for s.Next() {
+			if err := w.take(s); err != nil {
+				return "", next, false, err
+			}
+		}
+		if errors.Is(s.err, segment.ErrReleased) {
+			w.pending = nil
+			next, more, err = w.nextSegment(s.next.Pos.Segment)
+			return CaseClean, next, more, err
+		}
+		w.promise = max(w.promise, cutProof(s))
+		e, err := gather(w.src, s, w.promise, false)
+		if err != nil {
+			return "", next, false, err
+		}
+		rule := decide(e)
+		if rule.Verdict != VerdictDamaged {
+			rule, err = w.finish(e)
+			return rule.Case, next, false, err
+		}
+		if again != s.End() {
+			again = s.End()
+			if s.again() {
+				if err := w.take(s); err != nil {
+					return "", next, false, err
+				}
+			}
+			continue // it has landed meanwhile, or the evidence is gathered once more
+		}
+		if err := w.keep(e.promise); err != nil {
+			return "", next, false, err
+		}
+		w.pending = nil // in doubt, or dead
+		w.rec.add(e.damage(rule, s.path))
+		w.rec.ReadOnly = true
+		next, more, err = w.resync(s, e, from)
+		return rule.Case, next, more, err
+	}
+}
+
+// take checks the blocks of the scanner's frame.
+func (w *walk) take(s *Scanner) error {
+	f := s.Frame()
+	c := checked{Frame: f}
+	for i := range f.Blocks {
+		raw, err := openBlock(s.Reader(), f, i, w.raw[:0])
+		w.raw = raw[:0]
+		if err == nil {
+			continue
+		}
+		if !isCorrupt(err) {
+			return err
+		}
+		if c.errs == nil {
+			c.errs = make([]error, len(f.Blocks))
+		}
+		c.errs[i] = err
+	}
+	w.pending = append(w.pending, c)
+	w.progress(w.done + f.End().Offset)
+	return w.keep(frameProof(f))
+}
+
+// keep hands over what is promised now.
+func (w *walk) keep(promise uint64) error {
+	w.promise = max(w.promise, promise)
+	n := 0
+	for _, c := range w.pending {
+		if c.Header.Sequence > w.promise {
+			break
+		}
+		n++
+		for _, err := range c.errs {
+			if err != nil {
+				w.rec.add(blockDamage(c.Frame, err))
+			}
+		}
+		if err := w.deliver(c); err != nil {
+			return err
+		}
+	}
+	w.pending = slices.Delete(w.pending, 0, n)
+	return nil
+}
+
+func (w *walk) deliver(c checked) error {
+	w.rec.Frames++
+	w.rec.Last = c.Header.Sequence
+	if err := w.fn(c.Frame, c.errs); err != nil {
+		return fmt.Errorf("frame %d at %s: %w", c.Header.Sequence, c.Pos, err)
+	}
+	return nil
+}
+
+// finish hands over the unpromised frames, up to one with a bad block, and
+// judges the tail with that.
+func (w *walk) finish(e *evidence) (Rule, error) {
+	for i, c := range w.pending {
+		if c.errs != nil {
+			e.badBlock = true
+			w.rec.DiscardedFrames += len(w.pending) - i - 1
+			for _, c := range w.pending[i:] {
+				w.rec.DiscardedBytes += c.Header.Size()
+			}
+			break
+		}
+		if err := w.deliver(c); err != nil {
+			return Rule{}, err
+		}
+	}
+	w.pending = nil
+	w.promise = max(w.promise, e.promise)
+	w.rec.DiscardedFrames += e.behind
+	w.rec.DiscardedBytes += e.discarded()
+	return decide(e), nil
+}
+
+// resync finds where to go on behind damage that a stretch from from ended in.
+func (w *walk) resync(s *Scanner, e *evidence, from segment.FrameRef) (next segment.FrameRef, ok bool, err error) {
+	hole := s.End().Pos
+	if s.stop != stopVoid && s.stop != stopDirectory && s.stop != stopChain {
+		return w.nextSegment(max(hole.Segment, damagedSegment(e)))
+	}
+	at := hole.Offset + limits.BlockSize
+	if s.stop == stopChain && hole != from.Pos {
+		at = hole.Offset // it verifies by itself, so it begins a stretch
+	}
+	err = s.reader.Lookahead(at, func(h segment.Header, off int64) bool {
+		next = segment.FrameRef{
+			Pos: segment.Pos{Segment: hole.Segment, Offset: off}, Sequence: h.Sequence, Chain: h.Chain,
+		}
+		ok = s.successor == nil || off < s.successor.Cut.End.Offset // not what is dead
+		return false
+	})
+	if ok || err != nil {
+		return next, ok, err
+	}
+	return w.nextSegment(hole.Segment)
+}
+
+// damagedSegment returns the segment that the evidence is about.
+func damagedSegment(e *evidence) segment.ID {
+	var c *segment.CorruptError
+	if errors.As(e.err, &c) && e.stop == stopSegmentHeader {
+		return c.Pos.Segment
+	}
+	return 0
+}
+
+// nextSegment returns the first frame of the first segment behind after whose
+// header verifies. The others' headers are damage.
+func (w *walk) nextSegment(after segment.ID) (segment.FrameRef, bool, error) {
+	ids := w.src.Segments()
+	i, _ := slices.BinarySearch(ids, after+1)
+	for _, id := range ids[i:] {
+		h, err := w.src.Header(id)
+		switch {
+		case isCorrupt(err):
+			e := evidence{err: err}
+			w.rec.add(e.damage(CaseDamagedSegmentHeader.rule(), nil))
+			w.rec.ReadOnly = true
+		case errors.Is(err, segment.ErrReleased):
+		case err != nil:
+			return segment.FrameRef{}, false, err
+		default:
+			return firstFrame(id, h.Cut), true, nil
+		}
+	}
+	return segment.FrameRef{}, false, nil
+}
+
+func (w *walk) progress(done int64) {
+	if w.o.Progress != nil {
+		w.o.Progress(min(done, w.total), w.total)
+	}
+}
