@@ -361,7 +361,7 @@ type memBlock [limits.BlockSize]byte
 // memFile is a file's content, apart from its names.
 //
 //  1. A block is never changed once it is in a slice: versions and clones share it.
-//  2. A nil block is all zeroes, and all zeroes are a nil block once written.
+//  2. A nil block is all zeroes; zeroes that are written become one.
 //  3. len(blocks) is blockCount(size), len(synced) is blockCount(syncedSize).
 //  4. Bytes of the last of blocks beyond size are zero. Those of synced need
 //     not be after a failed sync; a crash zeroes them.
@@ -468,7 +468,6 @@ func (f *memFile) drop() {
 func resized(blocks []*memBlock, size int64) []*memBlock {
 	n := blockCount(size)
 	if n <= len(blocks) {
-		clear(blocks[n:])
 		return blocks[:n]
 	}
 	return append(blocks, make([]*memBlock, n-len(blocks))...)
@@ -521,14 +520,16 @@ func (c *crash) file(f *memFile) *memFile {
 			f.settle(blocks, i)
 		}
 	}
-	after := &memFile{size: size, blocks: blocks, dirty: map[int]bool{}}
 	if at, last := size%limits.BlockSize, len(blocks)-1; at != 0 && blocks[last] != nil {
-		b := *blocks[last]
+		b := *blocks[last] // may be a version from when the file was longer
 		clear(b[at:])
-		after.put(last, &b)
+		blocks[last] = &b
 	}
-	after.syncedSize, after.synced = size, slices.Clone(after.blocks)
-	after.drop()
+	after := &memFile{
+		size: size, blocks: blocks,
+		syncedSize: size, synced: slices.Clone(blocks),
+		dirty: map[int]bool{},
+	}
 	c.files[f] = after
 	return after
 }

@@ -152,14 +152,32 @@ func (h *history) check() {
 			t.Fatalf("file %d lost all of its names, now among %v", id, slices.Sorted(maps.Keys(after)))
 		}
 	}
-	// The clone lives by itself.
+	// Behind the end of a file there is nothing.
+	longer, grown := map[string]string{}, draw()
+	for path, had := range after {
+		f, err := grown.Open(path, true)
+		h.ok(err)
+		h.ok(f.Truncate(int64(len(had) + block)))
+		longer[path] = had + string(make([]byte, block))
+	}
+	same(t, "a clone with longer files", dump(t, grown), longer)
+
+	// The clone lives by itself: what it is not told to sync it loses, and what
+	// it is told reaches no one else.
+	var files []File
 	for path := range after {
 		f, err := crashed.Open(path, true)
 		h.ok(err)
-		_, err = f.WriteAt([]byte("changed in the clone"), 0)
+		_, err = f.WriteAt([]byte("!"), 0)
 		h.ok(err)
+		files = append(files, f)
+	}
+	create(t, crashed, "/vol/new", "in the clone")
+	same(t, "a crash of the clone", dump(t, crashed.CrashClone(nil, 0)), after)
+	for _, f := range files {
 		h.ok(f.Sync())
 	}
+	h.ok(crashed.SyncDir("/vol"))
 	same(t, "the original after its clone was written to", dump(t, h.mem), seen)
 }
 
@@ -235,6 +253,32 @@ func same(t *testing.T, what string, got, want map[string]string) {
 		return strings.Join(s, "\n  ")
 	}
 	t.Fatalf("%s:\n  %s\nwant\n  %s", what, describe(got), describe(want))
+}
+
+// TestTruncateForgets: what was cut off does not come back when the file grows
+// again, neither to a reader nor after a crash.
+func TestTruncateForgets(t *testing.T) {
+	for _, cut := range []int64{0, 10, block, 2*block + 10} {
+		m := NewMem()
+		f, err := m.Create("f")
+		if err != nil {
+			t.Fatal(err)
+		}
+		old := strings.Repeat("x", 4*block)
+		if _, err := f.WriteAt([]byte(old), 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(f.Sync(), m.SyncDir("/"), f.Truncate(cut), f.Truncate(4*block)); err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{"/f": old[:cut] + string(make([]byte, 4*block-cut))}
+		same(t, "what is seen", dump(t, m), want)
+		same(t, "before the sync", dump(t, m.CrashClone(nil, 0)), map[string]string{"/f": old})
+		if err := f.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		same(t, "after the sync", dump(t, m.CrashClone(nil, 0)), want)
+	}
 }
 
 // TestCrashLeavesHoles: blocks survive one by one, so a later write can be
@@ -376,8 +420,19 @@ func TestFailedSyncDir(t *testing.T) {
 	if got, want := list(m), "[/later /lost /newer]"; got != want {
 		t.Errorf("seen are %s, want %s", got, want)
 	}
-	if got, want := list(m.CrashClone(nil, 1)), "[/later /newer /old]"; got != want {
+	crashed := m.CrashClone(nil, 1)
+	if got, want := list(crashed), "[/later /newer /old]"; got != want {
 		t.Errorf("a crash left %s, want %s", got, want)
+	}
+	f, err := crashed.Open("newer", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte("one file"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if got := dump(t, crashed)["/old"]; got != "one file" {
+		t.Errorf("under its other name the file holds %q", got)
 	}
 }
 

@@ -188,6 +188,63 @@ func TestDirect(t *testing.T) {
 	}
 }
 
+// TestDirectTakesWholeBlocks puts two files behind one osFile and sees in which
+// of them a write lands.
+func TestDirectTakesWholeBlocks(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		off    int64
+		n      int
+		askew  bool
+		direct bool
+	}{
+		{name: "a block", off: block, n: block, direct: true},
+		{name: "a block, askew in memory", off: block, n: block, askew: true, direct: true},
+		{name: "blocks at half a block", off: block / 2, n: 2 * block},
+		{name: "a sector at a sector", off: 512, n: 512},
+		{name: "a block and a half", off: 0, n: block + block/2},
+		{name: "a byte", off: 0, n: 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			var files [2]*os.File
+			for i := range files {
+				f, err := os.Create(filepath.Join(dir, fmt.Sprint(i)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				files[i] = f
+			}
+			f := &osFile{f: files[0], direct: files[1]}
+			p := AlignedBuffer(c.n + 1)[:c.n]
+			if c.askew {
+				p = AlignedBuffer(c.n + 1)[1:]
+			}
+			if n, err := f.WriteAt(p, c.off); n != c.n || err != nil {
+				t.Fatalf("WriteAt = %d, %v", n, err)
+			}
+			var sizes [2]int64
+			for i, f := range files {
+				info, err := f.Stat()
+				if err != nil {
+					t.Fatal(err)
+				}
+				sizes[i] = info.Size()
+			}
+			want := [2]int64{c.off + int64(c.n), 0}
+			if c.direct {
+				want[0], want[1] = want[1], want[0]
+			}
+			if sizes != want {
+				t.Errorf("buffered and direct file have %d bytes, want %d", sizes, want)
+			}
+			if err := f.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestAlignedBuffer(t *testing.T) {
 	for _, n := range []int{0, 1, limits.BlockSize - 1, limits.BlockSize, limits.BlockSize + 1, 1 << 20} {
 		b := AlignedBuffer(n)

@@ -344,6 +344,51 @@ func TestFaultySticky(t *testing.T) {
 	if f.Fired() != 2 {
 		t.Errorf("fired %d times, want 2", f.Fired())
 	}
+	f.Inject(Fault{At: 1})
+	if f.Fired() != 0 {
+		t.Errorf("a new fault has fired %d times", f.Fired())
+	}
+}
+
+// TestFaultyLeavesNothingOpen looks beneath: what was opened by an operation
+// that is then reported as failed is closed, and closing is never left out.
+func TestFaultyLeavesNothingOpen(t *testing.T) {
+	for _, c := range []struct {
+		fault Fault
+		want  string
+	}{
+		{Fault{Kinds: []OpKind{OpCreate}, Late: true}, "create f; close f"},
+		{Fault{Kinds: []OpKind{OpLock}, Late: true}, "create f; close f; lock LOCK; unlock LOCK"},
+		{Fault{Kinds: []OpKind{OpClose}}, "create f; close f; lock LOCK; unlock LOCK"},
+		{Fault{Kinds: []OpKind{OpUnlock}}, "create f; close f; lock LOCK; unlock LOCK"},
+	} {
+		var did []string
+		faulty := NewFaulty(Record(NewMem(), func(op Op) {
+			if op.Done() {
+				did = append(did, op.String())
+			}
+		}))
+		faulty.Inject(c.fault)
+		var failures []error
+		if f, err := faulty.Create("f"); err != nil {
+			failures = append(failures, err)
+		} else if err := f.Close(); err != nil {
+			failures = append(failures, err)
+		}
+		if c.fault.Kinds[0] != OpCreate {
+			if lock, err := faulty.Lock("LOCK"); err != nil {
+				failures = append(failures, err)
+			} else if err := lock.Close(); err != nil {
+				failures = append(failures, err)
+			}
+		}
+		if len(failures) != 1 || !errors.Is(failures[0], syscall.EIO) {
+			t.Errorf("%s: failures %v, want one", c.fault.Kinds[0], failures)
+		}
+		if got := strings.Join(did, "; "); got != c.want {
+			t.Errorf("%s: beneath it was %q, want %q", c.fault.Kinds[0], got, c.want)
+		}
+	}
 }
 
 // TestFaultyBefore: the hook's error is the operation's, and a sync that fails
