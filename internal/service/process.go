@@ -1,0 +1,197 @@
+package service
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+)
+
+// Options say what to run. Binary and Dir must be set.
+type Options struct {
+	Binary string    // path of walsvc; see Find
+	Dir    string    // the volume; made if it is missing
+	Args   []string  // further flags
+	Log    io.Writer // what the process prints, besides what errors quote; nil for nobody
+}
+
+// A Process is a running walsvc, listening on the Unix socket in its volume.
+type Process struct {
+	cmd    *exec.Cmd
+	addr   string
+	quote  *tail
+	exited chan struct{}
+	err    error // of the process; set before exited is closed
+}
+
+// ErrExited is returned by Start when the process ends instead of getting ready.
+var ErrExited = errors.New("walsvc ended before it was ready")
+
+// Start starts walsvc and returns when it is ready, which is when recovery is
+// over and it serves. If ctx ends first, or the process, there is no process
+// left; the error then quotes the last it said.
+func Start(ctx context.Context, o Options) (*Process, error) {
+	socket, err := filepath.Abs(filepath.Join(o.Dir, "walsvc.sock"))
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{addr: "unix:" + socket, quote: &tail{}, exited: make(chan struct{})}
+	var out io.Writer = p.quote
+	if o.Log != nil {
+		out = io.MultiWriter(p.quote, o.Log)
+	}
+	// Not CommandContext: the process outlives ctx, which only bounds the start.
+	p.cmd = exec.Command(o.Binary, append([]string{"--data-dir", o.Dir, "--create"}, o.Args...)...)
+	p.cmd.Stdout, p.cmd.Stderr = out, out
+	// A process group of its own: an interrupt typed at the terminal is for the
+	// caller, who stops the service in good time.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := p.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start walsvc: %w", err)
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.exited)
+	}()
+	if err := p.ready(ctx); err != nil {
+		_ = p.Kill() // it may be gone already
+		return nil, fmt.Errorf("start walsvc: %w%s", err, p.quote)
+	}
+	return p, nil
+}
+
+// ready waits until the health service says SERVING.
+func (p *Process) ready(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-p.exited:
+			cancel(ErrExited)
+		case <-ctx.Done():
+		}
+	}()
+	conn, err := grpc.NewClient(p.addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 2 * time.Millisecond, Multiplier: 1.3, MaxDelay: 50 * time.Millisecond},
+			MinConnectTimeout: time.Second,
+		}))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for {
+		err := watch(ctx, conn)
+		if err == nil {
+			return nil
+		}
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case status.Code(err) != codes.Unavailable:
+			return err // it answers, but not as walsvc does
+		}
+	}
+}
+
+// watch returns nil when the service is SERVING, and an error when the stream ends.
+func watch(ctx context.Context, conn *grpc.ClientConn) error {
+	stream, err := grpc_health_v1.NewHealthClient(conn).Watch(ctx, &grpc_health_v1.HealthCheckRequest{}, grpc.WaitForReady(true))
+	if err != nil {
+		return err
+	}
+	for {
+		r, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if r.GetStatus() == grpc_health_v1.HealthCheckResponse_SERVING {
+			return nil
+		}
+	}
+}
+
+// Addr is where the service listens, as clients spell it.
+func (p *Process) Addr() string { return p.addr }
+
+// PID is the process's number.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Exited is closed when the process has ended, for whatever reason.
+func (p *Process) Exited() <-chan struct{} { return p.exited }
+
+// Said returns the last that the process printed.
+func (p *Process) Said() string { return p.quote.String() }
+
+// Kill ends the process with SIGKILL and returns when it is gone: nothing of
+// it runs any more, and its lock on the volume is free.
+func (p *Process) Kill() error {
+	err := p.cmd.Process.Kill()
+	<-p.exited
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	return err
+}
+
+// Stop asks the process with SIGTERM to drain, and returns when it is gone. It
+// returns an error if the process ends with one, or if ctx ends first; then
+// the process is killed.
+func (p *Process) Stop(ctx context.Context) error {
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("stop walsvc: %w", err)
+	}
+	select {
+	case <-p.exited:
+	case <-ctx.Done():
+		return errors.Join(fmt.Errorf("stop walsvc: %w", context.Cause(ctx)), p.Kill())
+	}
+	if p.err != nil {
+		return fmt.Errorf("stop walsvc: %w%s", p.err, p.quote)
+	}
+	return nil
+}
+
+// tailSize bounds what is kept of a process's output, in bytes.
+const tailSize = 4 << 10
+
+// A tail keeps the end of what is written to it.
+type tail struct {
+	mu  sync.Mutex
+	buf []byte
+}
+
+// Write implements io.Writer.
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.buf = append(t.buf, b[max(0, len(b)-tailSize):]...)
+	t.buf = t.buf[max(0, len(t.buf)-tailSize):]
+	return len(b), nil
+}
+
+// String returns the whole lines kept, each behind a newline and a bar, so
+// that they can be put behind an error.
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out bytes.Buffer
+	for line := range bytes.Lines(t.buf) {
+		fmt.Fprintf(&out, "\n  | %s", bytes.TrimRight(line, "\n"))
+	}
+	return out.String()
+}
