@@ -63,12 +63,14 @@ func TestHistogramTakesEverything(t *testing.T) {
 func TestCallCountsWhatItAppended(t *testing.T) {
 	var calls atomic.Int64
 	const duration = 20 * time.Millisecond
-	got, err := call(t.Context(), 8, 100, duration, func(_ context.Context, record []byte) error {
-		if len(record) != 100 {
-			t.Errorf("record of %d bytes", len(record))
+	got, err := call(t.Context(), 8, 100, duration, func(int) appender {
+		return func(_ context.Context, record []byte) error {
+			if len(record) != 100 {
+				t.Errorf("record of %d bytes", len(record))
+			}
+			calls.Add(1)
+			return nil
 		}
-		calls.Add(1)
-		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -85,11 +87,13 @@ func TestCallCountsWhatItAppended(t *testing.T) {
 func TestCallStopsAtTheFirstError(t *testing.T) {
 	broken := errors.New("broken")
 	var calls atomic.Int64
-	_, err := call(t.Context(), 8, 100, time.Hour, func(ctx context.Context, _ []byte) error {
-		if calls.Add(1) == 100 {
-			return broken
+	_, err := call(t.Context(), 8, 100, time.Hour, func(int) appender {
+		return func(ctx context.Context, _ []byte) error {
+			if calls.Add(1) == 100 {
+				return broken
+			}
+			return ctx.Err()
 		}
-		return ctx.Err()
 	})
 	if !errors.Is(err, broken) {
 		t.Errorf("error %v", err)

@@ -9,18 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/HdrHistogram/hdrhistogram-go"
-
 	"github.com/walsvc/walsvc/internal/disk"
 	"github.com/walsvc/walsvc/internal/limits"
 )
-
-// Throughput is what callers that each wait for their own append achieved.
-type Throughput struct {
-	Appends   int64
-	PerSecond float64
-	Latency   Latency
-}
 
 // Loop is how a log is written by whoever needs one in an afternoon: callers
 // take a mutex, append their record to a file, sync it (fdatasync) and let go.
@@ -41,7 +32,7 @@ func Loop(ctx context.Context, dir string, callers, size int, duration time.Dura
 		mu sync.Mutex
 		at int64
 	)
-	return call(ctx, callers, size, duration, func(_ context.Context, record []byte) error {
+	appendRecord := func(_ context.Context, record []byte) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if _, err := f.WriteAt(record, at); err != nil {
@@ -49,70 +40,8 @@ func Loop(ctx context.Context, dir string, callers, size int, duration time.Dura
 		}
 		at += int64(len(record))
 		return f.Sync()
-	})
-}
-
-// shards is how many histograms callers share, so that 1,024 of them neither
-// queue for one nor take 200 MB.
-const shards = 16
-
-// call runs callers that each append one record after the other until the
-// duration is over, and counts those that were durable before it was. The first
-// error ends it.
-func call(ctx context.Context, callers, size int, duration time.Duration, appendRecord func(context.Context, []byte) error) (Throughput, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var (
-		all   sync.WaitGroup
-		ready sync.WaitGroup
-		begin = make(chan struct{})
-		end   time.Time // set before begin is closed
-		shard [shards]struct {
-			sync.Mutex
-			h *hdrhistogram.Histogram
-		}
-	)
-	for i := range shard {
-		shard[i].h = newHistogram()
 	}
-	ready.Add(callers)
-	for i := range callers {
-		all.Go(func() {
-			cut, s := NewCutter(size, i, callers), &shard[i%shards]
-			ready.Done()
-			<-begin
-			for start := time.Now(); start.Before(end); {
-				if err := appendRecord(ctx, cut.Next()); err != nil {
-					cancel(err)
-					return
-				}
-				now := time.Now()
-				if now.After(end) {
-					return // landed too late to count
-				}
-				s.Lock()
-				record(s.h, now.Sub(start))
-				s.Unlock()
-				start = now
-				if ctx.Err() != nil {
-					return
-				}
-			}
-		})
-	}
-	ready.Wait()
-	end = time.Now().Add(duration)
-	close(begin)
-	all.Wait()
-	if err := context.Cause(ctx); err != nil {
-		return Throughput{}, err
-	}
-	h := newHistogram()
-	for i := range shard {
-		h.Merge(shard[i].h)
-	}
-	n := h.TotalCount()
-	return Throughput{Appends: n, PerSecond: float64(n) / duration.Seconds(), Latency: latencyOf(h)}, nil
+	return call(ctx, callers, size, duration, func(int) appender { return appendRecord })
 }
 
 // Overwrite measures one write of 4 KiB over written blocks and one fdatasync,
