@@ -5,6 +5,7 @@ package codec
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 
 	"github.com/klauspost/compress/s2"
@@ -64,19 +65,20 @@ func (c Codec) MaxSize(n int) int {
 }
 
 // zstdEncoder and zstdDecoder are used with EncodeAll and DecodeAll only, which
-// are safe for concurrent use and keep no stream state.
+// are safe for concurrent use, by as many at once as there are processors, and
+// keep no stream state.
 var (
 	zstdEncoder = sync.OnceValue(func() *zstd.Encoder {
 		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false),
-			zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(256<<10), zstd.WithZeroFrames(true))
+			zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithWindowSize(256<<10), zstd.WithZeroFrames(true))
 		if err != nil {
 			panic("codec: zstd encoder options: " + err.Error())
 		}
 		return e
 	})
 	zstdDecoder = sync.OnceValue(func() *zstd.Decoder {
-		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxMemory(limits.MaxBlockRawSize))
+		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxMemory(limits.MaxBlockRawSize), zstd.WithDecodeAllCapLimit(true))
 		if err != nil {
 			panic("codec: zstd decoder options: " + err.Error())
 		}
@@ -129,6 +131,8 @@ func (c Codec) Open(dst, stored []byte, rawSize int) ([]byte, error) {
 		if cap(dst)-n < rawSize {
 			dst = append(make([]byte, 0, n+rawSize), dst...)
 		}
+		// The decoder stops at the capacity: what the frame says about its own
+		// size is as little to be trusted as the rest of it.
 		out, err := zstdDecoder().DecodeAll(stored, dst[:n:n+rawSize])
 		if err != nil {
 			return dst[:n], fmt.Errorf("%w: %w", ErrCorrupt, err)
