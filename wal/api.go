@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/oklog/ulid/v2"
 
 	"github.com/walsvc/walsvc/internal/codec"
+	"github.com/walsvc/walsvc/internal/disk"
 )
 
 // LSN is a record's dense position in its log, from 1. Zero is before the first.
@@ -126,6 +128,12 @@ type Options struct {
 	Depth         int    // frames handed to the disk and not durable yet; default 1
 	SnapshotEvery int64  // bytes of journal between snapshots; default 32 MiB
 	Events        Events // nil functions are not called
+	// FS is the disk; default disk.OS.
+	FS disk.FS
+	// Now is the wall clock in nanoseconds since 1970; default time.Now.
+	Now func() int64
+	// Rand gives identities and salts; default crypto/rand.
+	Rand io.Reader
 }
 
 // Events tells what happens inside a volume to whoever logs or counts. The
@@ -371,8 +379,6 @@ type appender interface {
 	Take(dst []Verdict) []Verdict
 	// Pending returns how many verdicts are still out.
 	Pending() int
-	// Close gives the seat up. What was sequenced lands all the same.
-	Close()
 }
 
 type reader interface {

@@ -1,0 +1,357 @@
+package wal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/walsvc/walsvc/internal/limits"
+)
+
+// CommandKind says what a command changes. The numbers are on disk.
+type CommandKind uint8
+
+// The kinds of commands.
+const (
+	CommandCreateLog        CommandKind = 1
+	CommandDeleteLog        CommandKind = 2
+	CommandOpenProducer     CommandKind = 3
+	CommandAppend           CommandKind = 4
+	CommandSetCheckpoint    CommandKind = 5
+	CommandDeleteCheckpoint CommandKind = 6
+	CommandTruncate         CommandKind = 7
+	// CommandMoveCheckpoint carries a checkpoint's state forward, so that the
+	// segment it lay in can be recycled. It changes the index, not the state.
+	CommandMoveCheckpoint CommandKind = 8
+)
+
+// String names a kind as walctl prints it.
+func (k CommandKind) String() string {
+	switch k {
+	case CommandCreateLog:
+		return "create-log"
+	case CommandDeleteLog:
+		return "delete-log"
+	case CommandOpenProducer:
+		return "open-producer"
+	case CommandAppend:
+		return "append"
+	case CommandSetCheckpoint:
+		return "set-checkpoint"
+	case CommandDeleteCheckpoint:
+		return "delete-checkpoint"
+	case CommandTruncate:
+		return "truncate"
+	case CommandMoveCheckpoint:
+		return "move-checkpoint"
+	}
+	return fmt.Sprintf("command(%d)", uint8(k))
+}
+
+// A Command is one accepted change. Which fields count depends on Kind; the
+// others are zero. It is one flat struct, not one type per kind, so that a
+// frame's commands are one slice that is reused from frame to frame.
+type Command struct {
+	Kind CommandKind
+	Log  uint64 // the log's number in this volume, from 1, never reused
+
+	// create-log
+	Name    string // also the checkpoint's name
+	ID      ulid.ULID
+	Time    int64 // also of set-checkpoint; nanoseconds since 1970
+	Options LogOptions
+
+	// open-producer
+	Producer ulid.ULID
+
+	// append
+	Epoch    Epoch
+	Slot     uint64   // the producer's slot on this log, from 1; 0 for none
+	Sequence uint64   // the producer's; 0 without one
+	First    LSN      // also the oldest record kept of truncate
+	Count    uint32   // records
+	RunSum   uint32   // CRC-32C of the run; of the state of a checkpoint
+	Checksum Checksum // the log's, behind the last record
+	Start    uint64   // framed bytes ever appended to the log before this batch
+	Place             // of the run, or of the state of a checkpoint
+
+	// set-checkpoint, move-checkpoint
+	LSN     LSN
+	Version uint64
+
+	// truncate
+	LiveBytes uint64 // what is left
+}
+
+// Place says where in its frame a command's bytes are.
+type Place struct {
+	Block  uint32 // which block
+	Offset uint32 // in the block, decompressed
+	Size   uint32 // in bytes
+}
+
+// Last returns the LSN of an append's last record.
+func (c *Command) Last() LSN { return c.First + LSN(c.Count) - 1 }
+
+// ErrBadCommand is returned for bytes that are not commands. The directory they
+// come from has a checksum, so it means a bug or a newer version, not damage.
+var ErrBadCommand = errors.New("malformed command")
+
+// AppendCommand appends a command as a directory spells it: kind, length of the
+// body, body. Integers are unsigned varints, checksums 4 bytes little-endian,
+// ULIDs 16 bytes, strings and maps prefixed with their lengths.
+func AppendCommand(dst []byte, c *Command) []byte {
+	dst = append(dst, byte(c.Kind), 0)
+	body := len(dst)
+	dst = appendBody(dst, c)
+	n := len(dst) - body
+	if n < 0x80 {
+		dst[body-1] = byte(n)
+		return dst
+	}
+	// A long body (labels, names) is rare: shift it to make room for its length.
+	var length [binary.MaxVarintLen64]byte
+	k := binary.PutUvarint(length[:], uint64(n))
+	dst = append(dst, length[:k-1]...)
+	copy(dst[body-1+k:], dst[body:body+n])
+	copy(dst[body-1:], length[:k])
+	return dst
+}
+
+func appendBody(dst []byte, c *Command) []byte {
+	dst = binary.AppendUvarint(dst, c.Log)
+	switch c.Kind {
+	case CommandCreateLog:
+		dst = append(dst, c.ID[:]...)
+		dst = binary.AppendUvarint(dst, uint64(c.Time))
+		dst = appendString(dst, c.Name)
+		dst = appendOptions(dst, &c.Options)
+	case CommandDeleteLog:
+	case CommandOpenProducer:
+		dst = append(dst, c.Producer[:]...)
+	case CommandAppend:
+		dst = binary.AppendUvarint(dst, uint64(c.Epoch))
+		dst = binary.AppendUvarint(dst, c.Slot)
+		dst = binary.AppendUvarint(dst, c.Sequence)
+		dst = binary.AppendUvarint(dst, uint64(c.First))
+		dst = binary.AppendUvarint(dst, uint64(c.Count))
+		dst = binary.LittleEndian.AppendUint32(dst, c.RunSum)
+		dst = binary.LittleEndian.AppendUint32(dst, uint32(c.Checksum))
+		dst = binary.AppendUvarint(dst, c.Start)
+		dst = appendPlace(dst, c.Place)
+	case CommandSetCheckpoint:
+		dst = appendString(dst, c.Name)
+		dst = binary.AppendUvarint(dst, uint64(c.LSN))
+		dst = binary.AppendUvarint(dst, c.Version)
+		dst = binary.AppendUvarint(dst, uint64(c.Time))
+		dst = binary.LittleEndian.AppendUint32(dst, c.RunSum)
+		dst = appendPlace(dst, c.Place)
+	case CommandDeleteCheckpoint:
+		dst = appendString(dst, c.Name)
+	case CommandTruncate:
+		dst = binary.AppendUvarint(dst, uint64(c.First))
+		dst = binary.AppendUvarint(dst, c.LiveBytes)
+	case CommandMoveCheckpoint:
+		dst = appendString(dst, c.Name)
+		dst = binary.AppendUvarint(dst, c.Version)
+		dst = appendPlace(dst, c.Place)
+	default:
+		panic(fmt.Sprintf("wal: encoding %s", c.Kind))
+	}
+	return dst
+}
+
+func appendString(dst []byte, s string) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(s)))
+	return append(dst, s...)
+}
+
+func appendPlace(dst []byte, p Place) []byte {
+	dst = binary.AppendUvarint(dst, uint64(p.Block))
+	dst = binary.AppendUvarint(dst, uint64(p.Offset))
+	return binary.AppendUvarint(dst, uint64(p.Size))
+}
+
+func appendOptions(dst []byte, o *LogOptions) []byte {
+	dst = binary.AppendUvarint(dst, o.QuotaBytes)
+	dst = binary.AppendUvarint(dst, uint64(o.MaxRecordBytes))
+	dst = appendString(dst, o.ColocationKey)
+	dst = binary.AppendUvarint(dst, uint64(len(o.Labels)))
+	for _, k := range slices.Sorted(maps.Keys(o.Labels)) {
+		dst = appendString(dst, k)
+		dst = appendString(dst, o.Labels[k])
+	}
+	return dst
+}
+
+// DecodeCommand takes the first command off meta and returns the rest. It keeps
+// nothing of meta but the strings it copies. What it accepts encodes to the
+// same bytes again. It returns ErrBadCommand, wrapped, for anything else.
+func DecodeCommand(meta []byte, c *Command) (rest []byte, err error) {
+	*c = Command{}
+	if len(meta) < 2 {
+		return nil, fmt.Errorf("%w: cut short", ErrBadCommand)
+	}
+	d := decoder{buf: meta[1:]}
+	n := d.uvarint()
+	if d.bad || n > uint64(len(d.buf)) {
+		return nil, fmt.Errorf("%w: body of %d bytes where %d are left", ErrBadCommand, n, len(d.buf))
+	}
+	rest = d.buf[n:]
+	d.buf = d.buf[:n]
+	c.Kind = CommandKind(meta[0])
+	c.Log = d.uvarint()
+	switch c.Kind {
+	case CommandCreateLog:
+		d.fixed(c.ID[:])
+		c.Time = int64(d.uvarint())
+		c.Name = d.string(limits.MaxLogNameBytes)
+		d.options(&c.Options)
+	case CommandDeleteLog:
+	case CommandOpenProducer:
+		d.fixed(c.Producer[:])
+	case CommandAppend:
+		c.Epoch = Epoch(d.uvarint())
+		c.Slot = d.uvarint()
+		c.Sequence = d.uvarint()
+		c.First = LSN(d.uvarint())
+		c.Count = d.uvarint32()
+		c.RunSum = d.uint32()
+		c.Checksum = Checksum(d.uint32())
+		c.Start = d.uvarint()
+		c.Place = d.place()
+	case CommandSetCheckpoint:
+		c.Name = d.string(limits.MaxCheckpointNameBytes)
+		c.LSN = LSN(d.uvarint())
+		c.Version = d.uvarint()
+		c.Time = int64(d.uvarint())
+		c.RunSum = d.uint32()
+		c.Place = d.place()
+	case CommandDeleteCheckpoint:
+		c.Name = d.string(limits.MaxCheckpointNameBytes)
+	case CommandTruncate:
+		c.First = LSN(d.uvarint())
+		c.LiveBytes = d.uvarint()
+	case CommandMoveCheckpoint:
+		c.Name = d.string(limits.MaxCheckpointNameBytes)
+		c.Version = d.uvarint()
+		c.Place = d.place()
+	default:
+		return nil, fmt.Errorf("%w: unknown kind %d", ErrBadCommand, meta[0])
+	}
+	if d.bad || len(d.buf) != 0 {
+		return nil, fmt.Errorf("%w: %s with a body of %d bytes", ErrBadCommand, c.Kind, n)
+	}
+	return rest, nil
+}
+
+// DecodeCommands appends to dst every command of a frame's directory.
+func DecodeCommands(dst []Command, meta []byte) ([]Command, error) {
+	for len(meta) > 0 {
+		if len(dst) == cap(dst) {
+			dst = slices.Grow(dst, 16)
+		}
+		dst = dst[:len(dst)+1]
+		rest, err := DecodeCommand(meta, &dst[len(dst)-1])
+		if err != nil {
+			return dst[:len(dst)-1], fmt.Errorf("command %d: %w", len(dst)-1, err)
+		}
+		meta = rest
+	}
+	return dst, nil
+}
+
+// A decoder takes fields off a buffer. After the first that is not there, or
+// not minimally spelled, bad is set and every further one is zero.
+type decoder struct {
+	buf []byte
+	bad bool
+}
+
+func (d *decoder) fail() { d.bad, d.buf = true, nil }
+
+func (d *decoder) uvarint() uint64 {
+	if len(d.buf) > 0 && d.buf[0] < 0x80 {
+		v := d.buf[0]
+		d.buf = d.buf[1:]
+		return uint64(v)
+	}
+	v, k := binary.Uvarint(d.buf)
+	if k <= 0 || d.buf[k-1] == 0 {
+		d.fail()
+		return 0
+	}
+	d.buf = d.buf[k:]
+	return v
+}
+
+func (d *decoder) uvarint32() uint32 {
+	v := d.uvarint()
+	if v > 1<<32-1 {
+		d.fail()
+		return 0
+	}
+	return uint32(v)
+}
+
+func (d *decoder) uint32() uint32 {
+	if len(d.buf) < 4 {
+		d.fail()
+		return 0
+	}
+	v := binary.LittleEndian.Uint32(d.buf)
+	d.buf = d.buf[4:]
+	return v
+}
+
+func (d *decoder) fixed(dst []byte) {
+	if len(d.buf) < len(dst) {
+		d.fail()
+		return
+	}
+	copy(dst, d.buf)
+	d.buf = d.buf[len(dst):]
+}
+
+func (d *decoder) string(limit int) string {
+	n := d.uvarint()
+	if n > uint64(limit) || n > uint64(len(d.buf)) {
+		d.fail()
+		return ""
+	}
+	s := string(d.buf[:n])
+	d.buf = d.buf[n:]
+	return s
+}
+
+func (d *decoder) place() Place {
+	return Place{Block: d.uvarint32(), Offset: d.uvarint32(), Size: d.uvarint32()}
+}
+
+func (d *decoder) options(o *LogOptions) {
+	o.QuotaBytes = d.uvarint()
+	o.MaxRecordBytes = d.uvarint32()
+	o.ColocationKey = d.string(limits.MaxLabelBytes)
+	n := d.uvarint()
+	if n > limits.MaxLabels {
+		d.fail()
+		return
+	}
+	last := ""
+	for i := range n {
+		k := d.string(limits.MaxLabelBytes)
+		v := d.string(limits.MaxLabelBytes)
+		if d.bad || i > 0 && k <= last { // sorted and unique, so that there is one spelling
+			d.fail()
+			return
+		}
+		if o.Labels == nil {
+			o.Labels = make(map[string]string, n)
+		}
+		o.Labels[k], last = v, k
+	}
+}

@@ -1,0 +1,438 @@
+package wal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sort"
+	"sync"
+
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/replay"
+	"github.com/walsvc/walsvc/segment"
+)
+
+// An index answers "where does LSN n of this log lie, and which segments may
+// go?". It is local to the volume and never part of the state: positions differ
+// from replica to replica, and everything in it can be rebuilt from directories.
+//
+// The segment being filled is indexed in memory, frame by frame. When a segment
+// is sealed its index goes into the seal, and comes back from there when
+// somebody asks; a segment that a crash cut short has no seal and is scanned,
+// directories only. So opening reads none of it, and its memory is bounded
+// however long the journal is.
+type index struct {
+	v *Volume
+	// active and states are guarded by the volume's mu.
+	active *segmentIndex // nil before the first frame
+	states map[stateKey]statePlace
+
+	cache indexCache
+}
+
+// A stateKey names a checkpoint.
+type stateKey struct {
+	log  uint64
+	name string
+}
+
+// A statePlace says where a checkpoint's state lies.
+type statePlace struct {
+	pos   segment.Pos
+	place Place
+}
+
+// A segmentIndex says which frames of one segment have records of which logs.
+type segmentIndex struct {
+	id   segment.ID
+	refs map[uint64][]ref
+	size int // refs in all
+	// stride is 1, or a power of two when refs were thinned: then a frame
+	// between two refs may have records too.
+	stride int
+	// ends says how far each log had come at the segment's end. It covers every
+	// log of the volume if complete is set, as in a seal, else only those with
+	// records in the segment.
+	ends     map[uint64]logEnd
+	complete bool
+}
+
+// A ref says that a frame has records of a log, from lsn on.
+type ref struct {
+	lsn LSN
+	off int64
+}
+
+// A logEnd says how far a log had come at a segment's end.
+type logEnd struct {
+	next  LSN
+	total uint64 // framed bytes ever appended
+}
+
+// maxRefs bounds the refs of one segment in memory; beyond it they are thinned,
+// and readers scan a few frames more.
+const maxRefs = 1 << 18
+
+func (x *index) init(v *Volume) {
+	x.v = v
+	x.states = map[stateKey]statePlace{}
+	x.cache.v = v
+	x.cache.entries = map[segment.ID]*segmentIndex{}
+}
+
+func newSegmentIndex(id segment.ID) *segmentIndex {
+	return &segmentIndex{id: id, refs: map[uint64][]ref{}, stride: 1, ends: map[uint64]logEnd{}}
+}
+
+// apply notes where a durable command lies. REQUIRES: the volume's mu.
+func (x *index) apply(c *Command, pos segment.Pos) {
+	switch c.Kind {
+	case CommandSetCheckpoint, CommandMoveCheckpoint:
+		x.states[stateKey{c.Log, c.Name}] = statePlace{pos, c.Place}
+	case CommandDeleteCheckpoint:
+		delete(x.states, stateKey{c.Log, c.Name})
+	case CommandDeleteLog:
+		maps.DeleteFunc(x.states, func(k stateKey, _ statePlace) bool { return k.log == c.Log })
+	case CommandAppend:
+		if x.active == nil || x.active.id != pos.Segment {
+			x.active = newSegmentIndex(pos.Segment)
+		}
+		x.active.add(c, pos.Offset)
+	}
+}
+
+// add notes an append command of the frame at off.
+func (s *segmentIndex) add(c *Command, off int64) {
+	s.ends[c.Log] = logEnd{next: c.Last() + 1, total: c.Start + uint64(c.Size)}
+	refs := s.refs[c.Log]
+	if n := len(refs); n > 0 && (refs[n-1].off == off || s.stride > 1 && off/limits.BlockSize%int64(s.stride) != 0) {
+		return
+	}
+	s.refs[c.Log] = append(refs, ref{c.First, off})
+	if s.size++; s.size >= maxRefs {
+		s.thin()
+	}
+}
+
+// thin halves the refs. The first of a log always stays.
+func (s *segmentIndex) thin() {
+	s.size = 0
+	for log, refs := range s.refs {
+		kept := refs[:1]
+		for i := 2; i < len(refs); i += 2 {
+			kept = append(kept, refs[i])
+		}
+		s.refs[log] = kept
+		s.size += len(kept)
+	}
+	s.stride *= 2
+}
+
+// find returns the offset of the last indexed frame with a record of the log at
+// or before lsn.
+func (s *segmentIndex) find(log uint64, lsn LSN) (off int64, ok bool) {
+	refs := s.refs[log]
+	i := sort.Search(len(refs), func(i int) bool { return refs[i].lsn > lsn })
+	if i == 0 {
+		return 0, false
+	}
+	return refs[i-1].off, true
+}
+
+// holds reports whether the segment certainly has the log's record.
+func (s *segmentIndex) holds(log uint64, lsn LSN) bool {
+	refs := s.refs[log]
+	return len(refs) > 0 && refs[0].lsn <= lsn && lsn < s.ends[log].next
+}
+
+// locate returns where to begin looking for a log's record, which must be
+// durable and not truncated: a frame that has it, or one before that with only
+// frames of the same segment between. hint is a segment to try first, or 0.
+func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error) {
+	x.v.mu.RLock()
+	if a := x.active; a != nil && a.holds(log, lsn) {
+		off, _ := a.find(log, lsn)
+		x.v.mu.RUnlock()
+		return segment.Pos{Segment: a.id, Offset: off}, nil
+	}
+	var activeID segment.ID
+	if x.active != nil {
+		activeID = x.active.id
+	}
+	x.v.mu.RUnlock()
+
+	ids := x.v.journal.Segments()
+	if activeID != 0 {
+		ids = ids[:sort.Search(len(ids), func(i int) bool { return ids[i] >= activeID })]
+	}
+	for _, id := range []segment.ID{hint, hint + 1} {
+		if i := sort.Search(len(ids), func(i int) bool { return ids[i] >= id }); hint != 0 && i < len(ids) && ids[i] == id {
+			if s, err := x.cache.get(id); err == nil && s.holds(log, lsn) {
+				off, _ := s.find(log, lsn)
+				return segment.Pos{Segment: id, Offset: off}, nil
+			}
+		}
+	}
+
+	// Bisect by how far the log had come at each segment's end. Segments that
+	// do not know (cut short, without this log) are stepped over; if a whole
+	// half does not know, the search ends there and the walk below is longer.
+	lo, hi := 0, len(ids)
+	for lo < hi {
+		mid := (lo + hi) / 2
+		p, next, known, err := x.endAtOrBefore(ids, lo, mid, log)
+		if err != nil {
+			return segment.Pos{}, err
+		}
+		switch {
+		case !known:
+			hi = lo // nothing known in [lo, mid]: begin the walk at lo
+		case next <= lsn:
+			lo = mid + 1
+		default:
+			hi = p
+		}
+	}
+	for ; lo < len(ids); lo++ {
+		s, err := x.cache.get(ids[lo])
+		if err != nil {
+			return segment.Pos{}, err
+		}
+		if s.holds(log, lsn) {
+			off, _ := s.find(log, lsn)
+			return segment.Pos{Segment: ids[lo], Offset: off}, nil
+		}
+	}
+	return segment.Pos{}, fmt.Errorf("log %d, LSN %d: %w", log, lsn, errNotIndexed)
+}
+
+// errNotIndexed is returned by locate for a record that no index knows.
+var errNotIndexed = errors.New("in no segment's index")
+
+// endAtOrBefore returns the newest segment of ids[lo..mid] that knows how far
+// the log had come at its end.
+func (x *index) endAtOrBefore(ids []segment.ID, lo, mid int, log uint64) (p int, next LSN, known bool, err error) {
+	for p = mid; p >= lo; p-- {
+		s, err := x.cache.get(ids[p])
+		if err != nil {
+			return 0, 0, false, err
+		}
+		if end, ok := s.ends[log]; ok {
+			return p, end.next, true, nil
+		}
+		if s.complete { // the log did not exist yet
+			return p, 1, true, nil
+		}
+	}
+	return 0, 0, false, nil
+}
+
+// An indexCache holds the indexes of segments that are no longer filled.
+type indexCache struct {
+	v       *Volume
+	mu      sync.Mutex
+	entries map[segment.ID]*segmentIndex
+	order   []segment.ID // least recently used first
+	size    int
+}
+
+// maxCachedRefs bounds the cache, in refs and ends together: some 16 bytes each.
+const maxCachedRefs = 1 << 20
+
+func (s *segmentIndex) weight() int { return s.size + len(s.ends) + 64 }
+
+// get returns the index of a segment that is no longer filled, from the cache,
+// its seal, or a scan of its directories.
+func (c *indexCache) get(id segment.ID) (*segmentIndex, error) {
+	c.mu.Lock()
+	if s, ok := c.entries[id]; ok {
+		if i := slices.Index(c.order, id); i < len(c.order)-1 {
+			c.order = append(slices.Delete(c.order, i, i+1), id)
+		}
+		c.mu.Unlock()
+		return s, nil
+	}
+	c.mu.Unlock()
+	s, err := c.load(id)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.entries[id]; !ok {
+		c.entries[id] = s
+		c.order = append(c.order, id)
+		c.size += s.weight()
+		for c.size > maxCachedRefs && len(c.order) > 1 {
+			c.drop(c.order[0])
+		}
+	}
+	return s, nil
+}
+
+// drop forgets a segment. REQUIRES: mu.
+func (c *indexCache) drop(id segment.ID) {
+	if s, ok := c.entries[id]; ok {
+		c.size -= s.weight()
+		delete(c.entries, id)
+		c.order = slices.DeleteFunc(c.order, func(o segment.ID) bool { return o == id })
+	}
+}
+
+// release forgets every segment before before.
+func (c *indexCache) release(before segment.ID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(c.entries)) {
+		if id < before {
+			c.drop(id)
+		}
+	}
+}
+
+func (c *indexCache) load(id segment.ID) (*segmentIndex, error) {
+	// The successor's header says where the last frame is: the seal, if the
+	// segment has one. What does not verify is not needed: the seal is a cache.
+	if h, err := c.v.journal.Header(id + 1); err == nil && h.Cut.Last.Segment == id {
+		if f, err := c.v.fetch.Frame(h.Cut.Last); err == nil && f.Header.Kind == segment.KindSeal {
+			if s, err := decodeSegmentIndex(id, f.Meta); err == nil {
+				return s, nil
+			}
+		}
+	}
+	return c.scan(id)
+}
+
+// scan rebuilds a segment's index from its directories. Damage ends the scan:
+// what lies behind it is not found, and readers say so.
+func (c *indexCache) scan(id segment.ID) (*segmentIndex, error) {
+	h, err := c.v.journal.Header(id)
+	if err != nil {
+		return nil, err
+	}
+	first := segment.FrameRef{
+		Pos: segment.Pos{Segment: id, Offset: limits.SegmentHeaderSize}, Sequence: h.Cut.Sequence + 1, Chain: h.Cut.Chain,
+	}
+	s := newSegmentIndex(id)
+	scan := replay.NewScanner(c.v.journal, first)
+	defer scan.Close()
+	var commands []Command
+	for scan.Next() {
+		f := scan.Frame()
+		if f.Pos.Segment != id {
+			break
+		}
+		if f.Header.Kind != segment.KindCommands {
+			continue
+		}
+		if commands, err = DecodeCommands(commands[:0], f.Meta); err != nil {
+			return nil, fmt.Errorf("index segment %s: frame at %s: %w", id, f.Pos, err)
+		}
+		for i := range commands {
+			if commands[i].Kind == CommandAppend {
+				s.add(&commands[i], f.Pos.Offset)
+			}
+		}
+	}
+	return s, nil
+}
+
+// sealMeta spells the index of the segment being sealed, in at most limit
+// bytes: thinned if it must be, nil if even one ref for each log is too much.
+func (v *Volume) sealMeta(id segment.ID, limit int) []byte {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	s := v.index.active
+	if s == nil || s.id != id {
+		s = newSegmentIndex(id)
+	}
+	numbers := slices.Sorted(maps.Keys(v.durable.logs))
+	for {
+		meta := appendSegmentIndex(nil, s, numbers, v.durable)
+		if len(meta) <= limit {
+			return meta
+		}
+		if s.size <= len(s.refs) {
+			return nil
+		}
+		s.thin()
+	}
+}
+
+// sealVersion is the version of the layout below.
+const sealVersion = 1
+
+// appendSegmentIndex spells an index: version, stride, number of logs; then for
+// each log of the volume, in the order of their numbers, the difference to the
+// number before, how far it had come, and its refs as differences.
+func appendSegmentIndex(dst []byte, s *segmentIndex, numbers []uint64, state *State) []byte {
+	dst = append(dst, sealVersion)
+	dst = binary.AppendUvarint(dst, uint64(s.stride))
+	dst = binary.AppendUvarint(dst, uint64(len(numbers)))
+	last := uint64(0)
+	for _, n := range numbers {
+		l := state.logs[n]
+		dst = binary.AppendUvarint(dst, n-last)
+		last = n
+		dst = binary.AppendUvarint(dst, uint64(l.next))
+		dst = binary.AppendUvarint(dst, l.totalBytes)
+		refs := s.refs[n]
+		dst = binary.AppendUvarint(dst, uint64(len(refs)))
+		var was ref
+		for _, r := range refs {
+			dst = binary.AppendUvarint(dst, uint64(r.lsn-was.lsn))
+			dst = binary.AppendUvarint(dst, uint64(r.off-was.off)/limits.BlockSize)
+			was = r
+		}
+	}
+	return dst
+}
+
+// decodeSegmentIndex is the inverse of appendSegmentIndex.
+func decodeSegmentIndex(id segment.ID, meta []byte) (*segmentIndex, error) {
+	bad := fmt.Errorf("index of segment %s: %w", id, ErrBadCommand)
+	if len(meta) == 0 || meta[0] != sealVersion {
+		return nil, bad
+	}
+	d := decoder{buf: meta[1:]}
+	s := newSegmentIndex(id)
+	s.complete = true
+	stride := d.uvarint()
+	count := d.uvarint()
+	if d.bad || stride == 0 || stride > 1<<30 || count > uint64(len(d.buf)) {
+		return nil, bad
+	}
+	s.stride = int(stride)
+	var number uint64
+	for range count {
+		step := d.uvarint()
+		end := logEnd{next: LSN(d.uvarint()), total: d.uvarint()}
+		n := d.uvarint()
+		if d.bad || step == 0 || end.next == 0 || n > uint64(len(d.buf)) {
+			return nil, bad
+		}
+		number += step
+		s.ends[number] = end
+		if n == 0 {
+			continue
+		}
+		refs := make([]ref, n)
+		var was ref
+		for i := range refs {
+			lsn, off := d.uvarint(), d.uvarint()
+			if d.bad || lsn == 0 || off == 0 || off > limits.MaxSegmentSize/limits.BlockSize {
+				return nil, bad
+			}
+			was = ref{was.lsn + LSN(lsn), was.off + int64(off)*limits.BlockSize}
+			refs[i] = was
+		}
+		s.refs[number] = refs
+		s.size += len(refs)
+	}
+	if d.bad || len(d.buf) != 0 {
+		return nil, bad
+	}
+	return s, nil
+}

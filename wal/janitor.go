@@ -1,0 +1,268 @@
+package wal
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/walsvc/walsvc/segment"
+)
+
+// A janitor gives segments back: those below every log's floor and below the
+// older snapshot. It works through the same commands as everybody else: what
+// allows a segment to be recycled is durable before the segment is renamed.
+//
+//	floors     from the oldest segment on: may it go?
+//	states     checkpoints' states in it are carried forward
+//	truncate   each log that had records in it says so, durably
+//	release    the files become spares
+type janitor struct {
+	v       *Volume
+	wake    chan struct{}
+	quit    context.Context
+	cancel  context.CancelFunc
+	stopped chan struct{}
+	once    sync.Once
+}
+
+func (j *janitor) start(v *Volume) {
+	j.v = v
+	j.wake, j.stopped = make(chan struct{}, 1), make(chan struct{})
+	j.quit, j.cancel = context.WithCancel(context.Background())
+	go j.run()
+}
+
+// kick asks the janitor to look. It never blocks.
+func (j *janitor) kick() {
+	select {
+	case j.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (j *janitor) stop() {
+	j.once.Do(j.cancel)
+	<-j.stopped
+}
+
+func (j *janitor) run() {
+	defer close(j.stopped)
+	for {
+		select {
+		case <-j.wake:
+		case <-j.quit.Done():
+			return
+		}
+		// What fails here fails loudly elsewhere (a poisoned volume), or is
+		// tried again at the next roll (a full disk, damage that a reader will
+		// name): keeping a segment too long loses nothing.
+		if err := j.sweep(); err == nil {
+			j.v.watchClock()
+		}
+	}
+}
+
+// sweep releases what may go.
+func (j *janitor) sweep() error {
+	v := j.v
+	v.mu.RLock()
+	limit := v.snapshots.older.Pos.Segment
+	logs := make([]*logState, 0, len(v.durable.logs))
+	for _, l := range v.durable.logs {
+		c := *l
+		c.checkpoints = slices.Clone(l.checkpoints)
+		logs = append(logs, &c)
+	}
+	v.mu.RUnlock()
+	if limit == 0 {
+		return nil
+	}
+
+	// From the oldest on: how far each log had come at the end of the last
+	// segment that may go.
+	ends := map[uint64]logEnd{}
+	var before segment.ID
+	for _, id := range v.journal.Segments() {
+		if id >= limit {
+			break
+		}
+		s, err := v.index.cache.get(id)
+		if err != nil {
+			return err
+		}
+		if !below(logs, s) {
+			break
+		}
+		for n, e := range s.ends {
+			ends[n] = e
+		}
+		before = id + 1
+	}
+	if before == 0 {
+		return nil
+	}
+	if err := j.carryStates(before); err != nil {
+		return err
+	}
+	for _, l := range logs {
+		e, ok := ends[l.number]
+		if !ok || e.next <= l.first {
+			continue
+		}
+		if err := v.truncate(j.quit, l.name, l.number, e.next, e.total); err != nil {
+			return err
+		}
+	}
+	released := len(v.journal.Segments())
+	if err := v.journal.Release(before); err != nil {
+		return err
+	}
+	v.index.cache.release(before)
+	released -= len(v.journal.Segments())
+	if v.o.Events.Released != nil {
+		v.o.Events.Released(released)
+	}
+	// A snapshot that had no room may have some now.
+	if v.journal.Admit(snapshotPart, false) == nil {
+		v.mu.RLock()
+		due := v.bytes >= v.o.SnapshotEvery
+		v.mu.RUnlock()
+		if due {
+			v.snapshots.kick()
+		}
+	}
+	return nil
+}
+
+// below reports whether every log may give up what it has in a segment and before.
+func below(logs []*logState, s *segmentIndex) bool {
+	for _, l := range logs {
+		if e, ok := s.ends[l.number]; ok && l.keep() < e.next {
+			return false
+		}
+	}
+	return true
+}
+
+// carryStates moves the states of checkpoints out of segments before before.
+func (j *janitor) carryStates(before segment.ID) error {
+	v := j.v
+	type move struct {
+		key stateKey
+		at  statePlace
+	}
+	var moves []move
+	v.mu.RLock()
+	for k, at := range v.index.states {
+		if at.pos.Segment < before {
+			moves = append(moves, move{k, at})
+		}
+	}
+	v.mu.RUnlock()
+	for _, m := range moves {
+		v.mu.RLock()
+		l := v.durable.logs[m.key.log]
+		var was checkpointState
+		found := false
+		if l != nil {
+			var i int
+			if i, found = l.findCheckpoint(m.key.name); found {
+				was = l.checkpoints[i]
+			}
+		}
+		v.mu.RUnlock()
+		if !found || was.size == 0 {
+			continue
+		}
+		state, err := v.readState(m.at, was.sum)
+		if err != nil {
+			return fmt.Errorf("carry forward the state of checkpoint %q: %w", m.key.name, err)
+		}
+		err = v.do(j.quit, len(state), true, func(s *State) (*Command, []byte, error) {
+			l := s.logs[m.key.log]
+			if l == nil {
+				return nil, nil, nil
+			}
+			i, found := l.findCheckpoint(m.key.name)
+			if !found || l.checkpoints[i].version != was.version {
+				return nil, nil, nil // set again meanwhile: its state is elsewhere
+			}
+			return &Command{Kind: CommandMoveCheckpoint, Log: m.key.log, Name: m.key.name, Version: was.version}, state, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// truncate makes first the log's oldest record, durably, unless it already is
+// or is beyond. start is how many framed bytes came before it.
+func (v *Volume) truncate(ctx context.Context, name string, number uint64, first LSN, start uint64) error {
+	return v.do(ctx, 0, true, func(s *State) (*Command, []byte, error) {
+		l := s.logs[number]
+		switch {
+		case l == nil:
+			return nil, nil, notFound(name)
+		case first <= l.first:
+			return nil, nil, nil
+		case len(l.checkpoints) > 0 && first > l.keep():
+			return nil, nil, held(name, first, l.keep())
+		}
+		return &Command{Kind: CommandTruncate, Log: number, First: first, LiveBytes: min(l.totalBytes-start, l.liveBytes)}, nil, nil
+	})
+}
+
+func held(name string, first, keep LSN) error {
+	return fmt.Errorf("log %q: truncate below LSN %d: %w: the lowest needs %d", name, first, ErrHeld, keep)
+}
+
+// Truncate gives up a log's records below first, durably, and returns the log.
+// It never passes the lowest checkpoint (ErrHeld) nor the end (a *RangeError);
+// at or below the oldest record it changes nothing. Space comes back when whole
+// segments hold nothing that anybody keeps.
+func (v *Volume) Truncate(ctx context.Context, name string, first LSN) (LogInfo, error) {
+	v.mu.RLock()
+	l, err := v.lookup(name)
+	if err != nil {
+		v.mu.RUnlock()
+		return LogInfo{}, err
+	}
+	was := *l
+	keep := l.next
+	if len(l.checkpoints) > 0 {
+		keep = l.keep()
+	}
+	v.mu.RUnlock()
+	switch {
+	case first > was.next:
+		return LogInfo{}, &RangeError{Log: name, Asked: first, First: was.first, Next: was.next, Err: ErrLSNAhead}
+	case first > keep:
+		return LogInfo{}, held(name, first, keep)
+	case first <= was.first:
+		return was.info(), nil
+	}
+	start := was.totalBytes
+	if first < was.next {
+		if start, err = v.offsetAt(name, was.number, first); err != nil {
+			return LogInfo{}, err
+		}
+	}
+	if err := v.truncate(ctx, name, was.number, first, start); err != nil {
+		return LogInfo{}, err
+	}
+	v.janitor.kick()
+	return v.Log(name)
+}
+
+// clockJump is how far the wall clock may part from the volume's before that is
+// worth a warning.
+const clockJump = 5_000_000_000
+
+// watchClock warns when somebody has set the wall clock.
+func (v *Volume) watchClock() {
+	if d := v.clock.drift(); v.o.Now == nil && v.o.Events.ClockJump != nil && (d > clockJump || d < -clockJump) {
+		v.o.Events.ClockJump(d)
+	}
+}

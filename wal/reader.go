@@ -1,0 +1,483 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+
+	"github.com/walsvc/walsvc/internal/codec"
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/internal/records"
+	"github.com/walsvc/walsvc/segment"
+)
+
+// minStored is the smallest block that is worth sending as it lies, in raw
+// bytes: smaller ones are better put together.
+const minStored = 16 << 10
+
+// A Reader reads one log, in order, as far as it is durable. One goroutine at a
+// time may use it.
+type Reader struct {
+	v      *Volume
+	name   string
+	number uint64
+	next   LSN
+	o      ReadOptions
+	codecs [codec.Zstd + 1]bool
+
+	batches batchFrame
+	block   int // in batches.frame, whose raw bytes are in raw; -1 for none
+	raw     []byte
+	run     []byte
+	stored  []byte
+	held    error // an error to return once what was read before it has been
+}
+
+// A batchFrame is a frame with its append commands of one log.
+type batchFrame struct {
+	frame    *segment.Frame
+	commands []Command // all of the frame's
+	own      []int     // which of them are appends of the log
+}
+
+// NewReader returns a Reader. It returns ErrLogNotFound, or a *RangeError if
+// o.From is truncated or beyond the next LSN.
+func (v *Volume) NewReader(log string, o ReadOptions) (*Reader, error) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	l, err := v.lookup(log)
+	if err != nil {
+		return nil, err
+	}
+	if o.Max <= 0 {
+		o.Max = limits.ReplayMessageSize
+	}
+	r := &Reader{v: v, name: log, number: l.number, next: o.From, o: o, block: -1}
+	if r.next == 0 {
+		r.next = l.first
+	}
+	for _, c := range o.Codecs {
+		if c.Valid() {
+			r.codecs[c] = true
+		}
+	}
+	switch {
+	case r.next < l.first:
+		return nil, r.outside(l, ErrLSNTruncated)
+	case r.next > l.next:
+		return nil, r.outside(l, ErrLSNAhead)
+	}
+	return r, nil
+}
+
+func (r *Reader) outside(l *logState, err error) error {
+	return &RangeError{Log: r.name, Asked: r.next, First: l.first, Next: l.next, Err: err}
+}
+
+// NextLSN returns the LSN of the first record of the next span.
+func (r *Reader) NextLSN() LSN { return r.next }
+
+// Close gives up what the Reader holds. It never fails.
+func (r *Reader) Close() error {
+	r.batches, r.raw, r.run, r.stored = batchFrame{}, nil, nil, nil
+	return nil
+}
+
+// Next returns the next span. At the end it returns io.EOF, or waits if the
+// Reader follows, for more records or for ctx. Other errors are a *RangeError
+// if the records were truncated meanwhile, ErrLogNotFound if the log was
+// deleted, a *DataLossError if they do not verify, ErrPoisoned or ErrClosed.
+// The span is valid until the next call.
+func (r *Reader) Next(ctx context.Context) (Span, error) {
+	for {
+		if r.held != nil {
+			err := r.held
+			r.held = nil
+			return Span{}, err
+		}
+		durable, changed, err := r.reach()
+		if err != nil {
+			return Span{}, err
+		}
+		end := durable
+		if r.o.To != 0 {
+			end = min(end, r.o.To)
+		}
+		if r.next <= end {
+			span, err := r.read(end)
+			span.Durable = durable
+			return span, err
+		}
+		if changed == nil {
+			return Span{}, io.EOF
+		}
+		select {
+		case <-changed:
+		case <-r.v.done:
+			return Span{}, r.v.failure()
+		case <-ctx.Done():
+			return Span{}, context.Cause(ctx)
+		}
+	}
+}
+
+// reach returns how far the log is durable, and, if the Reader follows and has
+// come that far, a channel that is closed when there may be more.
+func (r *Reader) reach() (durable LSN, changed <-chan struct{}, err error) {
+	v := r.v
+	v.mu.RLock()
+	l := v.durable.logs[r.number]
+	failed := v.failed
+	if l != nil && r.next < l.next {
+		defer v.mu.RUnlock()
+		if r.next < l.first {
+			return 0, nil, r.outside(l, ErrLSNTruncated)
+		}
+		if errors.Is(failed, ErrClosed) {
+			return 0, nil, failed
+		}
+		return l.next - 1, nil, nil
+	}
+	v.mu.RUnlock()
+	switch {
+	case l == nil:
+		return 0, nil, fmt.Errorf("log %q: %w: it was deleted", r.name, ErrLogNotFound)
+	case !r.o.Follow || r.o.To != 0 && r.next > r.o.To:
+		return r.next - 1, nil, nil
+	case failed != nil:
+		return 0, nil, failed
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if l = v.durable.logs[r.number]; l == nil || r.next < l.next {
+		closed := make(chan struct{})
+		close(closed)
+		return r.next - 1, closed, nil // look again
+	}
+	return r.next - 1, v.watch(r.number), nil
+}
+
+// read returns records from r.next on, to end at the furthest.
+func (r *Reader) read(end LSN) (Span, error) {
+	span := Span{First: r.next}
+	r.run = r.run[:0]
+	for r.next <= end && len(r.run) < r.o.Max {
+		c, err := r.batch()
+		if err == nil && span.Count == 0 {
+			var ok bool
+			if span, ok, err = r.passThrough(c, end); ok {
+				return span, nil
+			}
+			span = Span{First: r.next}
+		} else if err == nil && r.eligible(c, end) > 0 {
+			break // the next span is that block
+		}
+		if err == nil {
+			err = r.take(c, end, &span)
+		}
+		if err != nil {
+			if span.Count == 0 {
+				return Span{}, err
+			}
+			r.held = err
+			break
+		}
+	}
+	span.Run = r.run
+	return span, nil
+}
+
+// batch returns the append command that has r.next, and reads its frame.
+func (r *Reader) batch() (*Command, error) {
+	if c := r.batches.covering(r.next); c != nil {
+		return c, nil
+	}
+	r.block = -1
+	if err := r.v.seek(&r.batches, r.name, r.number, r.next); err != nil {
+		return nil, err
+	}
+	return r.batches.covering(r.next), nil
+}
+
+// covering returns the command that has lsn, or nil.
+func (b *batchFrame) covering(lsn LSN) *Command {
+	for _, i := range b.own {
+		if c := &b.commands[i]; c.First <= lsn && lsn <= c.Last() {
+			return c
+		}
+	}
+	return nil
+}
+
+// seek reads the frame that has a durable record of a log.
+func (v *Volume) seek(b *batchFrame, name string, number uint64, lsn LSN) error {
+	var hint segment.ID
+	if b.frame != nil {
+		hint = b.frame.Pos.Segment
+	}
+	var err error
+	for range 2 {
+		if err = v.seekOnce(b, number, lsn, hint); err == nil {
+			return nil
+		}
+		b.frame, b.own = nil, b.own[:0]
+		// The segment may have been released since the reader last looked.
+		v.mu.RLock()
+		l, closed := v.durable.logs[number], v.failed
+		v.mu.RUnlock()
+		switch {
+		case errors.Is(closed, ErrClosed):
+			return closed
+		case l == nil:
+			return fmt.Errorf("log %q: %w: it was deleted", name, ErrLogNotFound)
+		case lsn < l.first:
+			return &RangeError{Log: name, Asked: lsn, First: l.first, Next: l.next, Err: ErrLSNTruncated}
+		}
+		// An index is a cache: what it does not know, or knows wrongly, is looked
+		// for in the directories before anybody speaks of data loss.
+		if hint != 0 {
+			v.index.cache.release(hint + 1)
+		}
+		hint = 0
+	}
+	return &DataLossError{Log: name, First: lsn, Last: lsn, Detail: "no frame has the record", Err: err}
+}
+
+func (v *Volume) seekOnce(b *batchFrame, number uint64, lsn LSN, hint segment.ID) error {
+	pos, err := v.index.locate(number, lsn, hint)
+	if err != nil {
+		return err
+	}
+	for {
+		f, err := v.fetch.Frame(pos)
+		if err != nil {
+			return err
+		}
+		if err := b.load(f, number); err != nil {
+			return err
+		}
+		if b.covering(lsn) != nil {
+			return nil
+		}
+		if len(b.own) > 0 && b.commands[b.own[0]].First > lsn || f.Header.Kind == segment.KindSeal {
+			return fmt.Errorf("frame at %s: %w", pos, errNotIndexed)
+		}
+		pos = f.End() // the index was thinned: the record is in a frame behind
+	}
+}
+
+// load decodes the frame's commands and notes the log's appends.
+func (b *batchFrame) load(f *segment.Frame, number uint64) (err error) {
+	b.frame, b.own = f, b.own[:0]
+	b.commands = b.commands[:0]
+	if f.Header.Kind != segment.KindCommands {
+		return nil
+	}
+	if b.commands, err = DecodeCommands(b.commands, f.Meta); err != nil {
+		return err
+	}
+	for i := range b.commands {
+		if b.commands[i].Kind == CommandAppend && b.commands[i].Log == number {
+			b.own = append(b.own, i)
+		}
+	}
+	return nil
+}
+
+// eligible returns how many records the block that c lies in has, if they may
+// be sent as they are stored: the client opens the codec, the block is worth
+// it, it begins with r.next and ends by end, and has no byte of anything else.
+func (r *Reader) eligible(c *Command, end LSN) uint32 {
+	b := int(c.Block)
+	if c.First != r.next || c.Offset != 0 || b >= len(r.batches.frame.Blocks) {
+		return 0
+	}
+	info := &r.batches.frame.Blocks[b]
+	if info.RawSize < minStored || !info.Codec.Valid() || !r.codecs[info.Codec] {
+		return 0
+	}
+	var size, count uint32
+	next := c.First
+	for _, i := range r.batches.own {
+		if o := &r.batches.commands[i]; o.Block == c.Block {
+			if o.First != next || o.Offset != size {
+				return 0
+			}
+			size += o.Size
+			count += o.Count
+			next = o.Last() + 1
+		}
+	}
+	if size != info.RawSize || next-1 > end {
+		return 0
+	}
+	return count
+}
+
+// passThrough returns the block that c begins as it is stored, if that may be.
+func (r *Reader) passThrough(c *Command, end LSN) (Span, bool, error) {
+	count := r.eligible(c, end)
+	if count == 0 {
+		return Span{}, false, nil
+	}
+	info := &r.batches.frame.Blocks[c.Block]
+	stored, err := r.v.fetch.Stored(r.batches.frame, int(c.Block), r.stored[:0])
+	if err != nil {
+		return Span{}, false, r.lost(c, err)
+	}
+	r.stored = stored
+	span := Span{First: r.next, Count: count, Stored: stored, Codec: info.Codec, RawSize: info.RawSize, Checksum: info.Checksum}
+	r.next += LSN(count)
+	return span, true, nil
+}
+
+// take copies the records of c from r.next to end into r.run.
+func (r *Reader) take(c *Command, end LSN, span *Span) error {
+	if r.block != int(c.Block) {
+		raw, err := r.v.fetch.Open(r.batches.frame, int(c.Block), r.raw[:0])
+		if err != nil {
+			r.block = -1
+			return r.lost(c, err)
+		}
+		r.raw, r.block = raw, int(c.Block)
+	}
+	run, err := c.slice(r.raw)
+	if err != nil {
+		return r.lost(c, err)
+	}
+	if skip := r.next - c.First; skip > 0 {
+		if run, err = records.Skip(run, int(skip)); err != nil {
+			return r.lost(c, err)
+		}
+	}
+	count := uint32(c.Last() - r.next + 1)
+	if over := c.Last(); over > end || len(run) > r.o.Max {
+		// Not all of it: a record at a time, at least one.
+		rest := run
+		count = 0
+		for r.next+LSN(count) <= min(end, over) && (count == 0 || len(run)-len(rest) < r.o.Max) {
+			if _, rest, err = records.Next(rest); err != nil {
+				return r.lost(c, err)
+			}
+			count++
+		}
+		run = run[:len(run)-len(rest)]
+	}
+	r.run = append(r.run, run...)
+	span.Count += count
+	r.next += LSN(count)
+	return nil
+}
+
+// slice returns the command's bytes in its block.
+func (p *Place) slice(raw []byte) ([]byte, error) {
+	if uint64(p.Offset)+uint64(p.Size) > uint64(len(raw)) {
+		return nil, fmt.Errorf("bytes at %d of %d in a block of %d", p.Offset, p.Size, len(raw))
+	}
+	return raw[p.Offset : p.Offset+p.Size], nil
+}
+
+// lost says that the batch of c cannot be read.
+func (r *Reader) lost(c *Command, err error) error {
+	if errors.Is(err, segment.ErrReleased) || errors.Is(r.v.failure(), ErrClosed) {
+		r.batches.own = r.batches.own[:0] // read the directory again: it was released, or will say so
+		if _, _, rerr := r.reach(); rerr != nil {
+			return rerr
+		}
+	}
+	return &DataLossError{Log: r.name, First: c.First, Last: c.Last(),
+		Detail: fmt.Sprintf("block %d of the frame at %s does not verify", c.Block, r.batches.frame.Pos), Err: err}
+}
+
+// CheckClaim proves that the log has exactly what a client says it was last
+// acknowledged. It returns a *DataLossError if it does not, ErrLogNotFound if
+// there is no log of that name and nothing is claimed. A claim below what is
+// kept cannot be proven any more and passes: those records were given up on
+// purpose.
+func (v *Volume) CheckClaim(log string, c Claim) error {
+	if c.LSN == 0 {
+		return nil
+	}
+	info, err := v.Log(log)
+	if errors.Is(err, ErrLogNotFound) {
+		return &DataLossError{Log: log, First: c.LSN, Last: c.LSN, Detail: "there is no such log", Err: err}
+	}
+	switch {
+	case err != nil:
+		return err
+	case info.ID != c.Log:
+		return &DataLossError{Log: log, First: c.LSN, Last: c.LSN, Detail: fmt.Sprintf("it is another log, %s, not %s", info.ID, c.Log)}
+	case c.Epoch > info.Epoch:
+		return &DataLossError{Log: log, First: c.LSN, Last: c.LSN, Detail: fmt.Sprintf("it is in epoch %d, the claim in %d", info.Epoch, c.Epoch)}
+	case c.LSN >= info.Next:
+		return &DataLossError{Log: log, First: info.Next, Last: c.LSN, Detail: fmt.Sprintf("it ends at LSN %d", info.Durable())}
+	case c.LSN < info.First:
+		return nil
+	}
+	sum, known, err := v.checksumAt(info, c.LSN)
+	switch {
+	case err != nil:
+		return err
+	case known && sum != c.Checksum:
+		return &DataLossError{Log: log, First: c.LSN, Last: c.LSN, Detail: fmt.Sprintf("its checksum there is %08x, the claim's is %08x", uint32(sum), uint32(c.Checksum))}
+	}
+	return nil
+}
+
+// checksumAt returns the log's checksum behind a record that is kept. known is
+// false if that depends on a record that is not kept.
+func (v *Volume) checksumAt(info LogInfo, lsn LSN) (sum Checksum, known bool, err error) {
+	if lsn == info.Durable() {
+		return info.Checksum, true, nil
+	}
+	v.mu.RLock()
+	l := v.durable.names[info.Name]
+	v.mu.RUnlock()
+	if l == nil {
+		return 0, false, notFound(info.Name)
+	}
+	var b batchFrame
+	if err := v.seek(&b, info.Name, l.number, lsn); err != nil {
+		return 0, false, err
+	}
+	c := *b.covering(lsn)
+	if c.Last() == lsn {
+		return c.Checksum, true, nil
+	}
+	// Within a batch: from the checksum behind the batch before, over the
+	// records up to lsn.
+	switch {
+	case c.First == 1:
+	case c.First-1 < info.First:
+		return 0, false, nil
+	default:
+		if sum, known, err = v.checksumAt(info, c.First-1); err != nil || !known {
+			return 0, false, err
+		}
+	}
+	raw, err := v.fetch.Open(b.frame, int(c.Block), nil)
+	if err != nil {
+		return 0, false, &DataLossError{Log: info.Name, First: c.First, Last: c.Last(), Detail: "the batch does not verify", Err: err}
+	}
+	run, err := c.slice(raw)
+	if err != nil {
+		return 0, false, err
+	}
+	rest, err := records.Skip(run, int(lsn-c.First)+1)
+	if err != nil {
+		return 0, false, err
+	}
+	return Checksum(crc32.Update(uint32(sum), castagnoli, run[:len(run)-len(rest)])), true, nil
+}
+
+// offsetAt returns how many framed bytes had been appended to the log before
+// the batch that has lsn.
+func (v *Volume) offsetAt(name string, number uint64, lsn LSN) (uint64, error) {
+	var b batchFrame
+	if err := v.seek(&b, name, number, lsn); err != nil {
+		return 0, err
+	}
+	return b.covering(lsn).Start, nil
+}

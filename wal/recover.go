@@ -1,0 +1,260 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"path/filepath"
+	"slices"
+
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/replay"
+	"github.com/walsvc/walsvc/segment"
+)
+
+// recover scans the journal, rebuilds the state, has the journal make durable
+// what was found without a promise, and leaves the volume ready to serve, or
+// read-only.
+func (v *Volume) recover() error {
+	r := &rebuilder{v: v}
+	found, err := replay.Recover(v.journal, r)
+	switch {
+	case errors.Is(err, segment.ErrNewerVersion):
+		return fmt.Errorf("recover volume %s: %w: %w", v.dir, ErrVersion, err)
+	case err != nil:
+		return fmt.Errorf("recover volume %s: %w", v.dir, err)
+	}
+	v.durable = r.state
+	if v.durable == nil {
+		v.durable = NewState()
+	}
+	v.index.active, v.index.states = r.active, r.states
+	if v.index.states == nil {
+		v.index.states = map[stateKey]statePlace{}
+	}
+	v.recovery = describe(found)
+	v.clock.start(v.o.Now, r.time)
+	switch {
+	case found.ReadOnly:
+		v.readOnly = fmt.Errorf("volume %s: %w: %s; run walctl verify on it", v.dir, ErrReadOnly, found.Detail)
+	case v.o.ReadOnly:
+		v.readOnly = fmt.Errorf("volume %s: %w: it was opened so", v.dir, ErrReadOnly)
+	}
+	if v.readOnly != nil {
+		// What is not promised is not durable, and is not shown as if it were;
+		// but with the volume read-only nobody can be told otherwise later.
+		v.index.active = nil
+		return nil
+	}
+
+	resume := found.Resume
+	if !r.newer.IsZero() && r.newerLast <= found.Promised {
+		resume.Snapshot, resume.OlderSnapshot = r.newer, r.base
+	} else {
+		resume.Snapshot, resume.OlderSnapshot = r.base, r.older(resume)
+	}
+	refs, err := v.journal.Resume(resume)
+	if err != nil {
+		return fmt.Errorf("recover volume %s: begin a fresh segment: %w", v.dir, err)
+	}
+	v.recovery.RewrittenFrames = uint64(len(refs))
+	v.snapshots.newest, v.snapshots.older = resume.Snapshot, resume.OlderSnapshot
+	fresh := resume.Cut.End.Segment + 1
+	if v.index.active != nil && v.index.active.id != fresh {
+		v.index.active = nil
+	}
+	v.last = segment.FrameRef{
+		Pos: segment.Pos{Segment: fresh, Offset: limits.SegmentHeaderSize}, Sequence: resume.Cut.Sequence + 1, Chain: resume.Cut.Chain,
+	}
+	if n := len(refs); n > 0 {
+		f, err := v.fetch.Frame(refs[n-1].Pos)
+		if err != nil {
+			return fmt.Errorf("recover volume %s: read back a rewritten frame: %w", v.dir, err)
+		}
+		v.last = segment.FrameRef{Pos: f.End(), Sequence: f.Header.Sequence + 1, Chain: f.Header.Checksum}
+		v.unpromised.Store(true)
+	}
+	return nil
+}
+
+// A rebuilder builds the state from what recovery scans.
+type rebuilder struct {
+	v      *Volume
+	state  *State // nil until the snapshot that the scan began with is whole
+	states map[stateKey]statePlace
+	active *segmentIndex // of the segment the scan is in, if it began with its first frame
+	time   int64
+
+	from segment.FrameRef
+	// base is the snapshot the state was restored from, zero for none.
+	base  segment.FrameRef
+	parts snapshotParts
+	// waiting are frames of commands before the snapshot is whole.
+	waiting []waitingFrame
+
+	// newer is the newest whole snapshot behind base; newerLast the sequence of
+	// its last part.
+	newer     segment.FrameRef
+	newerLast uint64
+	next      snapshotParts
+
+	commands []Command
+}
+
+type waitingFrame struct {
+	pos      segment.Pos
+	commands []Command
+}
+
+// maxWaiting bounds the commands kept while a snapshot is not whole.
+const maxWaiting = 1 << 22
+
+// Begin implements replay.Handler.
+func (r *rebuilder) Begin(from segment.FrameRef, fromSnapshot bool) {
+	*r = rebuilder{v: r.v, from: from, commands: r.commands}
+	if !fromSnapshot {
+		r.state, r.states = NewState(), map[stateKey]statePlace{}
+	}
+}
+
+// Frame implements replay.Handler.
+func (r *rebuilder) Frame(f *segment.Frame, open func(block int) ([]byte, error)) error {
+	r.time = f.Header.Time
+	switch f.Header.Kind {
+	case segment.KindSnapshot:
+		return r.snapshot(f, open)
+	case segment.KindCommands:
+	default:
+		return nil
+	}
+	commands, err := DecodeCommands(r.commands[:0], f.Meta)
+	if err != nil {
+		return fmt.Errorf("frame %d at %s: %w", f.Header.Sequence, f.Pos, err)
+	}
+	r.commands = commands
+	if r.state == nil {
+		r.waiting = append(r.waiting, waitingFrame{f.Pos, slices.Clone(commands)})
+		if len(r.waiting) > maxWaiting {
+			return fmt.Errorf("%w: %d frames and the snapshot is not whole", replay.ErrNoState, len(r.waiting))
+		}
+		return nil
+	}
+	return r.apply(f.Pos, commands)
+}
+
+func (r *rebuilder) apply(pos segment.Pos, commands []Command) error {
+	for i := range commands {
+		c := &commands[i]
+		if err := r.state.Apply(c); err != nil {
+			return fmt.Errorf("frame at %s: %w", pos, err)
+		}
+		x := index{active: r.active, states: r.states}
+		x.apply(c, pos)
+		r.active = x.active
+	}
+	return nil
+}
+
+// snapshotParts collects the parts of one snapshot.
+type snapshotParts struct {
+	from segment.FrameRef
+	next uint64
+	sum  uint32
+	buf  []byte
+	bad  bool
+}
+
+// add takes the next part. It reports whether the snapshot is whole now.
+func (p *snapshotParts) add(h snapshotHeader, chunk []byte) (whole bool) {
+	if h.Part == 0 {
+		*p = snapshotParts{from: h.From}
+	}
+	if p.bad || h.From != p.from || h.Part != p.next {
+		p.bad = true
+		return false
+	}
+	p.next++
+	p.sum = crc32.Update(p.sum, castagnoli, chunk)
+	p.buf = append(p.buf, chunk...)
+	p.bad = p.sum != h.Sum
+	return h.Last && !p.bad
+}
+
+func (r *rebuilder) snapshot(f *segment.Frame, open func(block int) ([]byte, error)) error {
+	h, err := decodeSnapshotHeader(f.Meta)
+	if err != nil {
+		return fmt.Errorf("frame %d at %s: %w", f.Header.Sequence, f.Pos, err)
+	}
+	if r.state != nil {
+		// The state is there; all there is to know is where a later opening
+		// could begin. Its parts are not read: if one does not open, that
+		// opening falls back to the older snapshot.
+		if h.Part == 0 {
+			r.next = snapshotParts{from: h.From}
+		}
+		if r.next.bad = r.next.bad || h.From != r.next.from || h.Part != r.next.next; !r.next.bad {
+			r.next.next++
+			if h.Last && h.From != r.base {
+				r.newer, r.newerLast = h.From, f.Header.Sequence
+			}
+		}
+		return nil
+	}
+	if h.From != r.from {
+		return nil // a snapshot that was never finished, or of another cut
+	}
+	var chunk []byte
+	for i := range f.Blocks {
+		part, err := open(i)
+		if err != nil {
+			return fmt.Errorf("%w: snapshot part at %s: %w", replay.ErrNoState, f.Pos, err)
+		}
+		chunk = append(chunk, part...)
+	}
+	if !r.parts.add(h, chunk) {
+		return nil
+	}
+	state, states, err := decodeSnapshot(r.parts.buf)
+	if err != nil {
+		return fmt.Errorf("%w: snapshot at %s: %w", replay.ErrNoState, h.From.Pos, err)
+	}
+	r.state, r.states, r.base, r.parts = state, states, h.From, snapshotParts{}
+	for _, w := range r.waiting {
+		if err := r.apply(w.pos, w.commands); err != nil {
+			return err
+		}
+	}
+	r.waiting = nil
+	return nil
+}
+
+// End implements replay.Handler.
+func (r *rebuilder) End() error {
+	if r.state == nil {
+		return fmt.Errorf("%w: the snapshot behind %s is not whole", replay.ErrNoState, r.from.Pos)
+	}
+	return nil
+}
+
+// older returns the older snapshot to go on with when no newer one was found:
+// the last header's, unless the newest did not open and it is the base itself.
+func (r *rebuilder) older(resume segment.Resume) segment.FrameRef {
+	if resume.OlderSnapshot == r.base {
+		return segment.FrameRef{}
+	}
+	return resume.OlderSnapshot
+}
+
+// describe words what recovery found for people and programs.
+func describe(found *replay.Recovery) Recovery {
+	r := Recovery{
+		Verdict: found.Verdict.String(), Case: string(found.Case), Detail: found.Detail, Frames: uint64(found.Frames),
+		LastSequence: found.Last, DiscardedFrames: uint64(found.DiscardedFrames), DiscardedBytes: found.DiscardedBytes,
+	}
+	for _, d := range found.Damage {
+		r.Damage = append(r.Damage, Damage{
+			File: filepath.Base(d.Path), Offset: d.Pos.Offset, Sequence: d.Sequence, Case: string(d.Case), Detail: d.Detail,
+		})
+	}
+	return r
+}

@@ -1,0 +1,318 @@
+package wal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"sync"
+	"time"
+
+	"github.com/walsvc/walsvc/batcher"
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/segment"
+)
+
+// defaultSnapshotEvery is how many bytes of journal opening scans at most
+// between two snapshots, give or take a frame.
+const defaultSnapshotEvery = 32 << 20
+
+// snapshotPart is how many bytes of state ride in one frame: small enough not
+// to hold up the frames of commands between which the parts ride.
+const snapshotPart = 256 << 10
+
+// A snapshotter writes the durable state into the journal now and then, so that
+// opening reads that and what follows instead of everything.
+//
+// A snapshot is one cut: the state behind one frame. It is frozen under the
+// volume's lock, which costs a slice of pointers, and spelled part by part
+// while commits go on; logs that change meanwhile are cloned first. It counts
+// when its last part is durable, and segments begun from then on say where it is.
+type snapshotter struct {
+	v       *Volume
+	wake    chan struct{}
+	quit    chan struct{}
+	stopped chan struct{}
+	once    sync.Once
+
+	// newest and older are where opening would begin to scan: the frame behind
+	// the cut. Guarded by the volume's mu.
+	newest, older segment.FrameRef
+}
+
+// start begins the snapshotter's goroutine.
+func (s *snapshotter) start(v *Volume) {
+	s.v = v
+	s.wake, s.quit, s.stopped = make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
+	go s.run()
+}
+
+// kick asks for a snapshot. It never blocks.
+func (s *snapshotter) kick() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// stop ends the goroutine, between two parts if need be: a snapshot that is not
+// complete is never used.
+func (s *snapshotter) stop() {
+	s.once.Do(func() { close(s.quit) })
+	<-s.stopped
+}
+
+func (s *snapshotter) run() {
+	defer close(s.stopped)
+	for {
+		select {
+		case <-s.wake:
+		case <-s.quit:
+			return
+		}
+		if err := s.write(); err != nil {
+			// ErrFull: the janitor wakes it again when there is room. Anything
+			// else has poisoned or closed the volume, which tells everybody.
+			if !errors.Is(err, ErrFull) {
+				return
+			}
+			continue
+		}
+		s.v.janitor.kick()
+	}
+}
+
+// errStopped ends a snapshot when the volume closes.
+var errStopped = errors.New("stopped")
+
+// write takes one snapshot.
+func (s *snapshotter) write() error {
+	v := s.v
+	began := time.Now()
+	v.mu.Lock()
+	from := v.last
+	logs := v.durable.freeze()
+	next := v.durable.next
+	states := make(map[stateKey]statePlace, len(v.index.states))
+	for k, at := range v.index.states {
+		states[k] = at
+	}
+	was := v.bytes
+	v.mu.Unlock()
+	if from == s.newest {
+		return nil
+	}
+
+	w := &snapshotWriter{s: s, from: from}
+	w.buf = append(w.buf, snapshotVersion)
+	w.buf = binary.AppendUvarint(w.buf, next)
+	w.buf = binary.AppendUvarint(w.buf, uint64(len(logs)))
+	var one []byte
+	for _, l := range logs {
+		one = appendLogState(one[:0], l)
+		w.buf = binary.AppendUvarint(w.buf, uint64(len(one)))
+		w.buf = append(w.buf, one...)
+		// The index's own section would do for all logs at once, but a log and
+		// the places of its checkpoints are wanted together.
+		w.buf = appendPlaces(w.buf, l, states)
+		if err := w.flush(false); err != nil {
+			return err
+		}
+	}
+	if err := w.flush(true); err != nil {
+		return err
+	}
+
+	v.mu.Lock()
+	s.older, s.newest = s.newest, from
+	v.bytes -= was
+	newest, older := s.newest, s.older
+	v.mu.Unlock()
+	v.journal.SetSnapshots(newest, older)
+	v.counters.snapshots.Add(1)
+	if v.o.Events.Snapshot != nil {
+		v.o.Events.Snapshot(from.Sequence-1, w.written, time.Since(began))
+	}
+	return nil
+}
+
+// appendPlaces spells where the states of a log's checkpoints lie, in the
+// order of their names: a byte 1 and the place, or a byte 0 for none.
+func appendPlaces(dst []byte, l *logState, states map[stateKey]statePlace) []byte {
+	for i := range l.checkpoints {
+		at, ok := states[stateKey{l.number, l.checkpoints[i].name}]
+		if !ok || l.checkpoints[i].size == 0 {
+			dst = append(dst, 0)
+			continue
+		}
+		dst = append(dst, 1)
+		dst = binary.AppendUvarint(dst, uint64(at.pos.Segment))
+		dst = binary.AppendUvarint(dst, uint64(at.pos.Offset))
+		dst = appendPlace(dst, at.place)
+	}
+	return dst
+}
+
+// A snapshotWriter cuts a snapshot's bytes into parts.
+type snapshotWriter struct {
+	s       *snapshotter
+	from    segment.FrameRef
+	buf     []byte
+	part    uint64
+	sum     uint32
+	written int64
+}
+
+// flush sends off whole parts, and with last set what is left.
+func (w *snapshotWriter) flush(last bool) error {
+	for len(w.buf) >= snapshotPart || last {
+		n := min(len(w.buf), snapshotPart, max(1, w.s.v.maxBatch))
+		chunk := w.buf[:n]
+		final := last && n == len(w.buf)
+		w.sum = crc32.Update(w.sum, castagnoli, chunk)
+		h := snapshotHeader{From: w.from, Part: w.part, Last: final, Sum: w.sum}
+		if err := w.send(h, chunk); err != nil {
+			return err
+		}
+		w.written += int64(n)
+		w.part++
+		w.buf = w.buf[:copy(w.buf, w.buf[n:])]
+		if final {
+			return nil
+		}
+	}
+	return nil
+}
+
+// send puts one part on the bus and waits until it is durable: one part at a
+// time is all the memory a snapshot takes.
+func (w *snapshotWriter) send(h snapshotHeader, chunk []byte) error {
+	v := w.s.v
+	select {
+	case <-w.s.quit:
+		return errStopped
+	default:
+	}
+	// The reserve is there for snapshots too: without one, nothing is released.
+	if err := v.journal.Admit(int64(len(chunk))+2*limits.BlockSize, true); err != nil {
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	wait := newWaiter()
+	err := v.bus.Insert(tagSnapshot, func(f *batcher.Frame) {
+		f.AddRecords(0, chunk)
+		f.AddCommand(func(dst []byte) []byte { return appendSnapshotHeader(dst, &h) })
+		f.Ride(wait)
+	})
+	if err != nil {
+		return err
+	}
+	return <-wait.landed
+}
+
+// snapshotVersion is the version of a snapshot's layout: version, number of the
+// next log, count of logs; for each log the length of its state, the state, and
+// the places of its checkpoints' states.
+const snapshotVersion = 1
+
+// A snapshotHeader is the Meta of a frame of a snapshot; the part's bytes are
+// its only block.
+type snapshotHeader struct {
+	From segment.FrameRef // the frame behind the cut; the same in every part
+	Part uint64           // from 0
+	Last bool
+	Sum  uint32 // CRC-32C over all parts up to this one
+}
+
+func appendSnapshotHeader(dst []byte, h *snapshotHeader) []byte {
+	dst = append(dst, snapshotVersion)
+	dst = binary.AppendUvarint(dst, uint64(h.From.Pos.Segment))
+	dst = binary.AppendUvarint(dst, uint64(h.From.Pos.Offset))
+	dst = binary.AppendUvarint(dst, h.From.Sequence)
+	dst = binary.LittleEndian.AppendUint32(dst, h.From.Chain)
+	dst = binary.AppendUvarint(dst, h.Part)
+	if h.Last {
+		dst = append(dst, 1)
+	} else {
+		dst = append(dst, 0)
+	}
+	return binary.LittleEndian.AppendUint32(dst, h.Sum)
+}
+
+func decodeSnapshotHeader(meta []byte) (h snapshotHeader, err error) {
+	bad := fmt.Errorf("snapshot part: %w", ErrBadCommand)
+	if len(meta) == 0 || meta[0] != snapshotVersion {
+		return h, bad
+	}
+	d := decoder{buf: meta[1:]}
+	h.From.Pos.Segment = segment.ID(d.uvarint())
+	h.From.Pos.Offset = int64(d.uvarint())
+	h.From.Sequence = d.uvarint()
+	h.From.Chain = d.uint32()
+	h.Part = d.uvarint()
+	if d.bad || len(d.buf) == 0 || d.buf[0] > 1 {
+		return h, bad
+	}
+	h.Last = d.buf[0] == 1
+	d.buf = d.buf[1:]
+	h.Sum = d.uint32()
+	if d.bad || len(d.buf) != 0 {
+		return h, bad
+	}
+	return h, nil
+}
+
+// decodeSnapshot restores what the parts of a snapshot, put together, say.
+func decodeSnapshot(buf []byte) (*State, map[stateKey]statePlace, error) {
+	bad := fmt.Errorf("snapshot: %w", ErrBadCommand)
+	if len(buf) == 0 || buf[0] != snapshotVersion {
+		return nil, nil, bad
+	}
+	d := decoder{buf: buf[1:]}
+	s := NewState()
+	s.next = d.uvarint()
+	count := d.uvarint()
+	if d.bad || s.next == 0 || count > limits.MaxLogs {
+		return nil, nil, bad
+	}
+	states := map[stateKey]statePlace{}
+	for range count {
+		n := d.uvarint()
+		if d.bad || n > uint64(len(d.buf)) {
+			return nil, nil, bad
+		}
+		one := decoder{buf: d.buf[:n]}
+		d.buf = d.buf[n:]
+		l, err := decodeLogState(&one)
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(one.buf) != 0 {
+			return nil, nil, bad
+		}
+		if err := s.insert(l); err != nil {
+			return nil, nil, err
+		}
+		if err := decodePlaces(&d, l, states); err != nil {
+			return nil, nil, err
+		}
+	}
+	if d.bad || len(d.buf) != 0 {
+		return nil, nil, bad
+	}
+	return s, states, nil
+}
+
+func decodePlaces(d *decoder, l *logState, states map[stateKey]statePlace) error {
+	for i := range l.checkpoints {
+		if d.bad || len(d.buf) == 0 || d.buf[0] > 1 {
+			return fmt.Errorf("snapshot: places of log %d: %w", l.number, ErrBadCommand)
+		}
+		has := d.buf[0] == 1
+		d.buf = d.buf[1:]
+		if has {
+			at := statePlace{pos: segment.Pos{Segment: segment.ID(d.uvarint()), Offset: int64(d.uvarint())}, place: d.place()}
+			states[stateKey{l.number, l.checkpoints[i].name}] = at
+		}
+	}
+	return nil
+}

@@ -1,0 +1,443 @@
+package wal
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/walsvc/walsvc/internal/limits"
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// A State is what the commands applied to it say, and nothing else: no clock,
+// no disk, no randomness, no map order, no position in the journal. Two states
+// that applied the same commands have the same Hash.
+//
+// A volume has two: the durable one, which readers see, and one ahead of it by
+// the commands that are decided and not durable yet, against which the next
+// ones are decided. Both apply the same commands with the same code, and a
+// command that the state ahead took and the durable one refuses is a bug that
+// must stop the process before it acknowledges anything.
+//
+// A State is not safe for concurrent use. Freeze makes a copy at the cost of a
+// slice of pointers.
+type State struct {
+	logs  map[uint64]*logState
+	names map[string]*logState
+	next  uint64 // number of the next log
+	// generation counts freezes: a logState of an older one is shared with a
+	// frozen copy and is cloned before it changes.
+	generation uint64
+}
+
+// A logState is one log. Frozen copies share it until it changes.
+type logState struct {
+	generation  uint64
+	number      uint64
+	id          ulid.ULID
+	name        string
+	created     int64
+	options     LogOptions // the map in it is never written
+	epoch       Epoch
+	first, next LSN
+	checksum    Checksum
+	liveBytes   uint64
+	totalBytes  uint64 // framed bytes ever appended
+	checkpoints []checkpointState
+	producers   []producerState // by slot-1
+}
+
+// A checkpointState is a checkpoint without its bytes.
+type checkpointState struct {
+	name    string
+	lsn     LSN
+	version uint64
+	setAt   int64
+	size    uint32
+	sum     uint32 // CRC-32C of the bytes
+}
+
+// A producerState remembers a producer's last batches.
+type producerState struct {
+	id     ulid.ULID
+	last   uint64 // sequence of its last batch; 0 if none
+	window []batchState
+}
+
+// A batchState is what a retry is answered with.
+type batchState struct {
+	sequence uint64
+	first    LSN
+	count    uint32
+	runSum   uint32
+	checksum Checksum
+	epoch    Epoch
+}
+
+// NewState returns the state of a volume that has seen no command.
+func NewState() *State {
+	return &State{logs: map[uint64]*logState{}, names: map[string]*logState{}, next: 1}
+}
+
+// mutable returns a log that may be changed: a clone, if a frozen copy shares it.
+func (s *State) mutable(number uint64) *logState {
+	l := s.logs[number]
+	if l == nil || l.generation == s.generation {
+		return l
+	}
+	c := *l
+	c.generation = s.generation
+	c.checkpoints = slices.Clone(l.checkpoints)
+	c.producers = slices.Clone(l.producers)
+	for i := range c.producers {
+		c.producers[i].window = slices.Clone(l.producers[i].window)
+	}
+	s.logs[number], s.names[l.name] = &c, &c
+	return &c
+}
+
+// errDisagree is what Apply returns for a command that cannot follow what was
+// applied before.
+var errDisagree = errors.New("command does not follow from the state")
+
+func disagree(c *Command, format string, args ...any) error {
+	return fmt.Errorf("%s of log %d: %w: %s", c.Kind, c.Log, errDisagree, fmt.Sprintf(format, args...))
+}
+
+// Apply changes the state as the command says. It re-derives what was decided
+// when the command was sequenced and returns an error, having changed nothing,
+// if it comes to another verdict.
+func (s *State) Apply(c *Command) error {
+	if c.Kind == CommandCreateLog {
+		if c.Log != s.next || s.names[c.Name] != nil {
+			return disagree(c, "number %d where %d is next, or name %q taken", c.Log, s.next, c.Name)
+		}
+		l := &logState{
+			generation: s.generation, number: c.Log, id: c.ID, name: c.Name, created: c.Time,
+			options: c.Options, epoch: 1, first: 1, next: 1,
+		}
+		s.logs[c.Log], s.names[c.Name] = l, l
+		s.next++
+		return nil
+	}
+	l := s.mutable(c.Log)
+	if l == nil {
+		return disagree(c, "no such log")
+	}
+	switch c.Kind {
+	case CommandDeleteLog:
+		delete(s.logs, l.number)
+		delete(s.names, l.name)
+	case CommandOpenProducer:
+		if l.slot(c.Producer) != 0 {
+			return disagree(c, "producer %s is open", c.Producer)
+		}
+		l.producers = append(l.producers, producerState{id: c.Producer})
+	case CommandAppend:
+		return l.applyAppend(c)
+	case CommandSetCheckpoint:
+		i, found := l.findCheckpoint(c.Name)
+		var was checkpointState
+		if found {
+			was = l.checkpoints[i]
+		}
+		if c.Version != was.version+1 || c.LSN < was.lsn || c.LSN >= l.next {
+			return disagree(c, "version %d and LSN %d on version %d and LSN %d", c.Version, c.LSN, was.version, was.lsn)
+		}
+		if !found {
+			l.checkpoints = slices.Insert(l.checkpoints, i, checkpointState{})
+		}
+		l.checkpoints[i] = checkpointState{name: c.Name, lsn: c.LSN, version: c.Version, setAt: c.Time, size: c.Size, sum: c.RunSum}
+	case CommandDeleteCheckpoint:
+		i, found := l.findCheckpoint(c.Name)
+		if !found {
+			return disagree(c, "no checkpoint %q", c.Name)
+		}
+		l.checkpoints = slices.Delete(l.checkpoints, i, i+1)
+	case CommandTruncate:
+		if c.First < l.first || c.First > l.next || c.LiveBytes > l.liveBytes {
+			return disagree(c, "to %d with %d bytes, it has %d to %d with %d", c.First, c.LiveBytes, l.first, l.next-1, l.liveBytes)
+		}
+		l.first, l.liveBytes = c.First, c.LiveBytes
+	case CommandMoveCheckpoint:
+		i, found := l.findCheckpoint(c.Name)
+		if !found || l.checkpoints[i].version != c.Version || l.checkpoints[i].size != c.Size {
+			return disagree(c, "checkpoint %q has changed", c.Name)
+		}
+	default:
+		return disagree(c, "unknown kind")
+	}
+	return nil
+}
+
+func (l *logState) applyAppend(c *Command) error {
+	if c.First != l.next || c.Epoch != l.epoch || c.Count == 0 || c.Start != l.totalBytes {
+		return disagree(c, "LSN %d in epoch %d behind %d bytes, it has LSN %d in epoch %d behind %d",
+			c.First, c.Epoch, c.Start, l.next, l.epoch, l.totalBytes)
+	}
+	if c.Slot != 0 {
+		if c.Slot > uint64(len(l.producers)) || l.producers[c.Slot-1].last+1 != c.Sequence {
+			return disagree(c, "sequence %d of slot %d", c.Sequence, c.Slot)
+		}
+		l.producers[c.Slot-1].remember(batchState{
+			sequence: c.Sequence, first: c.First, count: c.Count, runSum: c.RunSum, checksum: c.Checksum, epoch: c.Epoch,
+		})
+	}
+	l.next += LSN(c.Count)
+	l.checksum = c.Checksum
+	l.liveBytes += uint64(c.Size)
+	l.totalBytes += uint64(c.Size)
+	return nil
+}
+
+// remember keeps the last limits.ProducerWindow batches, in a ring once it is full:
+// the batch of sequence q lies at (q-1) mod the window.
+func (p *producerState) remember(b batchState) {
+	p.last = b.sequence
+	if len(p.window) < limits.ProducerWindow {
+		p.window = append(p.window, b)
+		return
+	}
+	p.window[(b.sequence-1)%limits.ProducerWindow] = b
+}
+
+// recall returns the batch of a sequence that was used, if it is still remembered.
+func (p *producerState) recall(sequence uint64) (batchState, bool) {
+	i := (sequence - 1) % limits.ProducerWindow
+	if i < uint64(len(p.window)) && p.window[i].sequence == sequence {
+		return p.window[i], true
+	}
+	return batchState{}, false
+}
+
+// slot returns the slot of a producer, 0 if it is not open.
+func (l *logState) slot(producer ulid.ULID) uint64 {
+	for i := range l.producers {
+		if l.producers[i].id == producer {
+			return uint64(i) + 1
+		}
+	}
+	return 0
+}
+
+func (l *logState) findCheckpoint(name string) (int, bool) {
+	return slices.BinarySearchFunc(l.checkpoints, name, func(c checkpointState, name string) int {
+		return cmp.Compare(c.name, name)
+	})
+}
+
+// keep returns the oldest LSN that retention must keep: what no checkpoint has
+// behind it. With no checkpoint, that is all there is.
+func (l *logState) keep() LSN {
+	if len(l.checkpoints) == 0 {
+		return l.first
+	}
+	low := l.checkpoints[0].lsn
+	for _, c := range l.checkpoints[1:] {
+		low = min(low, c.lsn)
+	}
+	return max(l.first, low+1)
+}
+
+func (l *logState) equalOptions(o *LogOptions) bool {
+	return l.options.QuotaBytes == o.QuotaBytes && l.options.MaxRecordBytes == o.MaxRecordBytes &&
+		l.options.ColocationKey == o.ColocationKey && maps.Equal(l.options.Labels, o.Labels)
+}
+
+// maxRecord returns the bound on the log's records, in bytes.
+func (l *logState) maxRecord() int {
+	if l.options.MaxRecordBytes != 0 {
+		return int(min(l.options.MaxRecordBytes, limits.MaxRecordSize))
+	}
+	return limits.MaxRecordSize
+}
+
+// Freeze returns the logs as they are, by number, for as long as the caller
+// wants: the state clones what it changes from now on.
+func (s *State) freeze() []*logState {
+	s.generation++
+	logs := make([]*logState, 0, len(s.logs))
+	for _, l := range s.logs {
+		logs = append(logs, l)
+	}
+	slices.SortFunc(logs, func(a, b *logState) int { return cmp.Compare(a.number, b.number) })
+	return logs
+}
+
+// Clone returns a state of its own.
+func (s *State) Clone() *State {
+	c := &State{logs: make(map[uint64]*logState, len(s.logs)), names: make(map[string]*logState, len(s.names)),
+		next: s.next, generation: 1}
+	for _, l := range s.freeze() { // shared until either side changes it: both are of a newer generation now
+		c.logs[l.number], c.names[l.name] = l, l
+	}
+	c.generation = s.generation
+	return c
+}
+
+// Hash returns a checksum of everything in the state.
+func (s *State) Hash() uint64 {
+	var crc uint32
+	var size uint64
+	var buf []byte
+	for _, l := range s.freeze() {
+		buf = appendLogState(buf[:0], l)
+		crc = crc32.Update(crc, castagnoli, buf)
+		size += uint64(len(buf))
+	}
+	return size<<32 | uint64(crc)
+}
+
+// appendLogState spells a log as snapshots carry it. docs/format.md has the table.
+func appendLogState(dst []byte, l *logState) []byte {
+	dst = binary.AppendUvarint(dst, l.number)
+	dst = append(dst, l.id[:]...)
+	dst = appendString(dst, l.name)
+	dst = binary.AppendUvarint(dst, uint64(l.created))
+	dst = appendOptions(dst, &l.options)
+	dst = binary.AppendUvarint(dst, uint64(l.epoch))
+	dst = binary.AppendUvarint(dst, uint64(l.first))
+	dst = binary.AppendUvarint(dst, uint64(l.next))
+	dst = binary.LittleEndian.AppendUint32(dst, uint32(l.checksum))
+	dst = binary.AppendUvarint(dst, l.liveBytes)
+	dst = binary.AppendUvarint(dst, l.totalBytes)
+	dst = binary.AppendUvarint(dst, uint64(len(l.checkpoints)))
+	for i := range l.checkpoints {
+		c := &l.checkpoints[i]
+		dst = appendString(dst, c.name)
+		dst = binary.AppendUvarint(dst, uint64(c.lsn))
+		dst = binary.AppendUvarint(dst, c.version)
+		dst = binary.AppendUvarint(dst, uint64(c.setAt))
+		dst = binary.AppendUvarint(dst, uint64(c.size))
+		dst = binary.LittleEndian.AppendUint32(dst, c.sum)
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(l.producers)))
+	for i := range l.producers {
+		p := &l.producers[i]
+		dst = append(dst, p.id[:]...)
+		dst = binary.AppendUvarint(dst, p.last)
+		// Oldest first; sequences are dense, so the first one tells them all.
+		dst = binary.AppendUvarint(dst, uint64(len(p.window)))
+		for q := p.last - uint64(len(p.window)) + 1; q <= p.last; q++ {
+			b, _ := p.recall(q)
+			dst = binary.AppendUvarint(dst, uint64(b.first))
+			dst = binary.AppendUvarint(dst, uint64(b.count))
+			dst = binary.LittleEndian.AppendUint32(dst, b.runSum)
+			dst = binary.LittleEndian.AppendUint32(dst, uint32(b.checksum))
+			dst = binary.AppendUvarint(dst, uint64(b.epoch))
+		}
+	}
+	return dst
+}
+
+// decodeLogState is the inverse of appendLogState. What it accepts encodes to
+// the same bytes again.
+func decodeLogState(d *decoder) (*logState, error) {
+	l := &logState{}
+	l.number = d.uvarint()
+	d.fixed(l.id[:])
+	l.name = d.string(limits.MaxLogNameBytes)
+	l.created = int64(d.uvarint())
+	d.options(&l.options)
+	l.epoch = Epoch(d.uvarint())
+	l.first = LSN(d.uvarint())
+	l.next = LSN(d.uvarint())
+	l.checksum = Checksum(d.uint32())
+	l.liveBytes = d.uvarint()
+	l.totalBytes = d.uvarint()
+	n := d.uvarint()
+	if d.bad || n > limits.MaxCheckpointsPerLog {
+		return nil, fmt.Errorf("log state: %w", ErrBadCommand)
+	}
+	for range n {
+		c := checkpointState{name: d.string(limits.MaxCheckpointNameBytes), lsn: LSN(d.uvarint()), version: d.uvarint(),
+			setAt: int64(d.uvarint()), size: d.uvarint32(), sum: d.uint32()}
+		if k := len(l.checkpoints); k > 0 && l.checkpoints[k-1].name >= c.name {
+			d.fail()
+		}
+		l.checkpoints = append(l.checkpoints, c)
+	}
+	n = d.uvarint()
+	if d.bad || n > limits.MaxProducersPerLog {
+		return nil, fmt.Errorf("log state: %w", ErrBadCommand)
+	}
+	for range n {
+		var p producerState
+		d.fixed(p.id[:])
+		p.last = d.uvarint()
+		k := d.uvarint()
+		if d.bad || k > limits.ProducerWindow || k > p.last || k < min(p.last, limits.ProducerWindow) {
+			return nil, fmt.Errorf("log state: %w", ErrBadCommand)
+		}
+		p.window = make([]batchState, k)
+		for q := p.last - k + 1; q <= p.last; q++ {
+			p.window[(q-1)%limits.ProducerWindow] = batchState{sequence: q, first: LSN(d.uvarint()), count: d.uvarint32(),
+				runSum: d.uint32(), checksum: Checksum(d.uint32()), epoch: Epoch(d.uvarint())}
+		}
+		l.producers = append(l.producers, p)
+	}
+	if d.bad || l.number == 0 || l.first == 0 || l.first > l.next || l.liveBytes > l.totalBytes {
+		return nil, fmt.Errorf("log state: %w", ErrBadCommand)
+	}
+	return l, nil
+}
+
+// insert puts a decoded log into a state that is being restored.
+func (s *State) insert(l *logState) error {
+	if s.logs[l.number] != nil || s.names[l.name] != nil || l.number >= s.next {
+		return fmt.Errorf("log %d %q: %w: twice in a snapshot", l.number, l.name, ErrBadCommand)
+	}
+	l.generation = s.generation
+	s.logs[l.number], s.names[l.name] = l, l
+	return nil
+}
+
+// info describes a log.
+func (l *logState) info() LogInfo {
+	return LogInfo{
+		Name: l.name, ID: l.id, Epoch: l.epoch, First: l.first, Next: l.next, Checksum: l.checksum,
+		LiveBytes: l.liveBytes, Created: timeOf(l.created), Options: l.options,
+	}
+}
+
+// validName reports whether a name is well formed: 1 to limit bytes of letters,
+// digits and . _ - / beginning with a letter or digit.
+func validName(name string, limit int) bool {
+	if name == "" || len(name) > limit {
+		return false
+	}
+	for i := range len(name) {
+		c := name[i]
+		alnum := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !alnum && (i == 0 || !strings.ContainsRune("._-/", rune(c))) {
+			return false
+		}
+	}
+	return true
+}
+
+// validOptions says what is wrong with options, if anything.
+func validOptions(o *LogOptions) error {
+	switch {
+	case o.MaxRecordBytes > limits.MaxRecordSize:
+		return fmt.Errorf("%w: max_record_bytes %d is over the limit %d", ErrInvalid, o.MaxRecordBytes, limits.MaxRecordSize)
+	case len(o.ColocationKey) > limits.MaxLabelBytes:
+		return fmt.Errorf("%w: colocation_key has %d bytes, the limit is %d", ErrInvalid, len(o.ColocationKey), limits.MaxLabelBytes)
+	case len(o.Labels) > limits.MaxLabels:
+		return fmt.Errorf("%w: %d labels, the limit is %d", ErrInvalid, len(o.Labels), limits.MaxLabels)
+	}
+	for k, v := range o.Labels {
+		if k == "" || len(k) > limits.MaxLabelBytes || len(v) > limits.MaxLabelBytes {
+			return fmt.Errorf("%w: label %q: keys are 1 to %d bytes, values at most %d", ErrInvalid, k, limits.MaxLabelBytes, limits.MaxLabelBytes)
+		}
+	}
+	return nil
+}

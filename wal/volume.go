@@ -1,0 +1,722 @@
+package wal
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/walsvc/walsvc/batcher"
+	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/replay"
+	"github.com/walsvc/walsvc/segment"
+)
+
+// A Volume is one directory on one disk, holding one journal that any number of
+// logs share. Its methods may be called concurrently.
+//
+//	Appender, do ──► ahead (under the bus's lock) ──► batcher.Bus
+//	                                                     │ orderer.Submit
+//	                                                     ▼
+//	readers ◄── durable + index (under mu) ◄── publish ◄─ segment.Journal
+//	                                  │
+//	                                  └──► snapshotter, janitor (on their own)
+type Volume struct {
+	o        Options
+	fs       disk.FS
+	dir      string
+	journal  *segment.Journal
+	bus      *batcher.Bus // nil when read-only
+	fetch    *replay.Fetcher
+	orderer  orderer
+	clock    clock
+	recovery Recovery
+	readOnly error // why nothing is accepted; nil when writable
+
+	// Bounds that follow from the volume's segment size, in bytes.
+	fullSize, maxBatch int
+
+	// unpromised is set while the journal's last frame is one that a later frame
+	// has yet to promise.
+	unpromised atomic.Bool
+	// admitted counts bytes that were sequenced and not yet appended.
+	admitted atomic.Int64
+
+	// ahead is the state with everything that was sequenced. The bus's lock guards it.
+	ahead *State
+
+	mu      sync.RWMutex
+	durable *State // readers see this
+	index   index
+	watches map[uint64]chan struct{} // by log number: closed when its durable state changed
+	last    segment.FrameRef         // where the frame after the last durable one is
+	bytes   int64                    // of journal since the newest snapshot began
+	failed  error                    // set once: ErrPoisoned or ErrClosed, wrapped
+	done    chan struct{}            // closed with failed
+
+	snapshots snapshotter
+	janitor   janitor
+	counters  counters
+}
+
+// counters count since the volume was opened.
+type counters struct {
+	commits, syncs, records, rawBytes, storedBytes, rolls, recycles, snapshots atomic.Uint64
+}
+
+// The tags of inserted frames, as batcher.Frame.Tag. Zero is a frame of commands.
+const (
+	tagSnapshot uint8 = 1
+	tagPromise  uint8 = 2
+)
+
+// An orderer puts frames into their final order and makes them durable. Submit
+// may return before the frame is durable; whatever it does, it calls
+// bus.Landed(ticket, err) once for every frame, in order, when the frame can no
+// longer be lost, or is. The local one writes and syncs before it returns; one
+// that replicates would hand the frame on and hear later. Publishing and acks
+// hang on Landed alone, so neither needs to know.
+type orderer interface{ Submit(f *batcher.Frame) }
+
+// cargo is what a frame carries besides its bytes.
+type cargo struct {
+	commands []Command
+	pos      segment.Pos
+	next     segment.FrameRef // of the frame behind this one
+	size     int64
+	admitted int64
+	rolled   bool
+}
+
+var cargoPool = sync.Pool{New: func() any { return new(cargo) }}
+
+// cargoOf returns the frame's cargo. REQUIRES: boarded, or the frame is sealed.
+func cargoOf(f *batcher.Frame) *cargo {
+	if c, ok := f.Attached().(*cargo); ok {
+		return c
+	}
+	c := cargoPool.Get().(*cargo)
+	*c = cargo{commands: c.commands[:0]}
+	f.Attach(c)
+	return c
+}
+
+// localOrderer orders frames by writing them to the volume's own journal.
+type localOrderer struct{ v *Volume }
+
+// Submit writes and syncs a frame. When it returns, the frame has landed.
+func (l localOrderer) Submit(f *batcher.Frame) {
+	v := l.v
+	d := segment.Draft{Time: v.clock.now(), Meta: f.Meta(), Blocks: make([]segment.Block, len(f.Blocks()))}
+	for i, b := range f.Blocks() {
+		d.Blocks[i] = segment.Block(b)
+	}
+	switch f.Tag {
+	case tagSnapshot:
+		d.Kind = segment.KindSnapshot
+	case tagPromise:
+		d.Kind = segment.KindPromise
+	default:
+		d.Kind = segment.KindCommands
+	}
+	w, err := v.journal.Append(&d)
+	v.admitted.Add(-cargoOf(f).admitted)
+	if err == nil {
+		err = v.journal.Sync()
+		v.counters.syncs.Add(1)
+	}
+	if err == nil {
+		v.unpromised.Store(d.Kind != segment.KindPromise)
+		c := cargoOf(f)
+		c.pos, c.size, c.rolled = w.Ref.Pos, w.Header.Size(), w.Rolled
+		c.next = segment.FrameRef{
+			Pos:      segment.Pos{Segment: c.pos.Segment, Offset: c.pos.Offset + c.size},
+			Sequence: w.Header.Sequence + 1,
+			Chain:    w.Header.Checksum,
+		}
+	}
+	v.bus.Landed(f.Ticket, v.wrap(err))
+}
+
+// wrap gives an error of the packages below the name callers test for.
+func (v *Volume) wrap(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrPoisoned), errors.Is(err, ErrClosed), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.Is(err, batcher.ErrClosed), errors.Is(err, segment.ErrClosed):
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	return fmt.Errorf("%w: %w", ErrPoisoned, err)
+}
+
+// Open opens the volume in dir: it takes the volume's lock, recovers, makes
+// durable what it vouches for, and starts serving. The volume is created if
+// there is none and o.Create is set.
+//
+// It returns ErrNoVolume, ErrInUse, ErrVersion or ErrDamaged, wrapped with a
+// next step, or the disk's error. Damage that leaves a readable prefix is no
+// error: the volume opens read-only and Recovery names what is hit.
+func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
+	began := time.Now()
+	if o.FS == nil {
+		o.FS = disk.OS(disk.OSOptions{Direct: o.Direct})
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	if o.SnapshotEvery <= 0 {
+		o.SnapshotEvery = defaultSnapshotEvery
+	}
+	v := &Volume{o: o, fs: o.FS, dir: dir, watches: map[uint64]chan struct{}{}, done: make(chan struct{})}
+	v.orderer = localOrderer{v}
+	v.index.init(v)
+	if o.Codec == "" {
+		o.Codec = batcher.Auto.String()
+	}
+	policy, err := batcher.ParseCodecPolicy(o.Codec)
+	if err != nil {
+		return nil, fmt.Errorf("open volume %s: %w: %w", dir, ErrInvalid, err)
+	}
+	so := segment.Options{
+		FS: o.FS, Dir: dir, SegmentSize: o.SegmentSize, PrepareRate: o.PrepareRate, Rand: o.Rand, Now: o.Now,
+		ReadOnly: o.ReadOnly, Seal: v.sealMeta,
+		Events: segment.Events{
+			Stranger:      o.Events.Stranger,
+			PrepareFailed: o.Events.PrepareFailed,
+			Released:      func(segment.ID, bool) { v.counters.recycles.Add(1) },
+			Sealed:        func(id segment.ID) { v.counters.rolls.Add(1); v.tellRolled(id) },
+		},
+	}
+	if v.journal, err = openJournal(so, o.Create); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, errors.Join(err, v.journal.Close())
+	}
+	v.fetch = replay.NewFetcher(v.journal)
+	if err := v.recover(); err != nil {
+		return nil, errors.Join(err, v.fetch.Close(), v.journal.Close())
+	}
+	v.recovery.Took = time.Since(began)
+	if v.readOnly != nil {
+		return v, nil
+	}
+	v.ahead = v.durable.Clone()
+	maxFrame := int(min(v.journal.MaxFrame(), limits.MaxFrameSize))
+	v.fullSize = min(limits.FrameFullSize, maxFrame/4)
+	v.maxBatch = min(limits.MaxBatchSize, maxFrame/2)
+	v.snapshots.start(v)
+	v.janitor.start(v)
+	v.bus = batcher.New(batcher.Options{
+		FullSize: v.fullSize, BlockSize: min(limits.TargetBlockSize, v.fullSize), Depth: max(o.Depth, 1), Codec: policy,
+		Submit: v.orderer.Submit, Publish: v.publish, Idle: v.promiseWhenIdle,
+	})
+	if v.needsPromise() { // what was rewritten is acknowledged as of now
+		if err := v.promise(); err != nil {
+			return nil, errors.Join(err, v.Close())
+		}
+	}
+	return v, nil
+}
+
+func openJournal(so segment.Options, create bool) (*segment.Journal, error) {
+	j, err := segment.Open(so)
+	if errors.Is(err, segment.ErrNotVolume) && create && !so.ReadOnly {
+		if err = segment.Create(so); err == nil {
+			j, err = segment.Open(so)
+		}
+	}
+	switch {
+	case err == nil:
+		return j, nil
+	case errors.Is(err, segment.ErrNotVolume):
+		return nil, fmt.Errorf("open volume %s: %w: %w", so.Dir, ErrNoVolume, err)
+	case errors.Is(err, disk.ErrLocked):
+		return nil, fmt.Errorf("open volume %s: %w: %w", so.Dir, ErrInUse, err)
+	case errors.Is(err, segment.ErrNewerVersion):
+		return nil, fmt.Errorf("open volume %s: %w: %w", so.Dir, ErrVersion, err)
+	}
+	for _, damage := range []error{segment.ErrMissingSegment, segment.ErrVolumeFileLost, segment.ErrBadVolumeFile, segment.ErrBadName} {
+		if errors.Is(err, damage) {
+			return nil, fmt.Errorf("open volume %s: %w: %w; run walctl verify on it", so.Dir, ErrDamaged, err)
+		}
+	}
+	return nil, fmt.Errorf("open volume %s: %w", so.Dir, err)
+}
+
+// publish is told by the bus of every frame, in order, once it has landed. Only
+// now does what the frame carries become visible.
+func (v *Volume) publish(f *batcher.Frame, err error) {
+	if err != nil {
+		v.fail(err)
+		return
+	}
+	c := cargoOf(f)
+	v.mu.Lock()
+	v.last = c.next
+	v.bytes += c.size
+	for i := range c.commands {
+		cmd := &c.commands[i]
+		if err := v.durable.Apply(cmd); err != nil {
+			// Sequenced against the state ahead, refused by the durable one: the
+			// two have parted, and no acknowledgement may follow from either.
+			panic(fmt.Sprintf("wal: frame %d: %v", c.next.Sequence-1, err))
+		}
+		v.index.apply(cmd, c.pos)
+		if w, ok := v.watches[cmd.Log]; ok {
+			close(w)
+			delete(v.watches, cmd.Log)
+		}
+		if cmd.Kind == CommandAppend {
+			v.counters.records.Add(uint64(cmd.Count))
+			v.counters.rawBytes.Add(uint64(cmd.Size))
+		}
+	}
+	due := f.Tag != tagSnapshot && (c.rolled || v.bytes >= v.o.SnapshotEvery)
+	v.mu.Unlock()
+	if f.Tag == 0 {
+		v.counters.commits.Add(1)
+		for _, b := range f.Blocks() {
+			v.counters.storedBytes.Add(uint64(len(b.Stored)))
+		}
+	}
+	if due {
+		v.snapshots.kick()
+	}
+	if c.rolled {
+		v.janitor.kick()
+	}
+	f.Attach(nil)
+	cargoPool.Put(c)
+}
+
+func (v *Volume) tellRolled(id segment.ID) {
+	if v.o.Events.Rolled != nil {
+		v.o.Events.Rolled(uint64(id))
+	}
+}
+
+// fail ends the volume for everybody: what waits is woken and told.
+func (v *Volume) fail(err error) {
+	v.mu.Lock()
+	first := v.failed == nil
+	if first {
+		v.failed = err
+		close(v.done)
+	}
+	v.mu.Unlock()
+	if first && errors.Is(err, ErrPoisoned) && v.o.Events.Poisoned != nil {
+		v.o.Events.Poisoned(err)
+	}
+}
+
+// failure returns why the volume takes nothing more, nil while it does.
+func (v *Volume) failure() error {
+	if v.readOnly != nil {
+		return v.readOnly
+	}
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.failed
+}
+
+// promiseWhenIdle gives the last acknowledgement its promise, unless the last
+// frame was one that did.
+func (v *Volume) promiseWhenIdle(f *batcher.Frame) bool {
+	if !v.needsPromise() {
+		return false
+	}
+	f.Tag = tagPromise
+	return true
+}
+
+// promise writes a frame that promises everything before it, and waits for it.
+func (v *Volume) promise() error {
+	w := newWaiter()
+	if err := v.bus.Insert(tagPromise, func(f *batcher.Frame) { f.Ride(w) }); err != nil {
+		return v.wrap(err)
+	}
+	return <-w.landed
+}
+
+func (v *Volume) needsPromise() bool {
+	return v.unpromised.Load() && v.journal.Poisoned() == nil
+}
+
+// Close flushes what was sequenced, gives the last acknowledgement its promise
+// and closes the journal. What was acknowledged is durable whether or not it
+// succeeds. Readers end with ErrClosed.
+func (v *Volume) Close() error {
+	var errs []error
+	if v.bus != nil {
+		v.janitor.stop()
+		v.snapshots.stop()
+		err := v.bus.Flush(context.Background())
+		if err == nil && v.needsPromise() {
+			err = v.promise()
+		}
+		if cerr := v.bus.Close(); err == nil {
+			err = cerr
+		}
+		errs = append(errs, err)
+	}
+	v.fail(fmt.Errorf("volume %s: %w", v.dir, ErrClosed))
+	errs = append(errs, v.fetch.Close(), v.journal.Close())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close volume %s: %w", v.dir, err)
+	}
+	return nil
+}
+
+// do sequences one command that decide makes against the state ahead, with the
+// bytes it carries, and waits until it is durable. A refusal, and a command that
+// turns out to be needless (nil), wait likewise until the state they were
+// decided on is durable: no answer may show what a crash could take back. If
+// ctx ends first, the outcome is unknown.
+func (v *Volume) do(ctx context.Context, carries int, reserve bool, decide func(s *State) (*Command, []byte, error)) error {
+	if v.readOnly != nil {
+		return v.readOnly
+	}
+	f, refusal, err := v.board(ctx, carries+maxCommandBytes, reserve)
+	if err != nil {
+		return err
+	}
+	var cmd *Command
+	var payload []byte
+	if refusal == nil {
+		cmd, payload, refusal = decide(v.ahead)
+	}
+	if refusal == nil && cmd != nil {
+		v.put(f, cmd, payload)
+	}
+	w := newWaiter()
+	f.Ride(w)
+	v.bus.Leave()
+	select {
+	case err := <-w.landed:
+		if err != nil {
+			return v.wrap(err)
+		}
+		return refusal
+	case <-ctx.Done():
+		return fmt.Errorf("outcome unknown: %w", context.Cause(ctx))
+	}
+}
+
+// maxCommandBytes is more than any command without records takes, labels included.
+const maxCommandBytes = 2*limits.MaxLabels*(limits.MaxLabelBytes+2) + 4*limits.MaxLogNameBytes
+
+// put applies a command to the state ahead and puts it on the bus. REQUIRES:
+// boarded; the command was decided against the state ahead.
+func (v *Volume) put(f *batcher.Frame, cmd *Command, payload []byte) {
+	before := f.RawSize()
+	if payload != nil {
+		block, offset := f.AddRecords(cmd.Log, payload)
+		cmd.Place = Place{Block: uint32(block), Offset: uint32(offset), Size: uint32(len(payload))}
+	}
+	if err := v.ahead.Apply(cmd); err != nil {
+		panic(fmt.Sprintf("wal: sequencing: %v", err))
+	}
+	c := cargoOf(f)
+	c.commands = append(c.commands, *cmd)
+	f.AddCommand(func(dst []byte) []byte { return AppendCommand(dst, cmd) })
+	size := int64(f.RawSize()-before) + blockTableEntry
+	c.admitted += size
+	v.admitted.Add(size)
+}
+
+// blockTableEntry is more than a block takes in a directory, in bytes.
+const blockTableEntry = 64
+
+// board boards the bus when there is written space for size more bytes, or it
+// is known that there is none: then refusal is ErrFull. It waits for a segment
+// that is being prepared. The reserve is for what gives space back.
+func (v *Volume) board(ctx context.Context, size int, reserve bool) (f *batcher.Frame, refusal, err error) {
+	for {
+		if f, err = v.bus.Board(); err != nil {
+			return nil, nil, v.wrap(err)
+		}
+		if refusal = v.admit(size, reserve); !errors.Is(refusal, segment.ErrPreparing) {
+			return f, refusal, nil
+		}
+		v.bus.LeaveUnused()
+		if err := v.journal.WaitSpare(ctx); err != nil && !errors.Is(err, segment.ErrNoSpace) {
+			return nil, nil, v.wrap(err)
+		}
+	}
+}
+
+// admit says whether there is written space for size more bytes. It returns
+// segment.ErrPreparing if there will be soon, ErrFull if not. REQUIRES: boarded.
+func (v *Volume) admit(size int, reserve bool) error {
+	err := v.journal.Admit(v.admitted.Load()+int64(size)+limits.BlockSize, reserve)
+	switch {
+	case err == nil, errors.Is(err, segment.ErrPreparing):
+		return err
+	case errors.Is(err, segment.ErrNoSpace):
+		return fmt.Errorf("%w: %w; truncate logs, set checkpoints, or make room on the file system", ErrFull, err)
+	}
+	return v.wrap(err)
+}
+
+// A waiter waits for one frame.
+type waiter struct{ landed chan error }
+
+func newWaiter() *waiter { return &waiter{landed: make(chan error, 1)} }
+
+// Landed implements batcher.Rider.
+func (w *waiter) Landed(_ uint64, err error) { w.landed <- err }
+
+// Recovery returns what opening the volume found.
+func (v *Volume) Recovery() Recovery { return v.recovery }
+
+// Status returns the volume's state.
+func (v *Volume) Status() Status {
+	space := v.journal.Space()
+	s := Status{
+		Volume: v.journal.Volume(), State: Serving, Recovery: v.recovery, DurableFrame: v.journal.Durable(),
+		Segments: space.Segments, SegmentSize: v.journal.SegmentSize(), Spares: space.Spares,
+		AppendableBytes: max(0, space.Usable-space.Reserve),
+		Commits:         v.counters.commits.Load(), Syncs: v.counters.syncs.Load(), Records: v.counters.records.Load(),
+		RawBytes: v.counters.rawBytes.Load(), StoredBytes: v.counters.storedBytes.Load(), Rolls: v.counters.rolls.Load(),
+		Recycles: v.counters.recycles.Load(), Snapshots: v.counters.snapshots.Load(),
+	}
+	if free, err := v.fs.Free(v.dir); err == nil {
+		s.DiskFree = free
+	}
+	v.mu.RLock()
+	s.Logs = len(v.durable.logs)
+	failed := v.failed
+	v.mu.RUnlock()
+	switch {
+	case errors.Is(failed, ErrPoisoned):
+		s.State, s.Detail = Poisoned, failed.Error()+"; restart the service: it recovers to what is durable"
+	case v.readOnly != nil:
+		s.State, s.Detail = ReadOnly, v.readOnly.Error()
+		s.DurableFrame = v.recovery.LastSequence
+	case space.PrepareError != nil && s.AppendableBytes < limits.BlockSize:
+		s.State, s.Detail = Full, fmt.Sprintf("no room to prepare segments: %v; truncate logs, set checkpoints, or make room on the file system", space.PrepareError)
+	}
+	return s
+}
+
+// lookup returns a durable log by name. REQUIRES: mu is held, for reading at least.
+func (v *Volume) lookup(name string) (*logState, error) {
+	if l := v.durable.names[name]; l != nil {
+		return l, nil
+	}
+	return nil, notFound(name)
+}
+
+func notFound(name string) error {
+	if !validName(name, limits.MaxLogNameBytes) {
+		return invalidName("log", name, limits.MaxLogNameBytes)
+	}
+	return fmt.Errorf("log %q: %w", name, ErrLogNotFound)
+}
+
+func invalidName(what, name string, limit int) error {
+	if len(name) > limit {
+		return fmt.Errorf("%s name of %d bytes: %w: the limit is %d", what, len(name), ErrInvalidName, limit)
+	}
+	return fmt.Errorf("%s name %q: %w: want letters, digits and . _ - / with a letter or digit first", what, name, ErrInvalidName)
+}
+
+// CreateLog creates a log, durably, or returns the one that has the name if its
+// options agree. It returns ErrInvalidName, ErrInvalid, ErrLogExists,
+// ErrTooManyLogs or ErrFull.
+func (v *Volume) CreateLog(ctx context.Context, name string, o LogOptions) (info LogInfo, created bool, err error) {
+	if !validName(name, limits.MaxLogNameBytes) {
+		return LogInfo{}, false, invalidName("log", name, limits.MaxLogNameBytes)
+	}
+	if err := validOptions(&o); err != nil {
+		return LogInfo{}, false, fmt.Errorf("create log %q: %w", name, err)
+	}
+	id, err := v.newID()
+	if err != nil {
+		return LogInfo{}, false, fmt.Errorf("create log %q: %w", name, err)
+	}
+	err = v.do(ctx, 0, false, func(s *State) (*Command, []byte, error) {
+		if l := s.names[name]; l != nil {
+			if !l.equalOptions(&o) {
+				return nil, nil, fmt.Errorf("log %q: %w", name, ErrLogExists)
+			}
+			return nil, nil, nil
+		}
+		if len(s.logs) >= limits.MaxLogs {
+			return nil, nil, fmt.Errorf("create log %q: %w: the limit is %d", name, ErrTooManyLogs, limits.MaxLogs)
+		}
+		created = true
+		return &Command{Kind: CommandCreateLog, Log: s.next, ID: id, Name: name, Time: v.clock.now(), Options: o}, nil, nil
+	})
+	if err != nil {
+		return LogInfo{}, false, err
+	}
+	info, err = v.Log(name)
+	return info, created, err
+}
+
+// newID draws a ULID. Its time is the volume's clock.
+func (v *Volume) newID() (ulid.ULID, error) {
+	id, err := ulid.New(uint64(v.clock.now()/int64(time.Millisecond)), v.o.Rand)
+	if err != nil {
+		return id, fmt.Errorf("draw a ULID: %w", err)
+	}
+	return id, nil
+}
+
+// Log describes a log. It returns ErrLogNotFound or ErrInvalidName.
+func (v *Volume) Log(name string) (LogInfo, error) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	l, err := v.lookup(name)
+	if err != nil {
+		return LogInfo{}, err
+	}
+	return l.info(), nil
+}
+
+// ListLogs returns at most limit logs whose names begin with prefix and come
+// behind after, in the order of their names, and whether there are more.
+func (v *Volume) ListLogs(prefix, after string, limit int) (logs []LogInfo, more bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	// A bounded heap would save the sort; with it a page costs one pass over
+	// the names and the sort of one page.
+	page := newPage(limit)
+	for name, l := range v.durable.names {
+		if name > after && strings.HasPrefix(name, prefix) {
+			page.offer(l)
+		}
+	}
+	return page.logs()
+}
+
+// DeleteLog deletes a log, durably. If id is not zero it must be the log's: a
+// delete that is tried again does not hit a newer log of the same name. It
+// returns ErrLogNotFound.
+func (v *Volume) DeleteLog(ctx context.Context, name string, id ulid.ULID) error {
+	defer v.janitor.kick()
+	return v.do(ctx, 0, true, func(s *State) (*Command, []byte, error) {
+		l := s.names[name]
+		if l == nil || id != (ulid.ULID{}) && l.id != id {
+			return nil, nil, notFound(name)
+		}
+		return &Command{Kind: CommandDeleteLog, Log: l.number}, nil, nil
+	})
+}
+
+// OpenProducer opens a producer on a log, durably, or returns what an open one
+// last appended. It returns ErrLogNotFound, ErrTooManyProducers, ErrInvalid or ErrFull.
+func (v *Volume) OpenProducer(ctx context.Context, log string, producer ulid.ULID) (ProducerInfo, error) {
+	if producer == (ulid.ULID{}) {
+		return ProducerInfo{}, fmt.Errorf("open producer on log %q: %w: the producer is a zero ULID", log, ErrInvalid)
+	}
+	var last uint64
+	err := v.do(ctx, 0, false, func(s *State) (*Command, []byte, error) {
+		l := s.names[log]
+		if l == nil {
+			return nil, nil, notFound(log)
+		}
+		if slot := l.slot(producer); slot != 0 {
+			last = l.producers[slot-1].last
+			return nil, nil, nil
+		}
+		if len(l.producers) >= limits.MaxProducersPerLog {
+			return nil, nil, fmt.Errorf("log %q: %w: the limit is %d", log, ErrTooManyProducers, limits.MaxProducersPerLog)
+		}
+		return &Command{Kind: CommandOpenProducer, Log: l.number, Producer: producer}, nil, nil
+	})
+	if err != nil {
+		return ProducerInfo{}, err
+	}
+	return ProducerInfo{LastSequence: last, Window: limits.ProducerWindow}, nil
+}
+
+// WaitDurable waits until a log's durable LSN has reached lsn, and returns it.
+// It returns ErrLogNotFound (also when the log is deleted meanwhile),
+// ErrPoisoned, ErrClosed or the context's error.
+func (v *Volume) WaitDurable(ctx context.Context, log string, lsn LSN) (LSN, error) {
+	for {
+		v.mu.Lock()
+		l, err := v.lookup(log)
+		if err != nil {
+			v.mu.Unlock()
+			return 0, err
+		}
+		if durable := l.next - 1; durable >= lsn {
+			v.mu.Unlock()
+			return durable, nil
+		}
+		failed, changed := v.failed, v.watch(l.number)
+		v.mu.Unlock()
+		if failed == nil {
+			failed = v.readOnly
+		}
+		if failed != nil {
+			return 0, failed
+		}
+		select {
+		case <-changed:
+		case <-v.done:
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+	}
+}
+
+// watch returns a channel that is closed when the log's durable state changes.
+// REQUIRES: mu is held for writing.
+func (v *Volume) watch(number uint64) <-chan struct{} {
+	w, ok := v.watches[number]
+	if !ok {
+		w = make(chan struct{})
+		v.watches[number] = w
+	}
+	return w
+}
+
+// A clock is the wall clock when the volume was opened plus what has elapsed
+// since, never below the last frame's time: commit times do not decrease, also
+// when somebody sets the wall clock back.
+type clock struct {
+	mu    sync.Mutex
+	wall  func() int64 // nil: time.Now
+	began time.Time
+	base  int64
+	last  int64
+}
+
+func (c *clock) start(wall func() int64, floor int64) {
+	c.wall, c.began, c.last = wall, time.Now(), floor
+	c.base = max(floor, c.began.UnixNano())
+}
+
+// now returns nanoseconds since 1970.
+func (c *clock) now() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.base + int64(time.Since(c.began))
+	if c.wall != nil {
+		t = c.wall()
+	}
+	c.last = max(c.last, t)
+	return c.last
+}
+
+// drift returns how far the wall clock is ahead of this one.
+func (c *clock) drift() time.Duration { return time.Duration(time.Now().UnixNano() - c.now()) }
+
+func timeOf(ns int64) time.Time { return time.Unix(0, ns).UTC() }
+
+var _ io.Closer = (*Volume)(nil)

@@ -1,0 +1,144 @@
+package wal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+
+	"github.com/oklog/ulid/v2"
+	"go.uber.org/goleak"
+
+	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/internal/records"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// openTest opens a volume on fs with small segments.
+func openTest(t testing.TB, fs disk.FS) *Volume {
+	t.Helper()
+	v, err := Open(context.Background(), "/vol", testOptions(fs))
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	return v
+}
+
+func testOptions(fs disk.FS) Options {
+	return Options{FS: fs, Create: true, SegmentSize: limits.MinSegmentSize, PrepareRate: -1, SnapshotEvery: 32 << 10}
+}
+
+func closeTest(t testing.TB, v *Volume) {
+	t.Helper()
+	if err := v.Close(); err != nil {
+		t.Fatalf("close: %v", err)
+	}
+}
+
+func run(recs ...string) []byte {
+	var b []byte
+	for _, r := range recs {
+		b = records.Append(b, []byte(r))
+	}
+	return b
+}
+
+func mustCreate(t testing.TB, v *Volume, name string) LogInfo {
+	t.Helper()
+	info, _, err := v.CreateLog(context.Background(), name, LogOptions{})
+	if err != nil {
+		t.Fatalf("create log %q: %v", name, err)
+	}
+	return info
+}
+
+func mustAppend(t testing.TB, v *Volume, log string, recs ...string) Verdict {
+	t.Helper()
+	got, err := v.Append(context.Background(), log, ulid.ULID{}, 0, Batch{Run: run(recs...)})
+	if err != nil {
+		t.Fatalf("append to %q: %v", log, err)
+	}
+	return got
+}
+
+// readAll returns every record from an LSN on.
+func readAll(t testing.TB, v *Volume, log string, from LSN) []string {
+	t.Helper()
+	r, err := v.NewReader(log, ReadOptions{From: from})
+	if err != nil {
+		t.Fatalf("read %q: %v", log, err)
+	}
+	defer r.Close()
+	var out []string
+	for {
+		span, err := r.Next(context.Background())
+		if errors.Is(err, io.EOF) {
+			return out
+		}
+		if err != nil {
+			t.Fatalf("read %q: %v", log, err)
+		}
+		for rest := span.Run; len(rest) > 0; {
+			var rec []byte
+			if rec, rest, err = records.Next(rest); err != nil {
+				t.Fatalf("read %q: %v", log, err)
+			}
+			out = append(out, string(rec))
+		}
+	}
+}
+
+func TestAppendReopenRead(t *testing.T) {
+	fs := disk.NewMem()
+	v := openTest(t, fs)
+	mustCreate(t, v, "a")
+	mustCreate(t, v, "b")
+	var wantA, wantB []string
+	big := string(bytes.Repeat([]byte("x"), 3000))
+	for i := range 200 {
+		rec := fmt.Sprintf("a-%d-%s", i, big)
+		wantA = append(wantA, rec)
+		if got := mustAppend(t, v, "a", rec); got.First != LSN(i+1) {
+			t.Fatalf("append %d got LSN %d", i, got.First)
+		}
+		if i%10 == 0 {
+			wantB = append(wantB, fmt.Sprint(i), "second")
+			mustAppend(t, v, "b", fmt.Sprint(i), "second")
+		}
+	}
+	check := func(v *Volume) {
+		t.Helper()
+		equal(t, readAll(t, v, "a", 0), wantA)
+		equal(t, readAll(t, v, "b", 0), wantB)
+		equal(t, readAll(t, v, "a", 77), wantA[76:])
+	}
+	check(v)
+	if s := v.Status(); s.Rolls == 0 || s.Snapshots == 0 {
+		t.Fatalf("no roll or snapshot: %+v", s)
+	}
+	closeTest(t, v)
+	for range 3 {
+		v = openTest(t, fs)
+		if r := v.Recovery(); r.Verdict != "clean" {
+			t.Fatalf("recovery: %+v", r)
+		}
+		check(v)
+		closeTest(t, v)
+	}
+}
+
+func equal(t testing.TB, got, want []string) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("got %d records, want %d", len(got), len(want))
+	}
+	for i := range got {
+		if got[i] != want[i] {
+			t.Fatalf("record %d: got %.40q, want %.40q", i, got[i], want[i])
+		}
+	}
+}
