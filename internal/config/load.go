@@ -1,0 +1,80 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/env/v2"
+	"github.com/knadh/koanf/providers/file"
+	"github.com/knadh/koanf/providers/posflag"
+	"github.com/knadh/koanf/v2"
+	"github.com/spf13/pflag"
+)
+
+// prefix begins the environment variables that are settings.
+const prefix = "WALSVC_"
+
+// delimiter splits nested keys. Settings do not nest, so a dot in a key of the
+// file names something that is not there.
+const delimiter = "."
+
+// Load returns the effective settings, checked. flags are those of Flags, after
+// parsing; environ is as os.Environ returns it.
+func Load(flags *pflag.FlagSet, environ []string) (Config, error) {
+	k := koanf.New(delimiter)
+
+	variables := env.Provider(delimiter, env.Opt{
+		Prefix:      prefix,
+		EnvironFunc: func() []string { return environ },
+		TransformFunc: func(name, value string) (string, any) {
+			name = strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(name, prefix)), "_", "-")
+			if flags.Lookup(name) == nil {
+				return "", nil
+			}
+			return name, value
+		},
+	})
+	set, err := variables.Read()
+	if err != nil {
+		return Config{}, fmt.Errorf("read environment: %w", err)
+	}
+
+	path, _ := set["config"].(string)
+	if f := flags.Lookup("config"); f != nil && f.Changed {
+		path = f.Value.String()
+	}
+	if path != "" {
+		if err := k.Load(file.Provider(path), yaml.Parser()); err != nil {
+			return Config{}, fmt.Errorf("read %s: %w", path, err)
+		}
+		var unknown []error
+		for _, key := range k.Keys() {
+			if key == "config" || flags.Lookup(key) == nil {
+				unknown = append(unknown, fmt.Errorf("%s: unknown setting %q; see walsvc config", path, key))
+			}
+		}
+		if len(unknown) > 0 {
+			return Config{}, errors.Join(unknown...)
+		}
+	}
+	if err := k.Load(variables, nil); err != nil {
+		return Config{}, fmt.Errorf("read environment: %w", err)
+	}
+	named := k.Exists("data") || flags.Changed("data")
+	// Flags that were given go over what is there, and the defaults of the others
+	// go where nothing is.
+	if err := k.Load(posflag.Provider(flags, delimiter, k), nil); err != nil {
+		return Config{}, fmt.Errorf("read flags: %w", err)
+	}
+
+	c := Config{DataNamed: named}
+	if err := k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{Tag: "yaml"}); err != nil {
+		return Config{}, fmt.Errorf("read settings: %w", err)
+	}
+	if err := c.Validate(); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
