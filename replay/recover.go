@@ -24,7 +24,8 @@ type Handler interface {
 	// Frame returns.
 	//
 	// An error that Is ErrNoState ends the scan as it does from End; any other
-	// ends recovery.
+	// ends recovery. That a block of a snapshot does not open is a reason for it
+	// only if the state begins with that snapshot: later ones are passed over.
 	Frame(f *segment.Frame, open func(block int) ([]byte, error)) error
 
 	// End is called after the last frame. An error that Is ErrNoState sends the
@@ -126,16 +127,20 @@ func Recover(src Source, h Handler) (*Recovery, error) {
 		}
 		last, found = a.rec, a.rec.Damage
 		if st.snapshot {
-			found = append(found, Damage{
+			found = slices.Insert(found, 0, Damage{
 				Path: a.path, Pos: st.from.Pos, Sequence: st.from.Sequence,
 				Case: CaseDamagedSnapshot, Detail: "the snapshot that begins here does not open", Err: err,
 			})
 		}
 	}
+	why, err := noStart(src, len(starts) > 0)
+	if err != nil {
+		return nil, fmt.Errorf("recover: %w", err)
+	}
 	rec := &Recovery{From: last.From, Frames: last.Frames, Promised: last.Promised, ReadOnly: true}
 	rec.add(found...)
-	rec.add(noStart(src.Segments(), len(starts) > 0))
-	rec.settle(rec.Damage[len(rec.Damage)-1].Case)
+	rec.add(why)
+	rec.settle(why.Case)
 	return rec, nil
 }
 
@@ -151,20 +156,25 @@ func recoverEmpty(h Handler) (*Recovery, error) {
 }
 
 // noStart says why there is nowhere to begin.
-func noStart(ids []segment.ID, tried bool) Damage {
-	oldest := ids[0]
-	d := Damage{Path: fileName(oldest), Pos: segment.Pos{Segment: oldest}, Case: CaseNoSnapshot}
+func noStart(src Source, tried bool) (Damage, error) {
+	ids := src.Segments()
+	d := Damage{Pos: segment.Pos{Segment: ids[0]}, Case: CaseNoSnapshot}
 	switch {
-	case oldest == 1:
+	case ids[0] == 1:
 		d.Detail = "neither a snapshot nor the journal's beginning opens"
 	case tried:
-		d.Detail = fmt.Sprintf("no snapshot opens, and the journal now begins with segment %s", oldest)
+		d.Detail = fmt.Sprintf("no snapshot opens, and the journal now begins with segment %s", ids[0])
 	default:
+		d.Pos.Segment--
 		d.Case = CaseMissingSegment
-		d.Path, d.Pos = fileName(oldest-1), segment.Pos{Segment: oldest - 1}
 		d.Detail = "it and those before it are gone, and no snapshot begins in what is left"
 	}
-	return d
+	s := NewScanner(src, firstFrame(ids[len(ids)-1], segment.Cut{}))
+	if err := s.enter(); err != nil && !isCorrupt(err) {
+		return d, errors.Join(err, s.Close())
+	}
+	d.Path = s.path(d.Pos.Segment)
+	return d, s.Close()
 }
 
 // A start is a place where a scan may begin.
@@ -253,7 +263,7 @@ func (a *attempt) run() (err error) {
 	s := NewScanner(a.src, a.start.from)
 	defer func() { err = errors.Join(err, s.Close()) }()
 	defer func() { a.path = s.path(a.start.from.Pos.Segment) }()
-	e, rule, err := a.scan(s)
+	e, rule, err := scanToEnd(a.src, s, &a.promise, true, func() error { return a.take(s.Frame()) })
 	if err != nil {
 		return err
 	}
@@ -272,62 +282,6 @@ func (a *attempt) run() (err error) {
 	a.rec.Promised = a.promise
 	a.rec.settle(rule.Case)
 	return a.h.End()
-}
-
-// scan reads frames up to the end and judges it.
-func (a *attempt) scan(s *Scanner) (*evidence, Rule, error) {
-	var again segment.FrameRef
-	for {
-		for s.Next() {
-			if err := a.take(s.Frame()); err != nil {
-				return nil, Rule{}, err
-			}
-		}
-		a.promise = max(a.promise, cutProof(s))
-		e, err := gather(a.src, s, a.promise, true)
-		if err != nil {
-			return nil, Rule{}, err
-		}
-		rule := decide(e)
-		if rule.Verdict != VerdictDamaged || again == s.End() {
-			return e, rule, nil
-		}
-		// In a volume in use a frame may have landed between the look at its
-		// place and the look behind it: before it is called damage, look again.
-		again = s.End()
-		if s.again() {
-			if err := a.take(s.Frame()); err != nil {
-				return nil, Rule{}, err
-			}
-		}
-	}
-}
-
-// frameProof returns the sequence up to which a frame proves that everything
-// was durable when it was written.
-func frameProof(f *segment.Frame) uint64 {
-	if f.Pos.Offset == limits.SegmentHeaderSize {
-		// A segment is written only after the one before was synced up to its cut.
-		return f.Header.Sequence - 1
-	}
-	return f.Header.Promise
-}
-
-// cutProof returns the sequence up to which the cut that a scan ended at, or did
-// not get to, proves that everything was durable. A header that a roll wrote
-// records a seal that was not written yet, but everything before it was synced;
-// one that recovery wrote records what had been found promised.
-func cutProof(s *Scanner) uint64 {
-	f := s.frame
-	switch {
-	case s.successor != nil:
-		return max(s.successor.Cut.Sequence, 1) - 1
-	case f == nil || f.Pos.Segment == s.next.Pos.Segment:
-		return 0
-	case f.Header.Kind == segment.KindSeal:
-		return f.Header.Sequence - 1
-	}
-	return f.Header.Sequence
 }
 
 // take adds a frame to the run.

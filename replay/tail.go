@@ -9,6 +9,64 @@ import (
 	"github.com/walsvc/walsvc/segment"
 )
 
+// scanToEnd lets take have every frame up to the end of the scan, and judges the
+// end. promise points at the highest promise of the run, which take keeps up to
+// date. For all, see gather.
+func scanToEnd(src Source, s *Scanner, promise *uint64, all bool, take func() error) (*evidence, Rule, error) {
+	var again segment.FrameRef
+	for {
+		for s.Next() {
+			if err := take(); err != nil {
+				return nil, Rule{}, err
+			}
+		}
+		*promise = max(*promise, cutProof(s))
+		e, err := gather(src, s, *promise, all)
+		if err != nil {
+			return nil, Rule{}, err
+		}
+		rule := decide(e)
+		if rule.Verdict != VerdictDamaged || again == s.End() {
+			return e, rule, nil
+		}
+		// In a volume in use a frame may have landed between the look at its
+		// place and the look behind it: before it is called damage, look again.
+		again = s.End()
+		if s.again() {
+			if err := take(); err != nil {
+				return nil, Rule{}, err
+			}
+		}
+	}
+}
+
+// frameProof returns the sequence up to which a frame proves that everything
+// was durable when it was written.
+func frameProof(f *segment.Frame) uint64 {
+	if f.Pos.Offset == limits.SegmentHeaderSize {
+		// A segment is written only after the one before was synced up to its cut.
+		return f.Header.Sequence - 1
+	}
+	return f.Header.Promise
+}
+
+// cutProof returns the sequence up to which the cut that a scan ended at, or did
+// not get to, proves that everything was durable. A header that a roll wrote
+// records a seal that was not written yet, but everything before it was synced;
+// one that recovery wrote records what had been found promised.
+func cutProof(s *Scanner) uint64 {
+	f := s.frame
+	switch {
+	case s.successor != nil:
+		return max(s.successor.Cut.Sequence, 1) - 1
+	case f == nil || f.Pos.Segment == s.next.Pos.Segment:
+		return 0
+	case f.Header.Kind == segment.KindSeal:
+		return f.Header.Sequence - 1
+	}
+	return f.Header.Sequence
+}
+
 // gather collects the evidence at the end of a scan and behind it. promise is
 // the highest one of the run. If all is set, everything behind the hole is
 // searched; otherwise the search ends at the first proof that the hole's frame
@@ -33,16 +91,16 @@ func gather(src Source, s *Scanner, promise uint64, all bool) (*evidence, error)
 	if err := e.lookBehind(s, all); err != nil {
 		return nil, err
 	}
-	if s.blocked != nil {
+	switch {
+	case s.blocked != nil && !e.promised():
 		e.stop, e.err = s.blockedBy, s.blocked
 		return e, nil
-	}
-	if e.newest || !all && e.promised() {
+	case s.blocked != nil, e.newest, !all && e.promised() && e.behind > 0:
 		return e, nil
 	}
 	i, _ := slices.BinarySearch(ids, e.end.Pos.Segment+1)
 	for _, id := range ids[i:] {
-		if err := e.lookLater(src, id); err != nil || e.later && !all {
+		if err := e.lookLater(src, id, all); err != nil || e.later && !all {
 			return e, err
 		}
 	}
@@ -79,11 +137,13 @@ func (e *evidence) lookBehind(s *Scanner, all bool) error {
 }
 
 // lookLater searches a segment behind the hole's.
-func (e *evidence) lookLater(src Source, id segment.ID) error {
+func (e *evidence) lookLater(src Source, id segment.ID, all bool) error {
 	r, err := src.Reader(id)
 	switch {
 	case isCorrupt(err):
-		e.stop, e.err = stopSegmentHeader, err
+		if !e.promised() {
+			e.stop, e.err = stopSegmentHeader, err
+		}
 		return nil
 	case err != nil:
 		return fmt.Errorf("segment %s: %w", id, err)
@@ -92,7 +152,7 @@ func (e *evidence) lookLater(src Source, id segment.ID) error {
 	err = r.Lookahead(limits.SegmentHeaderSize, func(h segment.Header, _ int64) bool {
 		e.later = true
 		e.promise = max(e.promise, h.Promise, cut.Sequence)
-		return true
+		return all
 	})
 	return errors.Join(err, r.Close())
 }
@@ -117,11 +177,11 @@ func (e *evidence) damage(rule Rule, path func(segment.ID) string) Damage {
 		d.Path, d.Pos, d.Sequence, d.Err = path(next), segment.Pos{Segment: next}, 0, nil
 		d.Detail = fmt.Sprintf("segment %s is sealed, its successor is missing", e.end.Pos.Segment)
 	case CaseDamagedDirectory:
-		d.Detail = fmt.Sprintf("the frame's directory does not verify; frames up to %d were durable", e.promise)
+		d.Detail = "its directory does not verify, and something later says that it was durable"
 	case CaseDamagedHeader:
-		d.Detail = fmt.Sprintf("there is no frame here; frames up to %d were durable", e.promise)
+		d.Detail = "it does not verify, and something later says that it was durable"
 	case CaseShortPredecessor:
-		d.Detail = "the segment's frames end here, before the cut that its successor records"
+		d.Detail = "the segment's frames end here, before the cut that its successor records, which holds frames"
 	}
 	return d
 }

@@ -11,8 +11,8 @@ import (
 
 // WalkOptions configures Walk; the zero value is fine.
 type WalkOptions struct {
-	// Progress is called for every frame and segment with the bytes of segments
-	// that were looked at, and those there are. Nil: nobody asks.
+	// Progress is called for every frame, and at the end, with the bytes of
+	// segments that were looked at and those there are. Nil: nobody asks.
 	Progress func(done, total int64)
 }
 
@@ -50,8 +50,10 @@ type walk struct {
 	pending []checked
 	promise uint64
 
-	done, total int64
-	raw         []byte // the last block, for its memory
+	before map[segment.ID]int64 // bytes of the segments before each
+	total  int64
+
+	stored, raw []byte // the last block, for its memory
 }
 
 // checked is a frame with what its blocks' verification said.
@@ -67,7 +69,9 @@ func (w *walk) run() error {
 		w.rec.settle(CaseEmpty)
 		return nil
 	}
+	w.before = make(map[segment.ID]int64, len(ids))
 	for _, id := range ids {
+		w.before[id] = w.total
 		if h, err := w.src.Header(id); err == nil {
 			w.total += h.Size
 		}
@@ -81,11 +85,10 @@ func (w *walk) run() error {
 	if err != nil {
 		return err
 	}
-	w.rec.Promised = max(w.promise, w.rec.Last)
-	if tail.Verdict() != VerdictDamaged {
-		w.rec.Promised = w.promise
+	w.rec.Promised = w.promise
+	if o := w.o.Progress; o != nil {
+		o(w.total, w.total)
 	}
-	w.progress(w.total)
 	w.rec.settle(tail)
 	return nil
 }
@@ -95,46 +98,26 @@ func (w *walk) run() error {
 func (w *walk) stretch(from segment.FrameRef) (_ Case, next segment.FrameRef, more bool, err error) {
 	s := NewScanner(w.src, from)
 	defer func() { err = errors.Join(err, s.Close()) }()
-	var again segment.FrameRef
-	for {
-		for s.Next() {
-			if err := w.take(s); err != nil {
-				return "", next, false, err
-			}
-		}
-		if errors.Is(s.err, segment.ErrReleased) {
-			w.pending = nil
-			next, more, err = w.nextSegment(s.next.Pos.Segment)
-			return CaseClean, next, more, err
-		}
-		w.promise = max(w.promise, cutProof(s))
-		e, err := gather(w.src, s, w.promise, false)
-		if err != nil {
-			return "", next, false, err
-		}
-		rule := decide(e)
-		if rule.Verdict != VerdictDamaged {
-			rule, err = w.finish(e)
-			return rule.Case, next, false, err
-		}
-		if again != s.End() {
-			again = s.End()
-			if s.again() {
-				if err := w.take(s); err != nil {
-					return "", next, false, err
-				}
-			}
-			continue // it has landed meanwhile, or the evidence is gathered once more
-		}
-		if err := w.keep(e.promise); err != nil {
-			return "", next, false, err
-		}
-		w.pending = nil // in doubt, or dead
-		w.rec.add(e.damage(rule, s.path))
-		w.rec.ReadOnly = true
-		next, more, err = w.resync(s, e, from)
-		return rule.Case, next, more, err
+	e, rule, err := scanToEnd(w.src, s, &w.promise, false, func() error { return w.take(s) })
+	switch {
+	case errors.Is(err, segment.ErrReleased):
+		w.pending = nil // gone as well
+		next, more, err = w.nextSegment(s.End().Pos.Segment)
+		return CaseClean, next, more, err
+	case err != nil:
+		return "", next, false, err
+	case rule.Verdict != VerdictDamaged:
+		rule, err = w.finish(e)
+		return rule.Case, next, false, err
 	}
+	if err := w.keep(e.promise); err != nil {
+		return "", next, false, err
+	}
+	w.pending = nil // dead, or nobody knows
+	w.rec.add(e.damage(rule, s.path))
+	w.rec.ReadOnly = true
+	next, more, err = w.resync(s, from)
+	return rule.Case, next, more, err
 }
 
 // take checks the blocks of the scanner's frame.
@@ -142,22 +125,34 @@ func (w *walk) take(s *Scanner) error {
 	f := s.Frame()
 	c := checked{Frame: f}
 	for i := range f.Blocks {
-		raw, err := openBlock(s.Reader(), f, i, w.raw[:0])
-		w.raw = raw[:0]
-		if err == nil {
+		err := w.check(s.Reader(), f, i)
+		switch {
+		case err == nil:
 			continue
-		}
-		if !isCorrupt(err) {
+		case !isCorrupt(err):
 			return err
-		}
-		if c.errs == nil {
+		case c.errs == nil:
 			c.errs = make([]error, len(f.Blocks))
 		}
 		c.errs[i] = err
 	}
 	w.pending = append(w.pending, c)
-	w.progress(w.done + f.End().Offset)
+	if w.o.Progress != nil {
+		w.o.Progress(min(w.before[f.Pos.Segment]+f.End().Offset, w.total), w.total)
+	}
 	return w.keep(frameProof(f))
+}
+
+// check verifies a block and decompresses it.
+func (w *walk) check(r *segment.Reader, f *segment.Frame, block int) error {
+	stored, err := r.Block(f, block, w.stored)
+	if err != nil {
+		return err
+	}
+	w.stored = stored
+	raw, err := openStored(r.Path(), f, block, stored, w.raw[:0])
+	w.raw = raw
+	return err
 }
 
 // keep hands over what is promised now.
@@ -215,10 +210,10 @@ func (w *walk) finish(e *evidence) (Rule, error) {
 }
 
 // resync finds where to go on behind damage that a stretch from from ended in.
-func (w *walk) resync(s *Scanner, e *evidence, from segment.FrameRef) (next segment.FrameRef, ok bool, err error) {
+func (w *walk) resync(s *Scanner, from segment.FrameRef) (next segment.FrameRef, ok bool, err error) {
 	hole := s.End().Pos
 	if s.stop != stopVoid && s.stop != stopDirectory && s.stop != stopChain {
-		return w.nextSegment(max(hole.Segment, damagedSegment(e)))
+		return w.nextSegment(hole.Segment)
 	}
 	at := hole.Offset + limits.BlockSize
 	if s.stop == stopChain && hole != from.Pos {
@@ -235,15 +230,6 @@ func (w *walk) resync(s *Scanner, e *evidence, from segment.FrameRef) (next segm
 		return next, ok, err
 	}
 	return w.nextSegment(hole.Segment)
-}
-
-// damagedSegment returns the segment that the evidence is about.
-func damagedSegment(e *evidence) segment.ID {
-	var c *segment.CorruptError
-	if errors.As(e.err, &c) && e.stop == stopSegmentHeader {
-		return c.Pos.Segment
-	}
-	return 0
 }
 
 // nextSegment returns the first frame of the first segment behind after whose
@@ -266,10 +252,4 @@ func (w *walk) nextSegment(after segment.ID) (segment.FrameRef, bool, error) {
 		}
 	}
 	return segment.FrameRef{}, false, nil
-}
-
-func (w *walk) progress(done int64) {
-	if w.o.Progress != nil {
-		w.o.Progress(min(done, w.total), w.total)
-	}
 }
