@@ -21,7 +21,6 @@ type ledger struct {
 	logs      []history
 	open      map[*entry]struct{} // submitted and not settled
 	submitted uint64
-	readings  uint64
 	found     findings
 	faults    map[fault]bool // so that many readings count each fault once
 }
@@ -49,7 +48,6 @@ type entry struct {
 	sum     uint64 // of the record's bytes
 	acked   uint64 // LSN it was acknowledged at; 0 if it was not
 	read    uint64 // LSN it was read at, first; 0 if it was not
-	reading uint64 // the reading that saw it last
 	lost    bool   // acknowledged, and a reading that had to show it did not
 }
 
@@ -159,10 +157,11 @@ func (l *ledger) inFlightSince(mark uint64) (n int) {
 // A reading is one pass over a log from an LSN on. It is for one goroutine.
 type reading struct {
 	l       *ledger
-	id      uint64
 	shard   int
 	from    uint64
 	next    uint64            // the LSN that must come next
+	seen    []*entry          // by LSN, the first at from
+	strayed map[*entry]bool   // seen, and not where it was acknowledged
 	numbers map[uint64]uint64 // by session: the operation read last
 	must    uint64            // everything acknowledged up to here must be read
 }
@@ -171,10 +170,11 @@ type reading struct {
 func (l *ledger) begin(shard int, from uint64) *reading {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.readings++
-	r := &reading{l: l, id: l.readings, shard: shard, from: from, next: from, numbers: make(map[uint64]uint64)}
-	r.must = uint64(len(l.logs[shard].acked))
-	return r
+	return &reading{
+		l: l, shard: shard, from: from, next: from,
+		strayed: make(map[*entry]bool), numbers: make(map[uint64]uint64),
+		must: uint64(len(l.logs[shard].acked)),
+	}
 }
 
 // record checks the next record of the reading: that it comes in order, is one
@@ -203,25 +203,32 @@ func (r *reading) record(lsn uint64, data []byte) {
 		}
 		return
 	}
-	e.reading = r.id
 
-	switch other := at(h.read, lsn); {
-	case e.read != 0 && e.read != lsn:
+	switch {
+	case e.read == 0:
+		e.read = lsn
+	case e.read == lsn:
+	case e.read < r.from, e.read < lsn && r.at(e.read) == e: // it is there as well, or was until the log was truncated
 		if l.fault(fault{"duplicated", r.shard, lsn, e}, "also at LSN %d", e.read) {
 			l.found.duplicated++
 		}
 		return
-	case other != nil && other != e:
+	default:
+		l.disorder(r.shard, lsn, e, "it was at LSN %d before", e.read)
+	}
+	if other := at(h.read, lsn); other == nil {
+		set(&h.read, lsn, e)
+	} else if other != e {
 		l.disorder(r.shard, lsn, e, "session %d's operation %d was here before", other.session, other.number)
 	}
-	e.read = lsn
-	if at(h.read, lsn) == nil {
-		set(&h.read, lsn, e)
-	}
 	if other := at(h.acked, lsn); e.acked != 0 && e.acked != lsn {
+		r.strayed[e] = true
 		l.disorder(r.shard, lsn, e, "acknowledged at LSN %d", e.acked)
 	} else if other != nil && other != e {
 		l.disorder(r.shard, lsn, e, "session %d's operation %d was acknowledged here", other.session, other.number)
+	}
+	if lsn >= r.from {
+		set(&r.seen, lsn-r.from+1, e)
 	}
 
 	// A session's operations are there in their order and without a hole; one
@@ -239,11 +246,19 @@ func (r *reading) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for lsn := r.from; lsn <= r.must; lsn++ {
-		if e := at(l.logs[r.shard].acked, lsn); e != nil && e.reading != r.id && !e.lost {
+		if e := at(l.logs[r.shard].acked, lsn); e != nil && r.at(lsn) != e && !r.strayed[e] && !e.lost {
 			e.lost = true
 			l.fault(fault{"lost", r.shard, lsn, e}, "acknowledged and not there")
 		}
 	}
+}
+
+// at returns what the reading saw at an LSN.
+func (r *reading) at(lsn uint64) *entry {
+	if lsn < r.from {
+		return nil
+	}
+	return at(r.seen, lsn-r.from+1)
 }
 
 // An engineView is what the engine shows of a shard; docstore.View does.
@@ -311,7 +326,7 @@ func (l *ledger) tally() tally {
 	return t
 }
 
-// acked returns how many operations were acknowledged up to now, for progress.
+// ackedSoFar returns how many operations were acknowledged up to now, for progress.
 func (l *ledger) ackedSoFar() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -320,6 +335,13 @@ func (l *ledger) ackedSoFar() uint64 {
 		n += len(h.acked)
 	}
 	return uint64(n)
+}
+
+// lastAcked returns the last LSN of a log that was acknowledged.
+func (l *ledger) lastAcked(shard int) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return uint64(len(l.logs[shard].acked))
 }
 
 func (l *ledger) disorder(shard int, lsn uint64, e *entry, format string, args ...any) {

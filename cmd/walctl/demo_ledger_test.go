@@ -139,6 +139,36 @@ func TestLedgerFinds(t *testing.T) {
 			hint: "acknowledged at LSN 3",
 		},
 		{
+			name: "a duplicate of what is truncated by now",
+			do: func(b *ledgerBench) {
+				b.read(1, b.records...)
+				b.read(4, append(slices.Clone(b.records[3:]), b.records[1])...)
+			},
+			want: tally{recovered: 5, findings: findings{duplicated: 1}},
+		},
+		{
+			name: "two records that change places after a reading",
+			do: func(b *ledgerBench) {
+				b.read(1, b.records...)
+				b.read(1, b.records[1], b.records[0], b.records[2], b.records[3], b.records[4])
+			},
+			want: tally{recovered: 5, findings: findings{outOfOrder: 2}},
+			hint: "it was at LSN",
+		},
+		{
+			name: "nothing, when two readings go on at once",
+			do: func(b *ledgerBench) {
+				one, two := b.begin(0, 1), b.begin(0, 1)
+				for i, data := range b.records {
+					one.record(uint64(i+1), data)
+					two.record(uint64(i+1), data)
+				}
+				one.end()
+				two.end()
+			},
+			want: tally{recovered: 5},
+		},
+		{
 			name: "a hole among what was not acknowledged",
 			do: func(b *ledgerBench) {
 				b.submitNext(1, 4, 0)

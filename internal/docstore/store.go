@@ -185,6 +185,13 @@ func (sh *shard) stop(err error) {
 	sh.grown = make(chan struct{})
 }
 
+// stopped returns why following ended; nil while it goes on.
+func (sh *shard) stopped() error {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.err
+}
+
 // wait returns when the shard has applied an LSN.
 func (sh *shard) wait(ctx context.Context, lsn uint64) error {
 	for {
@@ -248,10 +255,14 @@ func (v View) Keys() iter.Seq[string] { return maps.Keys(v.docs) }
 // Checkpoint makes a shard's state so far durable and lets its log go, in the
 // steps of the package comment. It returns the LSN that the checkpoint is at.
 // After an error the checkpoint before, or this one, holds; the next call makes up for it.
+// A shard that cannot follow its log any more makes no checkpoints: the error says why.
 func (s *Store) Checkpoint(ctx context.Context, shard int) (lsn uint64, err error) {
 	sh := s.shards[shard]
 	sh.checkpointing.Lock()
 	defer sh.checkpointing.Unlock()
+	if err := sh.stopped(); err != nil {
+		return 0, fmt.Errorf("checkpoint shard %d: %w", shard, err)
+	}
 	v := s.View(shard)
 	if v.Applied == sh.checkpointed {
 		return v.Applied, nil
