@@ -27,6 +27,7 @@ type Options struct {
 	// limits.TargetBlockSize.
 	BlockSize int
 	// Depth is how many frames may be handed to Submit and not landed; default 1.
+	// More has an effect only if Submit returns before its frame has landed.
 	Depth int
 	// Codec says how blocks are compressed; default Auto.
 	Codec CodecPolicy
@@ -39,6 +40,7 @@ type Options struct {
 	// Publish, if not nil, is called once for every submitted frame when it has
 	// landed, in ticket order, before its riders are told. A frame that lands
 	// with an error because one before it failed may not have been submitted.
+	// Like a Rider, it must not board.
 	Publish func(f *Frame, err error)
 	// Idle, if not nil, is called on the bus's own goroutine when IdleDelay has
 	// passed since a submitted frame landed and nothing came since: once for
@@ -144,6 +146,7 @@ func New(o Options) *Bus {
 		stopped: make(chan struct{}),
 		free: freeList{
 			blockSize: o.BlockSize,
+			fullSize:  o.FullSize,
 			keep:      (o.Depth + 1) * (o.FullSize/o.BlockSize + 1),
 		},
 		policy: newPolicy(o.Codec),

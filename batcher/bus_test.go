@@ -32,7 +32,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 //	bus [depth=N] [full=BYTES] [max=COMMANDS] [block=BYTES] [codec=NAME] [async] [idle=TIMES]
 //	                        a new bus; without async, Submit returns when the
 //	                        frame has landed. Idle sends a frame so many times.
-//	append NAME [size=BYTES] [group=N]
+//	append NAME [size=BYTES] [group=N] [norider]
 //	ride NAME               board without a command
 //	pass                    board and leave again
 //	insert NAME             a frame of its own
@@ -122,10 +122,16 @@ func (s *stage) submit(f *batcher.Frame) {
 	s.mu.Lock()
 	s.disk[f.Ticket] = landed
 	s.mu.Unlock()
-	if !s.async {
-		if err, ok := <-landed; ok {
-			s.bus.Landed(f.Ticket, err)
-		}
+	if s.async {
+		return
+	}
+	meta, ticket := bytes.Clone(f.Meta()), f.Ticket
+	err, ok := <-landed
+	if !bytes.Equal(f.Meta(), meta) || f.Ticket != ticket {
+		s.happened("frame %d was reused while it was submitted", ticket)
+	}
+	if ok {
+		s.bus.Landed(ticket, err)
 	}
 }
 
@@ -155,7 +161,9 @@ func (s *stage) play(t *testing.T, d *datadriven.TestData) {
 			if size > 0 {
 				f.AddRecords(uint64(group), make([]byte, size))
 			}
-			f.Ride(&rider{s, name})
+			if !d.HasArg("norider") {
+				f.Ride(&rider{s, name})
+			}
 		})
 	case "ride":
 		go s.board(name, func(f *batcher.Frame) { f.Ride(&rider{s, name}) })
@@ -710,6 +718,90 @@ func TestFlushGivesUpWithItsContext(t *testing.T) {
 		bus.Landed(<-submitted, nil)
 		if err := bus.Close(); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// TestLandingsDoNotOverlap lands a second frame while a rider of the first is
+// still being told.
+func TestLandingsDoNotOverlap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := batcher.New(batcher.Options{Depth: 2, Submit: func(*batcher.Frame) {}})
+		first := &slowRider{proceed: make(chan struct{})}
+		second := new(passenger)
+		for _, r := range []batcher.Rider{first, second} {
+			f := board(t, bus)
+			f.AppendCommand([]byte("c"))
+			f.Ride(r)
+			bus.Leave()
+			synctest.Wait()
+		}
+		go bus.Landed(1, nil)
+		synctest.Wait()
+		bus.Landed(2, nil)
+		if first.told != 1 || second.landed != 0 {
+			t.Errorf("first told %d times, second of ticket %d; want 1, 0", first.told, second.landed)
+		}
+		close(first.proceed)
+		synctest.Wait()
+		if first.told != 1 || second.landed != 2 {
+			t.Errorf("first told %d times, second of ticket %d; want 1, 2", first.told, second.landed)
+		}
+		if err := bus.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+type slowRider struct {
+	proceed chan struct{}
+	told    int
+}
+
+func (r *slowRider) Landed(uint64, error) {
+	r.told++
+	<-r.proceed
+}
+
+// TestCloseWaitsForInsert closes while a frame is being filled: it rides, and
+// nothing idles meanwhile.
+func TestCloseWaitsForInsert(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var bus *batcher.Bus
+		var order []string
+		bus = batcher.New(batcher.Options{
+			Submit: func(f *batcher.Frame) {
+				order = append(order, fmt.Sprintf("submit %s", f.Meta()))
+				bus.Landed(f.Ticket, nil)
+			},
+			Idle: func(*batcher.Frame) bool {
+				order = append(order, "idle")
+				return false
+			},
+		})
+		f := board(t, bus)
+		f.AppendCommand([]byte("c"))
+		bus.Leave()
+		proceed := make(chan struct{})
+		go func() {
+			err := bus.Insert(1, func(f *batcher.Frame) {
+				<-proceed
+				f.AppendCommand([]byte("s"))
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}()
+		synctest.Wait()
+		closed := make(chan error, 1)
+		go func() { closed <- bus.Close() }()
+		time.Sleep(time.Second)
+		close(proceed)
+		if err := <-closed; err != nil {
+			t.Error(err)
+		}
+		if got, want := strings.Join(order, ", "), "submit c, submit s"; got != want {
+			t.Errorf("%s, want %s", got, want)
 		}
 	})
 }

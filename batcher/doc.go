@@ -8,7 +8,7 @@
 //	appenders            Board: lock, wait while the frame is full
 //	                     AddCommand, AddRecords, Ride: into the open frame
 //	                     Leave: unlock; compress the blocks this call filled;
-//	                     if nobody is driving and the disk is idle, drive
+//	                     if nothing else is under way, drive
 //	driver               seal: take the open frame, put a new one in its place
 //	                     finish: compress what is left, checksum
 //	                     Submit: whoever orders frames writes and syncs it
@@ -18,12 +18,19 @@
 // step runs under it: Board takes it and Leave gives it back, so that the
 // order in which commands were decided is the order in which they ride.
 //
+// An answer that changes nothing, a refusal say, waits for the state it was
+// decided on by riding without a command. A frame of such riders alone is not
+// written: it lands when what was before it has.
+//
+// Frames that are not commands, parts of a snapshot say, are inserted. While
+// both kinds wait they take turns, so neither starves the other.
+//
 // # When a frame is sealed
 //
-// When the disk is ready for one (fewer than Depth frames handed on and not
-// landed), or when it is full. No timer makes an idle system wait, and no
-// target size makes a busy one: the frame is whatever arrived meanwhile, so the
-// system balances itself.
+// When the disk is ready for one: fewer than Depth frames handed on and not
+// landed. No timer makes an idle system wait, and no target size makes a busy
+// one: the frame is whatever arrived meanwhile, so the system balances itself.
+// A frame that is full waits for the disk too, it only takes nobody more.
 //
 //	time ->
 //	fill      |  N+1 ........|  N+2 .....|  N+3
@@ -41,22 +48,27 @@
 //
 // # Back-pressure
 //
-// A full frame (FullSize raw bytes or MaxCommands) takes nobody until it is
-// sealed; Board waits. With Depth frames handed on, memory is bounded by
-// (Depth+1) x (FullSize + one caller's bytes) raw, and the same compressed.
+// A full frame (FullSize raw bytes, MaxCommands commands or as many riders)
+// takes nobody until it is sealed; Board waits. With Depth frames handed on, what
+// is on board is bounded by (Depth+1) x (FullSize + one caller's bytes) raw, and
+// the same compressed, besides one inserted frame that waits. Memory kept for
+// reuse is bounded by (Depth+1) x (FullSize/BlockSize + 1) buffers of four
+// BlockSize each, and as many frames as were in use at once.
 //
 // # Compression
 //
 // Blocks of about BlockSize are compressed by the appender that filled them,
-// outside the lock. The codec is fixed or automatic: a pure policy compares
-// what a codec costs (nanoseconds and stored bytes per raw byte, sampled) with
-// what the disk costs per byte (the slope of measured times over bytes), and
-// takes the codec only if it pays for itself. A block that does not shrink is
-// stored as it came. A frame that fits one disk block is never compressed:
-// there is nothing to save.
+// outside the lock, while the frame before is on its way. The codec is fixed or
+// automatic: a pure policy (see policy.go) weighs what a codec takes, sampled,
+// against what the disk takes for a byte, the slope of measured times over
+// sizes, and uses the codec only if it pays for itself. A block that shrinks by
+// less than an eighth is stored as it came. A frame that fits one disk block is
+// never compressed: there is nothing to save.
 //
 // # Failure
 //
-// When a frame lands with an error, every frame behind it lands with that
-// error too, in order, and Board returns it ever after.
+// When a frame lands with an error, or somebody calls Fail, every frame behind
+// lands with that error too, in order, the open one last, and Board returns it
+// ever after. Memory of those frames is not reused: a driver that hangs in
+// Submit may still be reading it.
 package batcher

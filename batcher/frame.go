@@ -19,8 +19,8 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // A Rider is told when a frame it rides in has landed: durable if err is nil,
 // otherwise with its outcome unknown. It is called on the goroutine that lands
 // the frame, in ticket order, never concurrently with another landing; it must
-// not block, since everybody behind waits for it. Its dynamic type must be
-// comparable.
+// not block, boarding included, since everybody behind waits for it. Its dynamic
+// type must be comparable.
 type Rider interface {
 	Landed(ticket uint64, err error)
 }
@@ -234,12 +234,14 @@ func (buf *buffer) pack(clock func() int64) {
 	buf.block.Checksum = crc32.Checksum(buf.block.Stored, castagnoli)
 }
 
-// A freeList keeps frames and buffers for reuse. It is guarded by the bus's
-// lock and holds at most what was in flight at once, in buffers of bounded size.
+// A freeList keeps frames and buffers for reuse, guarded by the bus's lock. It
+// never has more frames than were in use at once, nor more than keep buffers,
+// of four block sizes of memory at most.
 type freeList struct {
 	frames    []*Frame
 	buffers   *buffer
 	blockSize int
+	fullSize  int
 	kept      int // buffers on the list
 	keep      int // most of them
 }
@@ -269,7 +271,7 @@ func (l *freeList) frame() *Frame {
 func (l *freeList) put(f *Frame) {
 	for _, buf := range f.bufs {
 		// One giant batch must not hold its memory for ever.
-		if l.kept == l.keep || cap(buf.raw) > 4*l.blockSize || cap(buf.packed) > 4*l.blockSize {
+		if l.kept == l.keep || cap(buf.raw)+cap(buf.packed) > 4*l.blockSize {
 			continue
 		}
 		*buf = buffer{next: l.buffers, raw: buf.raw[:0], packed: buf.packed[:0]}
@@ -280,7 +282,7 @@ func (l *freeList) put(f *Frame) {
 	clear(f.blocks)
 	clear(f.riders)
 	meta := f.meta[:0]
-	if cap(meta) > 1<<20 {
+	if cap(meta) > 2*l.fullSize {
 		meta = nil
 	}
 	// Field by field: a WaitGroup is not copied.

@@ -178,3 +178,28 @@ func TestCodecPolicyNames(t *testing.T) {
 		t.Errorf("ParseCodecPolicy(lz4): %v", err)
 	}
 }
+
+// TestOutliers: one measurement that was disturbed does not decide.
+func TestOutliers(t *testing.T) {
+	c := cost{time: 1, share: 0.5}
+	for range 20 {
+		c.add(1, 0.5)
+	}
+	c.add(1000, 0.5)
+	if c.time > 1.5 {
+		t.Errorf("one outlier moved the time from 1 to %.2f", c.time)
+	}
+}
+
+// TestSlopeBound: a line never says that the disk takes longer for its bytes
+// than for whole frames, which would leave less than nothing for the rest.
+func TestSlopeBound(t *testing.T) {
+	var l line
+	for i := range 100 {
+		x := float64(100_000 + i%2*100_000)
+		l.add(x, x*x/1e5)
+	}
+	if l.slope > l.y/l.x {
+		t.Errorf("slope %.2f over the average %.2f", l.slope, l.y/l.x)
+	}
+}

@@ -1,0 +1,167 @@
+package batcher
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+type nobody struct{ told int }
+
+func (n *nobody) Landed(uint64, error) { n.told++ }
+
+// TestLoneRideWakesNobody: a lone append leaves the loop parked, whatever it
+// carries, since waking it would cost more than the append.
+func TestLoneRideWakesNobody(t *testing.T) {
+	var b *Bus
+	b = New(Options{
+		Submit: func(f *Frame) { b.Landed(f.Ticket, nil) },
+		Idle:   func(*Frame) bool { return false },
+	})
+	for _, commands := range []int{0, 1, 100} {
+		n := new(nobody)
+		f, err := b.Board()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Ride(n)
+		for range commands {
+			f.AppendCommand([]byte("c"))
+			f.Ride(n)
+		}
+		drove := b.Leave()
+		b.mu.Lock()
+		summoned := b.summoned
+		b.mu.Unlock()
+		if !drove || summoned || n.told != 1 {
+			t.Errorf("%d commands: drove %v, loop summoned %v, told %d times", commands, drove, summoned, n.told)
+		}
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFreeListIsBounded: what a giant batch grew is not kept, and no more
+// buffers than the bus can fill.
+func TestFreeListIsBounded(t *testing.T) {
+	var b *Bus
+	b = New(Options{
+		FullSize: 1000, BlockSize: 100,
+		Submit: func(f *Frame) { b.Landed(f.Ticket, nil) },
+	})
+	ride := func(runs, size int) {
+		f, err := b.Board()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.AppendCommand(make([]byte, size))
+		for range runs {
+			f.AddRecords(1, make([]byte, size))
+		}
+		b.Leave()
+	}
+	ride(1, 10_000)
+	if b.free.kept != 0 {
+		t.Errorf("%d buffers kept of a giant batch", b.free.kept)
+	}
+	ride(500, 100)
+	if want := 2 * (1000/100 + 1); b.free.kept != want {
+		t.Errorf("%d buffers kept, want %d", b.free.kept, want)
+	}
+	for buf := b.free.buffers; buf != nil; buf = buf.next {
+		if cap(buf.raw) > 400 {
+			t.Errorf("a buffer of %d bytes kept", cap(buf.raw))
+		}
+	}
+	ride(1, 100)
+	for _, f := range b.free.frames {
+		if cap(f.meta) > 2000 {
+			t.Errorf("%d bytes of commands kept", cap(f.meta))
+		}
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestOnlyLoneAppendersDrive: what somebody else left in the frame is the
+// loop's work, also in the moment before the loop has begun.
+func TestOnlyLoneAppendersDrive(t *testing.T) {
+	var b *Bus
+	b = New(Options{Submit: func(f *Frame) { b.Landed(f.Ticket, nil) }})
+	first, second := new(nobody), new(nobody)
+	b.mu.Lock()
+	b.open.AppendCommand([]byte("c"))
+	b.open.Ride(first)
+	b.mu.Unlock()
+	f, err := b.Board()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.AppendCommand([]byte("c"))
+	f.Ride(second)
+	if b.Leave() {
+		t.Error("drove somebody else's command")
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	if first.told != 1 || second.told != 1 || b.stats.LoneRides != 0 {
+		t.Errorf("told %d and %d times, lone rides %d", first.told, second.told, b.stats.LoneRides)
+	}
+}
+
+// TestFailBeforeSubmit fails the bus while a sealed frame waits for a block to
+// be packed: it lands with the error and is not submitted.
+func TestFailBeforeSubmit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := New(Options{Submit: func(f *Frame) { t.Errorf("frame %d was submitted", f.Ticket) }})
+		f, err := b.Board()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := new(nobody)
+		f.AppendCommand([]byte("c"))
+		f.Ride(n)
+		f.working.Add(1)
+		go b.Leave()
+		synctest.Wait()
+		poison := errors.New("poison")
+		b.Fail(poison)
+		if n.told != 1 {
+			t.Errorf("told %d times", n.told)
+		}
+		f.working.Done()
+		if err := b.Close(); !errors.Is(err, poison) {
+			t.Errorf("close: %v", err)
+		}
+	})
+}
+
+// TestServiceTime: the time a frame waited behind another is not the disk's time for it.
+func TestServiceTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := New(Options{Depth: 2, Submit: func(*Frame) {}})
+		for range 2 {
+			f, err := b.Board()
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.AppendCommand([]byte("c"))
+			b.Leave()
+			synctest.Wait()
+		}
+		time.Sleep(10 * time.Millisecond)
+		b.Landed(1, nil)
+		time.Sleep(4 * time.Millisecond)
+		b.Landed(2, nil)
+		if got, want := time.Duration(b.policy.disk.y), 7*time.Millisecond; got != want {
+			t.Errorf("mean of the disk's time is %v, want %v", got, want)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
