@@ -1,0 +1,401 @@
+package wal
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/replay"
+	"github.com/walsvc/walsvc/segment"
+)
+
+// A Verification is what Verify found. Its Recovery covers the whole journal,
+// where that of an opened volume covers what opening had to look at.
+type Verification struct {
+	Recovery
+	Volume       ulid.ULID // zero if the VOLUME file does not verify
+	Segments     int
+	Records      uint64 // in blocks that verify, of logs that exist or existed
+	DurableFrame uint64 // the last frame that something on the disk proves durable
+}
+
+// Verify reads everything in a volume: each frame, directory and block, and
+// checks that each log's LSNs are dense. It takes no lock and writes nothing,
+// so the volume may be in use; what is on its way to the disk at that moment
+// looks torn. progress, if not nil, is told how many bytes of how many were read.
+//
+// Damage is a verdict, not an error. The error is ErrNoVolume, ErrVersion, the
+// context's or the disk's.
+func Verify(ctx context.Context, dir string, progress func(done, total int64)) (*Verification, error) {
+	src, found, err := inspect(dir)
+	if err != nil {
+		return nil, err
+	}
+	if found != nil {
+		return found, nil
+	}
+	defer src.close()
+	v := &Verification{Volume: src.now.Volume()}
+	a := newAuditor()
+	walked, err := replay.Walk(src, replay.WalkOptions{Progress: progress}, func(f *segment.Frame, blockErrs []error) error {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		return a.frame(f, blockErrs)
+	})
+	switch {
+	case errors.Is(err, segment.ErrNewerVersion):
+		return nil, fmt.Errorf("verify volume %s: %w: %w", dir, ErrVersion, err)
+	case err != nil:
+		return nil, fmt.Errorf("verify volume %s: %w", dir, err)
+	}
+	v.Recovery = describe(walked)
+	v.Segments, v.Records, v.DurableFrame = len(src.now.Segments()), a.records, walked.Promised
+	oldest := segment.ID(0)
+	if ids := src.Segments(); len(ids) > 0 {
+		oldest = ids[0]
+	}
+	a.explain(&v.Recovery, walked.Damage, logsOf(src), oldest)
+	return v, nil
+}
+
+// DumpOptions say what Dump shows. The zero value is all of it.
+type DumpOptions struct {
+	// From is the first position shown; frames before it in its segment are
+	// read and passed over. Zero means the oldest.
+	From segment.Pos
+	// Limit ends the dump after so many frames; 0 means none.
+	Limit int
+}
+
+// A DumpedFrame is one frame as it lies in the journal. It is valid until the
+// function that it was given to returns.
+type DumpedFrame struct {
+	*segment.Frame
+	Commands []Command           // of a frame of commands
+	Snapshot *SnapshotPart       // of a part of a snapshot; nil for others
+	Bad      []error             // nil if all blocks verify; else an entry for each, nil for a good one
+	Name     func(uint64) string // of a log by its number; "#17" if nobody knows it
+}
+
+// A SnapshotPart says which part of which snapshot a frame is.
+type SnapshotPart struct {
+	Cut  segment.Pos // the frame behind it
+	Part uint64      // from 0
+	Last bool
+}
+
+// Dump calls fn for each frame of a volume, in order, and returns what it found
+// of damage, as Verify would but without the logs; nil if the limit ended it.
+// It takes no lock and writes nothing. Errors are those of Verify and of fn.
+func Dump(ctx context.Context, dir string, o DumpOptions, fn func(f *DumpedFrame) error) (*Recovery, error) {
+	src, found, err := inspect(dir)
+	if err != nil {
+		return nil, err
+	}
+	if found != nil {
+		return &found.Recovery, nil
+	}
+	defer src.close()
+	logs := logsOf(src)
+	src.from = o.From.Segment
+	var commands []Command
+	shown := 0
+	walked, err := replay.Walk(src, replay.WalkOptions{}, func(f *segment.Frame, blockErrs []error) error {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		d := &DumpedFrame{Frame: f, Bad: blockErrs, Name: logs.name}
+		var err error
+		switch f.Header.Kind {
+		case segment.KindCommands:
+			commands, err = DecodeCommands(commands[:0], f.Meta)
+			d.Commands = commands
+			logs.learn(commands)
+		case segment.KindSnapshot:
+			var h snapshotHeader
+			h, err = decodeSnapshotHeader(f.Meta)
+			d.Snapshot = &SnapshotPart{Cut: h.From.Pos, Part: h.Part, Last: h.Last}
+		}
+		if err != nil || f.Pos.Compare(o.From) < 0 {
+			return err
+		}
+		if o.Limit > 0 && shown == o.Limit {
+			return errEnough
+		}
+		shown++
+		return fn(d)
+	})
+	switch {
+	case errors.Is(err, errEnough):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("dump volume %s: %w", dir, err)
+	}
+	r := describe(walked)
+	return &r, nil
+}
+
+// errEnough ends a walk whose limit is reached.
+var errEnough = errors.New("enough")
+
+// inspect opens a volume to be looked at. If it is so damaged that there is no
+// journal to walk, found says how.
+func inspect(dir string) (src *liveSource, found *Verification, err error) {
+	src = &liveSource{options: segment.Options{FS: disk.OS(disk.OSOptions{}), Dir: dir, ReadOnly: true}}
+	src.now, err = segment.Open(src.options)
+	var missing *segment.MissingSegmentError
+	switch {
+	case err == nil:
+		return src, nil, nil
+	case errors.As(err, &missing):
+		var damage []Damage
+		for _, g := range missing.Gaps {
+			damage = append(damage, Damage{
+				File: g.First.String() + ".wal", Case: string(replay.CaseMissingSegment),
+				Detail: fmt.Sprintf("segments %s to %s are missing", g.First, g.Last),
+			})
+		}
+		return nil, beyondWalking(damage), nil
+	case errors.Is(err, segment.ErrVolumeFileLost), errors.Is(err, segment.ErrBadVolumeFile):
+		return nil, beyondWalking([]Damage{{File: "VOLUME", Case: "volume-file", Detail: err.Error()}}), nil
+	case errors.Is(err, segment.ErrNotVolume):
+		return nil, nil, fmt.Errorf("%s: %w: %w", dir, ErrNoVolume, err)
+	case errors.Is(err, segment.ErrNewerVersion):
+		return nil, nil, fmt.Errorf("%s: %w: %w", dir, ErrVersion, err)
+	}
+	return nil, nil, fmt.Errorf("open volume %s: %w", dir, err)
+}
+
+func beyondWalking(damage []Damage) *Verification {
+	return &Verification{Recovery: Recovery{
+		Verdict: replay.VerdictDamaged.String(), Case: damage[0].Case, Damage: damage,
+		Detail: "The journal cannot be read as a whole: put back what is missing, or restore the volume.",
+	}}
+}
+
+// A liveSource is a journal opened read-only that notices when the process that
+// writes it begins or releases segments: a scan that came to the end of an old
+// list would take the seal there for damage.
+type liveSource struct {
+	options segment.Options
+	from    segment.ID // earlier segments are not shown
+	now     *segment.Journal
+	past    []*segment.Journal // readers may still use them
+}
+
+// Segments implements replay.Source. It looks again each time.
+func (s *liveSource) Segments() []segment.ID {
+	// An error is of no consequence: what the last look showed is still there,
+	// or its reader says that it is not.
+	if j, err := segment.Open(s.options); err == nil {
+		if slices.Equal(j.Segments(), s.now.Segments()) {
+			_ = j.Close() // opened read-only: nothing can be lost
+		} else {
+			s.past, s.now = append(s.past, s.now), j
+		}
+	}
+	ids := s.now.Segments()
+	i, _ := slices.BinarySearch(ids, s.from)
+	return ids[i:]
+}
+
+// Header implements replay.Source.
+func (s *liveSource) Header(id segment.ID) (*segment.SegmentHeader, error) { return s.now.Header(id) }
+
+// Reader implements replay.Source.
+func (s *liveSource) Reader(id segment.ID) (*segment.Reader, error) { return s.now.Reader(id) }
+
+func (s *liveSource) close() {
+	for _, j := range append(s.past, s.now) {
+		_ = j.Close() // opened read-only: nothing can be lost
+	}
+}
+
+// knownLogs is what is known of logs by number, also of deleted ones.
+type knownLogs struct {
+	names map[uint64]string
+	first map[uint64]LSN // oldest record kept
+}
+
+// logsOf returns the logs that the newest state knows. A state that cannot be
+// rebuilt knows none: then there are only those that the journal still creates.
+func logsOf(src replay.Source) *knownLogs {
+	k := &knownLogs{map[uint64]string{}, map[uint64]LSN{}}
+	r := &rebuilder{}
+	if _, err := replay.Recover(src, r); err == nil && r.state != nil {
+		for number, l := range r.state.logs {
+			k.names[number], k.first[number] = l.name, l.first
+		}
+	}
+	return k
+}
+
+func (k *knownLogs) learn(commands []Command) {
+	for i := range commands {
+		if c := &commands[i]; c.Kind == CommandCreateLog {
+			k.names[c.Log] = c.Name
+		}
+	}
+}
+
+// name returns a log's name, or its number if nobody knows it.
+func (k *knownLogs) name(number uint64) string {
+	if name, ok := k.names[number]; ok {
+		return name
+	}
+	return fmt.Sprintf("#%d", number)
+}
+
+// An auditor follows the logs through a walk, to tell which records damage hit:
+// by the commands of a frame whose block is bad, and by the hole in a log's
+// LSNs that a lost frame leaves.
+type auditor struct {
+	records  uint64
+	created  map[uint64]string
+	commands []Command
+	logs     map[uint64]*audited
+	hit      map[error][]hit // by what the reader said of the bad block
+	states   map[error][]stateKey // of checkpoints, likewise
+	holes    []hole
+}
+
+// audited is how far a log was followed.
+type audited struct {
+	next LSN         // 0 if not known
+	pos  segment.Pos // of the frame that said so
+}
+
+type hit struct {
+	log         uint64
+	first, last LSN
+}
+
+// hole is a hit that was noticed at a position, and happened behind another.
+type hole struct {
+	hit
+	after, before segment.Pos
+}
+
+func newAuditor() *auditor {
+	return &auditor{
+		created: map[uint64]string{}, logs: map[uint64]*audited{}, hit: map[error][]hit{}, states: map[error][]stateKey{},
+	}
+}
+
+func (a *auditor) frame(f *segment.Frame, blockErrs []error) error {
+	if f.Header.Kind != segment.KindCommands {
+		return nil
+	}
+	var err error
+	if a.commands, err = DecodeCommands(a.commands[:0], f.Meta); err != nil {
+		return fmt.Errorf("frame %d at %s: %w", f.Header.Sequence, f.Pos, err)
+	}
+	for i := range a.commands {
+		c := &a.commands[i]
+		var bad error
+		if blockErrs != nil && int(c.Block) < len(blockErrs) && c.Size > 0 {
+			bad = blockErrs[c.Block]
+		}
+		switch c.Kind {
+		case CommandCreateLog:
+			a.created[c.Log] = c.Name
+			a.logs[c.Log] = &audited{next: 1, pos: f.Pos}
+		case CommandAppend:
+			l := a.logs[c.Log]
+			if l == nil {
+				l = &audited{next: c.First}
+				a.logs[c.Log] = l
+			}
+			if c.First > l.next {
+				a.holes = append(a.holes, hole{hit{c.Log, l.next, c.First - 1}, l.pos, f.Pos})
+			}
+			l.next, l.pos = c.Last()+1, f.Pos
+			if bad == nil {
+				a.records += uint64(c.Count)
+				continue
+			}
+			a.hit[bad] = append(a.hit[bad], hit{c.Log, c.First, c.Last()})
+		case CommandSetCheckpoint, CommandMoveCheckpoint:
+			if bad != nil {
+				a.states[bad] = append(a.states[bad], stateKey{c.Log, c.Name})
+			}
+		}
+	}
+	return nil
+}
+
+// explain adds to each damage the records it hit, and damage for holes that
+// nothing explains. Segments before oldest were released, some of them perhaps
+// before the walk came to them: holes that may be due to that are none.
+func (a *auditor) explain(r *Recovery, found []replay.Damage, logs *knownLogs, oldest segment.ID) {
+	maps.Copy(logs.names, a.created)
+	a.holes = slices.DeleteFunc(a.holes, func(h hole) bool { return h.after.Segment < oldest })
+	for i := range found {
+		d := &r.Damage[i]
+		hits := slices.Clone(a.hit[found[i].Err])
+		for _, k := range a.states[found[i].Err] {
+			d.Detail += fmt.Sprintf("; it holds the state of checkpoint %q of log %q", k.name, logs.name(k.log))
+		}
+		if losesFrames(found[i].Case) {
+			for _, h := range a.holes {
+				if found[i].Pos.Compare(h.after) > 0 && found[i].Pos.Compare(h.before) < 0 {
+					hits = append(hits, h.hit)
+				}
+			}
+		}
+		d.Logs = logs.merge(hits)
+	}
+	for _, h := range a.holes {
+		explained := slices.ContainsFunc(found, func(d replay.Damage) bool {
+			return losesFrames(d.Case) && d.Pos.Compare(h.after) > 0 && d.Pos.Compare(h.before) < 0
+		})
+		if explained {
+			continue
+		}
+		r.Verdict = replay.VerdictDamaged.String()
+		if len(r.Damage) == 0 {
+			r.Case, r.Detail = caseHole, "Records are missing between frames that all verify: this is a bug, please report it."
+		}
+		r.Damage = append(r.Damage, Damage{
+			File: h.before.Segment.String() + ".wal", Offset: h.before.Offset, Case: caseHole,
+			Detail: "the frame appends behind a hole", Logs: logs.merge([]hit{h.hit}),
+		})
+	}
+}
+
+// caseHole is damage that package replay cannot see.
+const caseHole = "hole-in-log"
+
+// losesFrames reports whether the case means that frames are gone, and not just
+// a block of one.
+func losesFrames(c replay.Case) bool {
+	return c.Verdict() == replay.VerdictDamaged && c != replay.CaseDamagedBlock && c != replay.CaseDamagedSnapshot
+}
+
+// merge names logs, leaves out records that were truncated, and joins ranges
+// that touch.
+func (k *knownLogs) merge(hits []hit) []DamagedLog {
+	slices.SortFunc(hits, func(a, b hit) int { return cmp.Or(cmp.Compare(a.log, b.log), cmp.Compare(a.first, b.first)) })
+	var merged []DamagedLog
+	log := uint64(0) // of the last range
+	for _, h := range hits {
+		h.first = max(h.first, k.first[h.log])
+		n := len(merged)
+		switch {
+		case h.last < h.first:
+		case n > 0 && log == h.log && merged[n-1].Last+1 >= h.first:
+			merged[n-1].Last = max(merged[n-1].Last, h.last)
+		default:
+			merged = append(merged, DamagedLog{Log: k.name(h.log), First: h.first, Last: h.last})
+			log = h.log
+		}
+	}
+	return merged
+}
