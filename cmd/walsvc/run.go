@@ -1,0 +1,284 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/walsvc/walsvc/internal/config"
+	"github.com/walsvc/walsvc/internal/server"
+	"github.com/walsvc/walsvc/segment"
+	"github.com/walsvc/walsvc/wal"
+)
+
+// run executes walsvc with arguments and returns when it has stopped. The first
+// signal, or the end of ctx, drains; the second signal returns at once, with
+// whatever is left running.
+func run(ctx context.Context, signals <-chan os.Signal, args, environ []string, stdout, stderr io.Writer) error {
+	started := false
+	root := &cobra.Command{
+		Use:   "walsvc",
+		Short: "Serve a write-ahead log over gRPC",
+		Long: `Serve a volume of write-ahead logs over gRPC until SIGTERM or SIGINT.
+
+Settings come from flags, WALSVC_* variables and a YAML file, in that order;
+"walsvc config" prints what comes out.`,
+		Args:              cobra.NoArgs,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		PersistentPreRun:  func(*cobra.Command, []string) { started = true },
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	config.Flags(root.PersistentFlags())
+	load := func(cmd *cobra.Command) (config.Config, error) {
+		c, err := config.Load(cmd.Root().PersistentFlags(), environ)
+		if err != nil {
+			return c, &failure{code: exitUsage, err: err, next: "see walsvc help"}
+		}
+		return c, nil
+	}
+	root.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := load(cmd)
+		if err != nil {
+			return err
+		}
+		return serve(cmd.Context(), signals, c, stdout, stderr)
+	}
+	root.AddCommand(configCommand(load), versionCommand(), exitCodesTopic())
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	if err := root.ExecuteContext(ctx); err != nil {
+		if !started {
+			return &failure{code: exitUsage, err: err, next: "see walsvc help"}
+		}
+		return err
+	}
+	return nil
+}
+
+// serve wires the service, top to bottom, and takes it apart in reverse:
+//
+//	          config.Config
+//	                |
+//	    +-----------+------------+
+//	    v                        v
+//	wal.Open(data) --events--> slog
+//	    |     \
+//	    |      `- poisoned ------.
+//	    v                        v
+//	server.Engine --------> server.New --- health, reflection, interceptors
+//	                             |
+//	           unix socket, tcp -+- Serve      ready lines, READY=1
+//	                             |
+//	         first signal ------ Drain         STOPPING=1, bounded by drain-deadline
+//	                             |
+//	                        Volume.Close       writes the last promise
+//
+// It says ready only after recovery has said what it found and the listeners
+// are bound.
+func serve(ctx context.Context, signals <-chan os.Signal, c config.Config, stdout, stderr io.Writer) (err error) {
+	log := newLogger(c, stderr)
+	tlsConfig, err := tlsOf(c) // before the volume: a typo must not cost a recovery
+	if err != nil {
+		return err
+	}
+
+	poisoned := make(chan struct{})
+	volume, err := open(ctx, signals, c.Data, wal.Options{
+		SegmentSize: int64(c.SegmentSize),
+		Codec:       c.Codec,
+		Direct:      c.Direct,
+		PrepareRate: int64(c.PrepareRate),
+		Create:      c.Create || !c.DataNamed,
+		Events:      eventsTo(log, sync.OnceFunc(func() { close(poisoned) }), filepath.Base(c.SocketPath())),
+	})
+	if err != nil || volume == nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, volume.Close()) }()
+	if err := printRecovery(stdout, c.Data, volume.Recovery()); err != nil {
+		return err
+	}
+
+	listeners, err := listen(ctx, c)
+	if err != nil {
+		return err
+	}
+	s := server.New(server.Engine(volume), server.Options{
+		Log:            log,
+		TLS:            tlsConfig,
+		MaxConnections: c.MaxConnections,
+		AdminRate:      c.AdminRate,
+		Poisoned:       poisoned,
+		Version:        version(),
+		FormatVersion:  segment.FormatVersion,
+	})
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(listeners...) }()
+	for _, l := range listeners {
+		if _, err := fmt.Fprintf(stdout, "ready %s:%s\n", l.Addr().Network(), l.Addr()); err != nil {
+			s.Stop()
+			return errors.Join(fmt.Errorf("say ready: %w", err), <-served)
+		}
+	}
+	notify(log, "READY=1")
+
+	select {
+	case err := <-served:
+		return err
+	case sig := <-signals:
+		log.Info("draining", "signal", sig.String(), "deadline", c.DrainDeadline)
+	case <-ctx.Done():
+		log.Info("draining", "cause", context.Cause(ctx), "deadline", c.DrainDeadline)
+	}
+	notify(log, "STOPPING=1")
+	return drain(s, served, signals, c.DrainDeadline, log)
+}
+
+// open opens the volume. A signal meanwhile ends it at once, with no volume and
+// no error: nothing was taken yet, and the next start recovers all the same.
+func open(ctx context.Context, signals <-chan os.Signal, dir string, o wal.Options) (*wal.Volume, error) {
+	type result struct {
+		volume *wal.Volume
+		err    error
+	}
+	opened := make(chan result, 1)
+	go func() {
+		v, err := wal.Open(ctx, dir, o)
+		opened <- result{v, err}
+	}()
+	select {
+	case r := <-opened:
+		return r.volume, r.err
+	case <-signals:
+		return nil, nil
+	}
+}
+
+// errInterrupted is what a second signal ends with.
+var errInterrupted = &failure{code: exitInterrupted, err: errors.New("stopped at once by a second signal")}
+
+// drain stops s in order, within the deadline. A deadline that passes is told,
+// and no failure: what was sequenced lands with the volume's Close.
+func drain(s *server.Server, served <-chan error, signals <-chan os.Signal, deadline time.Duration, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), deadline, errors.New("drain deadline passed"))
+	defer cancel()
+	drained := make(chan error, 1)
+	go func() { drained <- s.Drain(ctx) }()
+	select {
+	case err := <-drained:
+		if err != nil {
+			log.Warn("connections cut", "cause", err)
+		}
+		return <-served
+	case <-signals:
+		return errInterrupted
+	}
+}
+
+func configCommand(load func(*cobra.Command) (config.Config, error)) *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:   "config",
+		Short: "Print the effective settings",
+		Long:  "Print the effective settings, as YAML that --config takes or as JSON.",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := load(cmd)
+			if err != nil {
+				return err
+			}
+			switch format {
+			case "yaml":
+				return c.WriteYAML(cmd.OutOrStdout())
+			case "json":
+				return c.WriteJSON(cmd.OutOrStdout())
+			}
+			return &failure{code: exitUsage, err: fmt.Errorf("output %q: want yaml or json", format), next: "see walsvc help config"}
+		},
+	}
+	cmd.Flags().StringVarP(&format, "output", "o", "yaml", "yaml or json")
+	return cmd
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of walsvc and of the volumes it writes",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "walsvc %s, format %d\n", version(), segment.FormatVersion)
+			return err
+		},
+	}
+}
+
+// version is what the build knows: no linker flags to forget.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+func newLogger(c config.Config, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.LogLevel}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// eventsTo logs what happens inside the volume. socket is the name of what is
+// not a stranger in the data directory.
+func eventsTo(log *slog.Logger, poisoned func(), socket string) wal.Events {
+	return wal.Events{
+		Poisoned: func(err error) {
+			poisoned()
+			log.Error("volume poisoned: nothing more is taken; look at the disk, then restart", "err", err)
+		},
+		Rolled:   func(segment uint64) { log.Debug("segment sealed", "segment", segment) },
+		Released: func(segments int) { log.Debug("segments released", "segments", segments) },
+		Snapshot: func(sequence uint64, bytes int64, took time.Duration) {
+			log.Debug("snapshot written", "sequence", sequence, "bytes", bytes, "took", took)
+		},
+		PrepareFailed: func(err error) {
+			log.Warn("no segment prepared; appends will be refused when space runs out", "err", err)
+		},
+		Stranger: func(name string) {
+			if name != socket {
+				log.Warn("a file in the data directory is not walsvc's, and is left alone", "name", name)
+			}
+		},
+		ClockJump: func(by time.Duration) { log.Warn("the clock jumped", "by", by) },
+	}
+}
+
+// printRecovery says what opening the volume found: one line, and one for each
+// damage.
+func printRecovery(w io.Writer, dir string, r wal.Recovery) error {
+	_, err := fmt.Fprintf(w, "recovered %s: %s (%s), %d frames scanned, %d rewritten, %d discarded, in %v\n",
+		dir, r.Verdict, r.Case, r.Frames, r.RewrittenFrames, r.DiscardedFrames, r.Took.Round(time.Microsecond))
+	if r.Detail != "" && err == nil {
+		_, err = fmt.Fprintf(w, "  %s\n", r.Detail)
+	}
+	for _, d := range r.Damage {
+		if err == nil {
+			_, err = fmt.Fprintf(w, "  damaged: %s at %d: %s: %s\n", d.File, d.Offset, d.Case, d.Detail)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("say what recovery found: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,158 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/walsvc/walsvc/internal/limits"
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+	"github.com/walsvc/walsvc/wal"
+)
+
+// adminService says how the service is.
+type adminService struct {
+	walsvcv1.UnimplementedAdminServiceServer
+	*Server
+}
+
+// GetStatus implements walsvcv1.AdminServiceServer.
+func (s adminService) GetStatus(context.Context, *walsvcv1.GetStatusRequest) (*walsvcv1.GetStatusResponse, error) {
+	st := s.volume.Status()
+	return &walsvcv1.GetStatusResponse{
+		VolumeId:        st.Volume.String(),
+		State:           s.state(st.State),
+		Detail:          st.Detail,
+		Recovery:        recoveryOf(st.Recovery),
+		Logs:            uint64(st.Logs),
+		DurableFrame:    st.DurableFrame,
+		Segments:        uint64(st.Segments),
+		SegmentBytes:    uint64(st.SegmentSize),
+		Spares:          uint64(st.Spares),
+		AppendableBytes: uint64(st.AppendableBytes),
+		DiskFreeBytes:   st.DiskFree,
+		Commits:         st.Commits,
+		Syncs:           st.Syncs,
+		Records:         st.Records,
+		RawBytes:        st.RawBytes,
+		StoredBytes:     st.StoredBytes,
+		Rolls:           st.Rolls,
+		Recycles:        st.Recycles,
+		Snapshots:       st.Snapshots,
+		RssBytes:        residentBytes(),
+		Uptime:          durationpb.New(time.Since(s.started)),
+	}, nil
+}
+
+// state puts the service's stopping before the volume's state, unless that is
+// worse.
+func (s adminService) state(state wal.VolumeState) walsvcv1.VolumeState {
+	switch {
+	case state == wal.Poisoned:
+		return walsvcv1.VolumeState_VOLUME_STATE_POISONED
+	case s.draining():
+		return walsvcv1.VolumeState_VOLUME_STATE_DRAINING
+	case state == wal.ReadOnly:
+		return walsvcv1.VolumeState_VOLUME_STATE_READ_ONLY
+	case state == wal.Full:
+		return walsvcv1.VolumeState_VOLUME_STATE_FULL
+	default:
+		return walsvcv1.VolumeState_VOLUME_STATE_SERVING
+	}
+}
+
+func recoveryOf(r wal.Recovery) *walsvcv1.Recovery {
+	out := &walsvcv1.Recovery{
+		Verdict:         r.Verdict,
+		Case:            r.Case,
+		Detail:          r.Detail,
+		Frames:          r.Frames,
+		LastSequence:    r.LastSequence,
+		RewrittenFrames: r.RewrittenFrames,
+		DiscardedFrames: r.DiscardedFrames,
+		DiscardedBytes:  uint64(r.DiscardedBytes),
+		Took:            durationpb.New(r.Took),
+	}
+	for _, d := range r.Damage {
+		damage := &walsvcv1.Damage{File: d.File, Offset: uint64(d.Offset), Sequence: d.Sequence, Case: d.Case, Detail: d.Detail}
+		for _, l := range d.Logs {
+			damage.Logs = append(damage.Logs, &walsvcv1.DamagedLog{Log: l.Log, FirstLsn: uint64(l.First), LastLsn: uint64(l.Last)})
+		}
+		out.Damage = append(out.Damage, damage)
+	}
+	return out
+}
+
+// residentBytes returns the process's resident memory; 0 where there is no /proc.
+func residentBytes() uint64 {
+	statm, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	fields := bytes.Fields(statm) // in pages: size resident shared ...
+	if len(fields) < 2 {
+		return 0
+	}
+	pages, err := strconv.ParseUint(string(fields[1]), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return pages * uint64(os.Getpagesize())
+}
+
+// GetServerInfo implements walsvcv1.AdminServiceServer.
+func (s adminService) GetServerInfo(context.Context, *walsvcv1.GetServerInfoRequest) (*walsvcv1.GetServerInfoResponse, error) {
+	return &walsvcv1.GetServerInfoResponse{
+		Version:       s.options.Version,
+		ApiVersion:    "v1",
+		FormatVersion: s.options.FormatVersion,
+		Limits:        advertised(),
+	}, nil
+}
+
+// advertised returns every bound of package limits that a client can meet. A
+// test compares it with the package.
+func advertised() []*walsvcv1.Limit {
+	size := func(name string, value uint64) *walsvcv1.Limit {
+		return &walsvcv1.Limit{Name: name, Value: value, Unit: "bytes"}
+	}
+	count := func(name string, value uint64) *walsvcv1.Limit {
+		return &walsvcv1.Limit{Name: name, Value: value, Unit: "count"}
+	}
+	span := func(name string, value time.Duration) *walsvcv1.Limit {
+		return &walsvcv1.Limit{Name: name, Value: uint64(value.Milliseconds()), Unit: "ms"}
+	}
+	return []*walsvcv1.Limit{
+		size("MaxRecordSize", limits.MaxRecordSize),
+		size("MaxBatchSize", limits.MaxBatchSize),
+		count("MaxBatchRecords", limits.MaxBatchRecords),
+		size("MaxMessageSize", limits.MaxMessageSize),
+		count("MaxBatchesPerMessage", limits.MaxBatchesPerMessage),
+		size("MaxBlockRawSize", limits.MaxBlockRawSize),
+		size("MaxLogNameBytes", limits.MaxLogNameBytes),
+		size("MaxCheckpointNameBytes", limits.MaxCheckpointNameBytes),
+		size("MaxLabelBytes", limits.MaxLabelBytes),
+		count("MaxLabels", limits.MaxLabels),
+		count("MaxLogs", limits.MaxLogs),
+		count("MaxCheckpointsPerLog", limits.MaxCheckpointsPerLog),
+		size("MaxCheckpointState", limits.MaxCheckpointState),
+		count("MaxProducersPerLog", limits.MaxProducersPerLog),
+		count("ProducerWindow", limits.ProducerWindow),
+		count("MaxPageSize", limits.MaxPageSize),
+		size("StreamCreditBytes", limits.StreamCreditBytes),
+		count("StreamCreditBatches", limits.StreamCreditBatches),
+		count("MaxBindingsPerStream", limits.MaxBindingsPerStream),
+		count("MaxStreams", limits.MaxStreams),
+		count("MaxConnections", limits.MaxConnections),
+		size("ReplayMessageSize", limits.ReplayMessageSize),
+		count("MaxReplays", limits.MaxReplays),
+		count("MaxDamage", limits.MaxDamage),
+		span("HeartbeatInterval", limits.HeartbeatInterval),
+		span("PinLimit", limits.PinLimit),
+		span("DrainDeadline", limits.DrainDeadline),
+	}
+}

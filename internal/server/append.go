@@ -1,0 +1,103 @@
+package server
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/oklog/ulid/v2"
+	"google.golang.org/grpc"
+
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/internal/records"
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+	"github.com/walsvc/walsvc/wal"
+)
+
+// appendService takes records.
+type appendService struct {
+	walsvcv1.UnimplementedAppendServiceServer
+	*Server
+}
+
+// OpenProducer implements walsvcv1.AppendServiceServer.
+func (s appendService) OpenProducer(ctx context.Context, req *walsvcv1.OpenProducerRequest) (*walsvcv1.OpenProducerResponse, error) {
+	producer, err := parseULID("producer", req.GetProducer())
+	if err == nil && producer == (ulid.ULID{}) {
+		err = fmt.Errorf("%w: producer is empty", wal.ErrInvalid)
+	}
+	if err != nil {
+		return nil, s.fail(ctx, err)
+	}
+	info, err := s.volume.OpenProducer(ctx, req.GetLog(), producer)
+	if err != nil {
+		return nil, s.failWrite(ctx, err)
+	}
+	return &walsvcv1.OpenProducerResponse{LastSequence: info.LastSequence, Window: uint32(info.Window)}, nil
+}
+
+// Append implements walsvcv1.AppendServiceServer.
+func (s appendService) Append(ctx context.Context, req *walsvcv1.AppendRequest) (*walsvcv1.AppendResponse, error) {
+	resp, err := s.append(ctx, req)
+	if err != nil {
+		return nil, s.failWrite(ctx, err)
+	}
+	return resp, nil
+}
+
+func (s appendService) append(ctx context.Context, req *walsvcv1.AppendRequest) (*walsvcv1.AppendResponse, error) {
+	producer, err := parseULID("producer", req.GetProducer())
+	if err != nil {
+		return nil, err
+	}
+	run, err := encode(req.GetRecords().GetRecord())
+	if err != nil {
+		return nil, err
+	}
+	info, err := s.volume.Log(req.GetLog())
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.volume.Append(ctx, req.GetLog(), producer, wal.Epoch(req.GetEpoch()), wal.Batch{
+		Sequence: req.GetSequence(),
+		Expected: wal.LSN(req.GetExpectedLsn()),
+		Run:      run,
+	})
+	if err == nil {
+		err = v.Err
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &walsvcv1.AppendResponse{
+		LogId:       info.ID.String(),
+		FirstLsn:    uint64(v.First),
+		Count:       v.Count,
+		LogChecksum: uint32(v.Checksum),
+		Epoch:       uint64(v.Epoch),
+		Repeated:    v.Repeated,
+	}, nil
+}
+
+// encode spells records as a run, the bytes of which are bounded before they
+// are taken. What else is wrong with them the engine says.
+func encode(recs [][]byte) ([]byte, error) {
+	size := 0
+	for _, r := range recs {
+		size += records.Size(len(r))
+	}
+	if size > limits.MaxBatchSize {
+		return nil, fmt.Errorf("%w: batch of %d bytes, the limit is %d", wal.ErrTooLarge, size, limits.MaxBatchSize)
+	}
+	run := make([]byte, 0, size)
+	for _, r := range recs {
+		run = records.Append(run, r)
+	}
+	return run, nil
+}
+
+// AppendStream implements walsvcv1.AppendServiceServer. The messages are those of
+// package wire, not the generated ones that the signature names.
+func (s appendService) AppendStream(stream grpc.BidiStreamingServer[walsvcv1.AppendStreamRequest, walsvcv1.AppendStreamResponse]) error {
+	a := newAppendStream(s.Server, stream)
+	return s.fail(stream.Context(), a.run())
+}

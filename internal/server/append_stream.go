@@ -1,0 +1,479 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/internal/wire"
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+	"github.com/walsvc/walsvc/wal"
+)
+
+const (
+	// boundsPerMessage keeps a message of answers to binds, whose logs may have
+	// all their labels, far below limits.MaxMessageSize.
+	boundsPerMessage = 256
+
+	// handover is how long the receiving goroutine may be busy sending before
+	// another one receives in its place.
+	handover = 5 * time.Millisecond
+)
+
+// appendStream is one running AppendStream. Three parties work on it:
+//
+//   - the receiving goroutine: receive, take, answer. It alone binds, resets and
+//     appends. There is one at any time, but not always the same: see answer.
+//   - the handler's goroutine: run. It sends what lands later, and decides when
+//     the stream ends.
+//   - whoever holds sending: flush.
+//
+// Invariants:
+//
+//  1. A verdict is taken from the appender only by who holds sending, and is
+//     sent before sending is let go. So if nothing is pending while one holds
+//     it, the client has been told everything.
+//  2. unread* grow before batches go to the engine and shrink before their
+//     verdicts are sent: a client that counts what it has sent and not yet seen
+//     settled never exceeds its credit by our count.
+//  3. Once stopping is set and receiving is not, nothing more is appended.
+type appendStream struct {
+	server   *Server
+	stream   grpc.ServerStream
+	ctx      context.Context
+	appender Appender
+
+	// Of the receiving goroutine.
+	bindings  []*wal.Binding // by the client's number; nil: not open
+	refused   map[uint32]bool
+	batches   []wal.Batch
+	submitted uint64      // batches given to the appender
+	relief    *time.Timer // starts another receiving goroutine; see answer
+
+	unreadBytes   atomic.Int64 // of encoded records, without their verdict so far
+	unreadBatches atomic.Int64
+
+	stopping  atomic.Bool // set by run: what is received is dropped
+	receiving atomic.Bool // a message is being worked on
+
+	wake  chan struct{} // capacity 1: there may be something to send
+	ended chan struct{} // closed when nothing more is received
+	end   error         // why; nil if the client has half-closed. Set before ended is closed
+
+	answers struct {
+		sync.Mutex
+		bounds   []answer  // to binds, not sent yet; at most limits.MaxBindingsPerStream
+		refusals []refusal // of batches the engine never saw, not sent yet; bounded by credit
+	}
+
+	sending  sync.Mutex // guards what follows, and the order of messages
+	verdicts []wal.Verdict
+	message  wire.AppendResponse
+	told     uint64 // verdicts of the appender that were sent
+	goodbye  bool   // the next message says draining
+	broken   error  // why nothing more can be sent
+}
+
+// answer is what a Bound will say.
+type answer struct {
+	number   uint32
+	log      wal.LogInfo
+	producer wal.ProducerInfo
+	err      error
+}
+
+// refusal is the verdict on a batch that has no binding to be appended by.
+type refusal struct {
+	after uint64 // how many of the appender's verdicts come before it
+	bytes int
+	wire.Verdict
+}
+
+func newAppendStream(s *Server, stream grpc.ServerStream) *appendStream {
+	a := &appendStream{
+		server:  s,
+		stream:  stream,
+		ctx:     stream.Context(),
+		refused: make(map[uint32]bool),
+		wake:    make(chan struct{}, 1),
+		ended:   make(chan struct{}),
+	}
+	a.appender = s.volume.NewAppender(a.poke)
+	a.relief = time.AfterFunc(math.MaxInt64, a.receive)
+	a.relief.Stop()
+	return a
+}
+
+// poke wakes run. It never blocks; pokes that come together are one.
+func (a *appendStream) poke() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run serves the stream until its client, the service or an error ends it. All
+// verdicts that are due have been sent when it returns, unless the client is
+// gone or the outcome of something is unknown.
+func (a *appendStream) run() error {
+	a.message.Credit = &walsvcv1.Credit{Bytes: limits.StreamCreditBytes, Batches: limits.StreamCreditBatches}
+	if err := a.stream.SendMsg(&a.message); err != nil {
+		return err
+	}
+	a.message.Credit = nil
+
+	a.server.background.Add(1) // finish ends it
+	go a.receive()
+
+	var (
+		over     bool  // nothing more will be appended
+		verdict  error // what the stream ends with, once all is told
+		farewell bool  // the client is to be told that the service stops
+		ended    = a.ended
+		draining = a.server.stopping.Done()
+	)
+	for {
+		select {
+		case <-a.wake:
+		case <-ended:
+			if ended = nil; !over {
+				over, verdict = true, a.end
+			}
+		case <-draining:
+			if draining = nil; !over {
+				over, verdict, farewell = true, ErrDraining, true
+				a.stopping.Store(true)
+			}
+		case <-a.ctx.Done():
+			return context.Cause(a.ctx)
+		}
+		// NB: receiving is read before the flush. Read after it, a message worked
+		// on in between would be settled by nobody.
+		idle := over && !a.receiving.Load()
+		settled, err := a.settle(farewell)
+		farewell = false
+		if err != nil {
+			return err
+		}
+		if idle && settled {
+			return verdict
+		}
+	}
+}
+
+// settle sends what is due and reports whether that was all.
+func (a *appendStream) settle(farewell bool) (all bool, err error) {
+	a.sending.Lock()
+	defer a.sending.Unlock()
+	a.goodbye = a.goodbye || farewell
+	a.flush(nil)
+	return a.appender.Pending() == 0, a.broken
+}
+
+// receive takes messages until there are no more, or another goroutine has
+// begun to.
+func (a *appendStream) receive() {
+	var req wire.AppendRequest
+	for {
+		if err := a.stream.RecvMsg(&req); err != nil {
+			a.finish(receiveError(err))
+			return
+		}
+		a.receiving.Store(true)
+		var err error
+		if !a.stopping.Load() {
+			err = a.take(&req)
+		}
+		req.Release() // Append has copied the runs
+		a.receiving.Store(false)
+		if err != nil {
+			a.finish(err)
+			return
+		}
+		if a.stopping.Load() {
+			a.poke()
+			continue
+		}
+		if !a.answer() {
+			return
+		}
+	}
+}
+
+// finish says that nothing more is received.
+func (a *appendStream) finish(err error) {
+	a.end = err
+	close(a.ended)
+	a.server.background.Done()
+}
+
+// receiveError returns what the end of receiving means: nil for a half-closed
+// stream, a domain error for a message that is none of ours.
+func receiveError(err error) error {
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil
+	case isBare(err, codes.Internal) && strings.Contains(status.Convert(err).Message(), wire.ErrTooMany.Error()),
+		isBare(err, codes.ResourceExhausted):
+		return fmt.Errorf("%w: message, or a part of it", wal.ErrTooLarge)
+	case isBare(err, codes.Internal) && strings.Contains(status.Convert(err).Message(), "unmarshal"):
+		return fmt.Errorf("%w: not an AppendStreamRequest", wal.ErrMalformed)
+	}
+	return err
+}
+
+// take works on one message. Its error ends the stream.
+func (a *appendStream) take(req *wire.AppendRequest) error {
+	size := 0
+	for i := range req.Batches {
+		size += len(req.Batches[i].Run)
+	}
+	if a.unreadBytes.Load()+int64(size) > limits.StreamCreditBytes ||
+		a.unreadBatches.Load()+int64(len(req.Batches)) > limits.StreamCreditBatches {
+		return ErrCreditExceeded
+	}
+	a.unreadBytes.Add(int64(size))
+	a.unreadBatches.Add(int64(len(req.Batches)))
+
+	for _, b := range req.Binds {
+		if err := a.bind(b); err != nil {
+			return err
+		}
+	}
+	for _, number := range req.Resets {
+		if binding := a.binding(number); binding != nil {
+			a.appender.Reset(binding)
+		}
+	}
+	if len(req.Batches) == 0 {
+		return nil
+	}
+	a.batches = a.batches[:0]
+	for i := range req.Batches {
+		b := &req.Batches[i]
+		binding := a.binding(b.Binding)
+		if binding == nil {
+			a.refuse(b)
+			continue
+		}
+		a.batches = append(a.batches, wal.Batch{
+			Binding:  binding,
+			Sequence: b.Sequence,
+			Expected: wal.LSN(b.Expected),
+			Run:      b.Run,
+			Tag:      uint64(len(b.Run)), // what its verdict gives back of the credit
+		})
+	}
+	a.submitted += uint64(len(a.batches))
+	err := a.appender.Append(a.ctx, a.batches)
+	clear(a.batches) // the runs are going
+	return err
+}
+
+func (a *appendStream) binding(number uint32) *wal.Binding {
+	if int64(number) < int64(len(a.bindings)) {
+		return a.bindings[number]
+	}
+	return nil
+}
+
+// bind opens a log and queues the answer. Only a claim that cannot be proven, or
+// a client that does not read its answers, is an error of the stream.
+func (a *appendStream) bind(req *walsvcv1.Bind) error {
+	out := answer{number: req.GetBinding()}
+	binding, err := a.open(req, &out)
+	switch {
+	case errors.Is(err, wal.ErrDataLoss), errors.Is(err, wal.ErrPoisoned), errors.Is(err, wal.ErrClosed):
+		return err
+	case err != nil:
+		out.err = err
+		if number := out.number; number > 0 && number <= limits.MaxBindingsPerStream && a.binding(number) == nil {
+			a.refused[number] = true
+		}
+	default:
+		delete(a.refused, out.number)
+		binding.Tag = uint64(out.number)
+		if need := int(out.number) + 1; need > len(a.bindings) {
+			a.bindings = slices.Grow(a.bindings, need-len(a.bindings))[:need]
+		}
+		a.bindings[out.number] = binding
+	}
+	a.answers.Lock()
+	defer a.answers.Unlock()
+	if len(a.answers.bounds) == limits.MaxBindingsPerStream {
+		return ErrCreditExceeded
+	}
+	a.answers.bounds = append(a.answers.bounds, out)
+	return nil
+}
+
+func (a *appendStream) open(req *walsvcv1.Bind, out *answer) (*wal.Binding, error) {
+	switch number := req.GetBinding(); {
+	case number == 0 || number > limits.MaxBindingsPerStream:
+		return nil, fmt.Errorf("%w: binding %d is not from 1 to %d", wal.ErrInvalid, number, limits.MaxBindingsPerStream)
+	case a.binding(number) != nil:
+		return nil, fmt.Errorf("%w: binding %d is open already", wal.ErrInvalid, number)
+	}
+	producer, err := parseULID("producer", req.GetProducer())
+	if err != nil {
+		return nil, err
+	}
+	claim, err := claimOf(req.GetClaim())
+	if err != nil {
+		return nil, err
+	}
+	binding, log, last, err := a.appender.Bind(req.GetLog(), producer, wal.Epoch(req.GetEpoch()), claim)
+	out.log, out.producer = log, last
+	return binding, err
+}
+
+// refuse queues the verdict on a batch without an open binding, in its place
+// among the appender's: behind a refused bind, a pipeline finds what it finds
+// behind a refused batch.
+func (a *appendStream) refuse(b *wire.Batch) {
+	err := fmt.Errorf("%w: binding %d was never opened on this stream", wal.ErrInvalid, b.Binding)
+	if a.refused[b.Binding] {
+		err = wal.ErrAfterRefusal
+	}
+	a.answers.Lock()
+	defer a.answers.Unlock()
+	a.answers.refusals = append(a.answers.refusals, refusal{
+		after:   a.submitted + uint64(len(a.batches)),
+		bytes:   len(b.Run),
+		Verdict: wire.Verdict{Binding: b.Binding, Sequence: b.Sequence, Refusal: Refusal(err)},
+	})
+}
+
+// answer sends what the message just taken has settled at once: for a lone
+// append on an idle disk that is all of it, without waking anybody. It reports
+// whether the caller is still the one who receives.
+//
+// A client that sends all it may before it reads anything must not be waited
+// for here, with its next message unread:
+//
+//	client                         receiving goroutine
+//	sends, fills our window        sends verdicts, fills the client's window
+//	waits until we receive         waits until the client reads
+//
+// So a send that takes long hands receiving over to another goroutine.
+func (a *appendStream) answer() bool {
+	if !a.sending.TryLock() {
+		a.poke()
+		return true
+	}
+	sent := a.flush(a.relief)
+	if a.broken != nil {
+		a.poke()
+	}
+	a.sending.Unlock()
+	return !sent || a.relief.Stop()
+}
+
+// flush sends what is due, in one message unless very many binds are answered,
+// and reports whether there was any; if so it has started relief, if not nil,
+// before sending. REQUIRES: sending.
+func (a *appendStream) flush(relief *time.Timer) (sent bool) {
+	if a.broken != nil {
+		return false
+	}
+	// Verdicts first: the answer to a binding's bind was queued before its first
+	// batch was appended, and so is found below.
+	a.verdicts = a.appender.Take(a.verdicts[:0])
+	m := &a.message
+	m.Verdicts = m.Verdicts[:0]
+	a.answers.Lock()
+	bounds := a.answers.bounds
+	a.answers.bounds = nil
+	a.collect()
+	a.answers.Unlock()
+	m.Draining, a.goodbye = a.goodbye, false
+
+	if len(bounds) == 0 && len(m.Verdicts) == 0 && !m.Draining {
+		return false
+	}
+	if relief != nil {
+		relief.Reset(handover)
+	}
+	for len(bounds) > boundsPerMessage {
+		a.send(&wire.AppendResponse{Bounds: answers(bounds[:boundsPerMessage])})
+		bounds = bounds[boundsPerMessage:]
+	}
+	m.Bounds = answers(bounds)
+	a.send(m)
+	return true
+}
+
+func (a *appendStream) send(m *wire.AppendResponse) {
+	if err := a.stream.SendMsg(m); err != nil && a.broken == nil {
+		a.broken = err
+	}
+}
+
+// collect puts the verdicts taken into the message, with the service's own
+// refusals where they belong, and gives their credit back. A verdict that says
+// no more than that the volume has ended is not one: the stream is broken there.
+func (a *appendStream) collect() {
+	var bytes, batches int64
+	own := a.answers.refusals
+	ours := func() {
+		for len(own) > 0 && own[0].after <= a.told {
+			a.message.Verdicts = append(a.message.Verdicts, own[0].Verdict)
+			bytes, batches = bytes+int64(own[0].bytes), batches+1
+			own = own[1:]
+		}
+	}
+	ours()
+	for i := range a.verdicts {
+		v := &a.verdicts[i]
+		if end := unsettled(v.Err); end == ErrOutcomeUnknown {
+			a.broken = end
+			break
+		}
+		out := wire.Verdict{
+			Binding:  uint32(v.Binding.Tag),
+			Sequence: v.Sequence,
+			Count:    v.Count,
+			First:    uint64(v.First),
+			Epoch:    uint64(v.Epoch),
+			Checksum: uint32(v.Checksum),
+			Repeated: v.Repeated,
+		}
+		if v.Err != nil {
+			out.Refusal = Refusal(v.Err)
+		}
+		a.message.Verdicts = append(a.message.Verdicts, out)
+		bytes, batches = bytes+int64(v.Tag), batches+1
+		a.told++
+		ours()
+	}
+	a.answers.refusals = slices.Delete(a.answers.refusals, 0, len(a.answers.refusals)-len(own))
+	a.unreadBytes.Add(-bytes)
+	a.unreadBatches.Add(-batches)
+}
+
+func answers(to []answer) []*walsvcv1.Bound {
+	if len(to) == 0 {
+		return nil
+	}
+	bounds := make([]*walsvcv1.Bound, len(to))
+	for i, b := range to {
+		if b.err != nil {
+			bounds[i] = &walsvcv1.Bound{Binding: b.number, Refusal: Refusal(b.err)}
+			continue
+		}
+		bounds[i] = &walsvcv1.Bound{Binding: b.number, Log: logOf(b.log), LastSequence: b.producer.LastSequence}
+	}
+	return bounds
+}

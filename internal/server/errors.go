@@ -1,0 +1,283 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"strconv"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/walsvc/walsvc/internal/records"
+	"github.com/walsvc/walsvc/wal"
+
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+)
+
+// Domain is the ErrorInfo domain of every error of the service.
+const Domain = "walsvc"
+
+// Refusals and failures that are the service's own; the engine's are in package wal.
+var (
+	ErrDraining       = errors.New("service is stopping")                          // another process, or this one restarted, will take it
+	ErrOutcomeUnknown = errors.New("outcome unknown after a failed write")         // it may be durable; Volume poisoned
+	ErrCreditExceeded = errors.New("more unacknowledged than the stream's credit") //
+	ErrRateLimited    = errors.New("too many calls per second")                    //
+	ErrTooManyReplays = errors.New("too many replays at once")                     //
+	ErrInternal       = errors.New("internal error")                               // a bug: the log has the cause under the request's id
+)
+
+// A Row is one line of the error table: what the engine or the service says,
+// and what a client hears.
+type Row struct {
+	Err    error      // the sentinel that errors.Is finds
+	Code   codes.Code // of the status, or in a Refusal
+	Reason string     // stable; ErrorInfo.reason and Refusal.reason
+	// Retry, if not zero, goes out as RetryInfo: the same call may succeed later
+	// without anybody doing anything.
+	Retry time.Duration
+	// Hint is the next step, for people; walctl explain prints it.
+	Hint string
+
+	// spoken: the error's own text speaks of the caller's input and goes out.
+	// Otherwise only the sentinel's text does: causes name files of the host.
+	spoken bool
+}
+
+// Table is the one place where errors meet the wire: statuses of calls and
+// Refusals inside an append stream are both made from it, and a client reads it
+// backwards by Reason. No two rows have the same Err or Reason.
+//
+// A caller may repeat a call that failed with ABORTED after it has looked again,
+// one with RetryInfo as it is, and none of the others before something changed.
+var Table = []Row{
+	{Err: wal.ErrInvalidName, Code: codes.InvalidArgument, Reason: "INVALID_NAME", spoken: true,
+		Hint: "Names begin with a letter or digit and go on with letters, digits and . _ - /; logs have at most 255 bytes, checkpoints 127."},
+	{Err: wal.ErrInvalid, Code: codes.InvalidArgument, Reason: "INVALID", spoken: true,
+		Hint: "The message says which field is wrong and what it may be."},
+	{Err: wal.ErrEmptyBatch, Code: codes.InvalidArgument, Reason: "EMPTY_BATCH", spoken: true,
+		Hint: "A batch has at least one record; a record may be empty."},
+	{Err: wal.ErrMalformed, Code: codes.InvalidArgument, Reason: "MALFORMED", spoken: true,
+		Hint: "The records are not an encoded walsvc.v1.Records message with minimal varints; encode them with a protobuf library."},
+	{Err: wal.ErrTooLarge, Code: codes.InvalidArgument, Reason: "TOO_LARGE", spoken: true,
+		Hint: "See AdminService.GetServerInfo for the limits, and the log's max_record_bytes."},
+
+	{Err: wal.ErrLogNotFound, Code: codes.NotFound, Reason: "LOG_NOT_FOUND", spoken: true,
+		Hint: "Create the log first, or look for its name with ListLogs."},
+	{Err: wal.ErrLogExists, Code: codes.AlreadyExists, Reason: "LOG_EXISTS", spoken: true,
+		Hint: "The log was created with other options; use GetLog, or choose another name."},
+	{Err: wal.ErrTooManyLogs, Code: codes.ResourceExhausted, Reason: "TOO_MANY_LOGS",
+		Hint: "Delete logs that are no longer needed."},
+	{Err: wal.ErrQuota, Code: codes.ResourceExhausted, Reason: "QUOTA", spoken: true, Retry: time.Second,
+		Hint: "Move the log's checkpoints forward or truncate it; its quota counts what it keeps."},
+
+	{Err: wal.ErrFenced, Code: codes.FailedPrecondition, Reason: "FENCED", spoken: true,
+		Hint: "Another writer has begun a newer epoch. Stop writing: this writer's view of the log may be old."},
+	{Err: wal.ErrLSNMismatch, Code: codes.Aborted, Reason: "LSN_MISMATCH", spoken: true,
+		Hint: "Somebody else appended. Read from expected_lsn on, then decide again."},
+	{Err: wal.ErrAfterRefusal, Code: codes.Aborted, Reason: "AFTER_REFUSAL",
+		Hint: "An earlier batch of this binding was refused. Deal with that one, then reset the binding."},
+	{Err: wal.ErrSequenceGap, Code: codes.FailedPrecondition, Reason: "SEQUENCE_GAP", spoken: true,
+		Hint: "Send the producer's batches in order and without gaps; want_sequence is the next one."},
+	{Err: wal.ErrSequenceReuse, Code: codes.FailedPrecondition, Reason: "SEQUENCE_REUSE", spoken: true,
+		Hint: "Two batches of one producer had the same sequence and different records. Give each process a producer of its own."},
+	{Err: wal.ErrNoProducer, Code: codes.FailedPrecondition, Reason: "NO_PRODUCER", spoken: true,
+		Hint: "Open the producer on this log with OpenProducer before it appends."},
+	{Err: wal.ErrTooManyProducers, Code: codes.ResourceExhausted, Reason: "TOO_MANY_PRODUCERS",
+		Hint: "Keep a producer's ULID across restarts instead of making a new one each time."},
+
+	{Err: wal.ErrLSNAhead, Code: codes.OutOfRange, Reason: "LSN_AHEAD", spoken: true,
+		Hint: "The log ends below that LSN. If it was acknowledged once, this is another history: stop and look."},
+	{Err: wal.ErrLSNTruncated, Code: codes.OutOfRange, Reason: "LSN_TRUNCATED", spoken: true,
+		Hint: "Those records were given up. Begin at first_lsn, from a checkpoint or a copy that covers what is below."},
+	{Err: wal.ErrDataLoss, Code: codes.DataLoss, Reason: "DATA_LOSS", spoken: true,
+		Hint: "Acknowledged records are missing or damaged. Do not append; run walctl verify on the volume and restore from another copy."},
+
+	{Err: wal.ErrCheckpointNotFound, Code: codes.NotFound, Reason: "CHECKPOINT_NOT_FOUND", spoken: true,
+		Hint: "Set the checkpoint first, or look for its name with ListCheckpoints."},
+	{Err: wal.ErrCheckpointBackwards, Code: codes.FailedPrecondition, Reason: "CHECKPOINT_BACKWARDS", spoken: true,
+		Hint: "A checkpoint never moves back: records below it may be gone. Delete it first if that is meant."},
+	{Err: wal.ErrCheckpointConflict, Code: codes.Aborted, Reason: "CHECKPOINT_CONFLICT", spoken: true,
+		Hint: "Somebody else set the checkpoint. Get it, then decide again."},
+	{Err: wal.ErrTooManyCheckpoints, Code: codes.ResourceExhausted, Reason: "TOO_MANY_CHECKPOINTS",
+		Hint: "Delete checkpoints that nobody recovers from any more."},
+	{Err: wal.ErrHeld, Code: codes.FailedPrecondition, Reason: "HELD", spoken: true,
+		Hint: "A checkpoint holds the records. Move it forward or delete it."},
+
+	{Err: wal.ErrFull, Code: codes.ResourceExhausted, Reason: "FULL", Retry: time.Second,
+		Hint: "The disk is full. Truncate, move checkpoints forward or make room; appends resume by themselves."},
+	{Err: wal.ErrReadOnly, Code: codes.FailedPrecondition, Reason: "READ_ONLY",
+		Hint: "The volume was opened read-only because of damage; GetStatus says where."},
+	{Err: wal.ErrPoisoned, Code: codes.FailedPrecondition, Reason: "POISONED",
+		Hint: "A write or sync failed. Look at the disk, then restart the service; it takes nothing before that."},
+	{Err: wal.ErrClosed, Code: codes.Unavailable, Reason: "CLOSED", Retry: time.Second,
+		Hint: "The service has stopped. Connect again."},
+	{Err: ErrDraining, Code: codes.Unavailable, Reason: "DRAINING", Retry: time.Second,
+		Hint: "The service is stopping. What got no verdict was not appended; connect again."},
+	{Err: ErrOutcomeUnknown, Code: codes.Internal, Reason: "OUTCOME_UNKNOWN",
+		Hint: "A write or sync failed while this was in flight. After a restart, repeat it with the same producer and sequence, or read the log's end."},
+
+	{Err: ErrCreditExceeded, Code: codes.ResourceExhausted, Reason: "CREDIT_EXCEEDED",
+		Hint: "Wait for verdicts before sending more than the credit of the stream's first message."},
+	{Err: ErrRateLimited, Code: codes.ResourceExhausted, Reason: "RATE_LIMITED", Retry: 100 * time.Millisecond,
+		Hint: "Call less often, or raise --admin-rate."},
+	{Err: ErrTooManyReplays, Code: codes.ResourceExhausted, Reason: "TOO_MANY_REPLAYS", Retry: time.Second,
+		Hint: "Share a replay between readers, or wait until one has ended."},
+	{Err: ErrInternal, Code: codes.Internal, Reason: "INTERNAL",
+		Hint: "This is a bug. Look for the request's id, the response header " + RequestIDHeader + ", in the service's log."},
+}
+
+// rowOf returns the first row whose error err is, and false for errors nobody
+// foresaw.
+func rowOf(err error) (Row, bool) {
+	for _, row := range Table {
+		if errors.Is(err, row.Err) {
+			return row, true
+		}
+	}
+	return Row{}, false
+}
+
+// Status returns what a call that failed with err answers: code, message,
+// ErrorInfo with the figures, and RetryInfo if waiting helps. Statuses pass as
+// they are; the end of a context becomes CANCELLED or DEADLINE_EXCEEDED, without
+// an ErrorInfo, since it leaves the outcome open. Errors that are not in the
+// Table become INTERNAL, with none of their text. Nil stays nil.
+func Status(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
+		return err
+	}
+	row, ok := rowOf(err)
+	if !ok {
+		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+			return status.FromContextError(err).Err()
+		}
+		row, err = tableRow(ErrInternal), ErrInternal
+	}
+	details := []protoadapt.MessageV1{
+		&errdetails.ErrorInfo{Reason: row.Reason, Domain: Domain, Metadata: figures(err)},
+	}
+	if row.Retry > 0 {
+		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(row.Retry)})
+	}
+	st := status.New(row.Code, message(row, err))
+	if detailed, derr := st.WithDetails(details...); derr == nil {
+		st = detailed
+	}
+	return st.Err()
+}
+
+// Refusal returns the same as a Refusal inside an append stream.
+func Refusal(err error) *walsvcv1.Refusal {
+	row, ok := rowOf(err)
+	if !ok {
+		row, err = tableRow(ErrInternal), ErrInternal
+	}
+	metadata := figures(err)
+	if row.Retry > 0 {
+		if metadata == nil {
+			metadata = make(map[string]string, 1)
+		}
+		metadata["retry_ms"] = decimal(uint64(row.Retry.Milliseconds()))
+	}
+	return &walsvcv1.Refusal{Code: int32(row.Code), Reason: row.Reason, Message: message(row, err), Metadata: metadata}
+}
+
+// tableRow returns the row of a sentinel that is known to have one.
+func tableRow(sentinel error) Row {
+	row, _ := rowOf(sentinel)
+	return row
+}
+
+func message(row Row, err error) string {
+	if row.spoken {
+		return err.Error()
+	}
+	return row.Err.Error()
+}
+
+// figures returns an error's numbers for those who act on them: a copy of what
+// the engine's error types hold. Nil if it has none.
+func figures(err error) map[string]string {
+	var (
+		out      map[string]string
+		outside  *wal.RangeError
+		mismatch *wal.MismatchError
+		sequence *wal.SequenceError
+		conflict *wal.ConflictError
+		loss     *wal.DataLossError
+		large    *records.TooLargeError
+	)
+	switch {
+	case errors.As(err, &loss):
+		out = map[string]string{"log": loss.Log}
+		if loss.First > 0 {
+			maps.Copy(out, map[string]string{"first_lsn": decimal(loss.First), "last_lsn": decimal(loss.Last)})
+		}
+	case errors.As(err, &outside):
+		out = map[string]string{
+			"log": outside.Log, "lsn": decimal(outside.Asked),
+			"first_lsn": decimal(outside.First), "next_lsn": decimal(outside.Next),
+		}
+	case errors.As(err, &mismatch):
+		out = map[string]string{
+			"log": mismatch.Log, "expected_lsn": decimal(mismatch.Expected), "next_lsn": decimal(mismatch.Next),
+		}
+	case errors.As(err, &sequence):
+		out = map[string]string{
+			"log": sequence.Log, "sequence": decimal(sequence.Got), "want_sequence": decimal(sequence.Want),
+		}
+	case errors.As(err, &conflict):
+		out = map[string]string{
+			"log": conflict.Log, "checkpoint": conflict.Checkpoint,
+			"expected_version": decimal(conflict.Expected), "version": decimal(conflict.Version),
+		}
+	case errors.As(err, &large):
+		out = map[string]string{
+			"record": decimal(uint64(large.Record)), "size": decimal(uint64(large.Size)), "limit": decimal(uint64(large.Limit)),
+		}
+	}
+	return out
+}
+
+func decimal[N ~uint64](n N) string { return strconv.FormatUint(uint64(n), 10) }
+
+// fail is Status for handlers: it also logs what nobody foresaw, whose text the
+// client does not get.
+func (s *Server) fail(ctx context.Context, err error) error {
+	out := Status(err)
+	if status.Code(out) == codes.Internal && !errors.Is(err, ErrOutcomeUnknown) {
+		s.log.LogAttrs(ctx, slog.LevelError, "internal error", slog.String("request_id", requestID(ctx)), slog.Any("err", err))
+	}
+	return out
+}
+
+// failWrite is fail for unary calls that change something. That the volume ended
+// under one that had been let in (see changing in chain.go) says nothing about
+// its outcome.
+func (s *Server) failWrite(ctx context.Context, err error) error { return s.fail(ctx, unsettled(err)) }
+
+// unsettled turns the end of the volume into ErrOutcomeUnknown, for what was in
+// flight then, or may have been.
+func unsettled(err error) error {
+	if errors.Is(err, wal.ErrPoisoned) || errors.Is(err, wal.ErrClosed) {
+		return ErrOutcomeUnknown
+	}
+	return err
+}
+
+// isBare reports whether err is a status of that code without details, as gRPC
+// and middleware make them.
+func isBare(err error, code codes.Code) bool {
+	st, ok := status.FromError(err)
+	return ok && st.Code() == code && len(st.Details()) == 0
+}

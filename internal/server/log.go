@@ -1,0 +1,132 @@
+package server
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+
+	"github.com/oklog/ulid/v2"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/walsvc/walsvc/internal/limits"
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+	"github.com/walsvc/walsvc/wal"
+)
+
+// defaultPageSize is what a page_size of 0 means.
+const defaultPageSize = 100
+
+// logService creates, names, lists and deletes logs.
+type logService struct {
+	walsvcv1.UnimplementedLogServiceServer
+	*Server
+}
+
+// CreateLog implements walsvcv1.LogServiceServer.
+func (s logService) CreateLog(ctx context.Context, req *walsvcv1.CreateLogRequest) (*walsvcv1.CreateLogResponse, error) {
+	info, created, err := s.volume.CreateLog(ctx, req.GetName(), wal.LogOptions{
+		QuotaBytes:     req.GetOptions().GetQuotaBytes(),
+		MaxRecordBytes: req.GetOptions().GetMaxRecordBytes(),
+		Labels:         req.GetOptions().GetLabels(),
+		ColocationKey:  req.GetOptions().GetColocationKey(),
+	})
+	if err != nil {
+		return nil, s.failWrite(ctx, err)
+	}
+	return &walsvcv1.CreateLogResponse{Log: logOf(info), Created: created}, nil
+}
+
+// GetLog implements walsvcv1.LogServiceServer.
+func (s logService) GetLog(ctx context.Context, req *walsvcv1.GetLogRequest) (*walsvcv1.GetLogResponse, error) {
+	info, err := s.volume.Log(req.GetName())
+	if err != nil {
+		return nil, s.fail(ctx, err)
+	}
+	return &walsvcv1.GetLogResponse{Log: logOf(info)}, nil
+}
+
+// ListLogs implements walsvcv1.LogServiceServer. A page token is the last name
+// of the page before, so a listing survives logs coming and going.
+func (s logService) ListLogs(ctx context.Context, req *walsvcv1.ListLogsRequest) (*walsvcv1.ListLogsResponse, error) {
+	size := int(min(req.GetPageSize(), limits.MaxPageSize))
+	if size == 0 {
+		size = defaultPageSize
+	}
+	after, err := base64.RawURLEncoding.DecodeString(req.GetPageToken())
+	if err != nil || len(after) > limits.MaxLogNameBytes {
+		return nil, s.fail(ctx, fmt.Errorf("%w: page_token is not one of ours", wal.ErrInvalid))
+	}
+	logs, more := s.volume.ListLogs(req.GetPrefix(), string(after), size)
+	resp := &walsvcv1.ListLogsResponse{Logs: make([]*walsvcv1.Log, len(logs))}
+	for i, info := range logs {
+		resp.Logs[i] = logOf(info)
+	}
+	if more && len(logs) > 0 {
+		resp.NextPageToken = base64.RawURLEncoding.EncodeToString([]byte(logs[len(logs)-1].Name))
+	}
+	return resp, nil
+}
+
+// DeleteLog implements walsvcv1.LogServiceServer.
+func (s logService) DeleteLog(ctx context.Context, req *walsvcv1.DeleteLogRequest) (*walsvcv1.DeleteLogResponse, error) {
+	id, err := parseULID("id", req.GetId())
+	if err == nil {
+		err = s.volume.DeleteLog(ctx, req.GetName(), id)
+	}
+	if err != nil {
+		return nil, s.failWrite(ctx, err)
+	}
+	return &walsvcv1.DeleteLogResponse{}, nil
+}
+
+// TruncateLog implements walsvcv1.LogServiceServer.
+func (s logService) TruncateLog(ctx context.Context, req *walsvcv1.TruncateLogRequest) (*walsvcv1.TruncateLogResponse, error) {
+	info, err := s.volume.Truncate(ctx, req.GetName(), wal.LSN(req.GetFirstLsn()))
+	if err != nil {
+		return nil, s.failWrite(ctx, err)
+	}
+	return &walsvcv1.TruncateLogResponse{Log: logOf(info)}, nil
+}
+
+func logOf(info wal.LogInfo) *walsvcv1.Log {
+	return &walsvcv1.Log{
+		Name:        info.Name,
+		Id:          info.ID.String(),
+		Epoch:       uint64(info.Epoch),
+		FirstLsn:    uint64(info.First),
+		NextLsn:     uint64(info.Next),
+		LogChecksum: uint32(info.Checksum),
+		LiveBytes:   info.LiveBytes,
+		CreateTime:  timestamppb.New(info.Created),
+		Options: &walsvcv1.LogOptions{
+			QuotaBytes:     info.Options.QuotaBytes,
+			MaxRecordBytes: info.Options.MaxRecordBytes,
+			Labels:         info.Options.Labels,
+			ColocationKey:  info.Options.ColocationKey,
+		},
+	}
+}
+
+// parseULID reads the ULID of a field; the zero ULID for an empty one.
+func parseULID(field, text string) (ulid.ULID, error) {
+	if text == "" {
+		return ulid.ULID{}, nil
+	}
+	id, err := ulid.ParseStrict(text)
+	if err != nil || id == (ulid.ULID{}) {
+		return ulid.ULID{}, fmt.Errorf("%w: %s is not a ULID of 26 characters", wal.ErrInvalid, field)
+	}
+	return id, nil
+}
+
+// claimOf reads a Claim; the zero Claim, which claims nothing, for nil.
+func claimOf(c *walsvcv1.Claim) (wal.Claim, error) {
+	if c.GetLsn() == 0 {
+		return wal.Claim{}, nil
+	}
+	id, err := parseULID("claim.log_id", c.GetLogId())
+	if err != nil {
+		return wal.Claim{}, err
+	}
+	return wal.Claim{Log: id, Epoch: wal.Epoch(c.GetEpoch()), LSN: wal.LSN(c.GetLsn()), Checksum: wal.Checksum(c.GetLogChecksum())}, nil
+}

@@ -1,0 +1,250 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"google.golang.org/grpc"
+
+	"github.com/walsvc/walsvc/internal/codec"
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/internal/records"
+	"github.com/walsvc/walsvc/internal/wire"
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+	"github.com/walsvc/walsvc/wal"
+)
+
+// What the zero values of a ReadRequest mean.
+const (
+	defaultReadRecords = 1000
+	defaultReadBytes   = 1 << 20
+)
+
+// blockVersion is the layout of StoredBlock that this service sends.
+const blockVersion = 1
+
+// replayService gives records back.
+type replayService struct {
+	walsvcv1.UnimplementedReplayServiceServer
+	*Server
+}
+
+// Read implements walsvcv1.ReplayServiceServer.
+func (s replayService) Read(ctx context.Context, req *walsvcv1.ReadRequest) (*walsvcv1.ReadResponse, error) {
+	resp, err := s.read(ctx, req)
+	if err != nil {
+		return nil, s.fail(ctx, err)
+	}
+	return resp, nil
+}
+
+func (s replayService) read(ctx context.Context, req *walsvcv1.ReadRequest) (*walsvcv1.ReadResponse, error) {
+	maxRecords, maxBytes := int(req.GetMaxRecords()), int(min(req.GetMaxBytes(), limits.MaxBatchSize))
+	if maxRecords == 0 {
+		maxRecords = defaultReadRecords
+	}
+	if maxBytes == 0 {
+		maxBytes = defaultReadBytes
+	}
+	info, err := s.volume.Log(req.GetLog())
+	if err != nil {
+		return nil, err
+	}
+	from := wal.LSN(req.GetFromLsn())
+	if from == 0 {
+		from = info.First
+	}
+	reader, err := s.volume.NewReader(req.GetLog(), wal.ReadOptions{From: from, Max: maxBytes})
+	if err != nil {
+		return nil, err
+	}
+	defer reader.Close()
+
+	resp := &walsvcv1.ReadResponse{
+		FirstLsn:   uint64(from),
+		NextLsn:    uint64(from),
+		DurableLsn: uint64(info.Durable()),
+		Records:    &walsvcv1.Records{},
+	}
+	for left := maxBytes; len(resp.Records.Record) < maxRecords; {
+		span, err := reader.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		resp.DurableLsn = uint64(span.Durable)
+		for run := slices.Clone(span.Run); len(run) > 0 && len(resp.Records.Record) < maxRecords; { // the span's is the reader's
+			record, rest, err := records.Next(run)
+			if err != nil {
+				return nil, fmt.Errorf("log %q: LSN %d: %w", req.GetLog(), resp.NextLsn, err)
+			}
+			if left -= len(run) - len(rest); left < 0 && len(resp.Records.Record) > 0 {
+				return resp, nil
+			}
+			resp.Records.Record = append(resp.Records.Record, record)
+			resp.NextLsn++
+			run = rest
+		}
+	}
+	return resp, nil
+}
+
+// Replay implements walsvcv1.ReplayServiceServer.
+func (s replayService) Replay(req *walsvcv1.ReplayRequest, stream grpc.ServerStreamingServer[walsvcv1.ReplayResponse]) error {
+	if s.replays.Add(1) > limits.MaxReplays {
+		s.replays.Add(-1)
+		return s.fail(stream.Context(), ErrTooManyReplays)
+	}
+	defer s.replays.Add(-1)
+	ctx, release := s.stoppable(stream.Context())
+	defer release()
+
+	options, err := s.readOptions(ctx, req)
+	if err != nil {
+		return s.fail(ctx, err)
+	}
+	reader, err := s.volume.NewReader(req.GetLog(), options)
+	if err != nil {
+		return s.fail(ctx, err)
+	}
+	defer reader.Close()
+
+	for {
+		span, err := s.next(ctx, reader, req, stream)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = sendSpan(stream, span)
+		}
+		if err != nil {
+			return s.fail(ctx, stopCause(ctx, err))
+		}
+	}
+}
+
+// readOptions reads where a replay begins and ends, after the client's claim has
+// been proven: a client whose history is another one must not be shown this one.
+func (s replayService) readOptions(ctx context.Context, req *walsvcv1.ReplayRequest) (wal.ReadOptions, error) {
+	o := wal.ReadOptions{From: wal.LSN(req.GetFromLsn()), To: wal.LSN(req.GetToLsn()), Follow: req.GetFollow()}
+	switch {
+	case req.GetCheckpoint() != "" && o.From != 0:
+		return o, fmt.Errorf("%w: both from_lsn and checkpoint", wal.ErrInvalid)
+	case o.Follow && o.To != 0:
+		return o, fmt.Errorf("%w: both to_lsn and follow", wal.ErrInvalid)
+	case len(req.GetCodecs()) > 16:
+		return o, fmt.Errorf("%w: %d codecs", wal.ErrInvalid, len(req.GetCodecs()))
+	}
+	for _, c := range req.GetCodecs() {
+		if c > 255 || !codec.Codec(c).Valid() {
+			continue // a newer client's; blocks of it there are none
+		}
+		o.Codecs = append(o.Codecs, codec.Codec(c))
+	}
+	claim, err := claimOf(req.GetClaim())
+	if err != nil {
+		return o, err
+	}
+	if claim.LSN != 0 {
+		if err := s.volume.CheckClaim(req.GetLog(), claim); err != nil {
+			return o, err
+		}
+	}
+	if name := req.GetCheckpoint(); name != "" {
+		cp, err := s.volume.Checkpoint(ctx, req.GetLog(), name)
+		if err != nil {
+			return o, err
+		}
+		o.From = cp.LSN + 1
+	}
+	return o, nil
+}
+
+// next waits for the reader's next span. While a follower waits it hears the
+// durable LSN every Options.Heartbeat.
+func (s replayService) next(ctx context.Context, reader Reader, req *walsvcv1.ReplayRequest, stream grpc.ServerStream) (wal.Span, error) {
+	if !req.GetFollow() {
+		return reader.Next(ctx)
+	}
+	for {
+		beat, cancel := context.WithTimeout(ctx, s.options.Heartbeat)
+		span, err := reader.Next(beat)
+		late := beat.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err == nil || !late {
+			return span, err
+		}
+		info, err := s.volume.Log(req.GetLog())
+		if err != nil {
+			return wal.Span{}, err
+		}
+		if err := stream.SendMsg(&wire.ReplayResponse{Durable: uint64(info.Durable())}); err != nil {
+			return wal.Span{}, err
+		}
+	}
+}
+
+// sendSpan sends a span. Its bytes are the reader's and are written over by the
+// next one, while the transport may hold a message back for as long as flow
+// control says: so they are copied, once, and then go out by reference.
+func sendSpan(stream grpc.ServerStream, span wal.Span) error {
+	payload := span.Run
+	if span.Stored != nil {
+		payload = span.Stored
+	}
+	buffer := wire.NewBuffer(len(payload))
+	defer buffer.Release()
+	buffer.Data = append(buffer.Data, payload...)
+
+	resp := wire.ReplayResponse{First: uint64(span.First), Count: span.Count, Durable: uint64(span.Durable), Buffer: buffer}
+	if span.Stored == nil {
+		resp.Run = buffer.Data
+	} else {
+		resp.HasBlock = true
+		resp.Block = wire.StoredBlock{
+			Version:  blockVersion,
+			Codec:    uint32(span.Codec),
+			RawSize:  span.RawSize,
+			Checksum: span.Checksum,
+			Stored:   buffer.Data,
+		}
+	}
+	return stream.SendMsg(&resp)
+}
+
+// WaitDurable implements walsvcv1.ReplayServiceServer.
+func (s replayService) WaitDurable(ctx context.Context, req *walsvcv1.WaitDurableRequest) (*walsvcv1.WaitDurableResponse, error) {
+	ctx, release := s.stoppable(ctx)
+	defer release()
+	known := s.poisoned()
+	durable, err := s.volume.WaitDurable(ctx, req.GetLog(), wal.LSN(req.GetLsn()))
+	if err != nil {
+		err = stopCause(ctx, err)
+		if !known {
+			err = unsettled(err) // the LSN may have been in the frame that failed
+		}
+		return nil, s.fail(ctx, err)
+	}
+	return &walsvcv1.WaitDurableResponse{DurableLsn: uint64(durable)}, nil
+}
+
+// WatchDurable implements walsvcv1.ReplayServiceServer.
+func (s replayService) WatchDurable(req *walsvcv1.WatchDurableRequest, stream grpc.ServerStreamingServer[walsvcv1.WatchDurableResponse]) error {
+	ctx, release := s.stoppable(stream.Context())
+	defer release()
+	for after := wal.LSN(req.GetAfterLsn()); ; {
+		durable, err := s.volume.WaitDurable(ctx, req.GetLog(), after+1)
+		if err == nil {
+			err = stream.Send(&walsvcv1.WatchDurableResponse{DurableLsn: uint64(durable)})
+		}
+		if err != nil {
+			return s.fail(ctx, stopCause(ctx, err))
+		}
+		after = durable
+	}
+}
