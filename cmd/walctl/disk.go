@@ -116,7 +116,7 @@ free_size, sync_too_fast and words [].`,
 			}
 			o.Dir, o.Space = dir, int64(space)
 			line := newStatusLine(cmd.ErrOrStderr())
-			report, err := bench.Disk(cmd.Context(), o, line.show)
+			report, err := bench.Disk(cmd.Context(), o, line.steps)
 			line.clear()
 			if err != nil {
 				return err

@@ -72,6 +72,8 @@ With no service at hand, start with "walctl demo".`,
 	root.AddCommand(
 		newVersionCommand(g),
 		newDiskCommand(g),
+		newVerifyCommand(g),
+		newDumpCommand(g),
 		exitCodesTopic(),
 	)
 	return root, g
