@@ -323,6 +323,14 @@ func TestLoneRideStaysOnItsGoroutine(t *testing.T) {
 	}
 }
 
+func TestLeaveWithNothingAdded(t *testing.T) {
+	bus := open(t, batcher.Options{Submit: func(*batcher.Frame) { t.Error("submitted an empty frame") }})
+	board(t, bus)
+	if bus.Leave() {
+		t.Error("drove an empty frame")
+	}
+}
+
 func TestAppendAllocatesNothing(t *testing.T) {
 	bus := open(t, batcher.Options{Codec: batcher.Fixed(codec.None)})
 	p := new(passenger)

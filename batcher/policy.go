@@ -83,25 +83,31 @@ type policy struct {
 }
 
 const (
-	probeInterval  = 32
-	overlapWeight  = 0.25
-	switchingGain  = 0.125
-	outlierFactor  = 4 // a measurement counts at most as so many times what was expected
-	lineMemory     = 64
-	lineMinFrames  = 16
-	costMemory     = 8
-	lineMinSpread  = limits.BlockSize // standard deviation of sizes below which they tell no slope
-	guessS2Time    = 0.5              // until measured: nanoseconds for a raw byte
-	guessZstdTime  = 2
-	guessS2Share   = 0.4 // until measured: what is left of a raw byte
-	guessZstdShare = 0.25
+	// probeInterval is how many blocks a choice lasts.
+	probeInterval = 32
+	// overlapWeight is the share of processor time on the frame's way while it fills.
+	overlapWeight = 0.25
+	// switchingGain is what a codec that takes more processor time has to save.
+	switchingGain = 0.125
+	// outlierFactor bounds what one measurement can say: so many times the
+	// expected. Goroutines are preempted and disks pause; neither is a trend.
+	outlierFactor = 4
+	// costMemory and lineMemory are how many blocks and frames are remembered,
+	// the older ones ever less.
+	costMemory = 8
+	lineMemory = 64
+	// lineMinFrames is how many it takes to know a disk, and lineMinSpread the
+	// standard deviation of their sizes, in bytes, below which they tell no slope.
+	lineMinFrames = 16
+	lineMinSpread = limits.BlockSize
 )
 
 func newPolicy(c CodecPolicy) policy {
+	// Until measured, what is usual for JSON on one core.
 	costs := [codec.Zstd + 1]cost{
 		codec.None: {share: 1},
-		codec.S2:   {time: guessS2Time, share: guessS2Share},
-		codec.Zstd: {time: guessZstdTime, share: guessZstdShare},
+		codec.S2:   {time: 0.5, share: 0.4},
+		codec.Zstd: {time: 2, share: 0.25},
 	}
 	return policy{
 		fixed:   c,
