@@ -1,0 +1,68 @@
+# One line per thing there is to do. On a fresh machine Go and make are enough:
+# the linters are built into .bin the first time somebody asks for them.
+
+GOLANGCI_LINT := .bin/golangci-lint@v2.13.1/golangci-lint
+BUF           := .bin/buf@v1.57.0/buf
+
+# What the race detector is worth its time on: everything with goroutines on
+# the way of an append or a replay.
+ENGINE := ./wal ./batcher ./segment ./replay ./internal/disk ./internal/server ./client
+
+# What the wire must stay compatible with: the last release, and before there
+# is one, the committed baseline.
+RELEASE := $(shell git tag --list 'v*' --sort=-v:refname | head -n 1)
+AGAINST := $(if $(RELEASE),.git\#tag=$(RELEASE),proto/baseline.binpb)
+
+.PHONY: build test race lint breaking gen gen-check proto-baseline fmt bench fuzz demo clean
+
+build:
+	go build -o bin/ ./cmd/...
+
+test:
+	go test $(TESTFLAGS) ./...
+
+race:
+	go test -race $(TESTFLAGS) $(ENGINE)
+
+lint: $(GOLANGCI_LINT) $(BUF) breaking gen-check
+	$(GOLANGCI_LINT) run ./...
+	$(GOLANGCI_LINT) fmt --diff ./...
+	$(BUF) lint
+	$(BUF) format --diff --exit-code
+
+breaking: $(BUF)
+	$(BUF) breaking --against '$(AGAINST)'
+
+gen: $(BUF)
+	$(BUF) generate
+	go test ./internal/lint -run '^TestLimitsDoc$$' -count=1 -rewrite
+
+gen-check: gen
+	git diff --exit-code -- proto docs/limits.md
+	test -z "$$(git ls-files --others --exclude-standard -- proto docs/limits.md)"
+
+proto-baseline: $(BUF)
+	$(BUF) build --exclude-source-info --output proto/baseline.binpb
+
+fmt: $(GOLANGCI_LINT) $(BUF)
+	$(GOLANGCI_LINT) fmt ./...
+	$(BUF) format --write
+
+bench:
+	go test -run '^$$' -bench . -benchmem ./...
+
+fuzz:
+	go test -list '^Fuzz' ./... | awk '/^Fuzz/ { f[n++] = $$1 } /^ok/ { while (n) print $$2, f[--n] }' | \
+	while read -r pkg name; do go test -run '^$$' -fuzz "^$$name\$$" -fuzztime 10s "$$pkg" || exit 1; done
+
+demo:
+	go run ./cmd/walctl demo
+
+clean:
+	rm -rf bin .bin
+
+$(GOLANGCI_LINT):
+	GOBIN=$(CURDIR)/$(@D) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.1
+
+$(BUF):
+	GOBIN=$(CURDIR)/$(@D) go install github.com/bufbuild/buf/cmd/buf@v1.57.0
