@@ -615,7 +615,7 @@ func TestMemoryBound(t *testing.T) {
 				const callers, size, full = 64, 700, 4000
 				var mu sync.Mutex
 				var submitted []uint64
-				bus := batcher.New(batcher.Options{Depth: depth, FullSize: full, Submit: func(f *batcher.Frame) {
+				bus := batcher.New(batcher.Options{Depth: depth, FullSize: full, Codec: batcher.Fixed(codec.None), Submit: func(f *batcher.Frame) {
 					mu.Lock()
 					defer mu.Unlock()
 					submitted = append(submitted, f.Ticket)
