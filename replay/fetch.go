@@ -57,34 +57,31 @@ func (f *Fetcher) Frame(pos segment.Pos) (*segment.Frame, error) {
 	return fr, err
 }
 
-// Stored appends the stored bytes of a block of fr to dst, verified by their
-// checksum. The error is a *segment.CorruptError that Is segment.ErrBadBlock if
+// Stored returns the stored bytes of a block of fr, verified by their checksum.
+// They lie in dst, whose content is lost and which grows as needed. The error is a *segment.CorruptError that Is segment.ErrBadBlock if
 // they do not verify.
 func (f *Fetcher) Stored(fr *segment.Frame, block int, dst []byte) ([]byte, error) {
+	var stored []byte
 	err := f.with(fr.Pos.Segment, func(r *segment.Reader) (err error) {
-		dst, err = r.Block(fr, block, dst)
+		stored, err = r.Block(fr, block, dst)
 		return err
 	})
-	return dst, err
+	return stored, err
 }
 
-// Open appends the bytes of a block of fr to dst, verified and decompressed.
-// The error is as for Stored.
+// Open returns the bytes of a block of fr, verified and decompressed. They lie
+// in dst, whose content is lost and which grows as needed. The error is as for
+// Stored.
 func (f *Fetcher) Open(fr *segment.Frame, block int, dst []byte) ([]byte, error) {
-	err := f.with(fr.Pos.Segment, func(r *segment.Reader) (err error) {
-		dst, err = openBlock(r, fr, block, dst)
+	var raw []byte
+	err := f.with(fr.Pos.Segment, func(r *segment.Reader) error {
+		stored, err := r.Block(fr, block, nil)
+		if err == nil {
+			raw, err = openStored(r.Path(), fr, block, stored, dst)
+		}
 		return err
 	})
-	return dst, err
-}
-
-// openBlock appends a block's bytes to dst, verified and decompressed.
-func openBlock(r *segment.Reader, fr *segment.Frame, block int, dst []byte) ([]byte, error) {
-	stored, err := r.Block(fr, block, nil)
-	if err != nil {
-		return dst, err
-	}
-	return openStored(r.Path(), fr, block, stored, dst)
+	return raw, err
 }
 
 // openStored decompresses the verified bytes of a block. Bytes that match their
@@ -92,9 +89,9 @@ func openBlock(r *segment.Reader, fr *segment.Frame, block int, dst []byte) ([]b
 // the same.
 func openStored(path string, fr *segment.Frame, block int, stored, dst []byte) ([]byte, error) {
 	info := fr.Blocks[block]
-	raw, err := info.Codec.Open(dst, stored, int(info.RawSize))
+	raw, err := info.Codec.Open(dst[:0], stored, int(info.RawSize))
 	if err != nil {
-		return dst, &segment.CorruptError{
+		return nil, &segment.CorruptError{
 			Path: path, Pos: fr.Pos, Reason: fmt.Sprintf("block %d: %v", block, err), Err: segment.ErrBadBlock,
 		}
 	}

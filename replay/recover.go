@@ -255,14 +255,21 @@ type attempt struct {
 
 // run scans. It returns an error that Is ErrNoState if h cannot begin here.
 func (a *attempt) run() (err error) {
-	a.h.Begin(a.start.from, a.start.snapshot)
-	if a.start.snapshot {
-		// A header records a snapshot only once it was promised.
-		a.promise = a.start.from.Sequence
-	}
 	s := NewScanner(a.src, a.start.from)
 	defer func() { err = errors.Join(err, s.Close()) }()
 	defer func() { a.path = s.path(a.start.from.Pos.Segment) }()
+	if a.start.snapshot {
+		// If there is nothing here, the scan from further back will meet it and
+		// find out why.
+		if live, err := Live(a.src, a.start.from); err != nil {
+			return err
+		} else if !live {
+			return fmt.Errorf("%w: there is no frame %d at %s", ErrNoState, a.start.from.Sequence, a.start.from.Pos)
+		}
+		// A header records a snapshot only once it was promised.
+		a.promise = a.start.from.Sequence
+	}
+	a.h.Begin(a.start.from, a.start.snapshot)
 	e, rule, err := scanToEnd(a.src, s, &a.promise, true, func() error { return a.take(s.Frame()) })
 	if err != nil {
 		return err

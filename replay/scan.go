@@ -3,6 +3,7 @@ package replay
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 
@@ -33,6 +34,24 @@ func OldestRef(src Source) (segment.FrameRef, error) {
 		return segment.FrameRef{}, fmt.Errorf("oldest segment: %w", err)
 	}
 	return firstFrame(ids[0], h.Cut), nil
+}
+
+// Live reports whether ref points at a frame of the journal: one that verifies,
+// has the sequence and the chain that ref states, and is not dead. A reference
+// to a frame that was still in flight when it was taken may not be, after a
+// crash: recovery may have cut the frame off, or moved it. The error is one of
+// reading.
+func Live(src Source, ref segment.FrameRef) (bool, error) {
+	s := NewScanner(src, ref)
+	live := s.Next()
+	err := s.Close()
+	if s.stop == stopError && !errors.Is(s.err, segment.ErrReleased) && !errors.Is(s.err, fs.ErrNotExist) {
+		err = errors.Join(s.err, err)
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for frame %d at %s: %w", ref.Sequence, ref.Pos, err)
+	}
+	return live, nil
 }
 
 // firstFrame returns the reference of a segment's first frame.
@@ -141,6 +160,12 @@ func (s *Scanner) Next() bool {
 		if s.successor != nil && follows(s.next, s.successor.Cut) {
 			s.next = firstFrame(s.successor.ID, s.successor.Cut)
 			continue
+		}
+		if s.successor != nil && s.next.Pos.Compare(s.successor.Cut.End) >= 0 {
+			return s.end(stopChain, &segment.CorruptError{
+				Path: s.reader.Path(), Pos: s.next.Pos, Err: segment.ErrNoFrame,
+				Reason: fmt.Sprintf("it is behind the cut at %s", s.successor.Cut.End),
+			})
 		}
 		f, err := s.reader.Frame(s.next.Pos.Offset)
 		if err != nil && s.successor == nil && s.blocked == nil && s.found() {

@@ -150,8 +150,10 @@ func (w *walk) check(r *segment.Reader, f *segment.Frame, block int) error {
 		return err
 	}
 	w.stored = stored
-	raw, err := openStored(r.Path(), f, block, stored, w.raw[:0])
-	w.raw = raw
+	raw, err := openStored(r.Path(), f, block, stored, w.raw)
+	if err == nil {
+		w.raw = raw
+	}
 	return err
 }
 

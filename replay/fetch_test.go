@@ -1,0 +1,162 @@
+package replay
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/segment"
+)
+
+// TestFetcher reads frames of many segments from several goroutines.
+func TestFetcher(t *testing.T) {
+	v := newVolume(t, 1)
+	v.recover()
+	var all []segment.Written
+	text := func(seq uint64) string { return fmt.Sprintf("frame %d", seq) }
+	for len(all) < 80 {
+		w := v.append(segment.KindCommands, text(uint64(len(all))), 14_000)
+		all = append(all, w)
+	}
+	v.sync()
+	if n := len(v.j.Segments()); n <= limits.MaxOpenSegments {
+		t.Fatalf("only %d segments", n)
+	}
+	f := NewFetcher(v.j)
+	var wg sync.WaitGroup
+	for g := range 4 {
+		wg.Go(func() {
+			var raw []byte
+			for k := range all {
+				i := (k*7 + g*13) % len(all)
+				fr, err := f.Frame(all[i].Ref.Pos)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if string(fr.Meta) != text(uint64(i)) || fr.Header != all[i].Header {
+					t.Errorf("frame at %s is %q", fr.Pos, fr.Meta)
+				}
+				for b, info := range fr.Blocks {
+					stored, err := f.Stored(fr, b, nil)
+					if err != nil || len(stored) != int(info.StoredSize) {
+						t.Errorf("block %d of %s: %d bytes, %v", b, fr.Pos, len(stored), err)
+					}
+					raw, err = f.Open(fr, b, raw)
+					if want := block(b, text(uint64(i)), int(info.RawSize)); err != nil || !bytes.Equal(want.Stored, stored) ||
+						len(raw) != int(info.RawSize) || !bytes.HasPrefix(raw, fr.Meta) {
+						t.Errorf("block %d of %s opens to %d bytes, %v", b, fr.Pos, len(raw), err)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if f.open != limits.MaxOpenSegments || len(f.idle) != f.open {
+		t.Errorf("%d readers are open, %d of them idle", f.open, len(f.idle))
+	}
+	must(t, f.Close())
+	if f.open != 0 || f.timer != nil {
+		t.Errorf("%d readers are open after Close, timer %v", f.open, f.timer)
+	}
+	if _, err := f.Frame(all[0].Ref.Pos); !errors.Is(err, ErrFetcherClosed) {
+		t.Errorf("closed, and still: %v", err)
+	}
+}
+
+// TestFetcherReleased says that a frame of a released segment is no damage, also
+// when its segment was open.
+func TestFetcherReleased(t *testing.T) {
+	v := newVolume(t, 1)
+	v.recover()
+	first := v.append(segment.KindCommands, "first", 9000)
+	for len(v.j.Segments()) < 3 {
+		v.append(segment.KindCommands, "more", 9000)
+	}
+	v.sync()
+	f := NewFetcher(v.j)
+	defer func() { must(t, f.Close()) }()
+	fr, err := f.Frame(first.Ref.Pos)
+	must(t, err)
+	must(t, v.j.Release(3))
+	if _, err := f.Frame(first.Ref.Pos); !errors.Is(err, segment.ErrReleased) && err != nil {
+		t.Errorf("frame: %v", err) // it is pinned, so either is fine
+	}
+	must(t, f.Close())
+	f = NewFetcher(v.j)
+	if _, err := f.Open(fr, 0, nil); !errors.Is(err, segment.ErrReleased) {
+		t.Errorf("block: %v", err)
+	}
+	if f.open != 0 {
+		t.Errorf("%d readers of a released segment are kept", f.open)
+	}
+}
+
+// TestFetcherErrors says that what does not verify is told, and where.
+func TestFetcherErrors(t *testing.T) {
+	v := newVolume(t, 1)
+	v.recover()
+	w := v.append(segment.KindCommands, "x", 9000)
+	f := NewFetcher(v.j)
+	defer func() { must(t, f.Close()) }()
+	fr, err := f.Frame(w.Ref.Pos)
+	must(t, err)
+	pos := w.Ref.Pos
+	pos.Offset += limits.FrameHeaderSize
+	v.flip(pos)
+	v.flip(segment.Pos{Segment: 1, Offset: pos.Offset + 7000})
+	must(t, f.Close())
+	f = NewFetcher(v.j) // what was read with the frame is not read again
+	for block := range fr.Blocks {
+		_, err = f.Open(fr, block, nil)
+		var c *segment.CorruptError
+		if !errors.Is(err, segment.ErrBadBlock) || !errors.As(err, &c) || c.Pos != w.Ref.Pos || c.Path == "" {
+			t.Errorf("block %d: %v", block, err)
+		}
+	}
+	if _, err := f.Frame(fr.End()); !errors.Is(err, segment.ErrNoFrame) {
+		t.Errorf("behind the end: %v", err)
+	}
+}
+
+// TestFetcherForgetsIdleSegments says that a segment nobody asks for is closed,
+// and not before.
+func TestFetcherForgetsIdleSegments(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVolume(t, 1)
+		v.recover()
+		w := v.append(segment.KindCommands, "x", 0)
+		f := NewFetcher(v.j)
+		ask := func() {
+			t.Helper()
+			if _, err := f.Frame(w.Ref.Pos); err != nil {
+				t.Fatal(err)
+			}
+		}
+		idle := func(want int) {
+			t.Helper()
+			synctest.Wait()
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if len(f.idle) != want || f.open != want {
+				t.Errorf("%d of %d readers are idle, want %d", len(f.idle), f.open, want)
+			}
+		}
+		ask()
+		time.Sleep(limits.OpenSegmentIdle / 2)
+		ask()
+		time.Sleep(limits.OpenSegmentIdle * 3 / 4)
+		idle(1)
+		time.Sleep(limits.OpenSegmentIdle / 2)
+		idle(0)
+		ask()
+		idle(1)
+		must(t, f.Close())
+		v.close()
+	})
+}
