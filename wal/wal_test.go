@@ -142,3 +142,15 @@ func equal(t testing.TB, got, want []string) {
 		}
 	}
 }
+
+// split takes a run apart.
+func split(run []byte) (out []string, err error) {
+	for len(run) > 0 {
+		var rec []byte
+		if rec, run, err = records.Next(run); err != nil {
+			return nil, err
+		}
+		out = append(out, string(rec))
+	}
+	return out, nil
+}
