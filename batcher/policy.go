@@ -71,10 +71,12 @@ func diskSize(n int) int {
 //
 // Both parts go on learning, older measurements fading. Every probeInterval
 // blocks the choice is made anew, and a codec that is not in use is tried, so
-// that a change in the data is noticed; a change in the disk shows by itself.
-// Choices do not flap: they last for that long, and a codec that takes more
-// processor time than the one in use has to be cheaper by an eighth, while one
-// that takes less only has to be cheaper.
+// that a change in the data is noticed; a change in the disk shows by itself. A
+// codec that would lose however well the data compressed is tried less often:
+// on a fast disk probes alone would take a sixth of the disk's time. Choices do
+// not flap: they last for an interval, and a codec that takes more processor
+// time than the one in use has to be cheaper by an eighth, while one that takes
+// less only has to be cheaper.
 type policy struct {
 	fixed   CodecPolicy
 	disk    line
@@ -85,6 +87,9 @@ type policy struct {
 const (
 	// probeInterval is how many blocks a choice lasts.
 	probeInterval = 32
+	// hopelessRounds is how many choices go without a probe of a codec that would
+	// lose if it left nothing to store; odd, since probes alternate.
+	hopelessRounds = 9
 	// overlapWeight is the share of processor time on the frame's way while it fills.
 	overlapWeight = 0.25
 	// switchingGain is what a codec that takes more processor time has to save.
@@ -158,7 +163,8 @@ type place struct {
 	weight float64 // how much of the processor time is on the frame's way
 	costs  [codec.Zstd + 1]cost
 	chosen codec.Codec
-	blocks int // since the last probe
+	blocks int // since the last choice
+	rounds int // of choices
 	probed codec.Codec
 }
 
@@ -174,6 +180,11 @@ func (at *place) choose(slope float64) codec.Codec {
 	at.probed = other(at.probed)
 	if at.probed == at.chosen {
 		at.probed = other(at.probed)
+	}
+	at.rounds++
+	hopeless := at.weight*at.costs[at.probed].time >= at.cost(at.chosen, slope)
+	if hopeless && !unknown && at.rounds%hopelessRounds != 0 {
+		return at.chosen
 	}
 	return at.probed
 }
