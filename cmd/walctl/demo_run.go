@@ -485,7 +485,7 @@ func (e *engine) session() error {
 		}
 		p := s.Prepare(kind, e.d.docs[doc].key, bytes)
 		entry := e.d.ledger.submit(id, p, kind, doc)
-		err := p.Start(ctx, func(lsn uint64, err error) {
+		p.Start(ctx, func(lsn uint64, err error) {
 			if err != nil {
 				e.d.ledger.abandon(entry)
 				fail(err)
@@ -494,9 +494,5 @@ func (e *engine) session() error {
 			}
 			<-window
 		})
-		if err != nil {
-			e.d.ledger.abandon(entry)
-			return err
-		}
 	}
 }

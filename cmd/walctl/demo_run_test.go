@@ -176,16 +176,16 @@ type fakeHandle struct {
 	life chan struct{}
 }
 
-func (l fakeHandle) Append(_ context.Context, record []byte, done func(uint64, error)) error {
+func (l fakeHandle) Append(_ context.Context, record []byte, done func(uint64, error)) {
 	l.s.mu.Lock()
 	if l.s.life != l.life || !l.s.running {
 		l.s.mu.Unlock()
-		return errFakeDown
+		done(0, errFakeDown)
+		return
 	}
 	l.s.queue = append(l.s.queue, fakeAppend{l.fakeLog, slices.Clone(record), done})
 	l.s.mu.Unlock()
 	l.s.commit()
-	return nil
 }
 
 func (l *fakeLog) Durable(context.Context) (uint64, error) {

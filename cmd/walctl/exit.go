@@ -8,6 +8,9 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
+
+	"github.com/walsvc/walsvc/client"
+	"github.com/walsvc/walsvc/wal"
 )
 
 // Exit codes. Scripts may rely on them.
@@ -69,6 +72,9 @@ func (g *globals) report(cmd *cobra.Command, err error) int {
 		return exitOK
 	}
 	f := g.explain(err)
+	if ctx := cmd.Context(); ctx != nil && ctx.Err() != nil && g.started {
+		f = &failure{code: exitInterrupted, err: fmt.Errorf("interrupted: %w", err)}
+	}
 	w := cmd.ErrOrStderr()
 	fmt.Fprintf(w, "%s %v\n", paint(colours(w), "walctl:", text.FgRed, text.Bold), f.err)
 	if f.next != "" {
@@ -86,11 +92,46 @@ func (g *globals) explain(err error) *failure {
 		}
 		return &failure{code: f.code, err: err, next: next}
 	}
-	switch {
-	case !g.started:
-		return &failure{code: exitUsage, err: err, next: "see walctl help"}
-	case errors.Is(err, context.Canceled):
-		return &failure{code: exitInterrupted, err: errors.New("interrupted")}
+	f := &failure{code: exitFailed, err: err}
+	if !g.started {
+		f.code, f.next = exitUsage, "see walctl help"
+		return f
 	}
-	return &failure{code: exitFailed, err: err}
+	for _, row := range explanations {
+		if errors.Is(err, row.err) {
+			f.code, f.next = row.code, row.next
+			break
+		}
+	}
+	if f.next == "" {
+		if e, ok := errors.AsType[*client.Error](err); ok {
+			f.next = e.Hint()
+		}
+	}
+	f.next = strings.ReplaceAll(f.next, "ADDR", g.addr)
+	return f
+}
+
+// explanations give errors their exit codes and, where walctl knows better than
+// the service's own hint, the next step.
+var explanations = []struct {
+	err  error
+	code int
+	next string
+}{
+	{client.ErrDataLoss, exitDamage, "stop appending; see walctl status, and run walctl verify on the volume"},
+	{wal.ErrDataLoss, exitDamage, ""},
+	{wal.ErrDamaged, exitDamage, "run walctl verify on a copy of the volume"},
+	{client.ErrLogNotFound, exitNotFound, "create it with walctl log create, or see walctl log list"},
+	{client.ErrCheckpointNotFound, exitNotFound, "see walctl checkpoint list"},
+	{client.ErrLSNTruncated, exitNotFound, "see with walctl log get where the log begins"},
+	{client.ErrLSNAhead, exitNotFound, "see with walctl log get where the log ends"},
+	{client.ErrPlaintext, exitUsage, "name the service's certificate authority with --tls-ca, or pass --tls"},
+	{client.ErrInvalidName, exitUsage, ""},
+	{client.ErrUnknownOutcome, exitFailed, "look with walctl replay whether it is there before appending it again"},
+	{client.ErrPoisoned, exitUnavailable, ""},
+	{client.ErrReadOnly, exitUnavailable, "see walctl status for what is damaged"},
+	{client.ErrFull, exitUnavailable, ""},
+	{client.ErrUnavailable, exitUnavailable, "start the service with walsvc, or say with --addr where it is: nobody answers at ADDR"},
+	{context.DeadlineExceeded, exitUnavailable, "see whether walsvc is well: ADDR did not answer in time"},
 }

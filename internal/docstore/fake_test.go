@@ -49,7 +49,7 @@ type fakeLog struct {
 	skip                                uint64 // an LSN that Follow leaves out
 }
 
-func (l *fakeLog) Append(_ context.Context, record []byte, done func(uint64, error)) error {
+func (l *fakeLog) Append(_ context.Context, record []byte, done func(uint64, error)) {
 	l.mu.Lock()
 	l.records = append(l.records, append([]byte(nil), record...))
 	lsn := l.first + uint64(len(l.records)) - 1
@@ -57,7 +57,6 @@ func (l *fakeLog) Append(_ context.Context, record []byte, done func(uint64, err
 	l.grown = make(chan struct{})
 	l.mu.Unlock()
 	done(lsn, nil)
-	return nil
 }
 
 func (l *fakeLog) Durable(context.Context) (uint64, error) {

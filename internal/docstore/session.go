@@ -46,6 +46,6 @@ func (n *Session) Prepare(kind Kind, key string, doc []byte) Pending {
 
 // Start appends the operation; see Log.Append for what done is told. The
 // operation shows in the store soon after; Store.Wait waits for it.
-func (p Pending) Start(ctx context.Context, done func(lsn uint64, err error)) error {
-	return p.log.Append(ctx, p.Record, done)
+func (p Pending) Start(ctx context.Context, done func(lsn uint64, err error)) {
+	p.log.Append(ctx, p.Record, done)
 }

@@ -13,12 +13,12 @@ type WAL interface {
 
 // A Log is the write-ahead log of one shard.
 type Log interface {
-	// Append hands a record on. It blocks only for back-pressure, and done is
-	// called once, from any goroutine and without blocking, with the record's LSN when it is durable, or
-	// with what kept it from being so: the record may be durable all the same.
-	// Records of one connection land in the order of the calls. An error means
-	// that the record was not taken and done will not be called.
-	Append(ctx context.Context, record []byte, done func(lsn uint64, err error)) error
+	// Append hands a record on, and blocks only for back-pressure. done is called
+	// once, from any goroutine, and must be quick: with the record's LSN when it
+	// is durable, or with what kept it from being so; unless that is a refusal,
+	// the record may be durable all the same. Records of one connection land in
+	// the order of the calls, and none without those before it.
+	Append(ctx context.Context, record []byte, done func(lsn uint64, err error))
 
 	// Durable returns the last durable LSN; 0 if there is none.
 	Durable(ctx context.Context) (uint64, error)

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -55,8 +57,10 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 		out = io.MultiWriter(p.quote, o.Log)
 	}
 	// Not CommandContext: the process outlives ctx, which only bounds the start.
-	p.cmd = exec.Command(o.Binary, append([]string{"--data-dir", o.Dir, "--create"}, o.Args...)...)
+	p.cmd = exec.Command(o.Binary, append([]string{"--data", o.Dir, "--create"}, o.Args...)...)
 	p.cmd.Stdout, p.cmd.Stderr = out, out
+	// The user's own walsvc may be configured by its environment; this one is not it.
+	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "WALSVC_") })
 	// A process group of its own: an interrupt typed at the terminal is for the
 	// caller, who stops the service in good time.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

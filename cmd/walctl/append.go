@@ -1,0 +1,247 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/progress"
+	"github.com/spf13/cobra"
+
+	"github.com/walsvc/walsvc/client"
+	"github.com/walsvc/walsvc/internal/limits"
+)
+
+// appendResult is what `walctl append` prints.
+type appendResult struct {
+	Log              string     `json:"log"`
+	Records          uint64     `json:"records"`
+	Bytes            uint64     `json:"bytes"`
+	FirstLSN         client.LSN `json:"first_lsn"`
+	LastLSN          client.LSN `json:"last_lsn"`
+	Seconds          float64    `json:"seconds"`
+	RecordsPerSecond float64    `json:"records_per_second"`
+}
+
+func (a appendResult) tables() []grid {
+	rows := [][]any{{"log", a.Log}, {"records", a.Records}}
+	if a.Records > 0 {
+		rows = append(rows, []any{"at", fmt.Sprintf("LSN %d to %d", a.FirstLSN, a.LastLSN)})
+	}
+	return []grid{{rows: append(rows,
+		[]any{"bytes", size(a.Bytes)},
+		[]any{"took", time.Duration(a.Seconds * float64(time.Second))},
+		[]any{"rate", rate(a.RecordsPerSecond)},
+	)}}
+}
+
+func newAppendCommand(g *globals) *cobra.Command {
+	var file string
+	var create bool
+	cmd := &cobra.Command{
+		Use:   "append LOG",
+		Short: "Append lines as records",
+		Long: `Append the lines of standard input, or of a file, to a log: one record each,
+without the newline. An empty line is an empty record. Lines are pipelined, and
+each one counted is durable. If others append to the log meanwhile, their
+records lie between the first LSN and the last.
+
+After an error, what was appended is reported all the same, and the message says
+which line to go on with.
+
+JSON: log, records, bytes, first_lsn, last_lsn (0 without records), seconds,
+records_per_second.`,
+		Example: `  walctl append orders --create --file orders.jsonl
+  echo hello | walctl append greetings`,
+		GroupID:           groupOnline,
+		Args:              exactArgs(1),
+		ValidArgsFunction: g.completeLog,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in, total, err := openInput(cmd, file)
+			if err != nil {
+				return err
+			}
+			defer in.Close()
+			return g.withClient(cmd, func(ctx context.Context, c *client.Client) error {
+				if create {
+					if _, _, err := c.CreateLog(ctx, args[0], client.LogOptions{}); err != nil && !errors.Is(err, client.ErrLogExists) {
+						return err
+					}
+				}
+				bar := newBar(cmd.ErrOrStderr(), "append to "+args[0], total)
+				r, err := appendLines(ctx, c.Log(args[0]), in, bar.add)
+				bar.stop()
+				return errors.Join(g.print(cmd, r), err)
+			})
+		},
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", "-", "`file` to read; - means standard input")
+	cmd.Flags().BoolVar(&create, "create", false, "create the log if there is none")
+	return cmd
+}
+
+// openInput opens a file to read lines from and tells its size; 0 if it has none.
+func openInput(cmd *cobra.Command, path string) (in io.ReadCloser, total int64, err error) {
+	if path == "-" {
+		return io.NopCloser(cmd.InOrStdin()), 0, nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, usagef("--file: %w", err)
+	}
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+		total = info.Size()
+	}
+	return f, total, nil
+}
+
+// appendLines appends lines until their end, an error or the end of ctx, waits
+// for what is in flight, and counts what is durable. progress is told the bytes
+// of each line that is. The error names the first line that is not known to be durable.
+func appendLines(ctx context.Context, log *client.Log, in io.Reader, progress func(n int)) (appendResult, error) {
+	r := appendResult{Log: log.Name()}
+	began := time.Now()
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+
+	var inFlight sync.WaitGroup
+	// Acknowledgements come in the order of the lines, on one goroutine at a
+	// time; failed is the first one that is an error.
+	var mu sync.Mutex
+	var failed error
+	reader := bufio.NewReaderSize(in, 256<<10)
+	var readErr error
+	for ctx.Err() == nil {
+		line, err := readLine(reader)
+		if err != nil {
+			readErr = err
+			break
+		}
+		inFlight.Add(1)
+		n := len(line)
+		log.AppendAsyncFunc(ctx, line, func(receipt client.Receipt, err error) {
+			defer inFlight.Done()
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil && failed == nil:
+				if r.Records == 0 {
+					r.FirstLSN = receipt.LSN
+				}
+				r.LastLSN = receipt.LSN
+				r.Records++
+				r.Bytes += uint64(n)
+				progress(n + 1)
+			case failed == nil:
+				failed = err
+				fail(err)
+			}
+		})
+	}
+	settled := make(chan struct{})
+	go func() {
+		inFlight.Wait()
+		close(settled)
+	}()
+	select {
+	case <-settled:
+	case <-ctx.Done():
+	}
+
+	mu.Lock()
+	defer mu.Unlock()
+	r.Seconds = time.Since(began).Seconds()
+	r.RecordsPerSecond = float64(r.Records) / r.Seconds
+	switch {
+	case failed != nil:
+	case ctx.Err() != nil:
+		failed = context.Cause(ctx)
+	case !errors.Is(readErr, io.EOF):
+		failed = readErr
+	}
+	if failed == nil {
+		return r, nil
+	}
+	return r, fmt.Errorf("line %d: %w", r.Records+1, failed)
+}
+
+// readLine returns the next line without its newline, valid until the next
+// call, and io.EOF after the last. A line over what a record may have is an
+// error before memory is taken for it.
+func readLine(r *bufio.Reader) ([]byte, error) {
+	line, err := r.ReadSlice('\n')
+	if err == nil || errors.Is(err, io.EOF) && len(line) > 0 {
+		return bytes.TrimSuffix(line, []byte{'\n'}), nil
+	}
+	if !errors.Is(err, bufio.ErrBufferFull) {
+		return nil, err
+	}
+	long := bytes.Clone(line)
+	for {
+		line, err = r.ReadSlice('\n')
+		if len(long)+len(line) > limits.MaxRecordSize+1 {
+			return nil, &failure{code: exitUsage, err: fmt.Errorf("it is over %s, the most a record has", size(limits.MaxRecordSize)), next: "split it"}
+		}
+		long = append(long, line...)
+		switch {
+		case err == nil, errors.Is(err, io.EOF):
+			return bytes.TrimSuffix(long, []byte{'\n'}), nil
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return nil, err
+		}
+	}
+}
+
+// A bar shows progress on a terminal; on anything else it shows nothing.
+type bar struct {
+	writer  progress.Writer
+	tracker *progress.Tracker
+	done    chan struct{}
+}
+
+// newBar returns a bar of bytes, with the whole if it is known.
+func newBar(w io.Writer, what string, total int64) *bar {
+	if !terminal(w) {
+		return &bar{}
+	}
+	b := &bar{writer: progress.NewWriter(), done: make(chan struct{})}
+	b.writer.SetOutputWriter(w)
+	b.writer.SetAutoStop(false)
+	b.writer.SetUpdateFrequency(100 * time.Millisecond)
+	b.writer.SetTrackerLength(30)
+	b.writer.Style().Visibility.ETA = total > 0
+	b.writer.Style().Visibility.Speed = true
+	if colours(w) {
+		b.writer.Style().Colors = progress.StyleColorsExample
+	}
+	b.tracker = &progress.Tracker{Message: what, Total: total, Units: progress.UnitsBytes}
+	b.writer.AppendTracker(b.tracker)
+	go func() {
+		b.writer.Render()
+		close(b.done)
+	}()
+	return b
+}
+
+// add says that so many more bytes are done.
+func (b *bar) add(n int) {
+	if b.tracker != nil {
+		b.tracker.Increment(int64(n))
+	}
+}
+
+// stop leaves the bar as it is and returns when it is drawn.
+func (b *bar) stop() {
+	if b.writer == nil {
+		return
+	}
+	b.tracker.MarkAsDone()
+	b.writer.Stop()
+	<-b.done
+}
