@@ -1,0 +1,136 @@
+package client
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/internal/wire"
+)
+
+// A Receipt is the acknowledgement of an append: its records survive any crash.
+// (Log, Epoch, LSN) names a record for ever.
+type Receipt struct {
+	Log   ulid.ULID
+	Epoch uint64
+	LSN   LSN // of the append's first record
+	Count int // of its records; the others follow the first
+	// LogChecksum is the log's running checksum behind Through, which is the last
+	// record of the batch that the append travelled in: at or above its own last.
+	LogChecksum uint32
+	Through     LSN
+	// Repeated is true if the service had it already when it was sent again.
+	Repeated bool
+}
+
+// A Future is an append under way.
+type Future struct {
+	batch *batch
+	skip  int // records before it in the batch
+	count int
+	err   error // why it was not taken, if batch is nil
+}
+
+// Wait returns the receipt when the append is durable, or why it is not. If ctx
+// ends first, the error Is ErrUnknownOutcome and the context's cause, and the
+// append goes on. It may be called any number of times.
+func (f *Future) Wait(ctx context.Context) (Receipt, error) {
+	if f.batch == nil {
+		return Receipt{}, f.err
+	}
+	select {
+	case <-f.batch.done:
+	default:
+		select {
+		case <-f.batch.done:
+		case <-ctx.Done():
+			return Receipt{}, fmt.Errorf("append to log %q: %w", f.batch.log.name, unknown(context.Cause(ctx)))
+		}
+	}
+	return f.batch.receipt(f.skip, f.count)
+}
+
+// settled is the channel of futures that were never under way.
+var settled = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+// Done returns a channel that is closed when Wait would not wait.
+func (f *Future) Done() <-chan struct{} {
+	if f.batch == nil {
+		return settled
+	}
+	return f.batch.done
+}
+
+// targetBatch is up to which size single records share a batch, in bytes of its
+// run: with the fields around it the batch fits a message buffer of 64 KiB.
+const targetBatch = 64<<10 - 256
+
+// A batch is records that are sent, refused or acknowledged together: the unit
+// of sequence. Its fields are guarded by the stream's mu until done is closed,
+// and do not change afterwards.
+type batch struct {
+	log      *Log
+	sequence uint64 // 0 until it is sent, and again once it is known not to have landed
+	expected LSN
+	run      *wire.Buffer
+	count    int
+	small    bool // went in a message that holds further small ones back
+	waiting  []callback
+
+	done   chan struct{} // closed when what follows is set
+	result Receipt       // of the whole batch
+	err    error
+}
+
+// callback is a function that waits for some records of a batch.
+type callback struct {
+	skip, count int
+	fn          func(Receipt, error)
+}
+
+func newBatch(l *Log, capacity int) *batch {
+	return &batch{log: l, run: wire.NewBuffer(capacity), done: make(chan struct{})}
+}
+
+// size is what the batch counts of the credit, in bytes.
+func (b *batch) size() int { return len(b.run.Data) }
+
+// reserve makes room for n more bytes.
+func (b *batch) reserve(n int) {
+	need := len(b.run.Data) + n
+	if need <= cap(b.run.Data) {
+		return
+	}
+	larger := wire.NewBuffer(max(need, 4*cap(b.run.Data)))
+	larger.Data = append(larger.Data, b.run.Data...)
+	b.run.Release()
+	b.run = larger
+}
+
+// takes reports whether a single record that takes n bytes in a run may join.
+func (b *batch) takes(n int) bool {
+	return len(b.run.Data)+n <= targetBatch && b.count < limits.MaxBatchRecords
+}
+
+// receipt returns what became of some of the batch's records. It must be settled.
+func (b *batch) receipt(skip, count int) (Receipt, error) {
+	if b.err != nil {
+		return Receipt{}, fmt.Errorf("append to log %q: %w", b.log.name, b.err)
+	}
+	r := b.result
+	r.LSN += LSN(skip)
+	r.Count = count
+	return r, nil
+}
+
+// finish tells everybody who waits for the batch, which must be settled, and
+// gives its bytes back.
+func (b *batch) finish() {
+	b.run.Release()
+	close(b.done)
+	for _, w := range b.waiting {
+		w.fn(b.receipt(w.skip, w.count))
+	}
+}

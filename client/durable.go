@@ -1,0 +1,76 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"iter"
+
+	"google.golang.org/grpc"
+
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+)
+
+// WaitDurable waits until the log's durable LSN has reached lsn, and returns it.
+// It returns ErrLogNotFound, ErrUnavailable when the service stops, or the
+// context's error.
+func (l *Log) WaitDurable(ctx context.Context, lsn LSN) (LSN, error) {
+	resp, err := l.client.replayService.WaitDurable(ctx, &walsvcv1.WaitDurableRequest{Log: l.name, Lsn: uint64(lsn)})
+	if err != nil {
+		return 0, called(err, "wait for LSN %d of log %q", lsn, l.name)
+	}
+	return LSN(resp.GetDurableLsn()), nil
+}
+
+// WatchDurable yields the log's durable LSN when it is above after, and then
+// whenever it has grown; steps may be skipped, never taken back. When the
+// connection breaks it goes on. After an error it ends; the context's cause is
+// one.
+func (l *Log) WatchDurable(ctx context.Context, after LSN) iter.Seq2[LSN, error] {
+	return func(yield func(LSN, error) bool) {
+		var pause backoff
+		for {
+			before := after
+			more, e := l.watch(ctx, &after, yield)
+			if !more {
+				return
+			}
+			var err error = e
+			switch {
+			case ctx.Err() != nil:
+				err = context.Cause(ctx)
+			case l.client.ctx.Err() != nil:
+				err = ErrClosed
+			case e.retryable():
+				if after != before {
+					pause.reset()
+				}
+				err = pause.wait(ctx)
+			}
+			if err != nil {
+				yield(0, fmt.Errorf("watch log %q: %w", l.name, err))
+				return
+			}
+		}
+	}
+}
+
+// watch yields from one stream, until it ends or the loop does: then more is false.
+func (l *Log) watch(ctx context.Context, after *LSN, yield func(LSN, error) bool) (more bool, why *Error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := l.client.replayService.WatchDurable(ctx,
+		&walsvcv1.WatchDurableRequest{Log: l.name, AfterLsn: uint64(*after)}, grpc.WaitForReady(true))
+	for err == nil {
+		var m *walsvcv1.WatchDurableResponse
+		if m, err = stream.Recv(); err != nil {
+			break
+		}
+		if lsn := LSN(m.GetDurableLsn()); lsn > *after {
+			*after = lsn
+			if !yield(lsn, nil) {
+				return false, nil
+			}
+		}
+	}
+	return true, fromStatus(err)
+}

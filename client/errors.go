@@ -1,0 +1,219 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+)
+
+// What the service refuses or fails with. An error that came from the service is
+// an *Error, with its figures, and Is one of these.
+var (
+	ErrInvalidName         = errors.New("malformed name")
+	ErrInvalid             = errors.New("invalid argument")
+	ErrEmptyBatch          = errors.New("empty batch")
+	ErrMalformed           = errors.New("malformed records")
+	ErrTooLarge            = errors.New("record or batch over the limit")
+	ErrLogNotFound         = errors.New("log not found")
+	ErrLogExists           = errors.New("log exists with other options")
+	ErrTooManyLogs         = errors.New("too many logs")
+	ErrQuota               = errors.New("log is over its quota")
+	ErrFenced              = errors.New("fenced by a newer epoch")
+	ErrLSNMismatch         = errors.New("expected LSN does not match")
+	ErrAfterRefusal        = errors.New("refused after an earlier refusal")
+	ErrSequenceGap         = errors.New("producer sequence skips a batch")
+	ErrSequenceReuse       = errors.New("producer sequence was used for other records")
+	ErrNoProducer          = errors.New("producer is not open on this log")
+	ErrTooManyProducers    = errors.New("too many producers on this log")
+	ErrLSNAhead            = errors.New("LSN is beyond the durable end")
+	ErrLSNTruncated        = errors.New("LSN is truncated")
+	ErrDataLoss            = errors.New("acknowledged data is missing or damaged")
+	ErrCheckpointNotFound  = errors.New("checkpoint not found")
+	ErrCheckpointBackwards = errors.New("checkpoint would move backwards")
+	ErrCheckpointConflict  = errors.New("checkpoint has another version")
+	ErrTooManyCheckpoints  = errors.New("too many checkpoints on this log")
+	ErrHeld                = errors.New("records are held by a checkpoint")
+	ErrFull                = errors.New("disk is full")
+	ErrReadOnly            = errors.New("volume is read-only")
+	ErrPoisoned            = errors.New("volume is poisoned by a failed write")
+	ErrUnavailable         = errors.New("service is stopping or cannot be reached")
+	ErrCreditExceeded      = errors.New("more unacknowledged than the stream's credit")
+	ErrRateLimited         = errors.New("too many calls per second")
+	ErrTooManyReplays      = errors.New("too many replays at once")
+	ErrInternal            = errors.New("internal error of the service")
+)
+
+// What the client itself says.
+var (
+	// ErrUnknownOutcome says that an append may have become durable, or may yet:
+	// the wait for it ended first. Find out by reading the log's end. It comes
+	// with its cause, which errors.Is finds too.
+	ErrUnknownOutcome = errors.New("outcome unknown")
+
+	// ErrPositionLost says that an append is durable and that the service no
+	// longer knows where: the acknowledgement of a repeat outside the window.
+	ErrPositionLost = errors.New("appended, but its position is no longer kept")
+
+	// ErrClosed is returned for calls on a Client that was closed.
+	ErrClosed = errors.New("client is closed")
+
+	// ErrPlaintext is returned by Open for a target beyond this host without TLS.
+	ErrPlaintext = errors.New("refusing to speak in plain text beyond loopback")
+
+	// ErrProtocol says that the service answered what the API does not allow;
+	// what was in flight has an unknown outcome.
+	ErrProtocol = errors.New("service broke the protocol")
+)
+
+// A reason is one row of the table of errors: what the service calls it, what
+// errors.Is finds, and what to do next.
+type reason struct {
+	name string
+	err  error
+	hint string
+}
+
+// reasons is the service's error table as a client reads it.
+var reasons = []reason{
+	{"INVALID_NAME", ErrInvalidName, "begin with a letter or digit and go on with letters, digits and . _ - /"},
+	{"INVALID", ErrInvalid, "the message says which field is wrong"},
+	{"EMPTY_BATCH", ErrEmptyBatch, "append at least one record; it may be empty"},
+	{"MALFORMED", ErrMalformed, "this is a bug of the client"},
+	{"TOO_LARGE", ErrTooLarge, "split it, or create the log with a larger record limit"},
+	{"LOG_NOT_FOUND", ErrLogNotFound, "create the log first"},
+	{"LOG_EXISTS", ErrLogExists, "use the log as it is, or another name"},
+	{"TOO_MANY_LOGS", ErrTooManyLogs, "delete logs that are no longer needed"},
+	{"QUOTA", ErrQuota, "move the log's checkpoints forward or truncate it"},
+	{"FENCED", ErrFenced, "stop writing: another writer has begun a newer epoch"},
+	{"LSN_MISMATCH", ErrLSNMismatch, "read what others appended, then decide again"},
+	{"AFTER_REFUSAL", ErrAfterRefusal, "deal with the earlier refusal, then append again"},
+	{"SEQUENCE_GAP", ErrSequenceGap, "give each process a producer of its own"},
+	{"SEQUENCE_REUSE", ErrSequenceReuse, "give each process a producer of its own"},
+	{"NO_PRODUCER", ErrNoProducer, "append again: the client opens a new producer"},
+	{"TOO_MANY_PRODUCERS", ErrTooManyProducers, "keep Options.Producer across restarts"},
+	{"LSN_AHEAD", ErrLSNAhead, "if that LSN was acknowledged once, stop: this is another history"},
+	{"LSN_TRUNCATED", ErrLSNTruncated, "begin at the log's first LSN, from a state that covers what is below"},
+	{"DATA_LOSS", ErrDataLoss, "do not append; run walctl verify on the volume"},
+	{"CHECKPOINT_NOT_FOUND", ErrCheckpointNotFound, "set the checkpoint first"},
+	{"CHECKPOINT_BACKWARDS", ErrCheckpointBackwards, "delete the checkpoint first if that is meant"},
+	{"CHECKPOINT_CONFLICT", ErrCheckpointConflict, "get the checkpoint, then decide again"},
+	{"TOO_MANY_CHECKPOINTS", ErrTooManyCheckpoints, "delete checkpoints that nobody recovers from"},
+	{"HELD", ErrHeld, "move the checkpoint that holds the records forward"},
+	{"FULL", ErrFull, "truncate or make room; appends resume by themselves"},
+	{"READ_ONLY", ErrReadOnly, "see the status for what is damaged"},
+	{"POISONED", ErrPoisoned, "look at the service's disk, then restart it"},
+	{"CLOSED", ErrUnavailable, "connect again"},
+	{"DRAINING", ErrUnavailable, "connect again"},
+	{"OUTCOME_UNKNOWN", ErrUnknownOutcome, "read the log's end after the service was restarted"},
+	{"CREDIT_EXCEEDED", ErrCreditExceeded, "this is a bug of the client"},
+	{"RATE_LIMITED", ErrRateLimited, "call less often"},
+	{"TOO_MANY_REPLAYS", ErrTooManyReplays, "end a replay first"},
+	{"INTERNAL", ErrInternal, "look for the request in the service's log"},
+}
+
+// byReason returns the row of a reason; the zero row for one of a newer service.
+func byReason(name string) reason {
+	for _, r := range reasons {
+		if r.name == name {
+			return r
+		}
+	}
+	return reason{}
+}
+
+// An Error is what the service answered instead of what was asked for.
+type Error struct {
+	Code     codes.Code
+	Reason   string            // stable; empty if the transport says it, not the service
+	Message  string            // for people
+	Metadata map[string]string // the reason's figures, such as "next_lsn"; may be nil
+}
+
+// Error implements error.
+func (e *Error) Error() string {
+	if e.Reason == "" {
+		return fmt.Sprintf("%s: %s", e.Code, e.Message)
+	}
+	return fmt.Sprintf("%s (%s)", e.Message, e.Reason)
+}
+
+// Hint returns what to do next; empty if nobody knows.
+func (e *Error) Hint() string { return byReason(e.Reason).hint }
+
+// Unwrap returns the sentinel of the reason, or that of the code if the error is
+// the transport's; nil if there is none.
+func (e *Error) Unwrap() error {
+	if e.Reason != "" {
+		return byReason(e.Reason).err
+	}
+	switch e.Code {
+	case codes.Unavailable:
+		return ErrUnavailable
+	case codes.Canceled:
+		return context.Canceled
+	case codes.DeadlineExceeded:
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// retryable reports whether the same call may succeed on another connection:
+// the service is going away, or the transport broke.
+func (e *Error) retryable() bool {
+	if e.Reason != "" {
+		return e.Code == codes.Unavailable
+	}
+	switch e.Code {
+	case codes.Unauthenticated, codes.PermissionDenied, codes.Unimplemented, codes.InvalidArgument,
+		codes.NotFound, codes.FailedPrecondition, codes.ResourceExhausted:
+		return false
+	}
+	return true
+}
+
+// fromStatus returns what a call's error says, as an *Error.
+func fromStatus(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	s := status.Convert(err)
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		s = status.FromContextError(err)
+	}
+	e = &Error{Code: s.Code(), Message: s.Message()}
+	for _, detail := range s.Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok {
+			e.Reason, e.Metadata = info.GetReason(), info.GetMetadata()
+		}
+	}
+	return e
+}
+
+// fromRefusal returns what a refusal inside a stream says.
+func fromRefusal(r *walsvcv1.Refusal) *Error {
+	return &Error{Code: codes.Code(r.GetCode()), Reason: r.GetReason(), Message: r.GetMessage(), Metadata: maps.Clone(r.GetMetadata())}
+}
+
+// called wraps a call's error with what was being done; nil stays nil.
+func called(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), fromStatus(err))
+}
+
+// unknown returns cause as the reason why an outcome is unknown.
+func unknown(cause error) error {
+	if errors.Is(cause, ErrUnknownOutcome) {
+		return cause
+	}
+	return fmt.Errorf("%w: %w", ErrUnknownOutcome, cause)
+}

@@ -1,0 +1,133 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+)
+
+// LSN is a record's dense position in its log, from 1. Zero is before the first.
+type LSN uint64
+
+// LogOptions are chosen when a log is created. The zero value means all defaults.
+type LogOptions struct {
+	QuotaBytes     uint64            // bound on live bytes of records; 0 means none
+	MaxRecordBytes uint32            // bound on one record; 0 means the service's
+	Labels         map[string]string // the client's own, at most 16
+	ColocationKey  string            // logs that must share a volume; may be empty
+}
+
+// LogInfo describes a log as far as it is durable.
+type LogInfo struct {
+	Name        string
+	ID          ulid.ULID // never reused, unlike the name
+	Epoch       uint64    // the log's generation, from 1
+	First       LSN       // oldest record kept; Next when there is none
+	Next        LSN       // what the next record gets
+	LogChecksum uint32    // running CRC-32C over the records before Next, as they are framed
+	LiveBytes   uint64    // framed bytes of the records from First on
+	Created     time.Time // by the service's clock
+	Options     LogOptions
+}
+
+// Durable returns the durable LSN: everything up to it survives any crash.
+func (i LogInfo) Durable() LSN { return i.Next - 1 }
+
+func logInfo(l *walsvcv1.Log) (LogInfo, error) {
+	id, err := ulid.ParseStrict(l.GetId())
+	if err != nil {
+		return LogInfo{}, fmt.Errorf("log %q: %w: id %q: %w", l.GetName(), ErrProtocol, l.GetId(), err)
+	}
+	o := l.GetOptions()
+	return LogInfo{
+		Name: l.GetName(), ID: id, Epoch: l.GetEpoch(),
+		First: LSN(l.GetFirstLsn()), Next: LSN(l.GetNextLsn()),
+		LogChecksum: l.GetLogChecksum(), LiveBytes: l.GetLiveBytes(), Created: l.GetCreateTime().AsTime(),
+		Options: LogOptions{
+			QuotaBytes: o.GetQuotaBytes(), MaxRecordBytes: o.GetMaxRecordBytes(),
+			Labels: o.GetLabels(), ColocationKey: o.GetColocationKey(),
+		},
+	}, nil
+}
+
+// CreateLog creates a log, or returns the one that has the name if its options
+// are the same; created says which. The log is durable. It returns ErrLogExists
+// if the options differ, ErrInvalidName, ErrInvalid, ErrTooManyLogs or ErrFull.
+func (c *Client) CreateLog(ctx context.Context, name string, o LogOptions) (info LogInfo, created bool, err error) {
+	resp, err := c.logService.CreateLog(ctx, &walsvcv1.CreateLogRequest{Name: name, Options: &walsvcv1.LogOptions{
+		QuotaBytes: o.QuotaBytes, MaxRecordBytes: o.MaxRecordBytes, Labels: o.Labels, ColocationKey: o.ColocationKey,
+	}})
+	if err != nil {
+		return LogInfo{}, false, called(err, "create log %q", name)
+	}
+	info, err = logInfo(resp.GetLog())
+	return info, resp.GetCreated(), err
+}
+
+// ListLogs yields the logs whose names begin with prefix, in the order of their
+// names. It asks for a page at a time: a log that is created or deleted meanwhile
+// may or may not be there. After an error it ends.
+func (c *Client) ListLogs(ctx context.Context, prefix string) iter.Seq2[LogInfo, error] {
+	return func(yield func(LogInfo, error) bool) {
+		req := &walsvcv1.ListLogsRequest{Prefix: prefix}
+		for {
+			resp, err := c.logService.ListLogs(ctx, req)
+			if err != nil {
+				yield(LogInfo{}, called(err, "list logs %q", prefix))
+				return
+			}
+			for _, l := range resp.GetLogs() {
+				info, err := logInfo(l)
+				if !yield(info, err) || err != nil {
+					return
+				}
+			}
+			if req.PageToken = resp.GetNextPageToken(); req.PageToken == "" {
+				return
+			}
+		}
+	}
+}
+
+// DeleteLog deletes a log with its records, checkpoints and producers. id, if
+// not zero, must be the log's, so that a delete that is tried again does not hit
+// a newer log of the same name. The deletion is durable. It returns
+// ErrLogNotFound.
+func (c *Client) DeleteLog(ctx context.Context, name string, id ulid.ULID) error {
+	req := &walsvcv1.DeleteLogRequest{Name: name}
+	if id != (ulid.ULID{}) {
+		req.Id = id.String()
+	}
+	_, err := c.logService.DeleteLog(ctx, req)
+	return called(err, "delete log %q", name)
+}
+
+// A Log is a handle of a log. It comes from Client.Log and needs no closing.
+type Log struct {
+	client *Client
+	name   string
+	stream *stream
+	appender
+}
+
+// Name returns the log's name.
+func (l *Log) Name() string { return l.name }
+
+// Info returns the log as far as it is durable, or ErrLogNotFound.
+func (l *Log) Info(ctx context.Context) (LogInfo, error) { return l.client.GetLog(ctx, l.name) }
+
+// Truncate gives up the log's records below first, which may be at most Next. It
+// is durable when it returns; at or below First it changes nothing. It returns
+// ErrHeld if a checkpoint is lower, and ErrLSNAhead.
+func (l *Log) Truncate(ctx context.Context, first LSN) (LogInfo, error) {
+	resp, err := l.client.logService.TruncateLog(ctx, &walsvcv1.TruncateLogRequest{Name: l.name, FirstLsn: uint64(first)})
+	if err != nil {
+		return LogInfo{}, called(err, "truncate log %q to LSN %d", l.name, first)
+	}
+	return logInfo(resp.GetLog())
+}

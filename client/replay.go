@@ -1,0 +1,244 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"iter"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/walsvc/walsvc/internal/codec"
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/internal/records"
+	"github.com/walsvc/walsvc/internal/wire"
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+)
+
+// A Record is a client's bytes and where they are.
+type Record struct {
+	LSN LSN
+	// Data stays valid, and keeps the block that it came in from being freed:
+	// copy it to keep few records of many.
+	Data []byte
+}
+
+// ReplayOptions say what Replay yields. The zero value means all records from
+// the oldest kept to the end.
+type ReplayOptions struct {
+	From       LSN    // first record; 0 means the oldest kept, or what Checkpoint says
+	Checkpoint string // if set, begin behind that checkpoint's LSN; not with From
+	To         LSN    // last record; 0 means the end; not with Follow
+	Follow     bool   // go on with what is appended, until ctx ends
+}
+
+const (
+	// readAhead is how many messages are received and decompressed before they
+	// are asked for.
+	readAhead = 4
+
+	// silence is how long a follower hears nothing, not even a heartbeat, before
+	// it looks for the service anew.
+	silence = 3 * limits.HeartbeatInterval
+
+	blockVersion = 1
+)
+
+// part is some records in order, as a replay hands them from the goroutine that
+// receives to the one that yields.
+type part struct {
+	first LSN
+	count int
+	run   []byte // framed; of its own
+	err   error  // if set, the end
+}
+
+// Replay yields the log's records in order, without a gap or a repeat, and never
+// one that could still be lost. What is compressed on disk comes compressed and
+// is opened here, ahead of the loop. When the connection breaks it goes on at
+// the next record. After an error it ends; there is none at the end of the
+// records. It yields ErrLSNTruncated and ErrLSNAhead for a place that is not
+// there, ErrCheckpointNotFound, ErrLogNotFound, ErrTooManyReplays, ErrDataLoss
+// for records that are damaged or missing, and the context's cause when that ends.
+func (l *Log) Replay(ctx context.Context, o ReplayOptions) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		parts := make(chan part, readAhead)
+		go func() {
+			defer close(parts)
+			err := l.receive(ctx, o, parts)
+			if err != nil {
+				select {
+				case parts <- part{err: fmt.Errorf("replay log %q: %w", l.name, err)}:
+				case <-ctx.Done():
+				}
+			}
+		}()
+		// The goroutine has ended when the loop has: nobody waits for it later.
+		defer func() {
+			cancel()
+			for range parts {
+			}
+		}()
+		for p := range parts {
+			if p.err != nil {
+				yield(Record{}, p.err)
+				return
+			}
+			lsn := p.first
+			for run := p.run; len(run) > 0; lsn++ {
+				data, rest, err := records.Next(run)
+				if err != nil {
+					yield(Record{}, fmt.Errorf("replay log %q: LSN %d: %w: %w", l.name, lsn, ErrProtocol, err))
+					return
+				}
+				if !yield(Record{LSN: lsn, Data: data}, nil) {
+					return
+				}
+				run = rest
+			}
+		}
+		if err := context.Cause(ctx); err != nil {
+			yield(Record{}, fmt.Errorf("replay log %q: %w", l.name, err))
+		}
+	}
+}
+
+// receive fills parts, over as many streams as it takes.
+func (l *Log) receive(ctx context.Context, o ReplayOptions, parts chan<- part) error {
+	var pause backoff
+	for {
+		before := o.From
+		err := l.receiveStream(ctx, &o, parts)
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case l.client.ctx.Err() != nil:
+			return ErrClosed
+		}
+		var e *Error
+		if !errors.As(err, &e) || !e.retryable() {
+			return err
+		}
+		if o.To != 0 && o.From > o.To {
+			return nil
+		}
+		if o.From != before {
+			pause.reset()
+		}
+		if err := pause.wait(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// receiveStream fills parts from one stream, and moves o behind what it got. It
+// returns nil at the end of the records, and an *Error if the stream broke.
+func (l *Log) receiveStream(ctx context.Context, o *ReplayOptions, parts chan<- part) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := l.client.replayService.Replay(ctx, &walsvcv1.ReplayRequest{
+		Log: l.name, FromLsn: uint64(o.From), Checkpoint: o.Checkpoint, ToLsn: uint64(o.To), Follow: o.Follow,
+		Codecs: []uint32{uint32(codec.None), uint32(codec.S2), uint32(codec.Zstd)},
+	}, grpc.WaitForReady(true))
+	if err != nil {
+		return fromStatus(err)
+	}
+	var watch *time.Timer
+	if o.Follow {
+		watch = time.AfterFunc(silence, cancel)
+		defer watch.Stop()
+	}
+	var m wire.ReplayResponse
+	defer m.Release()
+	for {
+		err := stream.RecvMsg(&m)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fromStatus(err)
+		}
+		if watch != nil {
+			watch.Reset(silence)
+		}
+		if m.Count == 0 {
+			continue // a heartbeat
+		}
+		p, err := unpack(&m)
+		if err != nil {
+			return err
+		}
+		if o.From != 0 && p.first != o.From {
+			return fmt.Errorf("%w: LSN %d came where %d was due", ErrProtocol, p.first, o.From)
+		}
+		o.From, o.Checkpoint = p.first+LSN(p.count), ""
+		if watch != nil {
+			watch.Stop() // a loop that takes its time is not silence
+		}
+		select {
+		case parts <- p:
+		case <-ctx.Done():
+			return fromStatus(context.Cause(ctx))
+		}
+		if watch != nil {
+			watch.Reset(silence)
+		}
+	}
+}
+
+// unpack returns the records of a message, in memory of their own, after every
+// check that can be made.
+func unpack(m *wire.ReplayResponse) (part, error) {
+	p := part{first: LSN(m.First), count: int(m.Count)}
+	if b := &m.Block; m.HasBlock {
+		damaged := func(err error) (part, error) {
+			return part{}, fmt.Errorf("LSN %d to %d: %w: %w", p.first, p.first+LSN(p.count)-1, ErrDataLoss, err)
+		}
+		if b.Version != blockVersion {
+			return part{}, fmt.Errorf("LSN %d: %w: block of version %d", p.first, ErrProtocol, b.Version)
+		}
+		if sum := crc32.Checksum(b.Stored, castagnoli); sum != b.Checksum {
+			return damaged(fmt.Errorf("the block's checksum is %08x, it should be %08x", sum, b.Checksum))
+		}
+		run, err := codec.Codec(b.Codec).Open(make([]byte, 0, b.RawSize), b.Stored, int(b.RawSize))
+		if err != nil {
+			return damaged(err)
+		}
+		p.run = run
+	} else {
+		p.run = append(make([]byte, 0, len(m.Run)), m.Run...)
+	}
+	switch n, err := records.Check(p.run, 0); {
+	case err != nil:
+		return part{}, fmt.Errorf("LSN %d: %w: %w", p.first, ErrProtocol, err)
+	case n != p.count || p.first == 0:
+		return part{}, fmt.Errorf("LSN %d: %w: %d records where %d were announced", p.first, ErrProtocol, n, p.count)
+	}
+	return p, nil
+}
+
+// Read returns at most limit records from an LSN on, and fewer at the end or if
+// they are large; none at the end. from 0 means the oldest kept, limit 0 means
+// 1,000. It returns ErrLSNTruncated, ErrLSNAhead or ErrLogNotFound.
+func (l *Log) Read(ctx context.Context, from LSN, limit int) ([]Record, error) {
+	if limit < 0 || limit > limits.MaxBatchRecords {
+		return nil, fmt.Errorf("read log %q: %w: %d records, at most %d", l.name, ErrInvalid, limit, limits.MaxBatchRecords)
+	}
+	resp, err := l.client.replayService.Read(ctx, &walsvcv1.ReadRequest{
+		Log: l.name, FromLsn: uint64(from), MaxRecords: uint32(limit),
+	})
+	if err != nil {
+		return nil, called(err, "read log %q from LSN %d", l.name, from)
+	}
+	all := make([]Record, len(resp.GetRecords().GetRecord()))
+	for i, data := range resp.GetRecords().GetRecord() {
+		all[i] = Record{LSN: LSN(resp.GetFirstLsn()) + LSN(i), Data: data}
+	}
+	return all, nil
+}

@@ -1,0 +1,910 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"sync"
+
+	"github.com/oklog/ulid/v2"
+	"google.golang.org/grpc"
+
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/internal/wire"
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+)
+
+const (
+	// fullMessage is how many bytes of records make a message that is sent though
+	// a small one is not acknowledged yet. Smaller ones gather meanwhile: they
+	// would make small frames, and each costs as much CPU as a full one.
+	fullMessage = 32 << 10
+
+	// messageSize is when a message takes no further batch, in bytes of records.
+	messageSize = 64 << 10
+
+	// quietStream is up to how many unacknowledged bytes a message is sent by
+	// whoever appends or receives: the transport has more buffer than that for a
+	// stream, so sending does not block. Beyond it the stream's own goroutine sends.
+	quietStream = 32 << 10
+
+	// bindsPerMessage keeps a message of binds far below limits.MaxMessageSize.
+	bindsPerMessage = 1024
+
+	// opensAtOnce bounds the logs that a stream opens at one time.
+	opensAtOnce = 16
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// phase says how far a log is with its stream. doc.go draws the transitions.
+type phase uint8
+
+const (
+	unopened phase = iota // no producer; nothing is queued
+	opening               // a goroutine opens the producer; appends wait
+	opened                // has a producer; queued batches wait to be bound
+	bound                 // batches may be sent
+	refused               // one was refused; nothing is sent until all sent ones have their verdicts
+	lost                  // acknowledged data is missing: for good
+)
+
+// appender is what a Log is to its stream, whose mu guards it.
+//
+// Invariants:
+//
+//  1. queue[:sent] are out on the present stream, in the order of their
+//     sequences, which are dense and end with next-1. sent is 0 unless the log
+//     is bound or refused.
+//  2. A batch has a sequence if and only if it may have landed. Those that have
+//     one come first in the queue.
+//  3. A batch with a sequence is never changed, and never sent with another
+//     sequence.
+type appender struct {
+	phase    phase
+	opens    *openCall // under way; nil unless opening
+	err      error     // why it is lost; while refused, why its producer is to be given up; nil otherwise
+	producer ulid.ULID
+	used     bool   // Options.Producer, if any, is not for this log any more
+	next     uint64 // sequence of the next batch that is numbered
+	binding  uint32 // on the present stream; 0 if none
+	queue    []*batch
+	sent     int
+	returned []*batch // sent, and refused with the one before them: to be sent again
+	unsent   int      // bytes of queue[sent:]
+	ready    bool     // in the stream's list of logs that may send
+	joinable *batch   // the last of the queue, if single records may still join it
+	hint     int      // capacity to begin a batch with: what the last one grew to
+
+	id        ulid.ULID // of the log, once bound
+	maxRecord int       // the log's own bound on records, in bytes; 0 for none
+	acked     position  // the last acknowledgement, which the service must prove
+	known     position  // the highest position known, by whoever it was appended
+}
+
+// position is a place in a log's history.
+type position struct {
+	epoch    uint64
+	lsn      LSN
+	checksum uint32
+}
+
+// openCall is an attempt to open a log's producer.
+type openCall struct {
+	done chan struct{} // closed when it ended: err is set
+	err  error
+}
+
+// stream is an append stream and what must outlive it: the logs that ride it and
+// their batches that are not settled. Its goroutines are run, which connects and
+// receives, and push, which sends when nobody else may.
+type stream struct {
+	client *Client
+	work   chan struct{} // capacity 1: push has something to send
+	called chan struct{} // capacity 1: there is a log to connect for
+	slots  chan struct{} // opensAtOnce: who holds one opens a log
+	start  sync.Once
+
+	mu      sync.Mutex
+	closing bool
+	logs    []*Log // that are opened: to be bound again on every stream
+	pending struct{ bytes, records int }
+	room    chan struct{} // closed when pending has shrunk; nil if nobody waits
+	idle    chan struct{} // closed when nothing is pending; nil if nobody waits
+
+	// Of the present stream; zero while there is none.
+	raw      grpc.ClientStream
+	kill     context.CancelCauseFunc
+	draining bool
+	credit   struct{ bytes, batches int }
+	out      struct{ bytes, batches, small int } // unacknowledged; small: batches of small messages
+	bindings []*Log                              // by number, from 1
+	binds    []*Log                              // not asked for yet
+	resets   []uint32
+	ready    []*Log // that are bound, have unsent batches and window left
+	unsent   int    // bytes of unsent batches of those
+
+	sending bool // somebody is in SendMsg; message and sent are theirs
+	message wire.AppendRequest
+	sent    []*wire.Buffer // held while the message is made of them
+
+	finished []*batch // settled, and to be told when mu is released; of run
+}
+
+func newStream(c *Client) *stream {
+	return &stream{client: c, work: make(chan struct{}, 1), called: make(chan struct{}, 1), slots: make(chan struct{}, opensAtOnce)}
+}
+
+// Taking appends.
+
+// admit waits until an append of n bytes and count records to l, the largest of
+// them of largest bytes, may be queued. REQUIRES: mu, which it gives up while it
+// waits.
+func (s *stream) admit(ctx context.Context, l *Log, n, count, largest int) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	for {
+		var wait <-chan struct{}
+		var opens *openCall
+		switch {
+		case s.closing:
+			return ErrClosed
+		case l.phase == lost:
+			return l.err
+		case l.phase == unopened:
+			if len(s.logs) >= limits.MaxBindingsPerStream {
+				return fmt.Errorf("%w: %d on one stream; raise Options.Streams", ErrTooManyLogs, len(s.logs))
+			}
+			s.openLog(l)
+			opens, wait = l.opens, l.opens.done
+		case l.phase == opening:
+			opens, wait = l.opens, l.opens.done
+		case l.maxRecord > 0 && largest > l.maxRecord:
+			return fmt.Errorf("%w: a record of %d bytes, the log's limit is %d", ErrTooLarge, largest, l.maxRecord)
+		case s.fits(n, count):
+			return nil
+		default:
+			if s.room == nil {
+				s.room = make(chan struct{})
+			}
+			wait = s.room
+		}
+		s.mu.Unlock()
+		var err error
+		select {
+		case <-wait:
+			if opens != nil {
+				err = opens.err
+			}
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+		s.mu.Lock()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// fits reports whether there is room to have so much more pending. What is over
+// the bounds alone fits when nothing else is pending.
+func (s *stream) fits(bytes, count int) bool {
+	o, share := &s.client.options, len(s.client.streams)
+	return s.pending.records == 0 ||
+		s.pending.bytes+bytes <= o.MaxPendingBytes/share && s.pending.records+count <= max(1, o.MaxPendingRecords/share)
+}
+
+// take queues a batch of its own, whose largest record has largest bytes.
+func (s *stream) take(ctx context.Context, b *batch, largest int) error {
+	s.mu.Lock()
+	if err := s.admit(ctx, b.log, b.size(), b.count, largest); err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	l := b.log
+	l.queue = append(l.queue, b)
+	l.joinable = nil
+	s.pending.records += b.count - 1 // queued counts one
+	s.queued(l, b.size())
+	s.send(false)
+	return nil
+}
+
+// queued counts a record of n bytes that was put into l's queue. REQUIRES: mu.
+func (s *stream) queued(l *Log, n int) {
+	s.pending.bytes += n
+	s.pending.records++
+	l.unsent += n
+	if l.ready {
+		s.unsent += n
+	} else {
+		s.offer(l)
+	}
+}
+
+// offer puts l among the logs that may send, if it may. REQUIRES: mu.
+func (s *stream) offer(l *Log) {
+	if !l.ready && l.sendable() {
+		l.ready = true
+		s.unsent += l.unsent
+		s.ready = append(s.ready, l)
+	}
+}
+
+// sendable reports whether the log may send a batch as far as it is concerned.
+func (l *Log) sendable() bool {
+	return l.phase == bound && l.sent < len(l.queue) && l.sent < limits.ProducerWindow
+}
+
+// Opening logs.
+
+// openLog begins to open l's producer. REQUIRES: mu; l is unopened.
+func (s *stream) openLog(l *Log) {
+	c := s.client
+	l.phase = opening
+	l.opens = &openCall{done: make(chan struct{})}
+	producer := c.options.Producer
+	if l.used || producer == (ulid.ULID{}) {
+		producer = ulid.Make()
+	}
+	l.used = true
+	s.start.Do(func() {
+		c.running.Go(s.run)
+		c.running.Go(s.push)
+	})
+	c.running.Go(func() {
+		info, last, err := s.callOpen(l.name, producer)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		call := l.opens
+		defer close(call.done)
+		l.opens = nil
+		if err != nil {
+			l.phase, call.err = unopened, err
+			return
+		}
+		l.phase, l.producer, l.next = opened, producer, last+1
+		l.maxRecord, l.id = int(info.Options.MaxRecordBytes), info.ID
+		l.acked, l.known = position{}, position{}
+		s.logs = append(s.logs, l)
+		s.binds = append(s.binds, l)
+		poke(s.called)
+		poke(s.work)
+	})
+}
+
+// callOpen asks for a log and opens a producer on it. It goes on until the
+// service answers or the client is closed: those who wait have contexts of their
+// own.
+func (s *stream) callOpen(name string, producer ulid.ULID) (info LogInfo, last uint64, err error) {
+	ctx := s.client.ctx
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-ctx.Done():
+		return LogInfo{}, 0, context.Cause(ctx)
+	}
+	var pause backoff
+	for {
+		if info, err = s.client.GetLog(ctx, name); err == nil {
+			var resp *walsvcv1.OpenProducerResponse
+			resp, err = s.client.appendService.OpenProducer(ctx, &walsvcv1.OpenProducerRequest{Log: name, Producer: producer.String()})
+			if err == nil {
+				return info, resp.GetLastSequence(), nil
+			}
+		}
+		var e *Error
+		if err = called(err, "open producer"); ctx.Err() != nil {
+			return LogInfo{}, 0, context.Cause(ctx)
+		}
+		if !errors.As(err, &e) || !e.retryable() {
+			return LogInfo{}, 0, err
+		}
+		if err := pause.wait(ctx); err != nil {
+			return LogInfo{}, 0, err
+		}
+	}
+}
+
+// poke puts a token into a channel of capacity 1, unless there is one.
+func poke(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Sending.
+
+// may reports whether there is something that should be sent now. REQUIRES: mu.
+func (s *stream) may() bool {
+	if s.raw == nil || s.draining || s.sending {
+		return false
+	}
+	return len(s.binds) > 0 || len(s.resets) > 0 || s.mayBatches()
+}
+
+// mayBatches reports whether batches should be sent now: see fullMessage.
+func (s *stream) mayBatches() bool {
+	if len(s.ready) == 0 || s.out.small > 0 && s.unsent < fullMessage {
+		return false
+	}
+	l := s.ready[0]
+	return s.credited(l.queue[l.sent])
+}
+
+// credited reports whether the stream's credit allows b too.
+func (s *stream) credited(b *batch) bool {
+	return s.out.batches < s.credit.batches && s.out.bytes+b.size() <= s.credit.bytes
+}
+
+// send sends what should be sent now, here if that does not block, and leaves it
+// to push otherwise or if pushing. REQUIRES: mu, which it releases.
+func (s *stream) send(pushing bool) {
+	if !s.may() {
+		s.mu.Unlock()
+		return
+	}
+	if !pushing && s.out.bytes > quietStream {
+		s.mu.Unlock()
+		poke(s.work)
+		return
+	}
+	s.collect()
+	s.sending = true
+	raw := s.raw
+	s.mu.Unlock()
+
+	// An error here ends the stream, and run hears why: what was in the message
+	// is among what it sends again.
+	_ = raw.SendMsg(&s.message)
+	for _, b := range s.sent {
+		b.Release()
+	}
+	clear(s.sent)
+	s.sent = s.sent[:0]
+	s.message.Reset()
+
+	s.mu.Lock()
+	s.sending = false
+	more := s.may()
+	s.mu.Unlock()
+	if more {
+		poke(s.work)
+	}
+}
+
+// collect fills message. REQUIRES: mu, may.
+func (s *stream) collect() {
+	m := &s.message
+	n := min(len(s.binds), bindsPerMessage)
+	for _, l := range s.binds[:n] {
+		s.bindings = append(s.bindings, l)
+		l.binding = uint32(len(s.bindings))
+		m.Binds = append(m.Binds, l.bind())
+	}
+	s.binds = s.binds[n:]
+	m.Resets = append(m.Resets, s.resets...)
+	s.resets = s.resets[:0]
+	if !s.mayBatches() {
+		return
+	}
+
+	size, first := 0, len(s.ready)
+	for len(s.ready) > 0 && size < messageSize && len(m.Batches) < limits.MaxBatchesPerMessage {
+		l := s.ready[0]
+		b := l.queue[l.sent]
+		if !s.credited(b) || size > 0 && size+b.size() > messageSize {
+			break
+		}
+		if b.sequence == 0 {
+			b.sequence = l.next
+			l.next++
+		}
+		if l.joinable == b {
+			l.joinable = nil
+			l.hint = min(b.size(), targetBatch)
+		}
+		m.Batches = append(m.Batches, wire.Batch{
+			Binding: l.binding, Sequence: b.sequence, Expected: uint64(b.expected), Run: b.run.Data, Buffer: b.run,
+		})
+		b.run.Hold()
+		s.sent = append(s.sent, b.run)
+
+		l.sent++
+		l.unsent -= b.size()
+		s.unsent -= b.size()
+		size += b.size()
+		s.out.bytes += b.size()
+		s.out.batches++
+		if !l.sendable() {
+			l.ready = false
+			s.unsent -= l.unsent
+			s.ready = s.ready[1:]
+		} else if first--; first > 0 {
+			// One batch each, in turn; who has more comes after the others.
+			s.ready = append(s.ready[1:], l)
+		}
+	}
+	if size >= fullMessage {
+		return
+	}
+	s.out.small += len(m.Batches)
+	for i := range m.Batches {
+		l := s.bindings[m.Batches[i].Binding-1]
+		l.outAt(m.Batches[i].Sequence).small = true
+	}
+}
+
+// outAt returns the batch of a sequence that is out.
+func (l *Log) outAt(sequence uint64) *batch {
+	return l.queue[sequence-l.queue[0].sequence]
+}
+
+// bind returns the request to bind the log, with what it was last acknowledged.
+func (l *Log) bind() *walsvcv1.Bind {
+	m := &walsvcv1.Bind{Binding: l.binding, Log: l.name, Producer: l.producer.String()}
+	if l.acked.lsn > 0 {
+		m.Claim = &walsvcv1.Claim{LogId: l.id.String(), Epoch: l.acked.epoch, Lsn: uint64(l.acked.lsn), LogChecksum: l.acked.checksum}
+	}
+	return m
+}
+
+// push sends what send leaves to it.
+func (s *stream) push() {
+	for {
+		select {
+		case <-s.work:
+			s.mu.Lock()
+			s.send(true)
+		case <-s.client.ctx.Done():
+			return
+		}
+	}
+}
+
+// Riding.
+
+// run keeps a stream going as long as there are logs to ride it.
+func (s *stream) run() {
+	ctx := s.client.ctx
+	var pause backoff
+	for {
+		s.mu.Lock()
+		none := len(s.logs) == 0
+		s.mu.Unlock()
+		if none {
+			select {
+			case <-s.called:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		rode, err := s.ride(ctx)
+		s.leave(fromStatus(err))
+		if rode {
+			pause.reset()
+		}
+		if pause.wait(ctx) != nil {
+			return
+		}
+	}
+}
+
+// ride connects, and receives until the stream ends. It reports whether the
+// service answered anything but its credit.
+func (s *stream) ride(ctx context.Context) (rode bool, err error) {
+	ctx, kill := context.WithCancelCause(ctx)
+	defer kill(nil)
+	raw, err := s.client.appendService.AppendStream(ctx, grpc.WaitForReady(true))
+	if err != nil {
+		return false, err
+	}
+	var m wire.AppendResponse
+	for first := true; ; first = false {
+		if err := raw.RecvMsg(&m); err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				err = cause
+			}
+			return rode, err
+		}
+		s.mu.Lock()
+		if first {
+			err = s.board(raw, kill, &m)
+		} else {
+			s.receive(&m)
+			rode = true
+		}
+		if err == nil && s.raw == nil {
+			err = errEnded
+		}
+		s.send(false)
+		s.tell()
+		if err != nil {
+			return rode, err
+		}
+	}
+}
+
+// board begins a stream: every log is to be bound. It returns ErrProtocol if the
+// credit would not allow every legal batch. REQUIRES: mu.
+func (s *stream) board(raw grpc.ClientStream, kill context.CancelCauseFunc, m *wire.AppendResponse) error {
+	s.credit.bytes, s.credit.batches = int(m.Credit.GetBytes()), int(m.Credit.GetBatches())
+	if s.credit.bytes < limits.MaxBatchSize || s.credit.batches < 1 {
+		return fmt.Errorf("%w: credit of %d bytes and %d batches", ErrProtocol, s.credit.bytes, s.credit.batches)
+	}
+	s.raw, s.kill = raw, kill
+	s.binds = append(s.binds[:0:0], s.logs...)
+	return nil
+}
+
+// leave takes everything off a stream that ended. What may have landed keeps its
+// sequence, to be sent again as it is; if the service says that another stream
+// would fare no better, it is given up.
+func (s *stream) leave(why *Error) {
+	s.mu.Lock()
+	s.raw, s.kill, s.draining = nil, nil, false
+	s.credit.bytes, s.credit.batches = 0, 0
+	s.out.bytes, s.out.batches, s.out.small = 0, 0, 0
+	s.bindings, s.binds, s.resets, s.ready, s.unsent = nil, nil, nil, nil, 0
+	logs := s.logs
+	s.logs = nil
+	for _, l := range logs {
+		if l.phase == refused {
+			if l.err != nil {
+				s.drop(l, l.err)
+				continue
+			}
+			s.recover(l)
+		}
+		l.phase, l.binding, l.ready, l.sent, l.unsent = opened, 0, false, 0, 0
+		for _, b := range l.queue {
+			b.small = false
+			l.unsent += b.size()
+		}
+		if !why.retryable() {
+			s.drop(l, why)
+			continue
+		}
+		s.logs = append(s.logs, l)
+	}
+	s.mu.Unlock()
+	s.tell()
+}
+
+// recover makes a refused log's batches ready to be numbered anew: all of them
+// are known not to have landed. REQUIRES: mu.
+func (s *stream) recover(l *Log) {
+	l.queue = append(l.returned, l.queue...)
+	l.returned, l.sent, l.unsent = nil, 0, 0
+	kept := l.queue[:0]
+	for _, b := range l.queue {
+		if b.sequence != 0 && b.expected != 0 {
+			s.settle(b, Receipt{}, ErrAfterRefusal)
+			continue
+		}
+		b.sequence, b.small = 0, false
+		l.unsent += b.size()
+		kept = append(kept, b)
+	}
+	clear(l.queue[len(kept):])
+	l.queue = kept
+}
+
+// receive works a message in. REQUIRES: mu.
+func (s *stream) receive(m *wire.AppendResponse) {
+	for _, b := range m.Bounds {
+		l := s.logAt(b.GetBinding())
+		if l == nil || l.phase != opened {
+			s.violated(l, "bound to %d, which is not a binding under way", b.GetBinding())
+			return
+		}
+		s.bound(l, b)
+	}
+	for i := range m.Verdicts {
+		v := &m.Verdicts[i]
+		l := s.logAt(v.Binding)
+		if l == nil || l.sent == 0 || l.queue[0].sequence != v.Sequence {
+			s.violated(l, "verdict on sequence %d of binding %d, which is not the next one", v.Sequence, v.Binding)
+			return
+		}
+		if s.verdict(l, v) {
+			return
+		}
+	}
+	if m.Draining {
+		s.draining = true
+	}
+}
+
+// logAt returns the log of a binding; nil if there is none.
+func (s *stream) logAt(binding uint32) *Log {
+	if binding == 0 || int(binding) > len(s.bindings) {
+		return nil
+	}
+	if l := s.bindings[binding-1]; l.binding == binding {
+		return l
+	}
+	return nil // given up since
+}
+
+// errEnded is why the client ends a stream to begin another one.
+var errEnded = errors.New("stream ended by the client")
+
+// violated ends the stream, and gives up the log that the service contradicted
+// itself about; nil for none. REQUIRES: mu.
+func (s *stream) violated(l *Log, format string, args ...any) {
+	err := fmt.Errorf("%w: %s", ErrProtocol, fmt.Sprintf(format, args...))
+	if l != nil {
+		s.drop(l, err)
+	}
+	s.end()
+}
+
+// end ends the stream: what still comes on it is not listened to. REQUIRES: mu.
+func (s *stream) end() {
+	s.kill(errEnded)
+	s.raw = nil
+}
+
+// bound works in the answer to a bind. REQUIRES: mu; l is opened.
+func (s *stream) bound(l *Log, b *walsvcv1.Bound) {
+	if b.GetRefusal() != nil {
+		s.drop(l, fromRefusal(b.GetRefusal()))
+		return
+	}
+	info, err := logInfo(b.GetLog())
+	if err != nil {
+		s.violated(l, "bound to %d: %v", b.GetBinding(), err)
+		return
+	}
+	if info.ID != l.id {
+		s.drop(l, fmt.Errorf("%w: it was deleted, and there is another one of that name", ErrLogNotFound))
+		return
+	}
+	// What has a sequence may have landed, from the front. All before it was
+	// acknowledged, and nothing behind it was ever sent.
+	numbered := uint64(0)
+	for int(numbered) < len(l.queue) && l.queue[numbered].sequence != 0 {
+		numbered++
+	}
+	switch last := b.GetLastSequence(); {
+	case last+numbered+1 < l.next:
+		s.drop(l, fmt.Errorf("%w: sequence %d was acknowledged, the service has up to %d", ErrDataLoss, l.next-1-numbered, last))
+		return
+	case last >= l.next:
+		s.violated(l, "the producer's last sequence is %d, only %d was sent", last, l.next-1)
+		return
+	}
+	l.phase = bound
+	l.known = position{info.Epoch, info.Durable(), info.LogChecksum}
+	s.offer(l)
+}
+
+// verdict works in the verdict on the first batch that is out, and reports
+// whether that ended the stream. REQUIRES: mu.
+func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
+	b := l.queue[0]
+	if v.Refusal == nil {
+		if err := l.contradicts(b, v); err != nil {
+			s.drop(l, err)
+			s.end()
+			return true
+		}
+		s.arrived(l, b)
+		r := Receipt{
+			Log: l.id, Epoch: v.Epoch, LSN: LSN(v.First), Count: b.count, LogChecksum: v.Checksum,
+			Through: LSN(v.First) + LSN(b.count) - 1, Repeated: v.Repeated,
+		}
+		if v.First == 0 {
+			s.settle(b, Receipt{}, ErrPositionLost)
+		} else {
+			l.acked = position{v.Epoch, r.Through, v.Checksum}
+			if l.known.lsn < r.Through || l.known.epoch != v.Epoch {
+				l.known = l.acked
+			}
+			s.settle(b, r, nil)
+		}
+		s.offer(l)
+		return false
+	}
+
+	why := fromRefusal(v.Refusal)
+	if errors.Is(why, ErrPoisoned) || errors.Is(why, ErrUnknownOutcome) {
+		s.drop(l, why)
+		s.end()
+		return true
+	}
+	if l.phase != refused {
+		l.phase, l.next = refused, b.sequence
+		s.withdraw(l)
+	}
+	s.arrived(l, b)
+	switch {
+	case (errors.Is(why, ErrAfterRefusal) || errors.Is(why, ErrUnavailable)) && b.expected == 0:
+		l.returned = append(l.returned, b)
+	case errors.Is(why, ErrLogNotFound), errors.Is(why, ErrNoProducer), errors.Is(why, ErrSequenceGap),
+		errors.Is(why, ErrSequenceReuse), errors.Is(why, ErrDataLoss):
+		l.err = why // there is no going on with this producer
+		fallthrough
+	default:
+		s.settle(b, Receipt{}, why)
+	}
+	if l.sent == 0 {
+		if l.err != nil {
+			s.drop(l, l.err)
+			return false
+		}
+		s.recover(l)
+		l.phase = bound
+		s.resets = append(s.resets, l.binding)
+		s.offer(l)
+	}
+	return false
+}
+
+// arrived takes the first batch that is out, whose verdict came, off the queue.
+// REQUIRES: mu.
+func (s *stream) arrived(l *Log, b *batch) {
+	l.queue[0] = nil
+	l.queue = l.queue[1:]
+	l.sent--
+	s.out.bytes -= b.size()
+	s.out.batches--
+	if b.small {
+		s.out.small--
+	}
+}
+
+// withdraw takes l from among the logs that may send. REQUIRES: mu.
+func (s *stream) withdraw(l *Log) {
+	if !l.ready {
+		return
+	}
+	l.ready = false
+	s.unsent -= l.unsent
+	for i, other := range s.ready {
+		if other == l {
+			s.ready = append(s.ready[:i:i], s.ready[i+1:]...)
+			break
+		}
+	}
+}
+
+// contradicts checks an acknowledgement against what is known about the log.
+func (l *Log) contradicts(b *batch, v *wire.Verdict) error {
+	if l.phase == refused {
+		return fmt.Errorf("%w: sequence %d landed behind a refused one", ErrProtocol, v.Sequence)
+	}
+	if v.First == 0 {
+		if v.Repeated {
+			return nil
+		}
+		return fmt.Errorf("%w: sequence %d landed at no LSN", ErrProtocol, v.Sequence)
+	}
+	first := LSN(v.First)
+	switch {
+	case int(v.Count) != b.count:
+		return fmt.Errorf("%w: sequence %d landed with %d records, it has %d", ErrProtocol, v.Sequence, v.Count, b.count)
+	case b.expected != 0 && first != b.expected:
+		return fmt.Errorf("%w: sequence %d landed at LSN %d, it was for %d", ErrProtocol, v.Sequence, first, b.expected)
+	case v.Epoch < l.acked.epoch, v.Epoch == l.acked.epoch && first <= l.acked.lsn:
+		return fmt.Errorf("%w: sequence %d landed at LSN %d of epoch %d, the one before it at %d of epoch %d", ErrProtocol,
+			v.Sequence, first, v.Epoch, l.acked.lsn, l.acked.epoch)
+	}
+	// If nobody appended in between, it is known what the checksum must be: the
+	// service has the bytes that were sent, and not others.
+	for _, before := range []position{l.acked, l.known} {
+		if before.epoch == v.Epoch && before.lsn+1 == first {
+			if want := crc32.Update(before.checksum, castagnoli, b.run.Data); want != v.Checksum {
+				return fmt.Errorf("%w: the log's checksum behind LSN %d is %08x, the records sent make it %08x", ErrProtocol,
+					first+LSN(b.count)-1, v.Checksum, want)
+			}
+			break
+		}
+	}
+	return nil
+}
+
+// Settling.
+
+// settle sets what became of a batch that is off the queue. It is told when mu
+// is released. REQUIRES: mu.
+func (s *stream) settle(b *batch, r Receipt, err error) {
+	b.result, b.err = r, err
+	s.pending.bytes -= b.size()
+	s.pending.records -= b.count
+	s.finished = append(s.finished, b)
+}
+
+// drop gives up a log's producer with all that is queued: what has a sequence may
+// have landed, or may yet. The next append opens another producer, since a
+// sequence that may land must not be used again; but a log that lost acknowledged
+// data takes no more. REQUIRES: mu.
+func (s *stream) drop(l *Log, why error) {
+	s.withdraw(l)
+	for _, b := range append(l.returned, l.queue...) {
+		err := why
+		if b.sequence != 0 && l.phase != refused {
+			err = unknown(why)
+		}
+		s.settle(b, Receipt{}, err)
+	}
+	l.appender = appender{used: true, hint: l.hint}
+	if errors.Is(why, ErrDataLoss) {
+		l.phase, l.err = lost, why
+	}
+	for i, other := range s.logs {
+		if other == l {
+			s.logs = append(s.logs[:i:i], s.logs[i+1:]...)
+			break
+		}
+	}
+}
+
+// tell tells everybody whose batches were settled, and those who wait for room.
+func (s *stream) tell() {
+	s.mu.Lock()
+	finished := s.finished
+	s.finished = nil
+	if len(finished) > 0 && s.room != nil {
+		close(s.room)
+		s.room = nil
+	}
+	if s.pending.records == 0 && s.idle != nil {
+		close(s.idle)
+		s.idle = nil
+	}
+	s.mu.Unlock()
+	for _, b := range finished {
+		b.finish()
+	}
+}
+
+// Closing.
+
+// close has every further append refused.
+func (s *stream) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closing = true
+	if s.room != nil {
+		close(s.room)
+		s.room = nil
+	}
+}
+
+// drained waits until nothing is pending or ctx ends.
+func (s *stream) drained(ctx context.Context) error {
+	s.mu.Lock()
+	if s.pending.records == 0 || s.client.ctx.Err() != nil {
+		s.mu.Unlock()
+		return nil
+	}
+	if s.idle == nil {
+		s.idle = make(chan struct{})
+	}
+	idle := s.idle
+	s.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// abandon fails what is still pending. The stream's goroutines have ended.
+func (s *stream) abandon(why error) {
+	s.mu.Lock()
+	logs := s.logs
+	s.logs = nil
+	for _, l := range logs {
+		s.drop(l, why)
+	}
+	s.mu.Unlock()
+	s.tell()
+}
