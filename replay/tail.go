@@ -111,7 +111,10 @@ func gather(src Source, s *Scanner, promise uint64, all bool) (*evidence, error)
 func (e *evidence) lookBehind(s *Scanner, all bool) error {
 	hole := e.end.Pos.Offset
 	if e.stop == stopVoid {
-		sequence, chain, ok := s.reader.Claim(hole)
+		sequence, chain, ok, err := s.reader.Claim(hole)
+		if err != nil {
+			return err
+		}
 		e.header = ok && sequence == e.end.Sequence && chain == e.end.Chain
 		if e.header {
 			e.headerEnd = hole + limits.BlockSize // its lengths are not to be believed

@@ -72,8 +72,11 @@ func (w *walk) run() error {
 	w.before = make(map[segment.ID]int64, len(ids))
 	for _, id := range ids {
 		w.before[id] = w.total
-		if h, err := w.src.Header(id); err == nil {
+		switch h, err := w.src.Header(id); {
+		case err == nil:
 			w.total += h.Size
+		case !isCorrupt(err) && !errors.Is(err, segment.ErrReleased):
+			return err
 		}
 	}
 	from, ok, err := w.nextSegment(0)
