@@ -125,7 +125,6 @@ type Options struct {
 	PrepareRate   int64  // bytes/s for preparing segments; default 128 MiB/s; negative means unlimited
 	Create        bool   // make the volume if the directory is missing or empty
 	ReadOnly      bool   // look only: no lock, no writes; also on a volume in use
-	Depth         int    // frames handed to the disk and not durable yet; default 1
 	SnapshotEvery int64  // bytes of journal between snapshots; default 32 MiB
 	Events        Events // nil functions are not called
 	// FS is the disk; default disk.OS.

@@ -57,7 +57,12 @@ func (v *Volume) recover() error {
 	if err != nil {
 		return fmt.Errorf("recover volume %s: begin a fresh segment: %w", v.dir, err)
 	}
-	v.recovery.RewrittenFrames = uint64(len(refs))
+	for _, d := range resume.Rewrite {
+		// A promise instead of frames says only that those before are durable.
+		if v.unpromised.Store(d.Kind != segment.KindPromise); v.unpromised.Load() {
+			v.recovery.RewrittenFrames++
+		}
+	}
 	v.snapshots.newest, v.snapshots.older = resume.Snapshot, resume.OlderSnapshot
 	fresh := resume.Cut.End.Segment + 1
 	if v.index.active != nil && v.index.active.id != fresh {
@@ -72,7 +77,6 @@ func (v *Volume) recover() error {
 			return fmt.Errorf("recover volume %s: read back a rewritten frame: %w", v.dir, err)
 		}
 		v.last = segment.FrameRef{Pos: f.End(), Sequence: f.Header.Sequence + 1, Chain: f.Header.Checksum}
-		v.unpromised.Store(true)
 	}
 	return nil
 }

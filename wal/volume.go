@@ -89,6 +89,7 @@ type orderer interface{ Submit(f *batcher.Frame) }
 // cargo is what a frame carries besides its bytes.
 type cargo struct {
 	commands []Command
+	blocks   []segment.Block // scratch
 	pos      segment.Pos
 	next     segment.FrameRef // of the frame behind this one
 	size     int64
@@ -104,7 +105,7 @@ func cargoOf(f *batcher.Frame) *cargo {
 		return c
 	}
 	c := cargoPool.Get().(*cargo)
-	*c = cargo{commands: c.commands[:0]}
+	*c = cargo{commands: c.commands[:0], blocks: c.blocks}
 	f.Attach(c)
 	return c
 }
@@ -115,9 +116,10 @@ type localOrderer struct{ v *Volume }
 // Submit writes and syncs a frame. When it returns, the frame has landed.
 func (l localOrderer) Submit(f *batcher.Frame) {
 	v := l.v
-	d := segment.Draft{Time: v.clock.now(), Meta: f.Meta(), Blocks: make([]segment.Block, len(f.Blocks()))}
-	for i, b := range f.Blocks() {
-		d.Blocks[i] = segment.Block(b)
+	c := cargoOf(f)
+	d := segment.Draft{Time: v.clock.now(), Meta: f.Meta(), Blocks: c.blocks[:0]}
+	for _, b := range f.Blocks() {
+		d.Blocks = append(d.Blocks, segment.Block(b))
 	}
 	switch f.Tag {
 	case tagSnapshot:
@@ -128,14 +130,15 @@ func (l localOrderer) Submit(f *batcher.Frame) {
 		d.Kind = segment.KindCommands
 	}
 	w, err := v.journal.Append(&d)
-	v.admitted.Add(-cargoOf(f).admitted)
+	clear(d.Blocks)
+	c.blocks = d.Blocks[:0]
+	v.admitted.Add(-c.admitted)
 	if err == nil {
 		err = v.journal.Sync()
 		v.counters.syncs.Add(1)
 	}
 	if err == nil {
 		v.unpromised.Store(d.Kind != segment.KindPromise)
-		c := cargoOf(f)
 		c.pos, c.size, c.rolled = w.Ref.Pos, w.Header.Size(), w.Rolled
 		c.next = segment.FrameRef{
 			Pos:      segment.Pos{Segment: c.pos.Segment, Offset: c.pos.Offset + c.size},
@@ -218,7 +221,7 @@ func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
 	v.snapshots.start(v)
 	v.janitor.start(v)
 	v.bus = batcher.New(batcher.Options{
-		FullSize: v.fullSize, BlockSize: min(limits.TargetBlockSize, v.fullSize), Depth: max(o.Depth, 1), Codec: policy,
+		FullSize: v.fullSize, BlockSize: min(limits.TargetBlockSize, v.fullSize), Codec: policy,
 		Submit: v.orderer.Submit, Publish: v.publish, Idle: v.promiseWhenIdle,
 	})
 	if v.needsPromise() { // what was rewritten is acknowledged as of now
