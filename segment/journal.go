@@ -324,16 +324,16 @@ func (j *Journal) resume(id ID, size int64, r Resume) ([]FrameRef, error) {
 	if err == nil {
 		err = f.Sync()
 	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
 	// Only now that the rewritten frames are durable may the segments go that
 	// had them.
-	if err == nil {
-		err = j.removeFrom(id + 1)
+	if err := j.removeFrom(id + 1); err != nil {
+		return nil, err
 	}
-	if err == nil {
-		err = j.name(name, hdr)
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
+	if t.file, err = j.name(name, hdr); err != nil {
+		return nil, err
 	}
 	j.tail = t
 	j.durable.Store(t.sequence)
@@ -449,14 +449,19 @@ func writeHeader(f disk.File, h *SegmentHeader) error {
 }
 
 // name gives the synced file of a new life its segment's name, replacing what
-// has it, and makes that durable: from here on the segment exists.
-func (j *Journal) name(from string, h *SegmentHeader) error {
+// has it, and makes that durable: from here on the segment exists. It returns
+// the file under that name.
+func (j *Journal) name(from string, h *SegmentHeader) (disk.File, error) {
 	to := segmentName(h.ID)
 	if err := j.rename(from, to); err != nil {
-		return err
+		return nil, err
 	}
 	if err := j.o.FS.SyncDir(j.o.Dir); err != nil {
-		return err
+		return nil, err
+	}
+	f, err := j.fileOf(to, true)
+	if err != nil {
+		return nil, err
 	}
 	j.mu.Lock()
 	if n := len(j.segments); n > 0 && j.segments[n-1].id == h.ID {
@@ -468,7 +473,7 @@ func (j *Journal) name(from string, h *SegmentHeader) error {
 	if j.o.Events.Begun != nil {
 		j.o.Events.Begun(h.ID, h.Size)
 	}
-	return nil
+	return f, nil
 }
 
 // check returns the size on disk of a frame that may be written.
@@ -616,12 +621,13 @@ func (j *Journal) begin(spare string, cut Cut) (tail, error) {
 		return tail{}, err
 	}
 	if err = writeHeader(f, h); err == nil {
-		if err = f.Sync(); err == nil {
-			err = j.name(spare, h)
-		}
+		err = f.Sync()
 	}
-	if err != nil {
-		return tail{}, errors.Join(err, f.Close())
+	if err = errors.Join(err, f.Close()); err != nil {
+		return tail{}, err
+	}
+	if f, err = j.name(spare, h); err != nil {
+		return tail{}, err
 	}
 	return tail{
 		id: h.ID, file: f, life: h.life(), off: limits.SegmentHeaderSize,
