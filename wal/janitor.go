@@ -24,6 +24,11 @@ type janitor struct {
 	cancel  context.CancelFunc
 	stopped chan struct{}
 	once    sync.Once
+
+	// What the last sweep stopped at: while that log keeps records below
+	// needed, looking at all the others is in vain.
+	blocker uint64
+	needed  LSN
 }
 
 func (j *janitor) start(v *Volume) {
@@ -68,6 +73,11 @@ func (j *janitor) sweep() error {
 	v := j.v
 	v.mu.RLock()
 	limit := v.snapshots.older.Pos.Segment
+	if l := v.durable.logs[j.blocker]; l != nil && l.keep() < j.needed {
+		v.mu.RUnlock()
+		return nil
+	}
+	j.blocker = 0
 	logs := make([]*logState, 0, len(v.durable.logs))
 	for _, l := range v.durable.logs {
 		c := *l
@@ -91,7 +101,7 @@ func (j *janitor) sweep() error {
 		if err != nil {
 			return err
 		}
-		if !below(logs, s) {
+		if j.blocker, j.needed = blocking(logs, s); j.blocker != 0 {
 			break
 		}
 		for n, e := range s.ends {
@@ -135,14 +145,15 @@ func (j *janitor) sweep() error {
 	return nil
 }
 
-// below reports whether every log may give up what it has in a segment and before.
-func below(logs []*logState, s *segmentIndex) bool {
+// blocking returns a log that keeps records of a segment or before, and how far
+// it would have to give them up; 0 if there is none.
+func blocking(logs []*logState, s *segmentIndex) (number uint64, needed LSN) {
 	for _, l := range logs {
 		if e, ok := s.ends[l.number]; ok && l.keep() < e.next {
-			return false
+			return l.number, e.next
 		}
 	}
-	return true
+	return 0, 0
 }
 
 // carryStates moves the states of checkpoints out of segments before before.

@@ -89,6 +89,11 @@ var errStopped = errors.New("stopped")
 func (s *snapshotter) write() error {
 	v := s.v
 	began := time.Now()
+	// Asked before the state is frozen, which makes every log that changes
+	// afterwards pay for a clone.
+	if err := v.journal.Admit(snapshotPart, true); err != nil {
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
 	v.mu.Lock()
 	from := v.last
 	logs := v.durable.freeze()
