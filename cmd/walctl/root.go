@@ -70,6 +70,7 @@ With no service at hand, start with "walctl demo".`,
 		&cobra.Group{ID: groupOffline, Title: "With a volume or a disk:"},
 	)
 	root.AddCommand(
+		newDemoCommand(g),
 		newLogCommand(g),
 		newAppendCommand(g),
 		newCheckpointCommand(g),
@@ -77,11 +78,13 @@ With no service at hand, start with "walctl demo".`,
 		newStatusCommand(g),
 		newVerifyCommand(g),
 		newDumpCommand(g),
+		newBenchCommand(g),
 		newDiskCommand(g),
 		newVersionCommand(g),
 		newDiskCommand(g),
 		newVerifyCommand(g),
 		newDumpCommand(g),
+		newBenchCommand(g),
 		exitCodesTopic(),
 	)
 	return root, g
