@@ -1,0 +1,192 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"github.com/walsvc/walsvc/client"
+)
+
+// replayJSON is the text on the JSON of records, for the help.
+const replayJSON = `JSON, one object per line: lsn, and data (a string) or, where a record is not
+valid UTF-8, data_base64.`
+
+// recordResult is a record as walctl prints it with -o json.
+type recordResult struct {
+	LSN    client.LSN `json:"lsn"`
+	Text   *string    `json:"data,omitempty"`
+	Binary []byte     `json:"data_base64,omitempty"`
+}
+
+func newRecordResult(r client.Record) recordResult {
+	if !utf8.Valid(r.Data) {
+		return recordResult{LSN: r.LSN, Binary: r.Data}
+	}
+	text := string(r.Data)
+	return recordResult{LSN: r.LSN, Text: &text}
+}
+
+func newReplayCommand(g *globals) *cobra.Command {
+	var o client.ReplayOptions
+	var from, to uint64
+	cmd := &cobra.Command{
+		Use:   "replay LOG",
+		Short: "Write a log's records to standard output",
+		Long: `Write a log's records to standard output, each with a newline behind it: from
+the oldest kept, an LSN or behind a checkpoint, to the end or an LSN.
+
+` + replayJSON,
+		Example: `  walctl replay orders --from 100 --to 199
+  walctl replay orders --checkpoint engine -o json`,
+		GroupID:           groupOnline,
+		Args:              exactArgs(1),
+		ValidArgsFunction: g.completeLog,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.From, o.To = client.LSN(from), client.LSN(to)
+			switch {
+			case o.Follow && to != 0:
+				return usagef("--follow has no end and --to is one")
+			case to != 0 && to < from:
+				return usagef("--to %d is before --from %d", to, from)
+			}
+			return g.withClient(cmd, func(ctx context.Context, c *client.Client) error {
+				return g.replay(cmd, c.Log(args[0]), o)
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.Uint64Var(&from, "from", 0, "first `LSN`; 0 means the oldest kept")
+	flags.StringVar(&o.Checkpoint, "checkpoint", "", "begin behind the checkpoint of this `name`")
+	flags.Uint64Var(&to, "to", 0, "last `LSN`; 0 means the end")
+	flags.BoolVar(&o.Follow, "follow", false, "go on with what is appended, until interrupted")
+	cmd.MarkFlagsMutuallyExclusive("from", "checkpoint")
+	must(cmd.RegisterFlagCompletionFunc("checkpoint", g.completeCheckpointFlag))
+	return cmd
+}
+
+func newTailCommand(g *globals) *cobra.Command {
+	var last uint64
+	o := client.ReplayOptions{Follow: true}
+	cmd := &cobra.Command{
+		Use:   "tail LOG",
+		Short: "Follow a log's records as they come",
+		Long: `Write the last records of a log to standard output, then go on with what is
+appended, until interrupted. It is replay --follow, begun near the end, and goes
+on by itself when the service was restarted.
+
+` + replayJSON,
+		Example:           "  walctl tail orders --last 0",
+		GroupID:           groupOnline,
+		Args:              exactArgs(1),
+		ValidArgsFunction: g.completeLog,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return g.withClient(cmd, func(ctx context.Context, c *client.Client) error {
+				log := c.Log(args[0])
+				info, err := log.Info(ctx)
+				if err != nil {
+					return err
+				}
+				o.From = info.Next - min(client.LSN(last), info.Next-info.First)
+				return g.replay(cmd, log, o)
+			})
+		},
+	}
+	cmd.Flags().Uint64VarP(&last, "last", "n", 10, "`number` of records to begin with")
+	return cmd
+}
+
+// replay writes records until their end. The interrupt that ends a follower is
+// no error: there is no other end.
+func (g *globals) replay(cmd *cobra.Command, log *client.Log, o client.ReplayOptions) error {
+	ctx := cmd.Context()
+	out := newLazyWriter(cmd.OutOrStdout())
+	err := g.writeRecords(ctx, out, log, o)
+	if o.Follow && ctx.Err() != nil {
+		err = nil
+	}
+	if e := out.close(); err == nil {
+		err = e
+	}
+	return err
+}
+
+func (g *globals) writeRecords(ctx context.Context, out *lazyWriter, log *client.Log, o client.ReplayOptions) error {
+	var line bytes.Buffer
+	spell := json.NewEncoder(&line)
+	spell.SetEscapeHTML(false)
+	for r, err := range log.Replay(ctx, o) {
+		if err != nil {
+			return err
+		}
+		line.Reset()
+		if g.format == formatJSON {
+			err = spell.Encode(newRecordResult(r))
+		} else {
+			line.Write(r.Data)
+			line.WriteByte('\n')
+		}
+		if err == nil {
+			err = out.write(line.Bytes())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A lazyWriter writes in large pieces, and nothing much later than it came: a
+// replay must not pay for each record, and a follower must not sit on one.
+type lazyWriter struct {
+	mu    sync.Mutex
+	w     *bufio.Writer
+	timer *time.Timer // flushes; running while something is buffered
+	armed bool
+	err   error // of a flush in the background
+}
+
+// laziness is how late something may be written.
+const laziness = 10 * time.Millisecond
+
+func newLazyWriter(w io.Writer) *lazyWriter {
+	l := &lazyWriter{w: bufio.NewWriterSize(w, 64<<10)}
+	l.timer = time.AfterFunc(time.Hour, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.armed = false
+		l.err = l.w.Flush() // a bufio.Writer keeps its first error
+	})
+	l.timer.Stop()
+	return l
+}
+
+// write takes bytes. It returns the error of any write so far.
+func (l *lazyWriter) write(b []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return l.err
+	}
+	if !l.armed {
+		l.armed = true
+		l.timer.Reset(laziness)
+	}
+	_, err := l.w.Write(b)
+	return err
+}
+
+// close writes what is left.
+func (l *lazyWriter) close() error {
+	l.timer.Stop()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Flush()
+}
