@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/walsvc/walsvc/client"
 )
 
 // The most that a pipeline has unacknowledged: whichever comes first.
@@ -28,13 +30,13 @@ type Throughput struct {
 	Latency   Latency
 }
 
-// A Log is what load is put on.
+// A Log is what load is put on; *client.Log is one.
 type Log interface {
 	// Append appends a record and returns when it is durable.
-	Append(ctx context.Context, record []byte) error
-	// AppendAsync hands a record on, which must not be changed until done was
-	// called, once, from any goroutine. An error means that done will not be.
-	AppendAsync(ctx context.Context, record []byte, done func(error)) error
+	Append(ctx context.Context, record []byte) (client.LSN, error)
+	// AppendAsyncFunc hands a record on and calls fn once, when it is durable
+	// or cannot become so any more.
+	AppendAsyncFunc(ctx context.Context, record []byte, fn func(client.Receipt, error))
 }
 
 // Load says what is appended. Callers spread over the logs in turn.
@@ -43,6 +45,8 @@ type Load struct {
 	Size      int           // of a record in bytes
 	Pipelined bool          // producers go on while appends are unacknowledged, up to the window
 	Duration  time.Duration // of what is counted
+
+	stop <-chan struct{} // ends a pipeline early, in order; nil never
 }
 
 // Run puts a load on logs, of which there must be at least one.
@@ -50,7 +54,13 @@ func (l Load) Run(ctx context.Context, logs []Log) (Throughput, error) {
 	if l.Pipelined {
 		return l.pipeline(ctx, logs)
 	}
-	return call(ctx, l.Callers, l.Size, l.Duration, func(caller int) appender { return logs[caller%len(logs)].Append })
+	return call(ctx, l.Callers, l.Size, l.Duration, func(caller int) appender {
+		log := logs[caller%len(logs)]
+		return func(ctx context.Context, record []byte) error {
+			_, err := log.Append(ctx, record)
+			return err
+		}
+	})
 }
 
 // An appender appends a record and returns when it is durable.
@@ -154,9 +164,10 @@ func (l Load) pipeline(ctx context.Context, logs []Log) (Throughput, error) {
 	clock := time.NewTimer(l.Duration)
 	select {
 	case <-clock.C:
+	case <-l.stop:
 	case <-ctx.Done():
-		clock.Stop()
 	}
+	clock.Stop()
 	n, took := acked()-before, time.Since(start)
 	close(over)
 	all.Wait()
@@ -190,11 +201,13 @@ type producer struct {
 // run produces until over is closed or ctx ends, and returns when everything
 // sent has been acknowledged or ctx has ended.
 func (p *producer) run(ctx context.Context, over <-chan struct{}) {
-	plain := func(err error) { p.landed(err) }
+	plain := func(_ client.Receipt, err error) { p.landed(err) }
 	for {
 		select {
 		case <-over:
 			p.wait(ctx, p.sent)
+			return
+		case <-ctx.Done():
 			return
 		default:
 		}
@@ -207,15 +220,12 @@ func (p *producer) run(ctx context.Context, over <-chan struct{}) {
 			done := plain
 			if p.sent%sampleEvery == 0 {
 				start := time.Now()
-				done = func(err error) {
+				done = func(_ client.Receipt, err error) {
 					p.sample(time.Since(start))
 					p.landed(err)
 				}
 			}
-			if err := p.logs[p.sent%int64(len(p.logs))].AppendAsync(ctx, p.cut.Next(), done); err != nil {
-				p.fail(err)
-				return
-			}
+			p.logs[p.sent%int64(len(p.logs))].AppendAsyncFunc(ctx, p.cut.Next(), done)
 			p.sent++
 		}
 	}

@@ -7,13 +7,15 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/walsvc/walsvc/client"
 )
 
 // bus is a log that lands what has gathered whenever somebody lets it, and
 // remembers the most that was ever unacknowledged.
 type bus struct {
 	mu      sync.Mutex
-	waiting []func(error)
+	waiting []func(client.Receipt, error)
 	most    int
 	taken   int
 	refuse  int // the append that is refused, from 1; 0 for none
@@ -23,31 +25,29 @@ type bus struct {
 
 func newBus() *bus { return &bus{gather: make(chan struct{}, 1)} }
 
-func (b *bus) Append(ctx context.Context, record []byte) error {
+func (b *bus) Append(ctx context.Context, record []byte) (client.LSN, error) {
 	landed := make(chan error, 1)
-	if err := b.AppendAsync(ctx, record, func(err error) { landed <- err }); err != nil {
-		return err
-	}
-	return <-landed
+	b.AppendAsyncFunc(ctx, record, func(_ client.Receipt, err error) { landed <- err })
+	return 1, <-landed
 }
 
-func (b *bus) AppendAsync(_ context.Context, record []byte, done func(error)) error {
+func (b *bus) AppendAsyncFunc(_ context.Context, _ []byte, fn func(client.Receipt, error)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.taken++; b.taken == b.refuse {
-		return errors.New("refused")
+		fn(client.Receipt{}, errors.New("refused"))
+		return
 	}
 	if b.taken == b.fail {
-		inner := done
-		done = func(error) { inner(errors.New("lost")) }
+		inner := fn
+		fn = func(r client.Receipt, _ error) { inner(r, errors.New("lost")) }
 	}
-	b.waiting = append(b.waiting, done)
+	b.waiting = append(b.waiting, fn)
 	b.most = max(b.most, len(b.waiting))
 	select {
 	case b.gather <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
 // drive lands everything until the returned function is called.
@@ -66,7 +66,7 @@ func (b *bus) drive() (stop func()) {
 			b.waiting = nil
 			b.mu.Unlock()
 			for _, done := range landed {
-				done(nil)
+				done(client.Receipt{}, nil)
 			}
 		}
 	})
@@ -184,12 +184,12 @@ func TestLoadEndsWithTheFirstError(t *testing.T) {
 // BenchmarkPipeline measures the generator: it must be far ahead of any server.
 func BenchmarkPipeline(b *testing.B) {
 	var p producer
-	plain := func(err error) { p.landed(err) }
+	plain := func(_ client.Receipt, err error) { p.landed(err) }
 	p.cut, p.fail, p.room = NewCutter(400, 0, 1), func(error) {}, make(chan struct{}, 1)
 	p.wakeAt.Store(1 << 62)
 	b.ReportAllocs()
 	for b.Loop() {
 		p.cut.Next()
-		plain(nil)
+		plain(client.Receipt{}, nil)
 	}
 }
