@@ -87,7 +87,7 @@ type evidence struct {
 	behind    int              // verified headers behind the hole in its segment
 	behindEnd int64            // where the last of them says that its frame ends
 	later     bool             // a later segment holds a verified header
-	sealed    bool             // the newest segment holds a verified seal
+	sealed    bool             // the last frame of the run is a seal, and the hole is behind it
 	promise   uint64           // the highest promise in the run and behind the hole
 	badBlock  bool             // a block of an unpromised frame of the run does not verify
 }
@@ -98,8 +98,8 @@ func (e *evidence) promised() bool { return e.promise >= e.end.Sequence }
 // rules is the tail rule. The first row whose evidence is there decides. What
 // is proof comes first; among what is torn, the row that says most.
 //
-// A header in a later segment is proof by itself, whatever it promises: a
-// journal writes into a segment only after the one before was synced up to its cut.
+// Anything in a later segment is proof by itself: a journal writes into a
+// segment only after the one before was synced up to its cut.
 var rules = []Rule{
 	{
 		Case: CaseMissingSegment, Verdict: VerdictDamaged,
@@ -118,15 +118,13 @@ var rules = []Rule{
 		Evidence: "a frame's header verifies, its directory does not, and a later frame promises it",
 		Kept:     "everything before the frame; read-only",
 		Means:    "The commands of an acknowledged frame are lost, so the state behind it cannot be rebuilt.",
-		when:     func(e *evidence) bool { return e.stop == stopDirectory && (e.promised() || e.later) },
+		when:     func(e *evidence) bool { return e.stop == stopDirectory && e.promised() },
 	}, {
 		Case: CaseDamagedHeader, Verdict: VerdictDamaged,
 		Evidence: "there is no frame where one has to be, and a later frame promises it",
 		Kept:     "everything before the frame; read-only",
 		Means:    "An acknowledged frame does not verify any more, so the state behind it cannot be rebuilt.",
-		when: func(e *evidence) bool {
-			return e.promised() && (e.behind > 0 || !e.later) || e.later && e.behind > 0
-		},
+		when:     func(e *evidence) bool { return e.promised() && (e.behind > 0 || !e.later) },
 	}, {
 		Case: CaseShortPredecessor, Verdict: VerdictDamaged,
 		Evidence: "the frames of a segment end before the cut that its successor's header records, and the successor holds frames",

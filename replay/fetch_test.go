@@ -160,3 +160,76 @@ func TestFetcherForgetsIdleSegments(t *testing.T) {
 		v.close()
 	})
 }
+
+// TestFetcherIsBounded has as many segments in use as may be: the next call
+// waits for one of them.
+func TestFetcherIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVolume(t, 1)
+		v.recover()
+		w := v.append(segment.KindCommands, "x", 0)
+		f := NewFetcher(v.j)
+		hold := make(chan struct{})
+		for range limits.MaxOpenSegments {
+			go func() {
+				must(t, f.with(1, func(*segment.Reader) error { <-hold; return nil }))
+			}()
+		}
+		synctest.Wait()
+		got := false
+		go func() {
+			_, err := f.Frame(w.Ref.Pos)
+			must(t, err)
+			got = true
+		}()
+		synctest.Wait()
+		if got || f.open != limits.MaxOpenSegments {
+			t.Errorf("%d readers are open, and one more was served: %v", f.open, got)
+		}
+		hold <- struct{}{}
+		synctest.Wait()
+		if !got {
+			t.Error("a reader was given back, and the call that waited was not served")
+		}
+		close(hold)
+		synctest.Wait()
+		if f.open != limits.MaxOpenSegments {
+			t.Errorf("%d readers are kept", f.open)
+		}
+		gone := fmt.Errorf("wrapped: %w", segment.ErrReleased)
+		if err := f.with(1, func(*segment.Reader) error { return gone }); err != gone || f.open != limits.MaxOpenSegments-1 {
+			t.Errorf("%v; %d readers are kept, one of them of a segment that is gone", err, f.open)
+		}
+		must(t, f.Close())
+		v.close()
+	})
+}
+
+// TestFetcherCloseEndsWaiting closes a fetcher that is in use up to its bound.
+func TestFetcherCloseEndsWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVolume(t, 1)
+		v.recover()
+		v.append(segment.KindCommands, "x", 0)
+		f := NewFetcher(v.j)
+		hold := make(chan struct{})
+		for range limits.MaxOpenSegments {
+			go func() { must(t, f.with(1, func(*segment.Reader) error { <-hold; return nil })) }()
+		}
+		synctest.Wait()
+		var waited error
+		go func() { _, waited = f.Frame(segment.Pos{Segment: 1, Offset: limits.BlockSize}) }()
+		synctest.Wait()
+		must(t, f.Close())
+		synctest.Wait()
+		if !errors.Is(waited, ErrFetcherClosed) {
+			t.Errorf("the call that waited: %v", waited)
+		}
+		close(hold)
+		synctest.Wait()
+		if f.open != 0 {
+			t.Errorf("%d readers are open", f.open)
+		}
+		v.close()
+	})
+}

@@ -230,7 +230,7 @@ func findStarts(src Source) (starts []start, found []Damage, err error) {
 	switch first, err := header(1); {
 	case err != nil:
 		return nil, nil, err
-	case first != nil && first.Cut == segment.Cut{}:
+	case first != nil:
 		starts = append(starts, start{from: firstFrame(1, first.Cut)})
 	}
 	return starts, found, nil
@@ -266,8 +266,6 @@ func (a *attempt) run() (err error) {
 		} else if !live {
 			return fmt.Errorf("%w: there is no frame %d at %s", ErrNoState, a.start.from.Sequence, a.start.from.Pos)
 		}
-		// A header records a snapshot only once it was promised.
-		a.promise = a.start.from.Sequence
 	}
 	a.h.Begin(a.start.from, a.start.snapshot)
 	e, rule, err := scanToEnd(a.src, s, &a.promise, true, func() error { return a.take(s.Frame()) })
@@ -294,7 +292,7 @@ func (a *attempt) run() (err error) {
 // take adds a frame to the run.
 func (a *attempt) take(f *segment.Frame) error {
 	a.pending = append(a.pending, f)
-	return a.keep(frameProof(f))
+	return a.keep(f.Header.Promise)
 }
 
 // keep hands over what is promised now.
@@ -386,8 +384,8 @@ func (a *attempt) rewrite(e *evidence) error {
 		drafts = append(drafts, segment.Draft{Kind: segment.KindPromise, Time: a.cut.Time})
 	}
 	a.rec.Resume = segment.Resume{Cut: a.cut, Rewrite: drafts, DeadFrom: a.deadFrom(dead)}
-	// Both are below the cut: what a header records was promised before, and a
-	// scan that did not find it so ended in damage.
+	// Both are below the cut: a header records what was durable before it was
+	// written, and proves that for all that lies before it.
 	a.rec.Resume.Snapshot, a.rec.Resume.OlderSnapshot = a.start.newest, a.start.older
 	return nil
 }

@@ -183,6 +183,7 @@ func TestDanglingSnapshot(t *testing.T) {
 	v.sync()
 	for ref, want := range map[segment.FrameRef]bool{
 		dangling: false, older: true, moved: true, cut: true, // what comes behind the cut is the same frame, moved
+		{Pos: cut.Pos, Sequence: cut.Sequence, Chain: cut.Chain + 1}:                         false,
 		{Pos: moved.Pos, Sequence: moved.Sequence, Chain: moved.Chain + 1}:                   false,
 		{Pos: moved.Pos, Sequence: moved.Sequence + 1, Chain: moved.Chain}:                   false,
 		{Pos: segment.Pos{Segment: 9, Offset: limits.BlockSize}, Sequence: 2, Chain: 1}:      false,
@@ -243,5 +244,111 @@ func TestHandlerBegins(t *testing.T) {
 	}
 	if h.from != firstFrame(1, segment.Cut{}) || rec.From != h.from {
 		t.Errorf("began at %+v", h.from)
+	}
+}
+
+// TestReleasedSnapshot says that a snapshot whose segment was released is not
+// named again.
+func TestReleasedSnapshot(t *testing.T) {
+	v := newVolume(t, 1)
+	v.recover()
+	var refs []segment.FrameRef
+	for range 2 {
+		refs = append(refs, v.append(segment.KindSnapshot, "begin 0", 100).Ref)
+		v.append(segment.KindSnapshot, "end", 100)
+		for n := len(v.j.Segments()); len(v.j.Segments()) == n; {
+			v.append(segment.KindCommands, "x", 9000)
+		}
+		v.sync()
+	}
+	v.j.SetSnapshots(refs[1], refs[0])
+	for n := len(v.j.Segments()); len(v.j.Segments()) == n; {
+		v.append(segment.KindCommands, "x", 9000)
+	}
+	v.sync()
+	must(t, v.j.Release(refs[1].Pos.Segment))
+	rec, h := v.recover()
+	if rec.Verdict != VerdictClean || h.from != refs[1] || rec.Resume.Snapshot != refs[1] || !rec.Resume.OlderSnapshot.IsZero() {
+		t.Errorf("%s, %s: %+v", rec.Verdict, rec.Case, rec.Resume)
+	}
+}
+
+// TestBadOwnHeader judges a scan that could not even begin.
+func TestBadOwnHeader(t *testing.T) {
+	v := newVolume(t, 1)
+	v.recover()
+	v.append(segment.KindCommands, "x", 100)
+	v.flip(segment.Pos{Segment: 1, Offset: 100})
+	v.open()
+	s := NewScanner(v.j, firstFrame(1, segment.Cut{}))
+	if s.Next() {
+		t.Fatal("found a frame")
+	}
+	e, err := gather(v.j, s, 0, true)
+	must(t, err)
+	if c := decide(e).Case; c != CaseDamagedSegmentHeader {
+		t.Errorf("it is %s", c)
+	}
+	must(t, s.Close())
+}
+
+// reopening is a source of a volume that another process writes: it lists the
+// segments anew, and hears of releases only by what it reads.
+type reopening struct {
+	*volume
+	all []*segment.Journal
+}
+
+func (r *reopening) now() *segment.Journal { return r.all[len(r.all)-1] }
+
+func (r *reopening) Segments() []segment.ID {
+	o := r.options()
+	o.ReadOnly = true
+	j, err := segment.Open(o)
+	must(r.t, err)
+	r.all = append(r.all, j)
+	return j.Segments()
+}
+
+func (r *reopening) Header(id segment.ID) (*segment.SegmentHeader, error) { return r.now().Header(id) }
+func (r *reopening) Reader(id segment.ID) (*segment.Reader, error)        { return r.now().Reader(id) }
+
+// TestWalkOverReleases walks a volume whose segments are released and recycled
+// under the walk's feet.
+func TestWalkOverReleases(t *testing.T) {
+	v := newVolume(t, 1)
+	v.recover()
+	n := 0
+	grow := func(frames int) {
+		for range frames {
+			n++
+			v.append(segment.KindCommands, fmt.Sprintf("c%d", n), 9000)
+			v.sync()
+		}
+	}
+	grow(20)
+	r := &reopening{volume: v}
+	var seqs []uint64
+	var progress []int64
+	rec, err := Walk(r, WalkOptions{Progress: func(done, total int64) {
+		if done > total || len(progress) > 0 && done < progress[len(progress)-1] {
+			t.Errorf("progress %d of %d behind %v", done, total, progress)
+		}
+		progress = append(progress, done)
+	}}, func(f *segment.Frame, _ []error) error {
+		seqs = append(seqs, f.Header.Sequence)
+		if len(seqs) == 2 {
+			ids := v.j.Segments()
+			must(t, v.j.Release(ids[len(ids)-1]))
+			grow(40) // so that the files have begun another life
+		}
+		return nil
+	})
+	must(t, err)
+	for _, j := range r.all {
+		must(t, j.Close())
+	}
+	if rec.Verdict != VerdictClean || !slices.IsSorted(seqs) || seqs[len(seqs)-1] < uint64(n) || len(seqs) >= n {
+		t.Errorf("%s, %s: frames %v, %v", rec.Verdict, rec.Case, seqs, rec.Damage)
 	}
 }

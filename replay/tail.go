@@ -40,16 +40,6 @@ func scanToEnd(src Source, s *Scanner, promise *uint64, all bool, take func() er
 	}
 }
 
-// frameProof returns the sequence up to which a frame proves that everything
-// was durable when it was written.
-func frameProof(f *segment.Frame) uint64 {
-	if f.Pos.Offset == limits.SegmentHeaderSize {
-		// A segment is written only after the one before was synced up to its cut.
-		return f.Header.Sequence - 1
-	}
-	return f.Header.Promise
-}
-
 // cutProof returns the sequence up to which the cut that a scan ended at, or did
 // not get to, proves that everything was durable. A header that a roll wrote
 // records a seal that was not written yet, but everything before it was synced;
@@ -133,7 +123,6 @@ func (e *evidence) lookBehind(s *Scanner, all bool) error {
 		case off < live:
 			e.behind++
 			e.behindEnd = off + h.Size()
-			e.sealed = e.sealed || h.Kind == segment.KindSeal
 		}
 		return all || !e.promised()
 	})
@@ -151,10 +140,9 @@ func (e *evidence) lookLater(src Source, id segment.ID, all bool) error {
 	case err != nil:
 		return fmt.Errorf("segment %s: %w", id, err)
 	}
-	cut := r.Header().Cut
 	err = r.Lookahead(limits.SegmentHeaderSize, func(h segment.Header, _ int64) bool {
 		e.later = true
-		e.promise = max(e.promise, h.Promise, cut.Sequence)
+		e.promise = max(e.promise, h.Promise)
 		return all
 	})
 	return errors.Join(err, r.Close())

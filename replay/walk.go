@@ -119,7 +119,7 @@ func (w *walk) stretch(from segment.FrameRef) (_ Case, next segment.FrameRef, mo
 	w.pending = nil // dead, or nobody knows
 	w.rec.add(e.damage(rule, s.path))
 	w.rec.ReadOnly = true
-	next, more, err = w.resync(s, from)
+	next, more, err = w.resync(s)
 	return rule.Case, next, more, err
 }
 
@@ -140,10 +140,22 @@ func (w *walk) take(s *Scanner) error {
 		c.errs[i] = err
 	}
 	w.pending = append(w.pending, c)
-	if w.o.Progress != nil {
-		w.o.Progress(min(w.before[f.Pos.Segment]+f.End().Offset, w.total), w.total)
+	w.progress(s.Reader(), f.End())
+	return w.keep(f.Header.Promise)
+}
+
+// progress tells how far the walk is.
+func (w *walk) progress(r *segment.Reader, at segment.Pos) {
+	if w.o.Progress == nil {
+		return
 	}
-	return w.keep(frameProof(f))
+	before, ok := w.before[at.Segment]
+	if !ok { // begun since the segments were listed
+		before = w.total
+		w.before[at.Segment] = before
+		w.total += r.Header().Size
+	}
+	w.o.Progress(min(before+at.Offset, w.total), w.total)
 }
 
 // check verifies a block and decompresses it.
@@ -214,17 +226,13 @@ func (w *walk) finish(e *evidence) (Rule, error) {
 	return decide(e), nil
 }
 
-// resync finds where to go on behind damage that a stretch from from ended in.
-func (w *walk) resync(s *Scanner, from segment.FrameRef) (next segment.FrameRef, ok bool, err error) {
+// resync finds where to go on behind the damage that a stretch ended in.
+func (w *walk) resync(s *Scanner) (next segment.FrameRef, ok bool, err error) {
 	hole := s.End().Pos
-	if s.stop != stopVoid && s.stop != stopDirectory && s.stop != stopChain {
+	if s.stop == stopMissing || s.stop == stopSegmentHeader {
 		return w.nextSegment(hole.Segment)
 	}
-	at := hole.Offset + limits.BlockSize
-	if s.stop == stopChain && hole != from.Pos {
-		at = hole.Offset // it verifies by itself, so it begins a stretch
-	}
-	err = s.reader.Lookahead(at, func(h segment.Header, off int64) bool {
+	err = s.reader.Lookahead(hole.Offset+limits.BlockSize, func(h segment.Header, off int64) bool {
 		next = segment.FrameRef{
 			Pos: segment.Pos{Segment: hole.Segment, Offset: off}, Sequence: h.Sequence, Chain: h.Chain,
 		}
