@@ -35,11 +35,11 @@ breaking: $(BUF)
 
 gen: $(BUF)
 	$(BUF) generate
-	go test ./internal/lint -run '^TestLimitsDoc$$' -count=1 -rewrite
+	go test ./internal/lint -run '^(TestLimitsDoc|TestMade)$$' -count=1 -rewrite
 
 gen-check: gen
-	git diff --exit-code -- proto docs/limits.md
-	test -z "$$(git ls-files --others --exclude-standard -- proto docs/limits.md)"
+	git diff --exit-code -- proto docs
+	test -z "$$(git ls-files --others --exclude-standard -- proto docs)"
 
 proto-baseline: $(BUF)
 	$(BUF) build --exclude-source-info --output proto/baseline.binpb
@@ -49,7 +49,7 @@ fmt: $(GOLANGCI_LINT) $(BUF)
 	$(BUF) format --write
 
 bench:
-	go test -run '^$$' -bench . -benchmem ./...
+	go run ./cmd/walctl bench all
 
 fuzz:
 	go test -list '^Fuzz' ./... | awk '/^Fuzz/ { f[n++] = $$1 } /^ok/ { while (n) print $$2, f[--n] }' | \

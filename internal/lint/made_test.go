@@ -1,0 +1,111 @@
+package lint
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+
+	"github.com/walsvc/walsvc/internal/config"
+	"github.com/walsvc/walsvc/internal/server"
+	"github.com/walsvc/walsvc/replay"
+)
+
+var rewrite = flag.Bool("rewrite", false, "write what documents have from the sources, instead of comparing it")
+
+// made are the parts of documents that are made from the code: what stands
+// between <!-- made: NAME --> and <!-- end -->.
+var made = map[string]func() string{
+	"flags":  flagsTable,
+	"cases":  casesTable,
+	"errors": errorsTable,
+}
+
+var madeParts = regexp.MustCompile(`(?s)<!-- made: (\w+) -->\n(.*?)<!-- end -->\n`)
+
+// TestMade compares what documents have from the code with the code; -rewrite
+// writes it.
+func TestMade(t *testing.T) {
+	r := repository(t)
+	found := map[string]bool{}
+	for _, name := range r.documents() {
+		text := r.read(t, name)
+		now := madeParts.ReplaceAllStringFunc(text, func(part string) string {
+			m := madeParts.FindStringSubmatch(part)
+			produce, ok := made[m[1]]
+			if !ok {
+				t.Errorf("%s wants %q made, which nobody makes", name, m[1])
+				return part
+			}
+			found[m[1]] = true
+			want := produce()
+			if m[2] != want && !*rewrite {
+				t.Errorf("%s: %q is not what the code says: run make gen\n%s", name, m[1], want)
+			}
+			return fmt.Sprintf("<!-- made: %s -->\n%s<!-- end -->\n", m[1], want)
+		})
+		if now != text && *rewrite {
+			r.write(t, name, now)
+		}
+	}
+	for name := range made {
+		if !found[name] {
+			t.Errorf("no document has %q", name)
+		}
+	}
+}
+
+// write replaces the text of a file.
+func (r *sourceTree) write(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(r.root, filepath.FromSlash(name)), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// code spells a word as code, and nothing as nothing.
+func code(s string) string {
+	if s == "" {
+		return ""
+	}
+	return "`" + s + "`"
+}
+
+// flagsTable lists the flags of walsvc.
+func flagsTable() string {
+	var b strings.Builder
+	b.WriteString("| flag | default | what it is |\n|---|---|---|\n")
+	flags := pflag.NewFlagSet("walsvc", pflag.ContinueOnError)
+	flags.SortFlags = false
+	config.Flags(flags)
+	flags.VisitAll(func(f *pflag.Flag) {
+		_, usage := pflag.UnquoteUsage(f)
+		fmt.Fprintf(&b, "| `--%s` | %s | %s |\n", f.Name, code(f.DefValue), usage)
+	})
+	return b.String()
+}
+
+// casesTable is the tail rule.
+func casesTable() string {
+	var b strings.Builder
+	b.WriteString("| case | verdict | evidence | what is kept | what it means |\n|---|---|---|---|---|\n")
+	for _, rule := range replay.Rules() {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", code(string(rule.Case)), rule.Verdict, rule.Evidence, rule.Kept, rule.Means)
+	}
+	return b.String()
+}
+
+// errorsTable is the error table.
+func errorsTable() string {
+	var b strings.Builder
+	b.WriteString("| reason | code | what to do |\n|---|---|---|\n")
+	for _, row := range server.Table {
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", row.Reason, row.Code, row.Hint)
+	}
+	return b.String()
+}
