@@ -15,15 +15,11 @@ import (
 )
 
 // Echo is gRPC with nothing in it: a bidirectional stream whose messages are
-// raw bytes that nobody looks at, answered with 8 bytes each. What walsvc does
-// per message comes on top, so this is the floor of its latency and the ceiling
-// of its bandwidth. The server runs in a process of its own, as walsvc does.
+// raw bytes that nobody looks at, answered with 8 bytes each, and no option of
+// gRPC's is touched. What walsvc does per message comes on top, so this is the
+// floor of its latency and the ceiling of its bandwidth. The server runs in a process of its own, as walsvc does.
 
 const echoMethod = "/walsvc.bench.Echo/Echo"
-
-// echoWindow lets the ceiling be one: with gRPC's own 64 KiB, flow control
-// would be measured.
-const echoWindow = 8 << 20
 
 // rawCodec moves messages without looking at them: a []byte out, and how many
 // bytes came in.
@@ -50,8 +46,7 @@ func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
 
 // ServeEcho answers echo streams on a listener until ctx ends, and closes it.
 func ServeEcho(ctx context.Context, l net.Listener) error {
-	s := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}),
-		grpc.InitialWindowSize(echoWindow), grpc.InitialConnWindowSize(echoWindow))
+	s := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}))
 	s.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "walsvc.bench.Echo",
 		HandlerType: (*any)(nil),
@@ -64,8 +59,11 @@ func ServeEcho(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
+// answerSize is what each message is answered with, in bytes.
+const answerSize = 8
+
 func echo(_ any, stream grpc.ServerStream) error {
-	answer := make([]byte, 8)
+	answer := make([]byte, answerSize)
 	for {
 		var n int
 		if err := stream.RecvMsg(&n); err == io.EOF {
@@ -85,8 +83,7 @@ type Echo struct{ conn *grpc.ClientConn }
 // DialEcho connects to a Unix socket.
 func DialEcho(socket string) (*Echo, error) {
 	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})),
-		grpc.WithInitialWindowSize(echoWindow), grpc.WithInitialConnWindowSize(echoWindow))
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})))
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", socket, err)
 	}
@@ -123,6 +120,9 @@ func (e *Echo) RoundTrip(ctx context.Context, size int, duration time.Duration) 
 		}
 		if err := s.RecvMsg(&n); err != nil {
 			return Latency{}, err
+		}
+		if n != answerSize {
+			return Latency{}, fmt.Errorf("answer of %d bytes, want %d", n, answerSize)
 		}
 		record(h, time.Since(start))
 	}
