@@ -12,8 +12,12 @@ const (
 	lastBackoff  = 5 * time.Second
 )
 
-// backoff spaces attempts that fail. The zero value is ready for the first one.
-type backoff struct{ failed int }
+// backoff spaces attempts that fail: the first pause is of first, the next ones
+// double up to lastBackoff.
+type backoff struct {
+	first  time.Duration
+	failed int
+}
 
 // reset forgets the failures: the attempt that ended did get somewhere.
 func (b *backoff) reset() { b.failed = 0 }
@@ -24,7 +28,7 @@ func (b *backoff) reset() { b.failed = 0 }
 func (b *backoff) wait(ctx context.Context) error {
 	d := lastBackoff
 	if b.failed < 16 {
-		d = min(d, firstBackoff<<b.failed)
+		d = min(d, b.first<<b.failed)
 	}
 	b.failed++
 	timer := time.NewTimer(d/2 + rand.N(d/2+1))

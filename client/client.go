@@ -74,6 +74,7 @@ func (o Options) withDefaults() (Options, error) {
 type Client struct {
 	options Options
 	conn    *grpc.ClientConn
+	patient time.Duration // the first pause before trying again
 
 	logService        walsvcv1.LogServiceClient
 	appendService     walsvcv1.AppendServiceClient
@@ -134,6 +135,7 @@ func newClient(conn *grpc.ClientConn, o Options) *Client {
 	c := &Client{
 		options:           o,
 		conn:              conn,
+		patient:           firstBackoff,
 		logService:        walsvcv1.NewLogServiceClient(conn),
 		appendService:     walsvcv1.NewAppendServiceClient(conn),
 		replayService:     walsvcv1.NewReplayServiceClient(conn),

@@ -27,7 +27,7 @@ func (l *Log) WaitDurable(ctx context.Context, lsn LSN) (LSN, error) {
 // one.
 func (l *Log) WatchDurable(ctx context.Context, after LSN) iter.Seq2[LSN, error] {
 	return func(yield func(LSN, error) bool) {
-		var pause backoff
+		pause := backoff{first: l.client.patient}
 		for {
 			before := after
 			more, e := l.watch(ctx, &after, yield)

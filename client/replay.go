@@ -109,7 +109,7 @@ func (l *Log) Replay(ctx context.Context, o ReplayOptions) iter.Seq2[Record, err
 
 // receive fills parts, over as many streams as it takes.
 func (l *Log) receive(ctx context.Context, o ReplayOptions, parts chan<- part) error {
-	var pause backoff
+	pause := backoff{first: l.client.patient}
 	for {
 		before := o.From
 		err := l.receiveStream(ctx, &o, parts)

@@ -286,7 +286,7 @@ func (s *stream) callOpen(name string, producer ulid.ULID) (info LogInfo, last u
 	case <-ctx.Done():
 		return LogInfo{}, 0, context.Cause(ctx)
 	}
-	var pause backoff
+	pause := backoff{first: s.client.patient}
 	for {
 		if info, err = s.client.GetLog(ctx, name); err == nil {
 			var resp *walsvcv1.OpenProducerResponse
@@ -470,7 +470,7 @@ func (s *stream) push() {
 // run keeps a stream going as long as there are logs to ride it.
 func (s *stream) run() {
 	ctx := s.client.ctx
-	var pause backoff
+	pause := backoff{first: s.client.patient}
 	for {
 		s.mu.Lock()
 		none := len(s.logs) == 0
