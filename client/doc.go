@@ -1,2 +1,102 @@
-// Package client is the SDK of walsvc.
+// Package client is the SDK of walsvc: it appends to logs, replays them and
+// keeps their checkpoints, over connections that may break at any time.
+//
+//	c, err := client.Open(ctx, "/run/walsvc/walsvc.sock", client.Options{})
+//	l := c.Log("orders")
+//	lsn, err := l.Append(ctx, record)            // durable when it returns
+//	future := l.AppendAsync(ctx, record)         // durable when future says so
+//	for r, err := range l.Replay(ctx, client.ReplayOptions{From: 1}) { ... }
+//
+// # The life of an append
+//
+// An append copies its record into the open batch of its log. All logs of a
+// client ride one append stream, and the bus runs here as it does in the
+// service: while one small message is unacknowledged, appends gather, and the
+// verdict on it sends what gathered. Messages of 32 KiB and more are not held
+// back, up to the credit of the stream. On a quiet stream the appending
+// goroutine encodes and sends by itself, and the verdict wakes it directly;
+// under load the stream's own goroutine sends. There is no goroutine, timer or
+// channel per append: those who ride in one batch wait for one batch.
+//
+// # Once
+//
+// A retry is safe because the service knows it: every batch has a producer and a
+// sequence, and a repeat is answered with the first append's LSN. A log is, to
+// its stream, in one of these phases:
+//
+//	unopened --append--> opening --OpenProducer--> opened --Bound--> bound
+//	    ^                   |                        ^  ^              |  ^
+//	    +----- refused -----+      the stream ended -+  |              |  | all sent ones have
+//	    ^                                               |     refusal  |  | their verdicts: reset,
+//	    |                                               |              v  | number anew
+//	    +---- the producer is given up ------- bound, refused          refused
+//	    lost: acknowledged data is missing; for good
+//
+// A batch gets its sequence when it is first sent. From then on it may have
+// landed, whatever is heard of it, and these rules hold:
+//
+//  1. It is never changed, and is sent again with the same sequence, in order,
+//     until a verdict on it comes. What gathers later goes into other batches.
+//  2. Only a refusal takes its sequence away, for a refusal says that it did not
+//     land. The next batch gets that sequence.
+//  3. If it is given up without a verdict, its outcome is unknown, its producer
+//     is given up with it, and the log goes on with a new one.
+//
+// The interleavings that these rules are for:
+//
+// The acknowledgement is lost. The client does not know that 7 landed, and sends
+// it again on the next stream; the service answers as it did the first time. Had
+// more records joined batch 7 meanwhile, they would be acknowledged and lost.
+//
+//	client                              service
+//	7: [a b] -------------------------> 7 lands at LSN 20
+//	              stream breaks X------ 7 at 20
+//	bind -----------------------------> last sequence 7
+//	7: [a b] -------------------------> repeat: 7 at 20
+//
+// A refusal in a pipeline. 8 was sent before it was known that 7 is refused. If
+// it landed, the log would have a hole where 7 should be, so the service refuses
+// it as well, and all that follow, until the client has dealt with 7. The client
+// sends nothing for the log until every batch that is out has its verdict: one
+// that it numbered anew while its old number was still on the way could meet
+// itself.
+//
+//	client                              service
+//	7: [a], 8: [b] -------------------> 7 refused: QUOTA; 8: AFTER_REFUSAL
+//	7's caller is told
+//	reset, 7: [b] --------------------> 7 lands
+//
+// A batch with an expected LSN is not sent again after AFTER_REFUSAL: its place
+// was computed by a caller who assumed the refused one.
+//
+// The stream breaks behind a refusal. 7 is refused, the verdict on 8 is not
+// heard. 8 cannot have landed, since 7 did not: both may be numbered anew. On
+// the next stream the service must say that the last sequence is 6; if it says
+// more, something landed that was said not to, and the log's appends end with
+// ErrProtocol.
+//
+// The caller goes away. A context that ends while its append is under way ends
+// the wait alone, with ErrUnknownOutcome. The batch stays: to take it out would
+// leave a hole in the sequences behind it.
+//
+// The producer is given up. After POISONED the outcome of 7 is unknown and its
+// caller is told so. If the log went on with the same producer, 7 would be given
+// to another record, and the old 7, still on its way through a socket's buffer
+// or recovered from the disk after a restart, would make the service take the
+// new one for a repeat.
+//
+//	client                              service
+//	7: [a] --> (in a buffer)            poisoned
+//	a's caller: outcome unknown
+//	                                    restarted
+//	7: [b] ---------------------------> X: 7 may be [a] by now
+//
+// # Trust, and what is checked
+//
+// On every stream the client states what it was last acknowledged for each log,
+// and the service proves that it has exactly that. A log whose proof fails takes
+// no more appends: ErrDataLoss. The client for its part checks that verdicts come
+// in the order of the batches with their sequences and counts, that LSNs grow,
+// that an expected LSN was met, and, where nobody else appended in between, that
+// the log's checksum is what the records sent make it.
 package client

@@ -1,0 +1,281 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/walsvc/walsvc/internal/wire"
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+)
+
+// filled returns a service with a log of n records, the first of them at LSN 1.
+func filled(n int) *fake {
+	f := newFake()
+	l := f.log("orders")
+	for i := range n {
+		l.add([]byte(record(0, i)))
+	}
+	return f
+}
+
+func TestReplay(t *testing.T) {
+	tests := []struct {
+		name        string
+		options     ReplayOptions
+		breakAfter  int // parts of each stream; 0: it does not break
+		first, last int
+	}{
+		{"all", ReplayOptions{}, 0, 1, 50},
+		{"from", ReplayOptions{From: 8}, 0, 8, 50},
+		{"from and to", ReplayOptions{From: 8, To: 30}, 0, 8, 30},
+		{"to the end", ReplayOptions{To: 50}, 0, 1, 50},
+		{"from the end", ReplayOptions{From: 51}, 0, 51, 50},
+		{"all, broken", ReplayOptions{}, 1, 1, 50},
+		{"from and to, broken", ReplayOptions{From: 5, To: 49}, 2, 5, 49},
+		{"to the end, broken", ReplayOptions{To: 50}, 2, 1, 50},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f := filled(50)
+			if tt.breakAfter > 0 {
+				f.onReplay = func(int) int { return tt.breakAfter }
+			}
+			l := f.serve(t, Options{}).Log("orders")
+			next := tt.first
+			for r, err := range l.Replay(t.Context(), tt.options) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if r.LSN != LSN(next) || string(r.Data) != record(0, next-1) {
+					t.Fatalf("got LSN %d, %q; want %d", r.LSN, r.Data, next)
+				}
+				next++
+			}
+			if next != tt.last+1 {
+				t.Fatalf("ended before LSN %d, want %d", next, tt.last+1)
+			}
+		})
+	}
+}
+
+func TestReplayKeepsItsRecordsValid(t *testing.T) {
+	f := filled(20)
+	var all []Record
+	for r, err := range f.serve(t, Options{}).Log("orders").Replay(t.Context(), ReplayOptions{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, r)
+	}
+	for i, r := range all {
+		if string(r.Data) != record(0, i) {
+			t.Fatalf("LSN %d became %q", r.LSN, r.Data)
+		}
+	}
+}
+
+func TestFollow(t *testing.T) {
+	f := filled(5)
+	f.onReplay = func(stream int) int { return 7 }
+	c := f.serve(t, Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	next := LSN(1)
+	for r, err := range c.Log("orders").Replay(ctx, ReplayOptions{Follow: true}) {
+		if err != nil {
+			if !errors.Is(err, context.Canceled) || next != 41 {
+				t.Fatalf("before LSN %d: %v", next, err)
+			}
+			break
+		}
+		if r.LSN != next {
+			t.Fatalf("LSN %d, want %d", r.LSN, next)
+		}
+		switch next++; {
+		case next == 41:
+			cancel()
+		case next > 5:
+			if lsn, err := c.Log("orders").Append(t.Context(), []byte("more")); err != nil || lsn != next {
+				t.Fatalf("LSN %d, %v", lsn, err)
+			}
+		}
+	}
+	if f.replays < 2 {
+		t.Fatal("the stream did not break")
+	}
+}
+
+func TestReplayThatIsLeftEnds(t *testing.T) {
+	f := filled(500)
+	for range f.serve(t, Options{}).Log("orders").Replay(t.Context(), ReplayOptions{Follow: true}) {
+		break
+	}
+	// goleak finds what has not ended.
+}
+
+func TestReplayFails(t *testing.T) {
+	part := func(change func(m *wire.ReplayResponse)) func(*fake) {
+		return func(f *fake) { f.onPart = change }
+	}
+	tests := []struct {
+		name    string
+		harm    func(f *fake)
+		options ReplayOptions
+		want    error
+	}{
+		{"no such log", func(f *fake) { delete(f.logs, "orders") }, ReplayOptions{}, ErrLogNotFound},
+		{"truncated", func(f *fake) { f.logs["orders"].first = 10 }, ReplayOptions{From: 5}, ErrLSNTruncated},
+		{"a gap", part(func(m *wire.ReplayResponse) { m.First++ }), ReplayOptions{From: 1}, ErrProtocol},
+		{"a repeat", part(func(m *wire.ReplayResponse) { m.First = 1 }), ReplayOptions{}, ErrProtocol},
+		{"another count", part(func(m *wire.ReplayResponse) { m.Count++ }), ReplayOptions{}, ErrProtocol},
+		{"LSN zero", part(func(m *wire.ReplayResponse) { m.First = 0 }), ReplayOptions{}, ErrProtocol},
+		{"no records", part(func(m *wire.ReplayResponse) { m.HasBlock, m.Run = false, []byte{7} }), ReplayOptions{}, ErrProtocol},
+		{"a block of a later version", part(func(m *wire.ReplayResponse) { m.Block.Version = 2 }), ReplayOptions{From: 1}, ErrProtocol},
+		{"damage", part(func(m *wire.ReplayResponse) {
+			if m.HasBlock {
+				m.Block.Stored[0] ^= 1
+			}
+		}), ReplayOptions{}, ErrDataLoss},
+		{"a block that does not open", part(func(m *wire.ReplayResponse) { m.Block.RawSize++ }), ReplayOptions{From: 1}, ErrDataLoss},
+		{"a codec nobody knows", part(func(m *wire.ReplayResponse) { m.Block.Codec = 9 }), ReplayOptions{From: 1}, ErrDataLoss},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f := filled(20)
+			tt.harm(f)
+			var got error
+			for _, err := range f.serve(t, Options{}).Log("orders").Replay(t.Context(), tt.options) {
+				if got != nil {
+					t.Fatal("it went on after an error")
+				}
+				got = err
+			}
+			if !errors.Is(got, tt.want) {
+				t.Fatalf("got %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestReplayEndsWithItsClient(t *testing.T) {
+	f := filled(1)
+	c := f.serve(t, Options{})
+	var got error
+	for _, err := range c.Log("orders").Replay(t.Context(), ReplayOptions{Follow: true}) {
+		if got = err; err == nil {
+			if err := c.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if !errors.Is(got, ErrClosed) {
+		t.Fatalf("got %v", got)
+	}
+}
+
+func TestWatchDurable(t *testing.T) {
+	f := filled(3)
+	f.onReplay = func(int) int { return -1 } // every answer breaks its stream
+	c := f.serve(t, Options{})
+	l := c.Log("orders")
+	want := LSN(3)
+	for lsn, err := range l.WatchDurable(t.Context(), 0) {
+		if err != nil || lsn != want {
+			t.Fatalf("LSN %d, %v; want %d", lsn, err, want)
+		}
+		if want == 6 {
+			break
+		}
+		if want, err = l.Append(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, err := range c.Log("none").WatchDurable(t.Context(), 0) {
+		if !errors.Is(err, ErrLogNotFound) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, err := range l.WatchDurable(ctx, 100) {
+		if !errors.Is(err, context.Canceled) {
+			t.Fatalf("got %v", err)
+		}
+	}
+}
+
+func TestListLogsTurnsPages(t *testing.T) {
+	f := newFake()
+	for _, name := range []string{"e", "a", "c", "b", "d"} {
+		f.log(name)
+	}
+	var names []string
+	for info, err := range f.serve(t, Options{}).ListLogs(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if names = append(names, info.Name); info.ID != f.logs[info.Name].id || info.Durable() != 0 {
+			t.Errorf("%+v", info)
+		}
+	}
+	if !slices.Equal(names, []string{"a", "b", "c", "d", "e"}) {
+		t.Fatalf("got %q", names)
+	}
+}
+
+func TestOpen(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	tests := []struct {
+		target  string
+		options Options
+		want    error
+	}{
+		{"example.org:7700", Options{}, ErrPlaintext},
+		{"192.0.2.1:7700", Options{}, ErrPlaintext},
+		{"", Options{}, ErrInvalid},
+		{"nowhere", Options{}, ErrInvalid},
+		{"/sock", Options{Streams: 65}, ErrInvalid},
+		{"/sock", Options{MaxPendingBytes: -1}, ErrInvalid},
+		{"192.0.2.1:7700", Options{Insecure: true}, context.Canceled},
+		{"localhost:1", Options{}, context.Canceled},
+		{"[::1]:1", Options{}, context.Canceled},
+		{"127.0.0.1:1", Options{}, context.Canceled},
+		{"unix:///no/such/socket", Options{}, context.Canceled},
+	}
+	for _, tt := range tests {
+		c, err := Open(ctx, tt.target, tt.options)
+		if !errors.Is(err, tt.want) || c != nil {
+			t.Errorf("%q: got %v, want %v", tt.target, err, tt.want)
+		}
+	}
+	if _, err := Open(t.Context(), "./no-such-socket", Options{}); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("nobody there: got %v", err)
+	}
+}
+
+func TestBindRefused(t *testing.T) {
+	f := newFake()
+	f.log("orders")
+	refuse := true
+	f.onBind = func(*walsvcv1.Bind) *walsvcv1.Refusal {
+		if refuse {
+			return refusal(codes.FailedPrecondition, "FENCED")
+		}
+		return nil
+	}
+	l := f.serve(t, Options{}).Log("orders")
+	if _, err := l.Append(t.Context(), nil); !errors.Is(err, ErrFenced) || errors.Is(err, ErrUnknownOutcome) {
+		t.Fatalf("got %v", err)
+	}
+	f.mu.Lock()
+	refuse = false
+	f.mu.Unlock()
+	if _, err := l.Append(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+}
