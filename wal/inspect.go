@@ -84,6 +84,14 @@ type DumpedFrame struct {
 	Name     func(uint64) string // of a log by its number; "#17" if nobody knows it
 }
 
+// BadBlock returns what is wrong with block i, nil if nothing is.
+func (f *DumpedFrame) BadBlock(i int) error {
+	if f.Bad == nil {
+		return nil
+	}
+	return f.Bad[i]
+}
+
 // A SnapshotPart says which part of which snapshot a frame is.
 type SnapshotPart struct {
 	Cut  segment.Pos // the frame behind it
@@ -261,7 +269,7 @@ type auditor struct {
 	created  map[uint64]string
 	commands []Command
 	logs     map[uint64]*audited
-	hit      map[error][]hit // by what the reader said of the bad block
+	hit      map[error][]hit      // by what the reader said of the bad block
 	states   map[error][]stateKey // of checkpoints, likewise
 	holes    []hole
 }

@@ -320,7 +320,7 @@ func TestVerifyWhileInUse(t *testing.T) {
 		for i := range 8 {
 			found, err := Verify(t.Context(), dir, nil)
 			if err != nil || found.Verdict == "damaged" {
-				done <- fmt.Errorf("verification %d: %v, %s", i, err, spell(found))
+				done <- errors.Join(err, fmt.Errorf("verification %d: %s", i, spell(found)))
 				return
 			}
 		}

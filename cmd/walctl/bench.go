@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -68,7 +69,7 @@ func (f *benchFlags) own(ctx context.Context, line *statusLine) (o bench.TargetO
 	done = func() { _ = os.RemoveAll(built) } // a binary in a temporary directory
 	o.Dir = f.dir
 	if f.segment > 0 {
-		o.Args = append(o.Args, "--segment-size", fmt.Sprint(int64(f.segment)))
+		o.Args = append(o.Args, "--segment-size", strconv.FormatInt(int64(f.segment), 10))
 	}
 	o.Binary, err = service.Find(ctx, f.walsvc, built, func() { line.steps(0, 1, "building walsvc") })
 	if errors.Is(err, service.ErrNotFound) {

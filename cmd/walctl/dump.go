@@ -83,8 +83,8 @@ func newDumpFrame(f *wal.DumpedFrame, commands bool) dumpFrame {
 	}
 	for i, b := range f.Blocks {
 		block := dumpBlock{Codec: b.Codec.String(), Raw: b.RawSize, Stored: b.StoredSize}
-		if f.Bad != nil && f.Bad[i] != nil {
-			block.Bad = f.Bad[i].Error()
+		if err := f.BadBlock(i); err != nil {
+			block.Bad = err.Error()
 		}
 		d.Blocks = append(d.Blocks, block)
 	}
@@ -110,13 +110,13 @@ func describeCommand(c *wal.Command, name func(uint64) string) dumpCommand {
 	case wal.CommandAppend:
 		d.Epoch, d.Slot, d.Sequence = uint64(c.Epoch), c.Slot, c.Sequence
 		d.FirstLSN, d.LastLSN, d.Checksum = uint64(c.First), uint64(c.Last()), fmt.Sprintf("%08x", uint32(c.Checksum))
-		d.Block, d.Offset, d.Size = &c.Block, &c.Place.Offset, &c.Place.Size
+		d.Block, d.Offset, d.Size = &c.Block, &c.Offset, &c.Size
 	case wal.CommandSetCheckpoint:
 		d.Checkpoint, d.LastLSN, d.Version, d.Time = c.Name, uint64(c.LSN), c.Version, &at
-		d.Block, d.Offset, d.Size = &c.Block, &c.Place.Offset, &c.Place.Size
+		d.Block, d.Offset, d.Size = &c.Block, &c.Offset, &c.Size
 	case wal.CommandMoveCheckpoint:
 		d.Checkpoint, d.Version = c.Name, c.Version
-		d.Block, d.Offset, d.Size = &c.Block, &c.Place.Offset, &c.Place.Size
+		d.Block, d.Offset, d.Size = &c.Block, &c.Offset, &c.Size
 	case wal.CommandDeleteCheckpoint:
 		d.Checkpoint = c.Name
 	case wal.CommandTruncate:
@@ -231,7 +231,7 @@ func (s *dumpStats) add(f *wal.DumpedFrame) {
 		s.Blocks[b.Codec.String()]++
 		s.RawBytes += int64(b.RawSize)
 		s.StoredBytes += int64(b.StoredSize)
-		if f.Bad != nil && f.Bad[i] != nil {
+		if f.BadBlock(i) != nil {
 			s.BadBlocks++
 		}
 	}
@@ -289,7 +289,7 @@ func (s *dumpStats) tables() []grid {
 		{"records", fmt.Sprintf("%s, %.1f a frame", grouped(uint64(s.Records)), s.PerFrame)},
 	}}
 	if s.BadBlocks > 0 {
-		summary.rows = append(summary.rows, []any{"bad blocks", mood{fmt.Sprint(s.BadBlocks), true}})
+		summary.rows = append(summary.rows, []any{"bad blocks", mood{grouped(uint64(s.BadBlocks)), true}})
 	}
 	if s.Verdict != "" {
 		summary.rows = append(summary.rows, []any{"verdict", mood{s.Verdict, s.Verdict == "damaged"}})

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -94,7 +95,7 @@ the volume may be in use.
 
 The verdict is clean, torn (the last write did not reach the disk; nothing that
 was acknowledged is lost) or damaged. Damage names file, offset, and the logs
-and LSNs that are lost. The exit code is 0 for clean and torn, ` + fmt.Sprint(exitDamage) + ` for damaged.
+and LSNs that are lost. The exit code is 0 for clean and torn, ` + strconv.Itoa(exitDamage) + ` for damaged.
 
 JSON: dir, verdict, case, detail, segments, frames, records, durable_frame,
 discarded_bytes, damage [] with file, offset, sequence, case, detail and logs []

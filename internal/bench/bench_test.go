@@ -144,7 +144,11 @@ func TestEcho(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer e.Close()
+	defer func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 
 	if got, err := e.RoundTrip(t.Context(), 400, 10*time.Millisecond); err != nil || got.P50 == 0 || got.P999 < got.P50 {
 		t.Errorf("round trip: %+v, %v", got, err)

@@ -66,7 +66,7 @@ func echo(_ any, stream grpc.ServerStream) error {
 	answer := make([]byte, answerSize)
 	for {
 		var n int
-		if err := stream.RecvMsg(&n); err == io.EOF {
+		if err := stream.RecvMsg(&n); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
@@ -143,8 +143,10 @@ func (e *Echo) Bandwidth(ctx context.Context, size int, duration time.Duration) 
 	start := time.Now()
 	end := start.Add(duration)
 	sender.Go(func() {
-		// What ends sending ends receiving too, with a better error.
-		for s.SendMsg(cut.Next()) == nil {
+		for {
+			if s.SendMsg(cut.Next()) != nil {
+				return // what ends sending ends receiving too, with a better error
+			}
 		}
 	})
 	var n int

@@ -104,7 +104,7 @@ func TestLoadCounts(t *testing.T) {
 				buses, logs := make([]*bus, n), make([]Log, n)
 				for i := range buses {
 					buses[i] = newBus()
-					defer buses[i].drive()()
+					t.Cleanup(buses[i].drive())
 					logs[i] = buses[i]
 				}
 				// Which goroutine gets to run in so short a time is chance: longer, if need be.

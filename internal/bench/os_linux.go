@@ -21,7 +21,7 @@ func preallocate(path string, size int64) error {
 	}
 	for {
 		err = unix.Fallocate(int(f.Fd()), 0, 0, size)
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}
