@@ -159,4 +159,3 @@ func BenchmarkRead(b *testing.B) {
 		}
 	}
 }
-

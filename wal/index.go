@@ -26,7 +26,7 @@ import (
 type index struct {
 	v *Volume
 	// active and states are guarded by the volume's mu.
-	active *segmentIndex // nil before the first frame
+	active *segmentIndex // nil only if the volume is read-only: then nothing fills
 	states map[stateKey]statePlace
 
 	cache indexCache
@@ -208,6 +208,32 @@ func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error
 	return segment.Pos{}, fmt.Errorf("log %d, LSN %d: %w", log, lsn, errNotIndexed)
 }
 
+// relocate looks for a log's record in the directories of every segment, oldest
+// first, whatever their seals say.
+func (x *index) relocate(log uint64, lsn LSN) (segment.Pos, error) {
+	x.v.mu.RLock()
+	var filling segment.ID
+	if x.active != nil {
+		filling = x.active.id
+	}
+	x.v.mu.RUnlock()
+	for _, id := range x.v.journal.Segments() {
+		if id == filling {
+			break // locate has looked there
+		}
+		s, err := x.cache.scan(id)
+		if err != nil {
+			return segment.Pos{}, err
+		}
+		x.cache.put(id, s)
+		if s.holds(log, lsn) {
+			off, _ := s.find(log, lsn)
+			return segment.Pos{Segment: id, Offset: off}, nil
+		}
+	}
+	return segment.Pos{}, fmt.Errorf("log %d, LSN %d: %w", log, lsn, errNotIndexed)
+}
+
 // errNotIndexed is returned by locate for a record that no index knows.
 var errNotIndexed = errors.New("in no segment's index")
 
@@ -259,17 +285,21 @@ func (c *indexCache) get(id segment.ID) (*segmentIndex, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.put(id, s)
+	return s, nil
+}
+
+// put caches an index, in place of another one of the same segment.
+func (c *indexCache) put(id segment.ID, s *segmentIndex) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.entries[id]; !ok {
-		c.entries[id] = s
-		c.order = append(c.order, id)
-		c.size += s.weight()
-		for c.size > maxCachedRefs && len(c.order) > 1 {
-			c.drop(c.order[0])
-		}
+	c.drop(id)
+	c.entries[id] = s
+	c.order = append(c.order, id)
+	c.size += s.weight()
+	for c.size > maxCachedRefs && len(c.order) > 1 {
+		c.drop(c.order[0])
 	}
-	return s, nil
 }
 
 // drop forgets a segment. REQUIRES: mu.

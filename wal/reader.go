@@ -217,39 +217,51 @@ func (v *Volume) seek(b *batchFrame, name string, number uint64, lsn LSN) error 
 	if b.frame != nil {
 		hint = b.frame.Pos.Segment
 	}
-	var err error
-	for range 2 {
-		if err = v.seekOnce(b, number, lsn, hint); err == nil {
-			return nil
-		}
-		b.frame, b.own = nil, b.own[:0]
-		// The segment may have been released since the reader last looked.
-		v.mu.RLock()
-		l, closed := v.durable.logs[number], v.failed
-		v.mu.RUnlock()
-		switch {
-		case errors.Is(closed, ErrClosed):
-			return closed
-		case l == nil:
-			return fmt.Errorf("log %q: %w: it was deleted", name, ErrLogNotFound)
-		case lsn < l.first:
-			return &RangeError{Log: name, Asked: lsn, First: l.first, Next: l.next, Err: ErrLSNTruncated}
-		}
-		// An index is a cache: what it does not know, or knows wrongly, is looked
-		// for in the directories before anybody speaks of data loss.
-		if hint != 0 {
-			v.index.cache.release(hint + 1)
-		}
-		hint = 0
+	pos, err := v.index.locate(number, lsn, hint)
+	if err == nil {
+		err = v.seekFrom(b, number, lsn, pos)
+	}
+	if err == nil {
+		return nil
+	}
+	b.frame, b.own = nil, b.own[:0]
+	// The segment may have been released since the reader last looked.
+	if err := v.live(name, number, lsn); err != nil {
+		return err
+	}
+	// An index is a cache: what it does not know, or knows wrongly, is looked
+	// for in the directories before anybody speaks of data loss.
+	if pos, err = v.index.relocate(number, lsn); err == nil {
+		err = v.seekFrom(b, number, lsn, pos)
+	}
+	if err == nil {
+		return nil
+	}
+	b.frame, b.own = nil, b.own[:0]
+	if err := v.live(name, number, lsn); err != nil {
+		return err
 	}
 	return &DataLossError{Log: name, First: lsn, Last: lsn, Detail: "no frame has the record", Err: err}
 }
 
-func (v *Volume) seekOnce(b *batchFrame, number uint64, lsn LSN, hint segment.ID) error {
-	pos, err := v.index.locate(number, lsn, hint)
-	if err != nil {
-		return err
+// live returns why a record is none of the log's any more, nil if it is.
+func (v *Volume) live(name string, number uint64, lsn LSN) error {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	l := v.durable.logs[number]
+	switch {
+	case errors.Is(v.failed, ErrClosed):
+		return v.failed
+	case l == nil:
+		return fmt.Errorf("log %q: %w: it was deleted", name, ErrLogNotFound)
+	case lsn < l.first:
+		return &RangeError{Log: name, Asked: lsn, First: l.first, Next: l.next, Err: ErrLSNTruncated}
 	}
+	return nil
+}
+
+// seekFrom reads frames from pos on until one has the record.
+func (v *Volume) seekFrom(b *batchFrame, number uint64, lsn LSN, pos segment.Pos) error {
 	for {
 		f, err := v.fetch.Frame(pos)
 		if err != nil {

@@ -65,8 +65,10 @@ func (v *Volume) recover() error {
 	}
 	v.snapshots.newest, v.snapshots.older = resume.Snapshot, resume.OlderSnapshot
 	fresh := resume.Cut.End.Segment + 1
-	if v.index.active != nil && v.index.active.id != fresh {
-		v.index.active = nil
+	if v.index.active == nil || v.index.active.id != fresh {
+		// Never nil while the volume is written: what is not active is cached,
+		// and the index of a segment that still fills must not be.
+		v.index.active = newSegmentIndex(fresh)
 	}
 	v.last = segment.FrameRef{
 		Pos: segment.Pos{Segment: fresh, Offset: limits.SegmentHeaderSize}, Sequence: resume.Cut.Sequence + 1, Chain: resume.Cut.Chain,
