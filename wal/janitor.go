@@ -10,7 +10,7 @@ import (
 )
 
 // A janitor gives segments back: those below every log's floor and below the
-// older snapshot. It works through the same commands as everybody else: what
+// older snapshot that the newest segment's header records. It works through the same commands as everybody else: what
 // allows a segment to be recycled is durable before the segment is renamed.
 //
 //	floors     from the oldest segment on: may it go?
@@ -71,8 +71,11 @@ func (j *janitor) run() {
 // sweep releases what may go.
 func (j *janitor) sweep() error {
 	v := j.v
+	limit, err := v.oldestNeeded()
+	if err != nil || limit == 0 {
+		return err
+	}
 	v.mu.RLock()
-	limit := v.snapshots.older.Pos.Segment
 	if l := v.durable.logs[j.blocker]; l != nil && l.keep() < j.needed {
 		v.mu.RUnlock()
 		return nil
@@ -85,9 +88,6 @@ func (j *janitor) sweep() error {
 		logs = append(logs, &c)
 	}
 	v.mu.RUnlock()
-	if limit == 0 {
-		return nil
-	}
 
 	// From the oldest on: how far each log had come at the end of the last
 	// segment that may go.
@@ -143,6 +143,18 @@ func (j *janitor) sweep() error {
 		}
 	}
 	return nil
+}
+
+// oldestNeeded returns the oldest segment that opening may need, 0 for all of
+// them. Newer snapshots than the newest segment's header records do not count:
+// opening does not know of them.
+func (v *Volume) oldestNeeded() (segment.ID, error) {
+	ids := v.journal.Segments()
+	h, err := v.journal.Header(ids[len(ids)-1])
+	if err != nil {
+		return 0, err
+	}
+	return h.OlderSnapshot.Pos.Segment, nil
 }
 
 // blocking returns a log that keeps records of a segment or before, and how far
