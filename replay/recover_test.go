@@ -199,7 +199,7 @@ func TestDanglingSnapshot(t *testing.T) {
 	}
 	v.sync()
 	rec, h := v.recover()
-	if h.from != older || rec.ReadOnly || rec.Case != CaseDamagedSnapshot || rec.Resume.Snapshot != older {
+	if h.from != older || rec.ReadOnly || rec.Case != CaseDamagedSnapshot || len(rec.Damage) != 1 || rec.Resume.Snapshot != older {
 		t.Errorf("began at %+v: %s, %+v", h.from, rec.Case, rec.Damage)
 	}
 }
@@ -351,4 +351,92 @@ func TestWalkOverReleases(t *testing.T) {
 	if rec.Verdict != VerdictClean || !slices.IsSorted(seqs) || seqs[len(seqs)-1] < uint64(n) || len(seqs) >= n {
 		t.Errorf("%s, %s: frames %v, %v", rec.Verdict, rec.Case, seqs, rec.Damage)
 	}
+}
+
+// TestWalkPassesOverReleased walks a volume that another process released
+// segments of since it was listed.
+func TestWalkPassesOverReleased(t *testing.T) {
+	v := newVolume(t, 1)
+	v.recover()
+	for len(v.j.Segments()) < 4 {
+		v.append(segment.KindCommands, "x", 9000)
+		v.sync()
+	}
+	o := v.options()
+	o.ReadOnly = true
+	j, err := segment.Open(o)
+	must(t, err)
+	must(t, v.j.Release(3))
+	first := segment.ID(0)
+	rec, err := Walk(j, WalkOptions{}, func(f *segment.Frame, _ []error) error {
+		if first == 0 {
+			first = f.Pos.Segment
+		}
+		return nil
+	})
+	must(t, err)
+	must(t, j.Close())
+	if rec.Verdict != VerdictClean || first != 3 {
+		t.Errorf("%s, %s: began in segment %d, %v", rec.Verdict, rec.Case, first, rec.Damage)
+	}
+}
+
+// TestWalkLeavesTheDead damages a frame before a cut that dead frames lie behind:
+// a walk that looks for where to go on does not take them for living ones.
+func TestWalkLeavesTheDead(t *testing.T) {
+	v := newVolume(t, 1)
+	v.recover()
+	for i := range 3 {
+		v.append(segment.KindCommands, fmt.Sprintf("kept %d", i), 100)
+		v.sync()
+	}
+	lost := v.append(segment.KindCommands, "lost", 100)
+	v.append(segment.KindCommands, "dead", 100)
+	v.flip(lost.Ref.Pos)
+	v.recover()
+	v.append(segment.KindCommands, "after", 100)
+	v.flip(segment.Pos{Segment: 1, Offset: 3 * limits.BlockSize})
+	var texts []string
+	rec, err := Walk(v.j, WalkOptions{}, func(f *segment.Frame, _ []error) error {
+		if f.Header.Kind == segment.KindCommands {
+			texts = append(texts, string(f.Meta))
+		}
+		return nil
+	})
+	must(t, err)
+	if !slices.Equal(texts, []string{"kept 0", "kept 1", "after"}) || len(rec.Damage) != 1 {
+		t.Errorf("found %q, %v", texts, rec.Damage)
+	}
+}
+
+// TestStaleBytesAreNoTear ends a segment where a frame of the file's earlier
+// life lies: its header does not verify, and was not written for the place.
+func TestStaleBytesAreNoTear(t *testing.T) {
+	v := newVolume(t, 1)
+	v.recover()
+	for range 400 {
+		w := v.append(segment.KindCommands, "x", 0)
+		v.sync()
+		if !w.Rolled {
+			continue
+		}
+		must(t, v.j.Release(w.Ref.Pos.Segment))
+		r, err := v.j.Reader(w.Ref.Pos.Segment)
+		must(t, err)
+		_, _, stale, err := r.Claim(w.Ref.Pos.Offset + 2*limits.BlockSize)
+		must(t, err)
+		must(t, r.Close())
+		if !stale {
+			continue
+		}
+		v.append(segment.KindPromise, "", 0)
+		v.open()
+		rec, err := Walk(v.j, WalkOptions{}, func(*segment.Frame, []error) error { return nil })
+		must(t, err)
+		if rec.Case != CaseClean {
+			t.Errorf("%s, %s", rec.Verdict, rec.Case)
+		}
+		return
+	}
+	t.Fatal("no segment was recycled")
 }
