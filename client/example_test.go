@@ -1,0 +1,126 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+
+	"github.com/walsvc/walsvc/client"
+)
+
+// example serves a volume for one example, opens a client and creates the log
+// "orders".
+func example() (ctx context.Context, c *client.Client, end func()) {
+	ctx = context.Background()
+	dir, err := os.MkdirTemp("", "walsvc")
+	if err != nil {
+		log.Fatal(err)
+	}
+	s, err := startService(dir)
+	if err != nil {
+		log.Fatal(err)
+	}
+	c, err = client.Open(ctx, s.socket(), client.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, _, err := c.CreateLog(ctx, "orders", client.LogOptions{}); err != nil {
+		log.Fatal(err)
+	}
+	return ctx, c, func() {
+		if err := errors.Join(c.Close(ctx), s.stop(), os.RemoveAll(dir)); err != nil {
+			log.Fatal(err)
+		}
+	}
+}
+
+func ExampleOpen() {
+	c, err := client.Open(context.Background(), "/run/walsvc/walsvc.sock", client.Options{})
+	if errors.Is(err, client.ErrUnavailable) {
+		fmt.Println("nobody there")
+		return
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close(context.Background())
+	// Output: nobody there
+}
+
+func ExampleLog_Append() {
+	ctx, c, end := example()
+	defer end()
+
+	lsn, err := c.Log("orders").Append(ctx, []byte("a record"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("durable at LSN", lsn)
+	// Output: durable at LSN 1
+}
+
+func ExampleLog_AppendAsync() {
+	ctx, c, end := example()
+	defer end()
+
+	orders := c.Log("orders")
+	var last *client.Future
+	for i := range 1000 {
+		last = orders.AppendAsync(ctx, fmt.Appendf(nil, "order %d", i))
+	}
+	receipt, err := last.Wait(ctx) // records become durable in order
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("durable up to LSN", receipt.LSN)
+	// Output: durable up to LSN 1000
+}
+
+func ExampleLog_AppendBatch() {
+	ctx, c, end := example()
+	defer end()
+
+	orders := c.Log("orders")
+	transfer := [][]byte{[]byte("take 5 from a"), []byte("give 5 to b")}
+	receipt, err := orders.AppendBatch(ctx, transfer, client.ExpectLSN(1))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("both durable, from LSN", receipt.LSN)
+
+	_, err = orders.AppendBatch(ctx, transfer, client.ExpectLSN(1))
+	var refused *client.Error
+	if errors.Is(err, client.ErrLSNMismatch) && errors.As(err, &refused) {
+		fmt.Println("refused: the next LSN is", refused.Metadata["next_lsn"])
+	}
+	// Output:
+	// both durable, from LSN 1
+	// refused: the next LSN is 3
+}
+
+func ExampleLog_Replay() {
+	ctx, c, end := example()
+	defer end()
+
+	orders := c.Log("orders")
+	for _, record := range []string{"one", "two", "three"} {
+		if _, err := orders.Append(ctx, []byte(record)); err != nil {
+			log.Fatal(err)
+		}
+	}
+	// The engine's own storage holds everything up to LSN 1.
+	if _, err := orders.SetCheckpoint(ctx, "engine", 1, []byte("state")); err != nil {
+		log.Fatal(err)
+	}
+	for record, err := range orders.Replay(ctx, client.ReplayOptions{Checkpoint: "engine"}) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%d %s\n", record.LSN, record.Data)
+	}
+	// Output:
+	// 2 two
+	// 3 three
+}
