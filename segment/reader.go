@@ -289,8 +289,8 @@ func (r *Reader) Block(f *Frame, i int, dst []byte) ([]byte, error) {
 // so that frames behind a bad one are found. Only headers are verified.
 func (r *Reader) Lookahead(from int64, fn func(h Header, off int64) bool) error {
 	from = roundUp(max(from, limits.SegmentHeaderSize))
-	buf := make([]byte, lookaheadChunk)
-	for ; from < r.hdr.Size; from += lookaheadChunk {
+	buf := make([]byte, min(lookaheadChunk, max(0, r.hdr.Size-from)))
+	for ; from < r.hdr.Size; from += int64(len(buf)) {
 		n, err := readAt(r.file, buf, from)
 		if err != nil {
 			return r.fault(from, fmt.Errorf("read: %w", err))

@@ -66,17 +66,26 @@ type script struct {
 	closing func()            // lets it go on without
 }
 
-// attach puts the recorder and the preparer's gate around s.mem.
+// attach puts the recorder around s.mem.
 func (s *script) attach() {
 	fs := disk.NewFaulty(disk.Record(s.mem, func(op disk.Op) {
 		if mutates(op) || op.Done() && (op.Kind == disk.OpLock || op.Kind == disk.OpUnlock) {
 			fmt.Fprintln(&s.out, op)
 		}
 	}))
+	s.fs = fs
+	s.o = testOptions(fs)
+	s.o.Spares = 3
+	s.o.Rand = rand.NewChaCha8([32]byte{byte(len(s.spares))})
+	s.o.Seal = func(id ID, limit int) []byte { return fmt.Appendf(nil, "index of %s", id) }
+}
+
+// gatePreparer has the preparer wait at the gate from now on.
+func (s *script) gatePreparer() {
 	// Asking for free space is the first thing the preparer does for a spare.
 	closing := make(chan struct{})
 	s.closing = sync.OnceFunc(func() { close(closing) })
-	fs.Before(func(op disk.Op) error {
+	s.fs.Before(func(op disk.Op) error {
 		if op.Kind == disk.OpFree {
 			select {
 			case <-s.gate:
@@ -85,10 +94,6 @@ func (s *script) attach() {
 		}
 		return nil
 	})
-	s.o = testOptions(fs)
-	s.o.Spares = 3
-	s.o.Rand = rand.NewChaCha8([32]byte{byte(len(s.spares))})
-	s.o.Seal = func(id ID, limit int) []byte { return fmt.Appendf(nil, "index of %s", id) }
 }
 
 func (s *script) spareAlias(name string) string {
@@ -133,6 +138,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) (err error) {
 		}
 		return Create(s.o)
 	case "open":
+		s.gatePreparer()
 		s.j, err = Open(s.o)
 		return err
 	case "resume":

@@ -1,0 +1,306 @@
+package segment
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
+)
+
+// TestPrepareRate writes a spare at 128 MiB/s, by a clock that only moves when
+// everybody waits.
+func TestPrepareRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := testOptions(disk.NewMem())
+		o.SegmentSize, o.PrepareRate = limits.DefaultSegmentSize, 0
+		var took []time.Duration
+		o.Events.Prepared = func(size int64, d time.Duration) {
+			if size != limits.DefaultSegmentSize {
+				t.Errorf("a spare of %d bytes", size)
+			}
+			took = append(took, d)
+		}
+		j := newJournal(t, o)
+		awaitPool(t, j)
+		if len(took) != 2 || took[0] != 500*time.Millisecond || took[1] != 500*time.Millisecond {
+			t.Errorf("64 MiB at 128 MiB/s took %v", took)
+		}
+	})
+}
+
+// TestPrepareFails wants a failure told, counted as no room, retried, and
+// forgotten once a spare is there.
+func TestPrepareFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := disk.NewMem()
+		fs := disk.NewFaulty(mem)
+		o := testOptions(fs)
+		o.Spares = 2
+		failed := 0
+		o.Events.PrepareFailed = func(err error) { failed++ }
+		j := newJournal(t, o)
+		awaitPool(t, j)
+		if err := j.WaitSpare(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		fs.Inject(disk.Fault{Kinds: []disk.OpKind{disk.OpCreate}, Sticky: true})
+		for range 5 {
+			appendSync(t, j, rawDraft("x", 10_000))
+		}
+		synctest.Wait()
+		if s := j.Space(); failed == 0 || s.PrepareError == nil || s.Spares != 1 {
+			t.Fatalf("told %d times, %+v", failed, s)
+		}
+		once := failed
+		if err := j.WaitSpare(t.Context()); !errors.Is(err, ErrNoSpace) {
+			t.Errorf("waiting for what cannot be said: %v", err)
+		}
+		<-time.After(retryMin + retryMin/2)
+		synctest.Wait()
+		if failed != once+1 {
+			t.Errorf("%d attempts more", failed-once)
+		}
+		if j.Poisoned() != nil {
+			t.Errorf("poisoned by the preparer: %v", j.Poisoned())
+		}
+		fs.Clear()
+		<-time.After(2 * retryMin)
+		synctest.Wait()
+		if s := j.Space(); s.PrepareError != nil || s.Spares != 2 {
+			t.Errorf("%+v", s)
+		}
+		for _, name := range names(t, mem) {
+			if r, _, err := classify(name); r == roleTmp || err != nil {
+				t.Errorf("left %q", name)
+			}
+		}
+	})
+}
+
+// holdPreparer keeps the preparer from beginning a spare until the returned
+// func is called.
+func holdPreparer(fs *disk.Faulty) (release func()) {
+	gate := make(chan struct{})
+	fs.Before(func(op disk.Op) error {
+		if op.Kind == disk.OpFree {
+			<-gate
+		}
+		return nil
+	})
+	return func() { close(gate) }
+}
+
+// TestRollWaits has frames come faster than spares: the roll leaves the reserve
+// alone and waits for the preparer.
+func TestRollWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := disk.NewFaulty(disk.NewMem())
+		o := testOptions(fs)
+		o.Spares = 2
+		j := newJournal(t, o)
+		awaitPool(t, j)
+		release := holdPreparer(fs)
+		for range 8 { // fills the first and the second
+			appendSync(t, j, rawDraft("x", 10_000))
+		}
+		if s := j.Space(); s.Spares != 1 {
+			t.Fatalf("%+v", s)
+		}
+		for _, reserve := range []bool{false, true} {
+			if err := j.Admit(j.MaxFrame(), reserve); err != nil {
+				t.Errorf("written space is there, and the preparer at work: %v", err)
+			}
+		}
+		rolled := make(chan Written)
+		go func() { rolled <- appendSync(t, j, rawDraft("x", 10_000)) }()
+		synctest.Wait()
+		select {
+		case w := <-rolled:
+			t.Fatalf("took the reserve: %+v", w)
+		default:
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := j.WaitSpare(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("WaitSpare: %v", err)
+		}
+		release()
+		if w := <-rolled; !w.Rolled || w.Ref.Pos.Segment != 3 {
+			t.Errorf("%+v", w)
+		}
+	})
+}
+
+// TestCloseEndsWaiting closes a journal whose roll waits for a spare.
+func TestCloseEndsWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := disk.NewFaulty(disk.NewMem())
+		o := testOptions(fs)
+		o.Spares = 2
+		j := newJournal(t, o)
+		awaitPool(t, j)
+		release := holdPreparer(fs)
+		for range 8 {
+			appendSync(t, j, rawDraft("x", 10_000))
+		}
+		errs := make(chan error)
+		go func() {
+			_, err := j.Append(rawDraft("x", 10_000))
+			errs <- err
+		}()
+		go func() { errs <- j.WaitSpare(t.Context()) }()
+		synctest.Wait()
+		go func() { errs <- j.Close() }()
+		for range 2 {
+			if err := <-errs; !errors.Is(err, ErrClosed) {
+				t.Errorf("%v", err)
+			}
+		}
+		release()
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+		if _, err := j.Append(rawDraft("x", 1)); !errors.Is(err, ErrClosed) {
+			t.Errorf("append: %v", err)
+		}
+		if err := j.Admit(1, false); !errors.Is(err, ErrClosed) {
+			t.Errorf("admit: %v", err)
+		}
+	})
+}
+
+// TestFullDisk appends what is admitted until nothing is: all of it lands, the
+// reserve stays for those who may take it, and a release makes room again.
+func TestFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := disk.NewMem()
+		o := testOptions(mem)
+		o.Spares = 2
+		mem.SetCapacity(6*limits.MinSegmentSize + 2*limits.BlockSize)
+		j := newJournal(t, o)
+		frame := FrameSize(1, 1, 10_000)
+		fill := func(reserve bool) (n int) {
+			for {
+				synctest.Wait() // the preparer has done, or failed at, what it could
+				err := j.Admit(frame, reserve)
+				if err != nil {
+					if !errors.Is(err, ErrNoSpace) {
+						t.Fatal(err)
+					}
+					return n
+				}
+				appendSync(t, j, rawDraft("x", 10_000))
+				n++
+			}
+		}
+		if n := fill(false); n < 16 {
+			t.Errorf("%d frames", n)
+		}
+		if s := j.Space(); s.Usable < s.Reserve || s.Reserve != j.MaxFrame() || s.PrepareError == nil {
+			t.Errorf("%+v", s)
+		}
+		if n := fill(true); n < 4 {
+			t.Errorf("%d frames into the reserve", n)
+		}
+		if _, err := j.Append(rawDraft("x", 10_000)); !errors.Is(err, ErrNoSpace) {
+			t.Errorf("appended without asking: %v", err)
+		}
+		if err := j.Poisoned(); err != nil {
+			t.Fatal(err)
+		}
+		ids := j.Segments()
+		if err := j.Release(ids[len(ids)-1]); err != nil {
+			t.Fatal(err)
+		}
+		if err := j.Admit(frame, false); err != nil {
+			t.Errorf("after a release: %v", err)
+		}
+		if w := appendSync(t, j, rawDraft("x", 10_000)); !w.Rolled {
+			t.Errorf("%+v", w)
+		}
+	})
+}
+
+// TestSegmentsFor fills segments with frames in every order of sizes that adds
+// up, and wants the bound to hold.
+func TestSegmentsFor(t *testing.T) {
+	const each = 6
+	var fill func(pending, remaining, used int64) int64
+	fill = func(pending, remaining, used int64) (most int64) {
+		most = used
+		for size := int64(1); size <= min(pending, each); size++ {
+			if size <= remaining {
+				most = max(most, fill(pending-size, remaining-size, used))
+			} else {
+				most = max(most, fill(pending-size, each-size, used+1))
+			}
+		}
+		return most
+	}
+	for remaining := range int64(each + 1) {
+		for pending := range int64(15) {
+			if most, bound := fill(pending, remaining, 0), segmentsFor(pending, remaining, each); most > int64(bound) {
+				t.Errorf("%d pending, %d remaining: %d segments, the bound is %d", pending, remaining, most, bound)
+			}
+		}
+	}
+}
+
+// TestPins releases segments of which an older one is read: nothing goes that
+// would leave a gap behind it, and everything once it is not read any more.
+func TestPins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := disk.NewMem()
+		o := testOptions(fsys)
+		var released []ID
+		o.Events.Released = func(id ID, _ bool) { released = append(released, id) }
+		j := newJournal(t, o)
+		for range 17 {
+			appendSync(t, j, rawDraft("x", 10_000))
+		}
+		r := mustReader(t, j, 2)
+		again := mustReader(t, j, 2)
+		if err := j.Release(4); err != nil {
+			t.Fatal(err)
+		}
+		if got := j.Segments(); got[0] != 4 {
+			t.Errorf("segments %v", got)
+		}
+		if len(released) != 1 || released[0] != 1 {
+			t.Errorf("while 2 is read: %v went", released)
+		}
+		if _, err := r.Frame(4096); err != nil {
+			t.Error(err)
+		}
+		for i, r := range []*Reader{r, again} {
+			synctest.Wait()
+			if len(released) != 1 {
+				t.Errorf("%d readers closed: %v went", i, released)
+			}
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		synctest.Wait()
+		if len(released) != 3 {
+			t.Errorf("nobody reads: %v went", released)
+		}
+		if _, err := fsys.Open("v/0000000000000003.wal", false); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%v", err)
+		}
+		if err := j.Release(1 << 40); err != nil {
+			t.Fatal(err)
+		}
+		if got := j.Segments(); len(got) != 1 {
+			t.Errorf("the segment being written was released: %v", got)
+		}
+		if w := appendSync(t, j, rawDraft("x", 10)); w.Header.Sequence == 0 {
+			t.Errorf("%+v", w)
+		}
+	})
+}
