@@ -58,6 +58,7 @@ var spareULID = regexp.MustCompile(`spare-[0-9a-z]{26}\.seg`)
 
 type script struct {
 	mem     *disk.Mem
+	fs      *disk.Faulty
 	o       Options
 	j       *Journal
 	out     strings.Builder
