@@ -4,8 +4,8 @@
 // what a command or a log is.
 //
 // It has three users: the volume when it opens (Recover), readers and followers
-// (Scanner, Fetcher), and walctl on a volume that may be in use (Recover and
-// Scanner over a journal opened read-only).
+// (Scanner, Fetcher), and walctl on a volume that may be in use (Walk, and
+// Recover over a journal opened read-only).
 //
 // # Recovery
 //
@@ -28,11 +28,23 @@
 //
 // # The tail rule
 //
-// A bad frame is damage if a later frame of the same life, that verifies,
-// promises it, or a client proves that it was acknowledged. Otherwise it is
-// torn: it was never acknowledged, since an acknowledged frame was durable, and
-// durable bytes do not tear. The cases have names (Case), a table (cases) and a
-// transcript each under testdata/tail.
+// A bad frame is damage if something later that verifies proves that it was
+// durable, or a client proves that it was acknowledged. Otherwise it is torn:
+// it was never acknowledged, since an acknowledged frame was durable, and
+// durable bytes do not tear. Four things prove that frames were durable:
+//
+//   - the promise in a frame's header: all up to that sequence. All headers of
+//     this life count, also those behind a hole, and those that a cut made dead
+//   - the header of a segment that a roll began: all before the seal of the one
+//     before, which is synced before the successor gets its name
+//   - the header of a segment that recovery began: all before its cut, since
+//     only what was found promised is kept where it lies
+//   - a frame in a segment: all of the segments before
+//
+// The cases have names (Case), a table (Rules) and a transcript each under
+// testdata/tail. What is damaged is named, with everything behind it left as it
+// is, and the volume is only read; what is torn is cut off by the next
+// segment's header, and never comes back.
 //
 // One case cannot be decided by the volume alone: rot in the very last
 // acknowledged frame, before any later frame carried its promise, looks torn.
