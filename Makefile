@@ -11,7 +11,8 @@ ENGINE := ./wal ./batcher ./segment ./replay ./internal/disk ./internal/server .
 # What the wire must stay compatible with: the last release, and before there
 # is one, the committed baseline.
 RELEASE := $(shell git tag --list 'v*' --sort=-v:refname | head -n 1)
-AGAINST := $(if $(RELEASE),.git\#tag=$(RELEASE),proto/baseline.binpb)
+HASH    := \#
+AGAINST := $(if $(RELEASE),.git$(HASH)tag=$(RELEASE),proto/baseline.binpb)
 
 .PHONY: build test race lint breaking gen gen-check proto-baseline fmt bench fuzz demo clean
 
