@@ -423,7 +423,7 @@ func TestStaleBytesAreNoTear(t *testing.T) {
 		must(t, v.j.Release(w.Ref.Pos.Segment))
 		r, err := v.j.Reader(w.Ref.Pos.Segment)
 		must(t, err)
-		_, _, stale, err := r.Claim(w.Ref.Pos.Offset + 2*limits.BlockSize)
+		_, _, stale, err := r.Peek(w.Ref.Pos.Offset + 2*limits.BlockSize)
 		must(t, err)
 		must(t, r.Close())
 		if !stale {

@@ -101,7 +101,7 @@ func gather(src Source, s *Scanner, promise uint64, all bool) (*evidence, error)
 func (e *evidence) lookBehind(s *Scanner, all bool) error {
 	hole := e.end.Pos.Offset
 	if e.stop == stopVoid {
-		sequence, chain, ok, err := s.reader.Claim(hole)
+		sequence, chain, ok, err := s.reader.Peek(hole)
 		if err != nil {
 			return err
 		}

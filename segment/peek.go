@@ -7,12 +7,12 @@ import (
 	"github.com/walsvc/walsvc/internal/limits"
 )
 
-// Claim returns the sequence and the chain that the bytes at off state, if they
+// Peek returns the sequence and the chain that the bytes at off state, if they
 // begin as a frame does, whether they verify or not. That proves nothing. But
 // a header that does not verify and states exactly what was expected there was
 // written for the place: stale bytes of another life cannot know the chain. The
 // error is one of the disk, or ErrReleased.
-func (r *Reader) Claim(off int64) (sequence uint64, chain uint32, ok bool, err error) {
+func (r *Reader) Peek(off int64) (sequence uint64, chain uint32, ok bool, err error) {
 	b := make([]byte, limits.FrameHeaderSize)
 	n, err := readAt(r.file, b, off)
 	if err != nil {
