@@ -26,6 +26,10 @@ type Options struct {
 	// BlockSize is when a block is closed and compressed, in raw bytes; default
 	// limits.TargetBlockSize.
 	BlockSize int
+	// LoneSize is how much a lone appender may bring and still drive its own
+	// frame, in raw bytes; default limits.LoneFrameSize. Who brings more has more
+	// behind it, which it could not take on board while it drives.
+	LoneSize int
 	// Depth is how many frames may be handed to Submit and not landed; default 1.
 	// More has an effect only if Submit returns before its frame has landed.
 	Depth int
@@ -137,6 +141,7 @@ func New(o Options) *Bus {
 	o.FullSize = orDefault(o.FullSize, limits.FrameFullSize)
 	o.MaxCommands = orDefault(o.MaxCommands, limits.MaxCommandsPerFrame)
 	o.BlockSize = orDefault(o.BlockSize, limits.TargetBlockSize)
+	o.LoneSize = orDefault(o.LoneSize, limits.LoneFrameSize)
 	o.Depth = orDefault(o.Depth, 1)
 	o.IdleDelay = orDefault(o.IdleDelay, limits.IdlePromiseDelay)
 	b := &Bus{
@@ -204,7 +209,8 @@ func (b *Bus) isFull(f *Frame) bool {
 func (b *Bus) LeaveUnused() { b.mu.Unlock() }
 
 // Leave unlocks the bus and compresses the blocks that the caller filled. If
-// the disk is idle and nobody else is on board, the caller drives the frame;
+// the disk is idle, nobody else is on board and the caller brought at most
+// LoneSize, it drives the frame;
 // drove then reports whether the frame landed, and its riders were told, before
 // Leave returned. REQUIRES: boarded.
 func (b *Bus) Leave() (drove bool) {
@@ -213,7 +219,7 @@ func (b *Bus) Leave() (drove bool) {
 		b.mu.Unlock()
 		return false
 	}
-	if b.fresh && b.isIdle() {
+	if b.fresh && f.rawSize <= b.o.LoneSize && b.isIdle() {
 		return b.driveAlone()
 	}
 	if f.opened == 0 {

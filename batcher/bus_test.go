@@ -323,6 +323,27 @@ func TestLoneRideStaysOnItsGoroutine(t *testing.T) {
 	}
 }
 
+// TestFullLoadIsNotDrivenAlone: a stream at full speed must be free to take its
+// next message on board while the disk works.
+func TestFullLoadIsNotDrivenAlone(t *testing.T) {
+	var bus *batcher.Bus
+	bus = open(t, batcher.Options{LoneSize: 1000, Submit: func(f *batcher.Frame) { bus.Landed(f.Ticket, nil) }})
+	for _, tt := range []struct {
+		size  int
+		drove bool
+	}{{999, true}, {1000, false}} {
+		f := board(t, bus)
+		f.AppendCommand([]byte("c")) // one byte more
+		f.AddRecords(1, make([]byte, tt.size))
+		if drove := bus.Leave(); drove != tt.drove {
+			t.Errorf("drove with %d bytes: %v, want %v", tt.size, drove, tt.drove)
+		}
+		if err := bus.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestLeaveWithNothingAdded(t *testing.T) {
 	bus := open(t, batcher.Options{Submit: func(*batcher.Frame) { t.Error("submitted an empty frame") }})
 	board(t, bus)
@@ -384,7 +405,7 @@ func TestBlocks(t *testing.T) {
 			var bus *batcher.Bus
 			var got []string
 			var opened [][]byte
-			bus = open(t, batcher.Options{Codec: tt.policy, Submit: func(f *batcher.Frame) {
+			bus = open(t, batcher.Options{Codec: tt.policy, LoneSize: 1 << 30, Submit: func(f *batcher.Frame) {
 				for _, block := range f.Blocks() {
 					if sum := crc32.Checksum(block.Stored, crc32.MakeTable(crc32.Castagnoli)); sum != block.Checksum {
 						t.Errorf("checksum %08x, want %08x", block.Checksum, sum)

@@ -44,7 +44,9 @@
 // goroutine would cost two switches, a tenth of the disk's time. While it
 // drives, others board the next frame, and when it returns the loop goroutine
 // takes over for as long as there is work: a driver never drives twice, so no
-// appender works for the others for longer than one frame.
+// appender works for the others for longer than one frame. Whoever brings more
+// than LoneSize does not drive either: it is a stream at full speed, and what it
+// could take on board meanwhile is worth more than two switches.
 //
 // # Back-pressure
 //

@@ -74,6 +74,10 @@ const (
 	// and appenders wait, in raw bytes.
 	FrameFullSize = 4 << 20
 
+	// LoneFrameSize is the largest frame that its only appender takes to the disk
+	// itself, in raw bytes.
+	LoneFrameSize = 16 << 10
+
 	// MaxCommandsPerFrame is the same bound counted in commands.
 	MaxCommandsPerFrame = 1 << 15
 )
