@@ -76,7 +76,7 @@ Settings come from flags, WALSVC_* variables and a YAML file, in that order;
 //	    |     \
 //	    |      `- poisoned ------.
 //	    v                        v
-//	server.Engine --------> server.New --- health, reflection, interceptors
+//	wal.Volume -----------> server.New --- health, reflection, interceptors
 //	                             |
 //	           unix socket, tcp -+- Serve      ready lines, READY=1
 //	                             |
@@ -114,7 +114,7 @@ func serve(ctx context.Context, signals <-chan os.Signal, c config.Config, stdou
 	if err != nil {
 		return err
 	}
-	s := server.New(server.Engine(volume), server.Options{
+	s := server.New(volume, server.Options{
 		Log:            log,
 		TLS:            tlsConfig,
 		MaxConnections: c.MaxConnections,

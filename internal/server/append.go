@@ -99,5 +99,8 @@ func encode(recs [][]byte) ([]byte, error) {
 // package wire, not the generated ones that the signature names.
 func (s appendService) AppendStream(stream grpc.BidiStreamingServer[walsvcv1.AppendStreamRequest, walsvcv1.AppendStreamResponse]) error {
 	a := newAppendStream(s.Server, stream)
+	if s.streamForTesting != nil {
+		s.streamForTesting(a)
+	}
 	return s.fail(stream.Context(), a.run())
 }

@@ -7,14 +7,11 @@ import (
 	"io"
 	"math"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/wire"
@@ -49,11 +46,14 @@ const (
 //     verdicts are sent: a client that counts what it has sent and not yet seen
 //     settled never exceeds its credit by our count.
 //  3. Once stopping is set and receiving is not, nothing more is appended.
+//
+// A client that neither reads nor goes away keeps two goroutines and at most
+// twice its credit, until the service stops; nobody waits for it.
 type appendStream struct {
 	server   *Server
 	stream   grpc.ServerStream
 	ctx      context.Context
-	appender Appender
+	appender *wal.Appender
 
 	// Of the receiving goroutine.
 	bindings  []*wal.Binding // by the client's number; nil: not open
@@ -185,16 +185,20 @@ func (a *appendStream) settle(farewell bool) (all bool, err error) {
 // receive takes messages until there are no more, or another goroutine has
 // begun to.
 func (a *appendStream) receive() {
-	var req wire.AppendRequest
+	var req received
 	for {
-		if err := a.stream.RecvMsg(&req); err != nil {
-			a.finish(receiveError(err))
+		switch err := a.stream.RecvMsg(&req); {
+		case errors.Is(err, io.EOF):
+			a.finish(nil)
+			return
+		case err != nil:
+			a.finish(err)
 			return
 		}
 		a.receiving.Store(true)
-		var err error
-		if !a.stopping.Load() {
-			err = a.take(&req)
+		err := req.err
+		if err == nil && !a.stopping.Load() {
+			err = a.take(&req.AppendRequest)
 		}
 		req.Release() // Append has copied the runs
 		a.receiving.Store(false)
@@ -217,21 +221,6 @@ func (a *appendStream) finish(err error) {
 	a.end = err
 	close(a.ended)
 	a.server.background.Done()
-}
-
-// receiveError returns what the end of receiving means: nil for a half-closed
-// stream, a domain error for a message that is none of ours.
-func receiveError(err error) error {
-	switch {
-	case errors.Is(err, io.EOF):
-		return nil
-	case isBare(err, codes.Internal) && strings.Contains(status.Convert(err).Message(), wire.ErrTooMany.Error()),
-		isBare(err, codes.ResourceExhausted):
-		return fmt.Errorf("%w: message, or a part of it", wal.ErrTooLarge)
-	case isBare(err, codes.Internal) && strings.Contains(status.Convert(err).Message(), "unmarshal"):
-		return fmt.Errorf("%w: not an AppendStreamRequest", wal.ErrMalformed)
-	}
-	return err
 }
 
 // take works on one message. Its error ends the stream.
@@ -437,7 +426,7 @@ func (a *appendStream) collect() {
 	ours()
 	for i := range a.verdicts {
 		v := &a.verdicts[i]
-		if end := unsettled(v.Err); end == ErrOutcomeUnknown {
+		if end := unsettled(v.Err); errors.Is(end, ErrOutcomeUnknown) {
 			a.broken = end
 			break
 		}

@@ -33,7 +33,7 @@ const RequestIDHeader = "walsvc-request-id"
 // handler the stream as gRPC made it.
 func (s *Server) chain() []grpc.ServerOption {
 	logger := logging.LoggerFunc(func(ctx context.Context, level logging.Level, msg string, fields ...any) {
-		s.log.Log(ctx, slog.Level(level), msg, fields...)
+		s.log.Log(ctx, slog.Level(level), msg, fields...) //nolint:sloglint // the middleware has two messages, both constants
 	})
 	calls := []logging.Option{
 		logging.WithLogOnEvents(logging.StartCall, logging.FinishCall),
@@ -41,6 +41,7 @@ func (s *Server) chain() []grpc.ServerOption {
 	}
 	limited := selector.MatchFunc(isAdministrative)
 	guarded := selector.MatchFunc(isOurs)
+	unguarded := selector.MatchFunc(func(ctx context.Context, c interceptors.CallMeta) bool { return !isOurs(ctx, c) })
 
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(
@@ -56,6 +57,7 @@ func (s *Server) chain() []grpc.ServerOption {
 			logging.StreamServerInterceptor(logger, calls...),
 			selector.StreamServerInterceptor(auth.StreamServerInterceptor(s.authorize), guarded),
 			selector.StreamServerInterceptor(s.refuseStream, guarded),
+			selector.StreamServerInterceptor(s.endOnStop, unguarded),
 			bare(logger),
 		),
 	}
@@ -168,6 +170,15 @@ func (s *Server) refuseStream(srv any, stream grpc.ServerStream, info *grpc.Stre
 		return err
 	}
 	return handler(srv, stream)
+}
+
+// endOnStop ends streams of health and reflection when the service stops: they
+// would go on for as long as their clients like, and a drain would wait for them.
+func (s *Server) endOnStop(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	ctx, release := s.stoppable(stream.Context())
+	defer release()
+	err := handler(srv, &middleware.WrappedServerStream{ServerStream: stream, WrappedContext: ctx})
+	return Status(stopCause(ctx, err))
 }
 
 type requestIDKey struct{}

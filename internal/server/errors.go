@@ -15,9 +15,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/walsvc/walsvc/internal/records"
-	"github.com/walsvc/walsvc/wal"
-
 	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+	"github.com/walsvc/walsvc/wal"
 )
 
 // Domain is the ErrorInfo domain of every error of the service.
@@ -153,7 +152,7 @@ func Status(err error) error {
 	if err == nil {
 		return nil
 	}
-	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
+	if _, ok := errors.AsType[grpcStatus](err); ok {
 		return err
 	}
 	row, ok := rowOf(err)
@@ -190,6 +189,12 @@ func Refusal(err error) *walsvcv1.Refusal {
 		metadata["retry_ms"] = decimal(uint64(row.Retry.Milliseconds()))
 	}
 	return &walsvcv1.Refusal{Code: int32(row.Code), Reason: row.Reason, Message: message(row, err), Metadata: metadata}
+}
+
+// grpcStatus is what makes an error a status.
+type grpcStatus interface {
+	error
+	GRPCStatus() *status.Status
 }
 
 // tableRow returns the row of a sentinel that is known to have one.

@@ -9,7 +9,7 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/walsvc/walsvc/internal/codec"
+	blockcodec "github.com/walsvc/walsvc/internal/codec"
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/records"
 	"github.com/walsvc/walsvc/internal/wire"
@@ -61,7 +61,7 @@ func (s replayService) read(ctx context.Context, req *walsvcv1.ReadRequest) (*wa
 	if err != nil {
 		return nil, err
 	}
-	defer reader.Close()
+	defer func() { _ = reader.Close() }() // it never fails
 
 	resp := &walsvcv1.ReadResponse{
 		FirstLsn:   uint64(from),
@@ -112,7 +112,7 @@ func (s replayService) Replay(req *walsvcv1.ReplayRequest, stream grpc.ServerStr
 	if err != nil {
 		return s.fail(ctx, err)
 	}
-	defer reader.Close()
+	defer func() { _ = reader.Close() }() // it never fails
 
 	for {
 		span, err := s.next(ctx, reader, req, stream)
@@ -141,10 +141,10 @@ func (s replayService) readOptions(ctx context.Context, req *walsvcv1.ReplayRequ
 		return o, fmt.Errorf("%w: %d codecs", wal.ErrInvalid, len(req.GetCodecs()))
 	}
 	for _, c := range req.GetCodecs() {
-		if c > 255 || !codec.Codec(c).Valid() {
+		if c > 255 || !blockcodec.Codec(c).Valid() {
 			continue // a newer client's; blocks of it there are none
 		}
-		o.Codecs = append(o.Codecs, codec.Codec(c))
+		o.Codecs = append(o.Codecs, blockcodec.Codec(c))
 	}
 	claim, err := claimOf(req.GetClaim())
 	if err != nil {
@@ -167,7 +167,7 @@ func (s replayService) readOptions(ctx context.Context, req *walsvcv1.ReplayRequ
 
 // next waits for the reader's next span. While a follower waits it hears the
 // durable LSN every Options.Heartbeat.
-func (s replayService) next(ctx context.Context, reader Reader, req *walsvcv1.ReplayRequest, stream grpc.ServerStream) (wal.Span, error) {
+func (s replayService) next(ctx context.Context, reader *wal.Reader, req *walsvcv1.ReplayRequest, stream grpc.ServerStream) (wal.Span, error) {
 	if !req.GetFollow() {
 		return reader.Next(ctx)
 	}

@@ -81,7 +81,7 @@ func (o Options) withDefaults() Options {
 // Server serves one Volume. Make it with New; a Server that was stopped cannot
 // be started again.
 type Server struct {
-	volume    Volume
+	volume    *wal.Volume
 	options   Options
 	log       *slog.Logger
 	authorize func(ctx context.Context) (context.Context, error)
@@ -101,10 +101,12 @@ type Server struct {
 	background sync.WaitGroup
 	stopped    chan struct{} // closed when gRPC has stopped
 	stopOnce   sync.Once
+
+	streamForTesting func(*appendStream) // hears of each append stream; nil but in tests
 }
 
 // New returns a Server of volume that does not serve yet.
-func New(volume Volume, o Options) *Server {
+func New(volume *wal.Volume, o Options) *Server {
 	o = o.withDefaults()
 	s := &Server{
 		volume:    volume,
@@ -133,7 +135,7 @@ func New(volume Volume, o Options) *Server {
 // transport returns how bytes travel.
 func transport(config *tls.Config) []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.ForceServerCodecV2(wire.Codec()),
+		grpc.ForceServerCodecV2(codec{wire.Codec()}),
 		grpc.Creds(newCredentials(config)),
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connectionWindow),
@@ -202,8 +204,9 @@ func (s *Server) Drain(ctx context.Context) error {
 	return err
 }
 
-// Stop cuts all connections and waits until nothing runs any more. What was
-// sequenced lands all the same.
+// Stop cuts all connections and waits until nothing runs any more, if need be
+// for the disk: a write in its hands cannot be taken back. What was sequenced
+// lands all the same.
 func (s *Server) Stop() {
 	s.stopOnce.Do(func() {
 		s.health.Shutdown()

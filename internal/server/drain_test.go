@@ -1,0 +1,141 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/walsvc/walsvc/internal/wire"
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+)
+
+// TestDrain: what was taken before is settled and told, nothing is taken after,
+// and every stream ends with DRAINING.
+func TestDrain(t *testing.T) {
+	w := newWorld(t, Options{})
+	w.create("l")
+	w.append("l", "before")
+	s := w.open()
+	s.bind(&walsvcv1.Bind{Binding: 1, Log: "l"})
+	taking := w.served()
+	idle := w.open()
+	replays := walsvcv1.NewReplayServiceClient(w.conn)
+	follower, err := replays.Replay(w.ctx, &walsvcv1.ReplayRequest{Log: "l", Follow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := follower.Recv(); err != nil || m.GetCount() != 1 {
+		t.Fatalf("follower: %v, %v", m, err)
+	}
+	watcher, err := replays.WatchDurable(w.ctx, &walsvcv1.WatchDurableRequest{Log: "l"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := watcher.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	waited := make(chan error, 1)
+	go func() {
+		_, err := replays.WaitDurable(w.ctx, &walsvcv1.WaitDurableRequest{Log: "l", Lsn: 1000})
+		waited <- err
+	}()
+	health, err := healthv1.NewHealthClient(w.conn).Watch(w.ctx, &healthv1.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h, err := health.Recv(); err != nil || h.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+		t.Fatalf("health: %v, %v", h, err)
+	}
+
+	w.occupy("l")
+	s.send(&wire.AppendRequest{Batches: []wire.Batch{{Binding: 1, Run: runOf("in flight")}}})
+	eventually(t, "the batch is on the bus", func() bool { return taking.appender.Pending() == 1 })
+	drained := make(chan error, 1)
+	go func() { drained <- w.Drain(w.ctx) }()
+	for err = nil; err == nil; { // it may hear NOT_SERVING first
+		_, err = health.Recv()
+	}
+	wantReason(t, err, codes.Unavailable, "DRAINING")
+
+	if m := s.next(); !m.Draining || len(m.Verdicts) != 0 {
+		t.Errorf("first message while draining: %+v", m)
+	}
+	s.send(&wire.AppendRequest{Batches: []wire.Batch{{Binding: 1, Run: runOf("too late")}}})
+	select {
+	case err := <-drained:
+		t.Fatalf("drained with a batch in flight: %v", err)
+	default:
+	}
+	w.release()
+	got, _, err := s.end()
+	wantReason(t, err, codes.Unavailable, "DRAINING")
+	if len(got) != 1 || got[0].First != 3 {
+		t.Errorf("verdicts: %+v", got)
+	}
+	_, draining, err := idle.end()
+	wantReason(t, err, codes.Unavailable, "DRAINING")
+	if !draining {
+		t.Error("the idle stream was not told")
+	}
+	for err = nil; err == nil; {
+		_, err = follower.Recv() // it may see the last record first
+	}
+	wantReason(t, err, codes.Unavailable, "DRAINING")
+	for err = nil; err == nil; {
+		_, err = watcher.Recv()
+	}
+	wantReason(t, err, codes.Unavailable, "DRAINING")
+	wantReason(t, <-waited, codes.Unavailable, "DRAINING")
+	if err := <-drained; err != nil {
+		t.Errorf("drain: %v", err)
+	}
+	info, err := w.volume.Log("l")
+	if err != nil || info.Durable() != 3 {
+		t.Errorf("log after the drain: %+v, %v", info, err)
+	}
+}
+
+// TestDrainDeadline: a disk that hangs and a client that does not read do not
+// keep the service from stopping.
+func TestDrainDeadline(t *testing.T) {
+	w := newWorld(t, Options{})
+	w.create("l")
+	s := w.open()
+	s.bind(&walsvcv1.Bind{Binding: 1, Log: "l"})
+	w.occupy("l")
+	s.send(&wire.AppendRequest{Batches: []wire.Batch{{Binding: 1, Run: runOf("in flight")}}})
+	eventually(t, "the batch is on the bus", func() bool { return w.unread() == 1 })
+
+	passed := errors.New("deadline passed")
+	ctx, cancel := context.WithTimeoutCause(w.ctx, 30*time.Millisecond, passed)
+	defer cancel()
+	if err := w.Drain(ctx); !errors.Is(err, passed) {
+		t.Errorf("drain: %v", err)
+	}
+	if _, _, err := s.end(); err == nil {
+		t.Error("the stream ended as if all was well")
+	}
+	w.release()
+	eventually(t, "what was sequenced has landed all the same", func() bool {
+		info, err := w.volume.Log("l")
+		return err == nil && info.Durable() == 2
+	})
+}
+
+func TestDrainRefusesNewCalls(t *testing.T) {
+	w := newWorld(t, Options{})
+	w.create("l")
+	w.stop(ErrDraining) // what Drain begins with, before connections are told to go
+	_, err := walsvcv1.NewAppendServiceClient(w.conn).Append(w.ctx, &walsvcv1.AppendRequest{Log: "l", Records: batchOf("x")})
+	wantReason(t, err, codes.Unavailable, "DRAINING")
+	_, err = walsvcv1.NewLogServiceClient(w.conn).GetLog(w.ctx, &walsvcv1.GetLogRequest{Name: "l"})
+	wantReason(t, err, codes.Unavailable, "DRAINING")
+	st, err := walsvcv1.NewAdminServiceClient(w.conn).GetStatus(w.ctx, &walsvcv1.GetStatusRequest{})
+	if err != nil || st.GetState() != walsvcv1.VolumeState_VOLUME_STATE_DRAINING {
+		t.Errorf("status: %v, %v", st.GetState(), err)
+	}
+}

@@ -1,0 +1,207 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/internal/records"
+	"github.com/walsvc/walsvc/wal"
+)
+
+// TestTableBothWays: every row is found by its error, however deeply wrapped,
+// and by its reason, and by nothing else.
+func TestTableBothWays(t *testing.T) {
+	reasons := map[string]bool{}
+	for _, row := range Table {
+		if reasons[row.Reason] {
+			t.Errorf("%s twice", row.Reason)
+		}
+		reasons[row.Reason] = true
+		if row.Reason != strings.ToUpper(row.Reason) || strings.ContainsAny(row.Reason, " -") || row.Hint == "" {
+			t.Errorf("row %+v", row)
+		}
+		wrapped := fmt.Errorf("append to log %q: %w", "l", fmt.Errorf("deep: %w", row.Err))
+		if got, ok := rowOf(wrapped); !ok || !errors.Is(got.Err, row.Err) {
+			t.Errorf("%v is found as %v", row.Err, got.Err)
+		}
+
+		st := status.Convert(Status(wrapped))
+		var info *errdetails.ErrorInfo
+		var retry *errdetails.RetryInfo
+		for _, d := range st.Details() {
+			switch d := d.(type) {
+			case *errdetails.ErrorInfo:
+				info = d
+			case *errdetails.RetryInfo:
+				retry = d
+			}
+		}
+		if st.Code() != row.Code || info.GetReason() != row.Reason || info.GetDomain() != Domain || retry.GetRetryDelay().AsDuration() != row.Retry {
+			t.Errorf("status of %s: %v %v", row.Reason, st.Code(), st.Details())
+		}
+		r := Refusal(wrapped)
+		if codes.Code(r.GetCode()) != row.Code || r.GetReason() != row.Reason || r.GetMessage() != st.Message() {
+			t.Errorf("refusal of %s: %v", row.Reason, r)
+		}
+		if want := row.Retry.Milliseconds(); want > 0 && r.GetMetadata()["retry_ms"] != fmt.Sprint(want) {
+			t.Errorf("refusal of %s: %v", row.Reason, r.GetMetadata())
+		}
+	}
+}
+
+// TestEveryRefusalOfTheEngineIsInTheTable reads the engine's source: an error
+// that is added there and not here would leave as INTERNAL.
+func TestEveryRefusalOfTheEngineIsInTheTable(t *testing.T) {
+	// Of opening and looking at volumes: there is no service then.
+	offline := []string{"ErrNoVolume", "ErrVersion", "ErrInUse", "ErrDamaged", "ErrBadCommand"}
+	var inTable []string
+	for _, row := range Table {
+		inTable = append(inTable, row.Err.Error())
+	}
+	found := 0
+	for _, file := range parsed(t, "../../wal") {
+		ast.Inspect(file, func(n ast.Node) bool {
+			spec, ok := n.(*ast.ValueSpec)
+			if !ok || len(spec.Values) != 1 || !strings.HasPrefix(spec.Names[0].Name, "Err") {
+				return true
+			}
+			call, ok := spec.Values[0].(*ast.CallExpr)
+			if !ok || len(call.Args) != 1 {
+				return true
+			}
+			text, ok := call.Args[0].(*ast.BasicLit)
+			if !ok {
+				return true
+			}
+			found++
+			name := spec.Names[0].Name
+			if slices.Contains(inTable, strings.Trim(text.Value, `"`)) == slices.Contains(offline, name) {
+				t.Errorf("wal.%s: in the table or not, and should not or should", name)
+			}
+			return true
+		})
+	}
+	if found < 30 {
+		t.Errorf("found %d errors in package wal", found)
+	}
+}
+
+func parsed(t testing.TB, dir string) (files []*ast.File) {
+	t.Helper()
+	pkgs, err := parser.ParseDir(token.NewFileSet(), dir, func(i fs.FileInfo) bool { return !strings.HasSuffix(i.Name(), "_test.go") }, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pkgs {
+		for _, f := range p.Files {
+			files = append(files, f)
+		}
+	}
+	return files
+}
+
+func TestFigures(t *testing.T) {
+	for _, tc := range []struct {
+		err  error
+		want string
+	}{
+		{&wal.RangeError{Log: "l", Asked: 9, First: 2, Next: 5, Err: wal.ErrLSNAhead}, "map[first_lsn:2 log:l lsn:9 next_lsn:5]"},
+		{&wal.MismatchError{Log: "l", Expected: 9, Next: 5}, "map[expected_lsn:9 log:l next_lsn:5]"},
+		{&wal.SequenceError{Log: "l", Got: 9, Want: 5}, "map[log:l sequence:9 want_sequence:5]"},
+		{&wal.ConflictError{Log: "l", Checkpoint: "c", Expected: 9, Version: 5}, "map[checkpoint:c expected_version:9 log:l version:5]"},
+		{&wal.DataLossError{Log: "l", First: 2, Last: 5}, "map[first_lsn:2 last_lsn:5 log:l]"},
+		{&wal.DataLossError{Log: "l"}, "map[log:l]"},
+		{fmt.Errorf("%w: %w", wal.ErrTooLarge, &records.TooLargeError{Record: 3, Size: 9, Limit: 5}), "map[limit:5 record:3 size:9]"},
+		{wal.ErrFull, "map[]"},
+	} {
+		if got := fmt.Sprint(figures(fmt.Errorf("wrapped: %w", tc.err))); got != tc.want {
+			t.Errorf("figures of %v: %s, want %s", tc.err, got, tc.want)
+		}
+	}
+}
+
+// TestNothingOfTheHostLeaks: the text of a cause goes out only where it speaks
+// of the caller's own input.
+func TestNothingOfTheHostLeaks(t *testing.T) {
+	secret := &fs.PathError{Op: "write", Path: "/srv/secret/0001.wal", Err: errors.New("input/output error")}
+	for _, base := range []error{wal.ErrPoisoned, wal.ErrFull, wal.ErrReadOnly, wal.ErrClosed, ErrOutcomeUnknown, errors.New("unforeseen")} {
+		err := fmt.Errorf("append: %w: %w", base, secret)
+		for _, text := range []string{Status(err).Error(), Refusal(err).GetMessage()} {
+			if strings.Contains(text, "secret") || strings.Contains(text, "unforeseen") {
+				t.Errorf("%v leaks: %s", base, text)
+			}
+		}
+	}
+	if code, reason := reasonOf(Status(secret)); code != codes.Internal || reason != "INTERNAL" {
+		t.Errorf("unforeseen: %v/%s", code, reason)
+	}
+}
+
+func TestStatusOfContextsAndStatuses(t *testing.T) {
+	for _, tc := range []struct {
+		err  error
+		want codes.Code
+	}{
+		{nil, codes.OK},
+		{fmt.Errorf("wait: %w", context.Canceled), codes.Canceled},
+		{fmt.Errorf("wait: %w", context.DeadlineExceeded), codes.DeadlineExceeded},
+		{status.Error(codes.PermissionDenied, "no"), codes.PermissionDenied},
+	} {
+		if code, reason := reasonOf(Status(tc.err)); code != tc.want || reason != "" {
+			t.Errorf("%v: %v/%s, want %v without a reason", tc.err, code, reason, tc.want)
+		}
+	}
+}
+
+// TestEveryLimitIsAdvertisedOrIsNobodysBusiness reads package limits.
+func TestEveryLimitIsAdvertisedOrIsNobodysBusiness(t *testing.T) {
+	// What no client can meet: the shape of files, and how the engine breathes.
+	inside := []string{
+		"BlockSize", "SegmentHeaderSize", "FrameHeaderSize", "DefaultSegmentSize", "MinSegmentSize", "MaxSegmentSize",
+		"MaxFrameSize", "MaxDirectorySize", "MaxBlocksPerFrame", "MaxSealSize", "MaxSegments", "MaxSpares",
+		"TargetBlockSize", "FrameFullSize", "MaxCommandsPerFrame", "IdlePromiseDelay", "MaxOpenSegments", "OpenSegmentIdle", "LoneFrameSize",
+	}
+	var names []string
+	for _, file := range parsed(t, "../limits") {
+		for name, object := range file.Scope.Objects {
+			if object.Kind == ast.Con && ast.IsExported(name) {
+				names = append(names, name)
+			}
+		}
+	}
+	told := map[string]uint64{}
+	for _, l := range advertised() {
+		if _, twice := told[l.GetName()]; twice {
+			t.Errorf("%s is advertised twice", l.GetName())
+		}
+		told[l.GetName()] = l.GetValue()
+	}
+	for _, name := range names {
+		if _, ok := told[name]; ok == slices.Contains(inside, name) {
+			t.Errorf("limits.%s: a client can meet it, or cannot, and is not told, or is", name)
+		}
+		delete(told, name)
+	}
+	for name := range told {
+		t.Errorf("%s is advertised and is no limit", name)
+	}
+	for _, l := range advertised() {
+		if l.GetName() == "HeartbeatInterval" && (l.GetUnit() != "ms" || l.GetValue() != uint64(limits.HeartbeatInterval/time.Millisecond)) {
+			t.Errorf("%v", l)
+		}
+	}
+}
