@@ -48,7 +48,7 @@ func TestLoneRideWakesNobody(t *testing.T) {
 func TestFreeListIsBounded(t *testing.T) {
 	var b *Bus
 	b = New(Options{
-		FullSize: 1000, BlockSize: 100,
+		FullSize: 1000, BlockSize: 100, LoneSize: 1 << 30,
 		Submit: func(f *Frame) { b.Landed(f.Ticket, nil) },
 	})
 	ride := func(runs, size int) {
