@@ -21,7 +21,8 @@ type appendOptions struct{ expected LSN }
 func ExpectLSN(lsn LSN) AppendOption { return func(o *appendOptions) { o.expected = lsn } }
 
 // Append appends a record and returns its LSN when it is durable. The record may
-// be used again when it returns. It waits while too much is pending; if ctx ends
+// be used again when it returns. It waits while too much is pending, and for
+// as long as the service cannot be reached: that is for ctx to bound. If ctx ends
 // before the record was taken, the error is the context's, and afterwards it Is
 // ErrUnknownOutcome too. A refusal changed nothing; its error is an *Error.
 func (l *Log) Append(ctx context.Context, record []byte) (LSN, error) {

@@ -225,6 +225,35 @@ func TestContextEndsInFlight(t *testing.T) {
 	}
 }
 
+func TestProducerIsKeptIfNothingIsUnknown(t *testing.T) {
+	f := newFake()
+	f.log("orders")
+	refuse := true
+	f.onBind = func(*walsvcv1.Bind) *walsvcv1.Refusal {
+		if refuse {
+			return refusal(codes.FailedPrecondition, "FENCED")
+		}
+		return nil
+	}
+	l := f.serve(t, Options{}).Log("orders")
+	for range 3 {
+		if _, err := l.Append(t.Context(), nil); !errors.Is(err, ErrFenced) || errors.Is(err, ErrUnknownOutcome) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	f.mu.Lock()
+	refuse = false
+	f.mu.Unlock()
+	if _, err := l.Append(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := len(f.logs["orders"].producers); n != 1 {
+		t.Fatalf("%d producers, want one: a log has room for few", n)
+	}
+}
+
 // own queues a batch of its own and does not wait for it.
 func own(t *testing.T, l *Log, expected LSN, rs ...string) *Future {
 	t.Helper()

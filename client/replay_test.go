@@ -6,10 +6,7 @@ import (
 	"slices"
 	"testing"
 
-	"google.golang.org/grpc/codes"
-
 	"github.com/walsvc/walsvc/internal/wire"
-	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
 )
 
 // filled returns a service with a log of n records, the first of them at LSN 1.
@@ -255,27 +252,5 @@ func TestOpen(t *testing.T) {
 	}
 	if _, err := Open(t.Context(), "./no-such-socket", Options{}); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("nobody there: got %v", err)
-	}
-}
-
-func TestBindRefused(t *testing.T) {
-	f := newFake()
-	f.log("orders")
-	refuse := true
-	f.onBind = func(*walsvcv1.Bind) *walsvcv1.Refusal {
-		if refuse {
-			return refusal(codes.FailedPrecondition, "FENCED")
-		}
-		return nil
-	}
-	l := f.serve(t, Options{}).Log("orders")
-	if _, err := l.Append(t.Context(), nil); !errors.Is(err, ErrFenced) || errors.Is(err, ErrUnknownOutcome) {
-		t.Fatalf("got %v", err)
-	}
-	f.mu.Lock()
-	refuse = false
-	f.mu.Unlock()
-	if _, err := l.Append(t.Context(), nil); err != nil {
-		t.Fatal(err)
 	}
 }

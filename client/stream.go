@@ -65,10 +65,10 @@ type appender struct {
 	phase    phase
 	opens    *openCall // under way; nil unless opening
 	err      error     // why it is lost; while refused, why its producer is to be given up; nil otherwise
-	producer ulid.ULID
-	used     bool   // Options.Producer, if any, is not for this log any more
-	next     uint64 // sequence of the next batch that is numbered
-	binding  uint32 // on the present stream; 0 if none
+	producer ulid.ULID // kept when the log is given up with nothing unknown; zero for a new one
+	used     bool      // Options.Producer, if any, was this log's
+	next     uint64    // sequence of the next batch that is numbered
+	binding  uint32    // on the present stream; 0 if none
 	queue    []*batch
 	sent     int
 	returned []*batch // sent, and refused with the one before them: to be sent again
@@ -245,11 +245,14 @@ func (s *stream) openLog(l *Log) {
 	c := s.client
 	l.phase = opening
 	l.opens = &openCall{done: make(chan struct{})}
-	producer := c.options.Producer
-	if l.used || producer == (ulid.ULID{}) {
-		producer = ulid.Make()
+	if l.producer == (ulid.ULID{}) && !l.used {
+		l.producer = c.options.Producer
+	}
+	if l.producer == (ulid.ULID{}) {
+		l.producer = ulid.Make()
 	}
 	l.used = true
+	producer := l.producer
 	s.start.Do(func() {
 		c.running.Go(s.run)
 		c.running.Go(s.push)
@@ -265,7 +268,7 @@ func (s *stream) openLog(l *Log) {
 			l.phase, call.err = unopened, err
 			return
 		}
-		l.phase, l.producer, l.next = opened, producer, last+1
+		l.phase, l.next = opened, last+1
 		l.maxRecord, l.id = int(info.Options.MaxRecordBytes), info.ID
 		l.acked, l.known = position{}, position{}
 		s.logs = append(s.logs, l)
@@ -299,7 +302,7 @@ func (s *stream) callOpen(name string, producer ulid.ULID) (info LogInfo, last u
 		if err = called(err, "open producer"); ctx.Err() != nil {
 			return LogInfo{}, 0, context.Cause(ctx)
 		}
-		if !errors.As(err, &e) || !e.retryable() {
+		if !errors.As(err, &e) || !e.retryable() && !errors.Is(e, ErrRateLimited) {
 			return LogInfo{}, 0, err
 		}
 		if err := pause.wait(ctx); err != nil {
@@ -820,20 +823,25 @@ func (s *stream) settle(b *batch, r Receipt, err error) {
 	s.finished = append(s.finished, b)
 }
 
-// drop gives up a log's producer with all that is queued: what has a sequence may
-// have landed, or may yet. The next append opens another producer, since a
-// sequence that may land must not be used again; but a log that lost acknowledged
-// data takes no more. REQUIRES: mu.
+// drop gives up all that is queued for a log: what has a sequence may have
+// landed, or may yet. If there is such a batch, the next append opens another
+// producer, since a sequence that may land must not be used again. A log that
+// lost acknowledged data takes no more. REQUIRES: mu.
 func (s *stream) drop(l *Log, why error) {
 	s.withdraw(l)
+	next := appender{used: true, hint: l.hint, producer: l.producer}
+	if errors.Is(why, ErrProtocol) || errors.Is(why, ErrSequenceGap) || errors.Is(why, ErrSequenceReuse) {
+		next.producer = ulid.ULID{}
+	}
 	for _, b := range append(l.returned, l.queue...) {
 		err := why
 		if b.sequence != 0 && l.phase != refused {
 			err = unknown(why)
+			next.producer = ulid.ULID{}
 		}
 		s.settle(b, Receipt{}, err)
 	}
-	l.appender = appender{used: true, hint: l.hint}
+	l.appender = next
 	if errors.Is(why, ErrDataLoss) {
 		l.phase, l.err = lost, why
 	}
