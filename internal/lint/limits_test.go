@@ -25,7 +25,7 @@ func TestLimitsDoc(t *testing.T) {
 		return
 	}
 	if got := r.read(t, doc); got != want {
-		t.Errorf("%s is not what %s makes it: run make gen\n%s", doc, source, want)
+		t.Errorf("%s is not what %s makes it: run make gen; %s", doc, source, difference(got, want))
 	}
 }
 

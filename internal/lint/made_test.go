@@ -45,7 +45,7 @@ func TestMade(t *testing.T) {
 			found[m[1]] = true
 			want := produce()
 			if m[2] != want && !*rewrite {
-				t.Errorf("%s: %q is not what the code says: run make gen\n%s", name, m[1], want)
+				t.Errorf("%s: %q is not what the code says: run make gen; %s", name, m[1], difference(m[2], want))
 			}
 			return fmt.Sprintf("<!-- made: %s -->\n%s<!-- end -->\n", m[1], want)
 		})
@@ -66,6 +66,17 @@ func (r *sourceTree) write(t *testing.T, name, text string) {
 	if err := os.WriteFile(filepath.Join(r.root, filepath.FromSlash(name)), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// difference returns the first lines that differ.
+func difference(got, want string) string {
+	g, w := strings.Split(got, "\n"), strings.Split(want, "\n")
+	for i := range max(len(g), len(w)) {
+		if i >= len(g) || i >= len(w) || g[i] != w[i] {
+			return fmt.Sprintf("line %d is\n%q, want\n%q", i+1, g[min(i, len(g)-1)], w[min(i, len(w)-1)])
+		}
+	}
+	return "nothing differs"
 }
 
 // code spells a word as code, and nothing as nothing.
