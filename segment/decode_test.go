@@ -127,6 +127,14 @@ func TestFrameHeaderBounds(t *testing.T) {
 			t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
 		}
 	}
+	h, _ := sampleFrame()
+	b := make([]byte, limits.FrameHeaderSize)
+	wide := life{prefix: seg.life().prefix, size: limits.MaxSegmentSize}
+	h.BlocksSize = limits.MaxFrameSize
+	h.encode(b, wide, 8192)
+	if _, err := decodeFrameHeader(b, wide, 8192); !errors.Is(err, ErrNoFrame) {
+		t.Errorf("a frame over the limit in a segment that takes it: %v", err)
+	}
 	for _, b := range [][]byte{nil, make([]byte, limits.FrameHeaderSize-1), make([]byte, limits.FrameHeaderSize)} {
 		if _, err := decodeFrameHeader(b, seg.life(), 8192); !errors.Is(err, ErrNoFrame) {
 			t.Errorf("%d zeroes: %v", len(b), err)

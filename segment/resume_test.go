@@ -268,3 +268,69 @@ func TestSnapshots(t *testing.T) {
 		}
 	}
 }
+
+// TestShortSegments wants the short segment that the first opening makes to
+// take small frames, to roll before one it is too short for, and to be removed
+// when it is released: a spare is as long as a segment.
+func TestShortSegments(t *testing.T) {
+	fs := disk.NewMem()
+	o := testOptions(fs)
+	o.SegmentSize = 8 << 20
+	recycled := map[ID]bool{}
+	o.Events.Released = func(id ID, r bool) { recycled[id] = r }
+	j := newJournal(t, o)
+	if h, err := j.Header(1); err != nil || h.Size != shortSegment {
+		t.Fatalf("%+v, %v", h, err)
+	}
+	if w := appendSync(t, j, rawDraft("x", 1)); w.Rolled {
+		t.Errorf("%+v", w)
+	}
+	for range 2 {
+		if w := appendSync(t, j, rawDraft("x", 5<<20)); !w.Rolled {
+			t.Errorf("%+v", w)
+		}
+	}
+	if err := j.Release(3); err != nil {
+		t.Fatal(err)
+	}
+	if r, ok := recycled[1]; !ok || r || !recycled[2] {
+		t.Errorf("recycled %v", recycled)
+	}
+}
+
+// TestPadding writes a small frame from the buffer that a large one was in:
+// what follows it on disk is zeroes, no other client's bytes.
+func TestPadding(t *testing.T) {
+	fs := disk.NewMem()
+	j := newJournal(t, testOptions(fs))
+	appendSync(t, j, rawDraft("large", 20_000))
+	w := appendSync(t, j, rawDraft("small", 10))
+	f, err := fs.Open("v/0000000000000001.wal", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, w.Header.Size())
+	if _, err := f.ReadAt(b, w.Ref.Pos.Offset); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if used := limits.FrameHeaderSize + int(w.Header.BlocksSize+w.Header.DirectorySize); !zero(b[used:]) {
+		t.Errorf("padding %x", b[used:])
+	}
+}
+
+// TestFirstCauseCounts poisons twice: everybody hears of the first cause, and
+// of it once.
+func TestFirstCauseCounts(t *testing.T) {
+	o := testOptions(disk.NewMem())
+	told := 0
+	o.Events.Poisoned = func(error) { told++ }
+	j := newJournal(t, o)
+	first := errors.New("first")
+	err1, err2 := j.poisoned("write", first), j.poisoned("sync", errors.New("second"))
+	if err1 != err2 || err1 != j.Poisoned() || !errors.Is(err1, first) || told != 1 {
+		t.Errorf("%v, %v, %v, told %d times", err1, err2, j.Poisoned(), told)
+	}
+}
