@@ -77,6 +77,9 @@ records_per_second.`,
 				bar := newBar(cmd.ErrOrStderr(), "append to "+args[0], total)
 				r, err := appendLines(ctx, c.Log(args[0]), in, bar.add)
 				bar.stop()
+				if err != nil && r.Records == 0 {
+					return err
+				}
 				return errors.Join(g.print(cmd, r), err)
 			})
 		},

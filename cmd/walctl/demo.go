@@ -149,7 +149,7 @@ clients, rolls, recycles, seed, seconds, examples [] (what is wrong).`,
 	flags := cmd.Flags()
 	flags.IntVar(&plan.kills, "kills", 12, "how often to kill the service")
 	flags.IntVar(&plan.rounds, "rounds", 0, "how often to go through the documents at least; 0 means as often as --duration allows")
-	flags.DurationVar(&plan.duration, "duration", 18*time.Second, "`time` to spread the kills over")
+	flags.DurationVar(&plan.duration, "duration", 15*time.Second, "`time` to spread the kills over")
 	flags.IntVar(&plan.clients, "clients", 8, "clients of the store, each with a connection of its own")
 	flags.Uint64Var(&plan.seed, "seed", 0, "`seed` of what is random; by default a new one")
 	flags.Var(&o.segment, "segment-size", "size of the volume's segments; small, so that they roll and recycle")
@@ -184,9 +184,15 @@ func runDemo(cmd *cobra.Command, g *globals, plan demoPlan, walsvc, dir string, 
 		return err
 	}
 	plan.dir = filepath.Join(dir, "engine")
+	log, err := os.Create(filepath.Join(dir, "walsvc.log"))
+	if err != nil {
+		return fmt.Errorf("make the service's log: %w", err)
+	}
+	defer log.Close()
 	s := &walsvcProcess{options: service.Options{
 		Binary: binary,
 		Dir:    filepath.Join(dir, "volume"),
+		Log:    log,
 		Args:   []string{"--segment-size", fmt.Sprint(segment), "--log-level", "warn"},
 	}}
 	defer func() { err = errors.Join(err, s.stop()) }()
@@ -324,7 +330,14 @@ func (c walsvcConn) read(ctx context.Context, log string) (uint64, iter.Seq2[doc
 		return 0, nil, err
 	}
 	return uint64(info.First), func(yield func(docstore.Record, error) bool) {
-		for r, err := range c.client.Log(log).Replay(ctx, client.ReplayOptions{From: info.First}) {
+		if info.First == info.Next {
+			return
+		}
+		// To where it ends now: the clients go on, and might stay ahead for ever.
+		for r, err := range c.client.Log(log).Replay(ctx, client.ReplayOptions{From: info.First, To: info.Durable()}) {
+			if errors.Is(err, client.ErrLSNTruncated) {
+				err = errTruncated
+			}
 			if !yield(docstore.Record{LSN: uint64(r.LSN), Data: r.Data}, err) {
 				return
 			}

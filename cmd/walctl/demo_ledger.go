@@ -166,14 +166,13 @@ type reading struct {
 	must    uint64            // everything acknowledged up to here must be read
 }
 
-// begin begins a reading. What is acknowledged by now must show in it.
-func (l *ledger) begin(shard int, from uint64) *reading {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// begin begins a reading. Everything acknowledged up to the LSN must has to show
+// in it by its end.
+func (l *ledger) begin(shard int, from, must uint64) *reading {
 	return &reading{
 		l: l, shard: shard, from: from, next: from,
 		strayed: make(map[*entry]bool), numbers: make(map[uint64]uint64),
-		must: uint64(len(l.logs[shard].acked)),
+		must: must,
 	}
 }
 

@@ -37,7 +37,7 @@ func (b *ledgerBench) submitNext(session, number uint64, doc int) {
 
 // read reads records at dense LSNs from an LSN on.
 func (b *ledgerBench) read(from uint64, records ...[]byte) {
-	r := b.begin(0, from)
+	r := b.begin(0, from, b.lastAcked(0))
 	for i, data := range records {
 		r.record(from+uint64(i), data)
 	}
@@ -105,7 +105,7 @@ func TestLedgerFinds(t *testing.T) {
 		{
 			name: "a lost record in the middle, the LSN left out",
 			do: func(b *ledgerBench) {
-				r := b.begin(0, 1)
+				r := b.begin(0, 1, b.lastAcked(0))
 				for _, lsn := range []uint64{1, 2, 4, 5, 6} {
 					r.record(lsn, b.records[lsn-1])
 				}
@@ -158,7 +158,7 @@ func TestLedgerFinds(t *testing.T) {
 		{
 			name: "nothing, when two readings go on at once",
 			do: func(b *ledgerBench) {
-				one, two := b.begin(0, 1), b.begin(0, 1)
+				one, two := b.begin(0, 1, b.lastAcked(0)), b.begin(0, 1, b.lastAcked(0))
 				for i, data := range b.records {
 					one.record(uint64(i+1), data)
 					two.record(uint64(i+1), data)

@@ -23,11 +23,15 @@ type demoService interface {
 	passing(err error) bool
 }
 
+// errTruncated is what a reading ends with if the log was truncated under it: a
+// checkpoint that was set lets records go at a time of the service's choosing.
+var errTruncated = errors.New("the log was truncated meanwhile")
+
 // A demoConn is one connection to it.
 type demoConn interface {
 	docstore.WAL
 	// read returns the first LSN that a log keeps and everything from there to
-	// its end.
+	// where it ends now, or errTruncated.
 	read(ctx context.Context, log string) (first uint64, records iter.Seq2[docstore.Record, error], err error)
 	close()
 }
@@ -93,8 +97,11 @@ type demo struct {
 	sated    chan struct{} // closed when clients shall stop
 
 	// truncating is held by whoever truncates logs or reads them from their
-	// beginning: a reading must not lose its place.
+	// beginning, so that a reading seldom loses its place.
 	truncating sync.Mutex
+	// turnstile is passed by every operation and held while logs are read: what
+	// is in flight goes on, but on a slow machine nothing new piles up meanwhile.
+	turnstile sync.RWMutex
 
 	kills, engineKills int
 	inFlightAtKills    int
@@ -256,22 +263,36 @@ func (d *demo) audit(ctx context.Context) error {
 		return fmt.Errorf("audit: %w", err)
 	}
 	defer conn.close()
+	d.turnstile.Lock()
+	defer d.turnstile.Unlock()
 	d.truncating.Lock()
 	defer d.truncating.Unlock()
 	for shard := range d.shards {
-		first, records, err := conn.read(ctx, d.engineOptions().LogName(shard))
+		err := errTruncated
+		for errors.Is(err, errTruncated) {
+			err = d.auditLog(ctx, conn, shard)
+		}
 		if err != nil {
 			return fmt.Errorf("audit: %w", err)
 		}
-		r := d.ledger.begin(shard, first)
-		for record, err := range records {
-			if err != nil {
-				return fmt.Errorf("audit: %w", err)
-			}
-			r.record(record.LSN, record.Data)
-		}
-		r.end()
 	}
+	return nil
+}
+
+func (d *demo) auditLog(ctx context.Context, conn demoConn, shard int) error {
+	must := d.ledger.lastAcked(shard) // before the service is asked how far the log goes
+	first, records, err := conn.read(ctx, d.engineOptions().LogName(shard))
+	if err != nil {
+		return err
+	}
+	r := d.ledger.begin(shard, first, must)
+	for record, err := range records {
+		if err != nil {
+			return err
+		}
+		r.record(record.LSN, record.Data)
+	}
+	r.end()
 	return nil
 }
 
@@ -310,7 +331,7 @@ func (d *demo) openEngine(ctx context.Context) (*engine, error) {
 	readings := make([]*reading, d.shards)
 	o.Applied = func(shard int, lsn uint64, record []byte) {
 		if readings[shard] == nil { // its first record: the one behind its checkpoint
-			readings[shard] = d.ledger.begin(shard, lsn)
+			readings[shard] = d.ledger.begin(shard, lsn, 0)
 		}
 		readings[shard].record(lsn, record)
 	}
@@ -477,7 +498,9 @@ func (e *engine) session() error {
 			return nil
 		default:
 		}
+		e.d.turnstile.RLock()
 		n := e.d.next.Add(1) - 1
+		e.d.turnstile.RUnlock()
 		doc := int(n % uint64(len(e.d.docs)))
 		kind, bytes := docstore.Put, e.d.docs[doc].doc
 		if n >= uint64(len(e.d.docs)) && random.IntN(16) == 0 { // in later rounds there is something to delete
