@@ -136,7 +136,7 @@ func (j *janitor) sweep() error {
 	// A snapshot that had no room may have some now.
 	if v.journal.Admit(snapshotPart, false) == nil {
 		v.mu.RLock()
-		due := v.bytes >= v.o.SnapshotEvery
+		due := v.snapshotDue(false)
 		v.mu.RUnlock()
 		if due {
 			v.snapshots.kick()

@@ -34,13 +34,8 @@ func (v *Volume) recover() error {
 	}
 	v.recovery = describe(found)
 	v.clock.start(v.o.Now, r.time)
-	switch {
-	case found.ReadOnly:
+	if found.ReadOnly {
 		v.readOnly = fmt.Errorf("volume %s: %w: %s; run walctl verify on it", v.dir, ErrReadOnly, found.Detail)
-	case v.o.ReadOnly:
-		v.readOnly = fmt.Errorf("volume %s: %w: it was opened so", v.dir, ErrReadOnly)
-	}
-	if v.readOnly != nil {
 		// What is not promised is not durable, and is not shown as if it were;
 		// but with the volume read-only nobody can be told otherwise later.
 		v.index.active = nil
@@ -48,8 +43,10 @@ func (v *Volume) recover() error {
 	}
 
 	resume := found.Resume
+	v.bytes = r.bytes
 	if !r.newer.IsZero() && r.newerLast <= found.Promised {
 		resume.Snapshot, resume.OlderSnapshot = r.newer, r.base
+		v.bytes -= r.newerAt
 	} else {
 		resume.Snapshot, resume.OlderSnapshot = r.base, r.older(resume)
 	}
@@ -90,6 +87,7 @@ type rebuilder struct {
 	states map[stateKey]statePlace
 	active *segmentIndex // of the segment the scan is in, if it began with its first frame
 	time   int64
+	bytes  int64 // of the frames scanned
 
 	from segment.FrameRef
 	// base is the snapshot the state was restored from, zero for none.
@@ -99,10 +97,11 @@ type rebuilder struct {
 	waiting []waitingFrame
 
 	// newer is the newest whole snapshot behind base; newerLast the sequence of
-	// its last part.
-	newer     segment.FrameRef
-	newerLast uint64
-	next      snapshotParts
+	// its last part, and newerAt what had been scanned before its first.
+	newer           segment.FrameRef
+	newerLast       uint64
+	newerAt, nextAt int64
+	next            snapshotParts
 
 	commands []Command
 }
@@ -126,6 +125,7 @@ func (r *rebuilder) Begin(from segment.FrameRef, fromSnapshot bool) {
 // Frame implements replay.Handler.
 func (r *rebuilder) Frame(f *segment.Frame, open func(block int) ([]byte, error)) error {
 	r.time = f.Header.Time
+	r.bytes += f.Header.Size()
 	switch f.Header.Kind {
 	case segment.KindSnapshot:
 		return r.snapshot(f, open)
@@ -196,12 +196,12 @@ func (r *rebuilder) snapshot(f *segment.Frame, open func(block int) ([]byte, err
 		// could begin. Its parts are not read: if one does not open, that
 		// opening falls back to the older snapshot.
 		if h.Part == 0 {
-			r.next = snapshotParts{from: h.From}
+			r.next, r.nextAt = snapshotParts{from: h.From}, r.bytes-f.Header.Size()
 		}
 		if r.next.bad = r.next.bad || h.From != r.next.from || h.Part != r.next.next; !r.next.bad {
 			r.next.next++
 			if h.Last && h.From != r.base {
-				r.newer, r.newerLast = h.From, f.Header.Sequence
+				r.newer, r.newerLast, r.newerAt = h.From, f.Header.Sequence, r.nextAt
 			}
 		}
 		return nil
@@ -261,6 +261,9 @@ func describe(found *replay.Recovery) Recovery {
 		r.Damage = append(r.Damage, Damage{
 			File: filepath.Base(d.Path), Offset: d.Pos.Offset, Sequence: d.Sequence, Case: string(d.Case), Detail: d.Detail,
 		})
+	}
+	if found.MoreDamage > 0 {
+		r.Detail += fmt.Sprintf(" There is more damage than is listed: %d places.", found.MoreDamage)
 	}
 	return r
 }

@@ -17,6 +17,11 @@ import (
 // between two snapshots, give or take a frame.
 const defaultSnapshotEvery = 32 << 20
 
+// snapshotSegments is how many segments may have begun since the newest snapshot
+// before opening takes one: a process that crashes soon after each start never
+// comes to defaultSnapshotEvery, and its segments would add up.
+const snapshotSegments = 4
+
 // snapshotPart is how many bytes of state ride in one frame: small enough not
 // to hold up the frames of commands between which the parts ride.
 const snapshotPart = 256 << 10
@@ -35,9 +40,24 @@ type snapshotter struct {
 	stopped chan struct{}
 	once    sync.Once
 
+	writing sync.Mutex // one snapshot at a time
+
 	// newest and older are where opening would begin to scan: the frame behind
 	// the cut. Guarded by the volume's mu.
 	newest, older segment.FrameRef
+	// size is that of the newest one, in bytes of journal. Guarded likewise.
+	size int64
+}
+
+// snapshotDue reports whether a snapshot is worth its writing: when there is
+// enough to scan, or the journal rolled, so that segments can be released; but
+// of a large state not before as much else was written. REQUIRES: mu.
+func (v *Volume) snapshotDue(rolled bool) bool {
+	enough := 2 * v.snapshots.size
+	if !rolled {
+		enough = max(enough, v.o.SnapshotEvery)
+	}
+	return v.bytes >= enough
 }
 
 // start begins the snapshotter's goroutine.
@@ -82,11 +102,28 @@ func (s *snapshotter) run() {
 	}
 }
 
+// snapshotAtOpen takes a snapshot before anything is served if opening had much
+// to scan: done later, a crash loop might never come to it.
+func (v *Volume) snapshotAtOpen() error {
+	v.mu.RLock()
+	due := v.snapshotDue(v.last.Pos.Segment >= v.snapshots.newest.Pos.Segment+snapshotSegments)
+	v.mu.RUnlock()
+	if !due {
+		return nil
+	}
+	if err := v.snapshots.write(); err != nil && !errors.Is(err, ErrFull) {
+		return v.wrap(err)
+	}
+	return nil
+}
+
 // errStopped ends a snapshot when the volume closes.
 var errStopped = errors.New("stopped")
 
 // write takes one snapshot.
 func (s *snapshotter) write() error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	v := s.v
 	began := time.Now()
 	// Asked before the state is frozen, which makes every log that changes
@@ -109,17 +146,9 @@ func (s *snapshotter) write() error {
 	}
 
 	w := &snapshotWriter{s: s, from: from}
-	w.buf = append(w.buf, snapshotVersion)
-	w.buf = binary.AppendUvarint(w.buf, next)
-	w.buf = binary.AppendUvarint(w.buf, uint64(len(logs)))
-	var one []byte
+	w.buf = appendSnapshotStart(w.buf, next, len(logs))
 	for _, l := range logs {
-		one = appendLogState(one[:0], l)
-		w.buf = binary.AppendUvarint(w.buf, uint64(len(one)))
-		w.buf = append(w.buf, one...)
-		// The index's own section would do for all logs at once, but a log and
-		// the places of its checkpoints are wanted together.
-		w.buf = appendPlaces(w.buf, l, states)
+		w.buf = appendSnapshotLog(w.buf, l, states)
 		if err := w.flush(false); err != nil {
 			return err
 		}
@@ -130,6 +159,7 @@ func (s *snapshotter) write() error {
 
 	v.mu.Lock()
 	s.older, s.newest = s.newest, from
+	s.size = w.written
 	v.bytes -= was
 	newest, older := s.newest, s.older
 	v.mu.Unlock()
@@ -139,6 +169,22 @@ func (s *snapshotter) write() error {
 		v.o.Events.Snapshot(from.Sequence-1, w.written, time.Since(began))
 	}
 	return nil
+}
+
+// appendSnapshotStart spells what comes before the logs of a snapshot.
+func appendSnapshotStart(dst []byte, next uint64, logs int) []byte {
+	dst = append(dst, snapshotVersion)
+	dst = binary.AppendUvarint(dst, next)
+	return binary.AppendUvarint(dst, uint64(logs))
+}
+
+// appendSnapshotLog spells a log of a snapshot. The places of checkpoints could
+// be a section for all logs at once, but a log's are wanted together with it.
+func appendSnapshotLog(dst []byte, l *logState, states map[stateKey]statePlace) []byte {
+	one := appendLogState(nil, l)
+	dst = binary.AppendUvarint(dst, uint64(len(one)))
+	dst = append(dst, one...)
+	return appendPlaces(dst, l, states)
 }
 
 // appendPlaces spells where the states of a log's checkpoints lie, in the

@@ -192,7 +192,7 @@ func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
 	}
 	so := segment.Options{
 		FS: o.FS, Dir: dir, SegmentSize: o.SegmentSize, PrepareRate: o.PrepareRate, Rand: o.Rand, Now: o.Now,
-		ReadOnly: o.ReadOnly, Seal: v.sealMeta,
+		Seal: v.sealMeta,
 		Events: segment.Events{
 			Stranger:      o.Events.Stranger,
 			PrepareFailed: o.Events.PrepareFailed,
@@ -229,12 +229,16 @@ func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
 			return nil, errors.Join(err, v.Close())
 		}
 	}
+	if err := v.snapshotAtOpen(); err != nil {
+		return nil, errors.Join(err, v.Close())
+	}
+	v.janitor.kick()
 	return v, nil
 }
 
 func openJournal(so segment.Options, create bool) (*segment.Journal, error) {
 	j, err := segment.Open(so)
-	if errors.Is(err, segment.ErrNotVolume) && create && !so.ReadOnly {
+	if errors.Is(err, segment.ErrNotVolume) && create {
 		if err = segment.Create(so); err == nil {
 			j, err = segment.Open(so)
 		}
@@ -285,7 +289,7 @@ func (v *Volume) publish(f *batcher.Frame, err error) {
 			v.counters.rawBytes.Add(uint64(cmd.Size))
 		}
 	}
-	due := f.Tag != tagSnapshot && (c.rolled || v.bytes >= v.o.SnapshotEvery)
+	due := f.Tag != tagSnapshot && v.snapshotDue(c.rolled)
 	v.mu.Unlock()
 	if f.Tag == 0 {
 		v.counters.commits.Add(1)

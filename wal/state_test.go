@@ -1,0 +1,305 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/walsvc/walsvc/internal/limits"
+)
+
+// applyAll applies commands in order.
+func applyAll(s *State, commands []Command) (*State, error) {
+	for i := range commands {
+		if err := s.Apply(&commands[i]); err != nil {
+			return s, fmt.Errorf("command %d: %w", i, err)
+		}
+	}
+	return s, nil
+}
+
+// sampleHistory has every kind of command.
+func sampleHistory() []Command {
+	h := []Command{
+		{Kind: CommandCreateLog, Log: 1, ID: ulid.ULID{1}, Name: "a", Time: 11, Options: LogOptions{
+			QuotaBytes: 1 << 40, MaxRecordBytes: 77, Labels: map[string]string{"k": "v", "empty": ""}, ColocationKey: "with"}},
+		{Kind: CommandCreateLog, Log: 2, ID: ulid.ULID{2}, Name: "b", Time: 12},
+		{Kind: CommandCreateLog, Log: 3, ID: ulid.ULID{3}, Name: "c", Time: 13},
+		{Kind: CommandOpenProducer, Log: 1, Producer: producerID(1)},
+		{Kind: CommandOpenProducer, Log: 1, Producer: producerID(2)},
+		{Kind: CommandAppend, Log: 2, Epoch: 1, First: 1, Count: 4, RunSum: 1, Checksum: 2, Place: Place{Size: 40}},
+		{Kind: CommandSetCheckpoint, Log: 2, Name: "cp", LSN: 2, Version: 1, Time: 14, RunSum: 3, Place: Place{Block: 1, Size: 9}},
+		{Kind: CommandSetCheckpoint, Log: 2, Name: "another", LSN: 0, Version: 1, Time: 14},
+		{Kind: CommandSetCheckpoint, Log: 2, Name: "gone", LSN: 1, Version: 1, Time: 14},
+		{Kind: CommandMoveCheckpoint, Log: 2, Name: "cp", Version: 1, Place: Place{Block: 2, Offset: 5, Size: 9}},
+		{Kind: CommandDeleteCheckpoint, Log: 2, Name: "gone"},
+		{Kind: CommandTruncate, Log: 2, First: 3, LiveBytes: 20},
+		{Kind: CommandDeleteLog, Log: 3},
+	}
+	start, next := uint64(0), LSN(1)
+	for q := uint64(1); q <= limits.ProducerWindow+10; q++ {
+		h = append(h, Command{Kind: CommandAppend, Log: 1, Epoch: 1, Slot: 2, Sequence: q, First: next, Count: uint32(q), RunSum: uint32(q), Checksum: Checksum(q), Start: start, Place: Place{Size: 10}})
+		start, next = start+10, next+LSN(q)
+	}
+	return h
+}
+
+// TestApplyDisagrees checks that a command which does not follow is refused and
+// changes nothing.
+func TestApplyDisagrees(t *testing.T) {
+	s, err := applyAll(NewState(), sampleHistory())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _, err := decodeSnapshot(encodeSnapshot(s, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := s.logs[1]
+	good := Command{Kind: CommandAppend, Log: 1, Epoch: 1, First: l.next, Count: 1, Start: l.totalBytes, Place: Place{Size: 1}}
+	with := func(change func(c *Command)) Command {
+		c := good
+		change(&c)
+		return c
+	}
+	for name, c := range map[string]Command{
+		"unknown kind":                     {Kind: 99, Log: 1},
+		"no such log":                      {Kind: CommandDeleteLog, Log: 3},
+		"create: number skipped":           {Kind: CommandCreateLog, Log: 5, Name: "x"},
+		"create: number used":              {Kind: CommandCreateLog, Log: 3, Name: "x"},
+		"create: name taken":               {Kind: CommandCreateLog, Log: 4, Name: "a"},
+		"producer is open":                 {Kind: CommandOpenProducer, Log: 1, Producer: producerID(1)},
+		"append: no log":                   with(func(c *Command) { c.Log = 9 }),
+		"append: gap":                      with(func(c *Command) { c.First++ }),
+		"append: overlap":                  with(func(c *Command) { c.First-- }),
+		"append: epoch":                    with(func(c *Command) { c.Epoch = 2 }),
+		"append: empty":                    with(func(c *Command) { c.Count = 0 }),
+		"append: bytes before it":          with(func(c *Command) { c.Start++ }),
+		"append: no such slot":             with(func(c *Command) { c.Slot, c.Sequence = 3, 1 }),
+		"append: sequence skipped":         with(func(c *Command) { c.Slot, c.Sequence = 2, limits.ProducerWindow+12 }),
+		"append: sequence repeated":        with(func(c *Command) { c.Slot, c.Sequence = 2, limits.ProducerWindow+10 }),
+		"checkpoint: version":              {Kind: CommandSetCheckpoint, Log: 2, Name: "cp", LSN: 3, Version: 1},
+		"checkpoint: backwards":            {Kind: CommandSetCheckpoint, Log: 2, Name: "cp", LSN: 1, Version: 2},
+		"checkpoint: beyond the end":       {Kind: CommandSetCheckpoint, Log: 2, Name: "cp", LSN: 5, Version: 2},
+		"checkpoint: deleted twice":        {Kind: CommandDeleteCheckpoint, Log: 2, Name: "gone"},
+		"truncate: backwards":              {Kind: CommandTruncate, Log: 2, First: 2, LiveBytes: 20},
+		"truncate: beyond the end":         {Kind: CommandTruncate, Log: 2, First: 6},
+		"truncate: to more bytes":          {Kind: CommandTruncate, Log: 2, First: 4, LiveBytes: 21},
+		"move checkpoint: other version":   {Kind: CommandMoveCheckpoint, Log: 2, Name: "cp", Version: 2, Place: Place{Size: 9}},
+		"move checkpoint: other size":      {Kind: CommandMoveCheckpoint, Log: 2, Name: "cp", Version: 1, Place: Place{Size: 8}},
+		"move checkpoint: there is none":   {Kind: CommandMoveCheckpoint, Log: 2, Name: "gone", Version: 1},
+		"delete checkpoint: there is none": {Kind: CommandDeleteCheckpoint, Log: 1, Name: "cp"},
+	} {
+		if err := s.Apply(&c); !errors.Is(err, errDisagree) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if s.Hash() != before.Hash() || s.next != before.next {
+			t.Fatalf("%s: the state has changed", name)
+		}
+	}
+	if err := s.Apply(&good); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestProducerWindow checks that exactly the last ProducerWindow batches are
+// remembered, also when the ring has gone round.
+func TestProducerWindow(t *testing.T) {
+	var p producerState
+	for q := uint64(1); q <= 3*limits.ProducerWindow; q++ {
+		p.remember(batchState{sequence: q, first: LSN(10 * q)})
+		for back := range uint64(2 * limits.ProducerWindow) {
+			if back >= q {
+				break
+			}
+			b, ok := p.recall(q - back)
+			if want := back < limits.ProducerWindow; ok != want || ok && b.first != LSN(10*(q-back)) {
+				t.Fatalf("after %d: batch %d is remembered as %+v, %t; want %t", q, q-back, b, ok, want)
+			}
+		}
+		if _, ok := p.recall(q + 1); ok {
+			t.Fatalf("after %d the next one is remembered", q)
+		}
+	}
+}
+
+// randomCommand makes a command that follows from s.
+func randomCommand(rng *rand.Rand, s *State, step int) Command {
+	var numbers []uint64
+	for _, l := range s.freeze() {
+		numbers = append(numbers, l.number)
+	}
+	if len(numbers) == 0 || rng.IntN(15) == 0 {
+		return Command{Kind: CommandCreateLog, Log: s.next, Name: fmt.Sprintf("log-%d", step), ID: ulid.ULID{byte(step)}, Time: int64(step)}
+	}
+	l := s.logs[numbers[rng.IntN(len(numbers))]]
+	c := Command{Log: l.number}
+	switch rng.IntN(12) {
+	case 0:
+		c.Kind, c.Producer = CommandOpenProducer, ulid.ULID{byte(step), byte(step >> 8), 1}
+	case 1:
+		c.Kind, c.First = CommandTruncate, l.first+LSN(rng.IntN(int(l.next-l.first)+1))
+		c.LiveBytes = uint64(rng.Int64N(int64(l.liveBytes) + 1))
+	case 2, 3:
+		c.Kind, c.Name, c.LSN = CommandSetCheckpoint, string(rune('a'+rng.IntN(4))), l.next-1
+		c.Version, c.Size, c.RunSum, c.Time = 1, uint32(rng.IntN(9)), uint32(step), int64(step)
+		if i, found := l.findCheckpoint(c.Name); found {
+			c.Version = l.checkpoints[i].version + 1
+		}
+	case 4:
+		if len(l.checkpoints) > 0 {
+			c.Kind, c.Name = CommandDeleteCheckpoint, l.checkpoints[rng.IntN(len(l.checkpoints))].name
+			break
+		}
+		fallthrough
+	case 5:
+		if rng.IntN(4) == 0 {
+			c.Kind = CommandDeleteLog
+			break
+		}
+		fallthrough
+	default:
+		c.Kind, c.Epoch, c.First, c.Count, c.Start = CommandAppend, l.epoch, l.next, 1+uint32(rng.IntN(5)), l.totalBytes
+		c.Size, c.RunSum, c.Checksum = uint32(rng.IntN(100)), rng.Uint32(), Checksum(rng.Uint32())
+		if n := len(l.producers); n > 0 && rng.IntN(2) == 0 {
+			c.Slot = 1 + uint64(rng.IntN(n))
+			c.Sequence = l.producers[c.Slot-1].last + 1
+		}
+	}
+	return c
+}
+
+// TestStateSharing takes frozen copies and clones at random while commands are
+// applied to the original and to the clones, and compares each with a deep copy
+// made at the same time.
+func TestStateSharing(t *testing.T) {
+	spell := func(logs []*logState) string {
+		var b []byte
+		for _, l := range logs {
+			b = appendLogState(b, l)
+		}
+		return string(b)
+	}
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		type frozen struct {
+			logs []*logState
+			deep string
+		}
+		type twin struct{ state, deep *State } // deep shares nothing with anything
+		var copies []frozen
+		deepCopy := func(s *State) *State {
+			d, _, err := decodeSnapshot(encodeSnapshot(s, nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return d
+		}
+		first := NewState()
+		twins := []twin{{first, deepCopy(first)}}
+		for step := range 400 {
+			w := twins[rng.IntN(len(twins))]
+			c := randomCommand(rng, w.deep, step)
+			for _, s := range []*State{w.state, w.deep} {
+				if err := s.Apply(&c); err != nil {
+					t.Fatalf("seed %d, step %d: %v", seed, step, err)
+				}
+			}
+			switch {
+			case rng.IntN(20) == 0:
+				logs := w.state.freeze()
+				copies = append(copies, frozen{logs, strings.Clone(spell(logs))})
+			case rng.IntN(40) == 0 && len(twins) < 6:
+				twins = append(twins, twin{w.state.Clone(), deepCopy(w.deep)})
+			}
+		}
+		for i, w := range twins {
+			if w.state.Hash() != w.deep.Hash() || w.state.next != w.deep.next {
+				t.Fatalf("seed %d: clone %d has changed with another one", seed, i)
+			}
+			for name, l := range w.state.names {
+				if w.state.logs[l.number] != l || l.name != name {
+					t.Fatalf("seed %d: clone %d: name %q leads to another log than its number", seed, i, name)
+				}
+			}
+		}
+		for i, f := range copies {
+			if spell(f.logs) != f.deep {
+				t.Fatalf("seed %d: frozen copy %d has changed", seed, i)
+			}
+		}
+	}
+}
+
+// TestHash checks that the hash depends on everything in the state and on
+// nothing else.
+func TestHash(t *testing.T) {
+	h := sampleHistory()
+	a, err := applyAll(NewState(), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := applyAll(NewState(), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Hash() != b.Hash() || a.Hash() != a.Clone().Hash() {
+		t.Fatal("the same commands have other hashes")
+	}
+	seen := map[uint64]int{}
+	s := NewState()
+	for i := range h {
+		if err := s.Apply(&h[i]); err != nil {
+			t.Fatal(err)
+		}
+		switch h[i].Kind {
+		case CommandMoveCheckpoint: // changes the index, not the state
+			continue
+		case CommandDeleteCheckpoint: // leaves what was there before it was set
+			continue
+		}
+		if was, ok := seen[s.Hash()]; ok {
+			t.Fatalf("%s (command %d) leaves the hash as command %d did", h[i].Kind, i, was)
+		}
+		seen[s.Hash()] = i
+	}
+}
+
+func TestKeep(t *testing.T) {
+	for _, test := range []struct {
+		name        string
+		first       LSN
+		checkpoints []LSN
+		want        LSN
+	}{
+		{"no checkpoint keeps everything", 5, nil, 5},
+		{"one", 1, []LSN{9}, 10},
+		{"the lowest counts", 1, []LSN{9, 3, 7}, 4},
+		{"at zero", 1, []LSN{9, 0}, 1},
+		{"below what is kept", 8, []LSN{3}, 8},
+	} {
+		l := logState{first: test.first}
+		for _, lsn := range test.checkpoints {
+			l.checkpoints = append(l.checkpoints, checkpointState{lsn: lsn})
+		}
+		if got := l.keep(); got != test.want {
+			t.Errorf("%s: %d, want %d", test.name, got, test.want)
+		}
+	}
+}
+
+func TestValidName(t *testing.T) {
+	for name, want := range map[string]bool{
+		"a": true, "0": true, "Z9": true, "a.b_c-d/e": true, "a//": true,
+		"": false, ".a": false, "-a": false, "/a": false, "_a": false, "a b": false, "a\x00": false, "ä": false, "a\n": false,
+		strings.Repeat("a", 10): true, strings.Repeat("a", 11): false,
+	} {
+		if got := validName(name, 10); got != want {
+			t.Errorf("%q: %t, want %t", name, got, want)
+		}
+	}
+}
