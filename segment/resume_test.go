@@ -112,6 +112,9 @@ func TestResumeReplaces(t *testing.T) {
 			t.Errorf("%+v, %v", f, err)
 		}
 	}
+	if err := j.Close(); err != nil { // the preparer clones as well
+		t.Fatal(err)
+	}
 	if len(clones) < 20 {
 		t.Fatalf("%d clones", len(clones))
 	}

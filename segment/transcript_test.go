@@ -161,7 +161,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) (err error) {
 		return err
 	case "append":
 		var n, size int
-		fmt.Sscan(d.CmdArgs[0].Key, &n)
+		scanKey(t, d, &n)
 		d.ScanArgs(t, "size", &size)
 		w, err := s.j.Append(testDraft(uint64(n), size))
 		if err == nil {
@@ -174,7 +174,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) (err error) {
 		return err
 	case "release":
 		var before uint64
-		fmt.Sscan(d.CmdArgs[0].Key, &before)
+		scanKey(t, d, &before)
 		return s.j.Release(ID(before))
 	case "retry":
 		s.j.mu.Lock()
@@ -196,7 +196,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) (err error) {
 		return err
 	case "capacity":
 		var bytes int64
-		fmt.Sscan(d.CmdArgs[0].Key, &bytes)
+		scanKey(t, d, &bytes)
 		s.mem.SetCapacity(bytes)
 		return nil
 	case "ls":
@@ -208,4 +208,11 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) (err error) {
 	}
 	d.Fatalf(t, "no such command")
 	return nil
+}
+
+// scanKey reads a command's first argument.
+func scanKey(t *testing.T, d *datadriven.TestData, v any) {
+	if _, err := fmt.Sscan(d.CmdArgs[0].Key, v); err != nil {
+		d.Fatalf(t, "%v", err)
+	}
 }
