@@ -61,8 +61,9 @@ type Journal struct {
 
 	// ready is len(spares), or 0 once the journal is unusable.
 	ready atomic.Int64
-	// remaining is what the current segment takes, written by the appender.
-	remaining atomic.Int64
+	// remaining is what the current segment still takes, and room what it took
+	// when it was begun, both written by the appender.
+	remaining, room atomic.Int64
 	// durable is what Durable returns, written by the appender.
 	durable atomic.Uint64
 
@@ -337,6 +338,7 @@ func (j *Journal) resume(id ID, size int64, r Resume) ([]FrameRef, error) {
 	}
 	j.tail = t
 	j.durable.Store(t.sequence)
+	j.room.Store(t.remaining())
 	j.remaining.Store(t.remaining())
 	return refs, nil
 }
@@ -603,6 +605,7 @@ func (j *Journal) roll() error {
 	sealed := t.id
 	j.durable.Store(seal.Sequence)
 	j.tail = next
+	j.room.Store(next.remaining())
 	j.remaining.Store(next.remaining())
 	if j.o.Events.Sealed != nil {
 		j.o.Events.Sealed(sealed)

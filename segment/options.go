@@ -25,8 +25,9 @@ type Options struct {
 	// 2 to limits.MaxSpares. The default is 2, or limits.MaxSpares when segments
 	// are smaller than 1 MiB.
 	Spares int
-	// PrepareRate bounds what the preparer writes, in bytes per second; default
-	// 128 MiB/s. Negative: unlimited.
+	// PrepareRate is what the preparer writes, in bytes per second, while frames
+	// come slower than half of that: it is always at least twice as fast as the
+	// current segment fills. Default 128 MiB/s; negative: unlimited.
 	PrepareRate int64
 	// Rand gives salts and names; default crypto/rand. It is never read by two
 	// goroutines at once.

@@ -132,8 +132,7 @@ func (j *Journal) prepare(ctx context.Context) error {
 	return err
 }
 
-// writeSpare writes a file of zeroes, as fast as PrepareRate lets it, and
-// makes it a spare, durably.
+// writeSpare writes a file of zeroes, as fast as pace lets it, and makes it a spare, durably.
 func (j *Journal) writeSpare(ctx context.Context, began time.Time) (string, error) {
 	size := j.volume.segmentSize
 	// Asked first: filling a disk to its last byte to find out would take from
@@ -146,15 +145,7 @@ func (j *Journal) writeSpare(ctx context.Context, began time.Time) (string, erro
 		return "", fmt.Errorf("prepare spare: %w", err)
 	}
 	err = j.createZeroed(name+tmpSuffix, size, func(written int64) error {
-		if j.o.PrepareRate < 0 {
-			return ctx.Err()
-		}
-		due := began.Add(time.Duration(float64(written) / float64(j.o.PrepareRate) * float64(time.Second)))
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Until(due)):
-		}
-		return ctx.Err()
+		return j.pace(ctx, began, written)
 	})
 	if err == nil {
 		if err = j.rename(name+tmpSuffix, name); err != nil {
@@ -173,6 +164,32 @@ func (j *Journal) writeSpare(ctx context.Context, began time.Time) (string, erro
 		return "", fmt.Errorf("prepare spare: %w", err)
 	}
 	return name, nil
+}
+
+// paceCheck is how often a preparer that holds itself back looks whether it may.
+const paceCheck = 5 * time.Millisecond
+
+// pace holds the preparer back to PrepareRate, from began on, while there is
+// time: it lets the spare grow at least twice as fast as the current segment
+// fills, so that it is done before it is needed, however fast frames come. With
+// the rate alone, a volume that recycles nothing could take no more than that.
+func (j *Journal) pace(ctx context.Context, began time.Time, written int64) error {
+	if j.o.PrepareRate < 0 {
+		return ctx.Err()
+	}
+	due := began.Add(time.Duration(float64(written) / float64(j.o.PrepareRate) * float64(time.Second)))
+	for {
+		room, left := float64(j.room.Load()), time.Until(due)
+		filled := (room - float64(j.remaining.Load())) / room
+		if left <= 0 || float64(written) < 2*filled*float64(j.volume.segmentSize) {
+			return ctx.Err()
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(min(left, paceCheck)):
+		}
+	}
 }
 
 // newSpareName draws a name that no spare has.
@@ -381,7 +398,7 @@ func (j *Journal) recycleReleased() (next time.Time, waiting bool) {
 		keep := r.size == j.volume.segmentSize && len(j.spares) < limits.MaxSpares
 		j.mu.Unlock()
 		if err := j.recycle(r.file, keep); err != nil {
-			j.poisoned(fmt.Sprintf("recycle segment %s", r.id), err)
+			_ = j.poisoned(fmt.Sprintf("recycle segment %s", r.id), err) // Release asks Poisoned
 			return time.Time{}, false
 		}
 	}

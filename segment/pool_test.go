@@ -33,6 +33,23 @@ func TestPrepareRate(t *testing.T) {
 	})
 }
 
+// TestPrepareKeepsUp rolls through many segments at a rate that would take a
+// minute for each: the preparer must not hold up frames that come faster.
+func TestPrepareKeepsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := testOptions(disk.NewMem())
+		o.PrepareRate = limits.MinSegmentSize / 60
+		j := newJournal(t, o)
+		began := time.Now()
+		for j.Segments()[len(j.Segments())-1] < 20 {
+			appendSync(t, j, rawDraft("x", 10_000))
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("20 segments took %v", took)
+		}
+	})
+}
+
 // TestPrepareFails wants a failure told, counted as no room, retried, and
 // forgotten once a spare is there.
 func TestPrepareFails(t *testing.T) {
