@@ -97,7 +97,7 @@ func (p *Process) ready(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // it was only there to ask for health
 	for {
 		err := watch(ctx, conn)
 		if err == nil {
