@@ -28,6 +28,7 @@ race:
 lint: $(GOLANGCI_LINT) $(BUF) breaking gen-check
 	$(GOLANGCI_LINT) run ./...
 	$(GOLANGCI_LINT) fmt --diff ./...
+	go mod tidy -diff
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
 
