@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -165,20 +166,27 @@ func TestPendingIsBounded(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			result := make(chan error)
 			go func() {
-				_, err := l.AppendAsync(ctx, make([]byte, 100)).Wait(t.Context())
-				result <- err
+				result <- l.AppendAsync(ctx, make([]byte, 100)).err
 			}()
-			select {
-			case err := <-result:
-				t.Fatalf("the eleventh was taken: %v", err)
-			default:
+			for waits := false; !waits; {
+				select {
+				case err := <-result:
+					t.Fatalf("the eleventh was taken: %v", err)
+				default:
+					runtime.Gosched()
+				}
+				l.stream.mu.Lock()
+				waits = l.stream.room != nil
+				l.stream.mu.Unlock()
 			}
 			cancel()
 			if err := <-result; !errors.Is(err, context.Canceled) || errors.Is(err, ErrUnknownOutcome) {
 				t.Fatalf("got %v, want that the context ended and nothing was taken", err)
 			}
-			if p := l.stream.pending; p.records != 10 {
-				t.Fatalf("%d records pending, want 10", p.records)
+			l.stream.mu.Lock()
+			defer l.stream.mu.Unlock()
+			if n := l.stream.pending.records; n != 10 {
+				t.Fatalf("%d records pending, want 10", n)
 			}
 		})
 	}
@@ -289,6 +297,74 @@ func TestWindowOfTheProducerIsKept(t *testing.T) {
 	}
 	if most > limits.ProducerWindow || most < 2 {
 		t.Fatalf("up to %d batches in a message, want some and at most %d", most, limits.ProducerWindow)
+	}
+}
+
+func TestCreditIsKept(t *testing.T) {
+	f := newFake()
+	f.log("orders")
+	f.credit = &walsvcv1.Credit{Bytes: limits.MaxBatchSize, Batches: 3}
+	f.onMessage = func(_, _ int, m *wire.AppendRequest) fate {
+		if len(m.Batches) > 3 {
+			t.Errorf("%d batches in a message, the credit is 3", len(m.Batches))
+		}
+		return served
+	}
+	l := f.serve(t, Options{}).Log("orders")
+	var last *Future
+	for range 50 {
+		last = own(t, l, 0, "x")
+	}
+	if _, err := last.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTooLittleCreditIsNotSentOn(t *testing.T) {
+	f := newFake()
+	f.log("orders")
+	f.credit = &walsvcv1.Credit{Bytes: 1, Batches: 1}
+	f.onMessage = func(int, int, *wire.AppendRequest) fate {
+		t.Error("sent a message")
+		return served
+	}
+	l := f.serve(t, Options{}).Log("orders")
+	future := l.AppendAsync(t.Context(), nil)
+	for streams := 0; streams < 3; runtime.Gosched() {
+		f.mu.Lock()
+		streams = f.streams
+		f.mu.Unlock()
+	}
+	select {
+	case <-future.Done():
+		t.Error("settled")
+	default:
+	}
+}
+
+func TestNothingIsSentToAServiceThatDrains(t *testing.T) {
+	f := newFake()
+	f.log("orders")
+	drains, ends := make(chan struct{}), make(chan struct{})
+	f.onDrain = func() { close(drains); <-ends }
+	f.onMessage = func(stream, _ int, m *wire.AppendRequest) fate {
+		if stream == 1 && len(m.Batches) > 0 {
+			return drained
+		}
+		return served
+	}
+	l := f.serve(t, Options{}).Log("orders")
+	if _, err := l.Append(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	<-drains
+	future := l.AppendAsync(t.Context(), nil)
+	l.stream.mu.Lock()
+	out := l.sent
+	l.stream.mu.Unlock()
+	close(ends)
+	if _, err := future.Wait(t.Context()); err != nil || out != 0 {
+		t.Fatalf("%d batches sent to a service that drains; %v", out, err)
 	}
 }
 
@@ -722,16 +798,20 @@ func TestEveryAppendOnce(t *testing.T) {
 				mu.Lock()
 				defer mu.Unlock()
 				if _, twice := results[r]; twice {
-					t.Errorf("%q was settled twice", r)
+					t.Errorf("%.30q was settled twice", r)
 				}
 				results[r] = told{log, lsn, err}
+			}
+			// Large records make full messages, of which several are out at once.
+			padded := func(caller, i int) string {
+				return record(caller, i) + strings.Repeat(" ", pick(2)*pick(24<<10))
 			}
 			var appending sync.WaitGroup
 			for caller := range callers {
 				appending.Go(func() {
 					l := c.Log(names[caller%2])
 					for i := 0; i < each; i++ {
-						r := record(caller, i)
+						r := padded(caller, i)
 						switch pick(4) {
 						case 0:
 							lsn, err := l.Append(t.Context(), []byte(r))
@@ -750,7 +830,7 @@ func TestEveryAppendOnce(t *testing.T) {
 							})
 						case 3:
 							i++
-							second := record(caller, i)
+							second := padded(caller, i)
 							got, err := l.AppendBatch(t.Context(), [][]byte{[]byte(r), []byte(second)})
 							note(l.Name(), r, got.LSN, err)
 							note(l.Name(), second, got.LSN+1, err)
@@ -768,7 +848,7 @@ func TestEveryAppendOnce(t *testing.T) {
 					found[r]++
 					got, ok := results[r]
 					if !ok || got.err != nil || got.log != name || got.lsn != LSN(i+1) {
-						t.Errorf("log %s, LSN %d: %q, which was told %+v", name, i+1, r, got)
+						t.Errorf("log %s, LSN %d: %.30q, which was told %+v", name, i+1, r, got)
 					}
 					var caller, number int
 					if _, err := fmt.Sscanf(r, "caller %d record %d", &caller, &number); err != nil {
@@ -783,11 +863,11 @@ func TestEveryAppendOnce(t *testing.T) {
 			for r, got := range results {
 				switch {
 				case got.err == nil && found[r] != 1:
-					t.Errorf("%q was acknowledged, and is there %d times", r, found[r])
+					t.Errorf("%.30q was acknowledged, and is there %d times", r, found[r])
 				case got.err != nil && !errors.Is(got.err, ErrFull):
-					t.Errorf("%q: %v", r, got.err)
+					t.Errorf("%.30q: %v", r, got.err)
 				case got.err != nil && found[r] != 0:
-					t.Errorf("%q was refused, and is there", r)
+					t.Errorf("%.30q was refused, and is there", r)
 				}
 			}
 			if len(results) < callers*each {

@@ -46,7 +46,9 @@ type fake struct {
 	onReplay func(stream int) int
 	// onPart may change a part of a replay.
 	onPart func(m *wire.ReplayResponse)
-	credit *walsvcv1.Credit
+	// onDrain is called between a stream's last message and its end.
+	onDrain func()
+	credit  *walsvcv1.Credit
 
 	mu       sync.Mutex
 	logs     map[string]*fakeLog
@@ -277,6 +279,9 @@ func (f *fake) AppendStream(stream grpc.BidiStreamingServer[walsvcv1.AppendStrea
 		}
 		switch fate {
 		case drained:
+			if f.onDrain != nil {
+				f.onDrain()
+			}
 			return failure(codes.Unavailable, "DRAINING", "stopping")
 		case ended:
 			return nil
@@ -413,6 +418,9 @@ func (f *fake) Replay(req *walsvcv1.ReplayRequest, stream grpc.ServerStreamingSe
 	if req.GetFromLsn() != 0 && req.GetFromLsn() < l.first {
 		return failure(codes.OutOfRange, "LSN_TRUNCATED", "gone")
 	}
+	if req.GetToLsn() != 0 && req.GetFromLsn() > req.GetToLsn() {
+		return failure(codes.InvalidArgument, "INVALID", "nothing to replay")
+	}
 	for ; ; parts-- {
 		if parts == 0 {
 			return status.Error(codes.Unavailable, "broken by the test")
@@ -422,7 +430,7 @@ func (f *fake) Replay(req *walsvcv1.ReplayRequest, stream grpc.ServerStreamingSe
 		if req.GetToLsn() != 0 {
 			end = min(end, req.GetToLsn()+1)
 		}
-		to := min(end, from+3)
+		to := min(end, from+5)
 		var run []byte
 		for lsn := from; lsn < to; lsn++ {
 			run = records.Append(run, l.records[lsn-l.first])

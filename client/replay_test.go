@@ -1,11 +1,13 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
 	"testing"
 
+	"github.com/walsvc/walsvc/internal/codec"
 	"github.com/walsvc/walsvc/internal/wire"
 )
 
@@ -33,7 +35,8 @@ func TestReplay(t *testing.T) {
 		{"from the end", ReplayOptions{From: 51}, 0, 51, 50},
 		{"all, broken", ReplayOptions{}, 1, 1, 50},
 		{"from and to, broken", ReplayOptions{From: 5, To: 49}, 2, 5, 49},
-		{"to the end, broken", ReplayOptions{To: 50}, 2, 1, 50},
+		{"to a place where it breaks", ReplayOptions{To: 10}, 2, 1, 10},
+		{"to the end, broken", ReplayOptions{To: 50}, 3, 1, 50},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -60,7 +63,11 @@ func TestReplay(t *testing.T) {
 }
 
 func TestReplayKeepsItsRecordsValid(t *testing.T) {
-	f := filled(20)
+	f := filled(0)
+	want := func(i int) []byte { return bytes.Repeat([]byte{byte(i)}, 4000) }
+	for i := range 200 {
+		f.logs["orders"].add(want(i))
+	}
 	var all []Record
 	for r, err := range f.serve(t, Options{}).Log("orders").Replay(t.Context(), ReplayOptions{}) {
 		if err != nil {
@@ -69,8 +76,8 @@ func TestReplayKeepsItsRecordsValid(t *testing.T) {
 		all = append(all, r)
 	}
 	for i, r := range all {
-		if string(r.Data) != record(0, i) {
-			t.Fatalf("LSN %d became %q", r.LSN, r.Data)
+		if !bytes.Equal(r.Data, want(i)) {
+			t.Fatalf("LSN %d became %.10x", r.LSN, r.Data)
 		}
 	}
 }
@@ -133,8 +140,8 @@ func TestReplayFails(t *testing.T) {
 		{"no records", part(func(m *wire.ReplayResponse) { m.HasBlock, m.Run = false, []byte{7} }), ReplayOptions{}, ErrProtocol},
 		{"a block of a later version", part(func(m *wire.ReplayResponse) { m.Block.Version = 2 }), ReplayOptions{From: 1}, ErrProtocol},
 		{"damage", part(func(m *wire.ReplayResponse) {
-			if m.HasBlock {
-				m.Block.Stored[0] ^= 1
+			if m.HasBlock && m.Block.Codec == uint32(codec.None) {
+				m.Block.Stored[len(m.Block.Stored)-1] ^= 1
 			}
 		}), ReplayOptions{}, ErrDataLoss},
 		{"a block that does not open", part(func(m *wire.ReplayResponse) { m.Block.RawSize++ }), ReplayOptions{From: 1}, ErrDataLoss},

@@ -727,7 +727,7 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 	}
 	s.arrived(l, b)
 	switch {
-	case (errors.Is(why, ErrAfterRefusal) || errors.Is(why, ErrUnavailable)) && b.expected == 0:
+	case errors.Is(why, ErrAfterRefusal), errors.Is(why, ErrUnavailable):
 		l.returned = append(l.returned, b)
 	case errors.Is(why, ErrLogNotFound), errors.Is(why, ErrNoProducer), errors.Is(why, ErrSequenceGap),
 		errors.Is(why, ErrSequenceReuse), errors.Is(why, ErrDataLoss):
