@@ -128,6 +128,7 @@ var explanations = []struct {
 	{client.ErrLSNAhead, exitNotFound, "see with walctl log get where the log ends"},
 	{client.ErrPlaintext, exitUsage, "name the service's certificate authority with --tls-ca, or pass --tls"},
 	{client.ErrInvalidName, exitUsage, ""},
+	{client.ErrInvalid, exitUsage, "see walctl help"},
 	{client.ErrUnknownOutcome, exitFailed, "look with walctl replay whether it is there before appending it again"},
 	{client.ErrPoisoned, exitUnavailable, ""},
 	{client.ErrReadOnly, exitUnavailable, "see walctl status for what is damaged"},

@@ -47,8 +47,13 @@ With no service at hand, start with "walctl demo".`,
 		RunE:          help,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRun: func(*cobra.Command, []string) {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			// Cobra looks at these only later, when errors are no longer of usage.
+			if err := cmd.ValidateFlagGroups(); err != nil {
+				return err
+			}
 			g.started = true
+			return nil
 		},
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 	}
