@@ -124,7 +124,6 @@ type Options struct {
 	Direct        bool   // O_DIRECT for writes where the file system takes it
 	PrepareRate   int64  // bytes/s for preparing segments; default 128 MiB/s; negative means unlimited
 	Create        bool   // make the volume if the directory is missing or empty
-	ReadOnly      bool   // look only: no lock, no writes; also on a volume in use
 	SnapshotEvery int64  // bytes of journal between snapshots; default 32 MiB
 	Events        Events // nil functions are not called
 	// FS is the disk; default disk.OS.
@@ -147,13 +146,13 @@ type Events struct {
 	ClockJump     func(by time.Duration)
 }
 
-// State says what a volume takes.
+// VolumeState says what a volume takes.
 type VolumeState uint8
 
 // The states of a volume.
 const (
 	Serving  VolumeState = iota + 1 // takes appends
-	ReadOnly                        // opened so because of damage, or because that was asked for
+	ReadOnly                        // opened so because of damage
 	Poisoned                        // a write or sync failed; only a restart clears it
 	Full                            // refuses appends for want of space; they resume by themselves
 )

@@ -238,14 +238,12 @@ func readSpan(v *Volume, log string, from LSN) (out []string, err error) {
 // A crasher cuts the power before every operation of a volume and has what is
 // left verified.
 type crasher struct {
-	t     *testing.T
-	mem   *disk.Mem
-	hist  *crashHistory
-	from  int // events before this were verified durable when the volume was opened
-	mu    sync.Mutex
-	rng   *rand.Rand
-	cuts  chan crashCut
-	total atomic.Int64
+	t    *testing.T
+	mem  *disk.Mem
+	hist *crashHistory
+	mu   sync.Mutex
+	rng  *rand.Rand
+	cuts chan crashCut
 }
 
 type crashCut struct {
@@ -402,11 +400,11 @@ func verifyCut(t *testing.T, hist *crashHistory, cut crashCut, depth int, count 
 		faulty := disk.NewFaulty(cut.mem)
 		faulty.Before(func(op disk.Op) error {
 			if op.Kind == disk.OpWrite || op.Kind == disk.OpSync || op.Kind == disk.OpRename || op.Kind == disk.OpSyncDir || op.Kind == disk.OpRemove {
-				seed := cut.seed + uint64(op.Event)
-				rng := rand.New(rand.NewPCG(seed, 3))
-				clone := cut.mem.CrashClone(rng, []float64{0, 0.5, 1}[rng.IntN(3)])
 				mu.Lock()
 				defer mu.Unlock()
+				seed := cut.seed + 1 + uint64(len(again))
+				rng := rand.New(rand.NewPCG(seed, 3))
+				clone := cut.mem.CrashClone(rng, []float64{0, 0.5, 1}[rng.IntN(3)])
 				again = append(again, crashCut{mem: clone, sure: cut.sure, possible: cut.possible, op: op, seed: seed, depth: cut.depth + 1})
 			}
 			return nil

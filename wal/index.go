@@ -337,7 +337,7 @@ func (c *indexCache) load(id segment.ID) (*segmentIndex, error) {
 
 // scan rebuilds a segment's index from its directories. Damage ends the scan:
 // what lies behind it is not found, and readers say so.
-func (c *indexCache) scan(id segment.ID) (*segmentIndex, error) {
+func (c *indexCache) scan(id segment.ID) (_ *segmentIndex, err error) {
 	h, err := c.v.journal.Header(id)
 	if err != nil {
 		return nil, err
@@ -347,7 +347,7 @@ func (c *indexCache) scan(id segment.ID) (*segmentIndex, error) {
 	}
 	s := newSegmentIndex(id)
 	scan := replay.NewScanner(c.v.journal, first)
-	defer scan.Close()
+	defer func() { err = errors.Join(err, scan.Close()) }()
 	var commands []Command
 	for scan.Next() {
 		f := scan.Frame()
