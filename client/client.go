@@ -107,8 +107,9 @@ const retryReads = `{"methodConfig":[{"name":[
 	"retryPolicy":{"maxAttempts":4,"initialBackoff":"0.05s","maxBackoff":"1s","backoffMultiplier":3,"retryableStatusCodes":["UNAVAILABLE"]}}]}`
 
 // Open connects to a service and asks it who it is, so that a wrong target shows
-// here. target is the path of a Unix socket ("/run/walsvc/walsvc.sock" or
-// "unix:///run/walsvc/walsvc.sock") or "host:port". ctx bounds Open alone. It
+// here. target is the path of a Unix socket ("/run/walsvc/walsvc.sock",
+// "walsvc-data/walsvc.sock" or "unix:///run/walsvc/walsvc.sock"; it has a slash)
+// or "host:port". ctx bounds Open alone. It
 // returns ErrPlaintext for a host beyond loopback without TLS, ErrUnavailable
 // if nobody answers, and ErrInvalid for options out of bounds.
 func Open(ctx context.Context, target string, o Options) (*Client, error) {
@@ -208,7 +209,7 @@ func unixPath(target string) (string, bool) {
 	if path, ok := strings.CutPrefix(target, "unix:"); ok {
 		return path, path != ""
 	}
-	return target, strings.HasPrefix(target, "/") || strings.HasPrefix(target, ".")
+	return target, strings.Contains(target, "/") && !strings.HasPrefix(target, "dns:///")
 }
 
 // Close waits until everything that was appended is acknowledged or refused, but

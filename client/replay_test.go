@@ -257,7 +257,20 @@ func TestOpen(t *testing.T) {
 			t.Errorf("%q: got %v, want %v", tt.target, err, tt.want)
 		}
 	}
-	if _, err := Open(t.Context(), "./no-such-socket", Options{}); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("nobody there: got %v", err)
+}
+
+func TestTransport(t *testing.T) {
+	for target, want := range map[string]string{
+		"/run/walsvc/walsvc.sock":        "unix:/run/walsvc/walsvc.sock",
+		"walsvc-data/walsvc.sock":        "unix:walsvc-data/walsvc.sock",
+		"./walsvc.sock":                  "unix:./walsvc.sock",
+		"unix:///run/walsvc/walsvc.sock": "unix:/run/walsvc/walsvc.sock",
+		"unix:walsvc.sock":               "unix:walsvc.sock",
+		"localhost:7700":                 "localhost:7700",
+		"dns:///localhost:7700":          "dns:///localhost:7700",
+	} {
+		if got, _, err := transport(target, Options{}); got != want || err != nil {
+			t.Errorf("%q: got %q, %v; want %q", target, got, err, want)
+		}
 	}
 }

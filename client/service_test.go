@@ -16,6 +16,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/walsvc/walsvc/client"
+	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/server"
 	"github.com/walsvc/walsvc/wal"
 )
@@ -37,7 +38,7 @@ func startService(dir string) (*service, error) {
 func (s *service) socket() string { return filepath.Join(s.dir, "sock") }
 
 func (s *service) start() (err error) {
-	s.volume, err = wal.Open(context.Background(), filepath.Join(s.dir, "volume"), wal.Options{Create: true, SegmentSize: 4 << 20, PrepareRate: -1})
+	s.volume, err = wal.Open(context.Background(), filepath.Join(s.dir, "volume"), wal.Options{Create: true, SegmentSize: limits.DefaultSegmentSize, PrepareRate: -1})
 	if err != nil {
 		return err
 	}
@@ -199,6 +200,53 @@ func TestAppendAndReplayOfAService(t *testing.T) {
 	if lsn, err := l.WaitDurable(t.Context(), 5002); err != nil || lsn != 5002 {
 		t.Errorf("LSN %d, %v", lsn, err)
 	}
+}
+
+func TestLargestRecordsOfAService(t *testing.T) {
+	_, c := open(t)
+	l := create(t, c, "orders", client.LogOptions{})
+	large := bytes.Repeat([]byte("0123456789abcdef"), limits.MaxRecordSize/16)
+	half := large[:limits.MaxRecordSize-100]
+	if lsn, err := l.Append(t.Context(), large); err != nil || lsn != 1 {
+		t.Fatalf("LSN %d, %v", lsn, err)
+	}
+	if r, err := l.AppendBatch(t.Context(), [][]byte{half, half}); err != nil || r.LSN != 2 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	n := 0
+	for r, err := range l.Replay(t.Context(), client.ReplayOptions{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := [][]byte{large, half, half}[n]; !bytes.Equal(r.Data, want) {
+			t.Fatalf("LSN %d has %d bytes, want %d", r.LSN, len(r.Data), len(want))
+		}
+		n++
+	}
+	if n != 3 {
+		t.Fatalf("%d records, want 3", n)
+	}
+}
+
+func TestManyLogsOfAService(t *testing.T) {
+	_, c := open(t)
+	const logs = 300
+	var running sync.WaitGroup
+	for i := range logs {
+		running.Go(func() {
+			name := fmt.Sprintf("log-%d", i)
+			if _, _, err := c.CreateLog(t.Context(), name, client.LogOptions{}); err != nil {
+				t.Error(err)
+				return
+			}
+			for n := range 5 {
+				if lsn, err := c.Log(name).Append(t.Context(), []byte(name)); err != nil || lsn != client.LSN(n+1) {
+					t.Errorf("%s: LSN %d, %v", name, lsn, err)
+				}
+			}
+		})
+	}
+	running.Wait()
 }
 
 func TestCheckpointsOfAService(t *testing.T) {
