@@ -584,6 +584,7 @@ func TestRefusedBeforeItIsSent(t *testing.T) {
 		want error
 	}{
 		{"no such log", func() error { _, err := c.Log("none").Append(t.Context(), nil); return err }, ErrLogNotFound},
+		{"a name that is no text", func() error { _, err := c.Log("\xff").Append(t.Context(), nil); return err }, ErrInvalidName},
 		{"no records", func() error { _, err := l.AppendBatch(t.Context(), nil); return err }, ErrEmptyBatch},
 		{"too many records", func() error {
 			_, err := l.AppendBatch(t.Context(), make([][]byte, limits.MaxBatchRecords+1))

@@ -13,9 +13,11 @@ import (
 	"github.com/oklog/ulid/v2"
 	"google.golang.org/grpc"
 	grpcbackoff "google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/wire"
@@ -233,7 +235,7 @@ func (c *Client) Close(ctx context.Context) error {
 	for _, s := range c.streams {
 		s.abandon(ErrClosed)
 	}
-	if e := c.conn.Close(); e != nil && err == nil && !errors.Is(e, grpc.ErrClientConnClosing) {
+	if e := c.conn.Close(); e != nil && err == nil && status.Code(e) != codes.Canceled { // that is closed already
 		err = fmt.Errorf("close: %w", e)
 	}
 	return err
@@ -241,7 +243,7 @@ func (c *Client) Close(ctx context.Context) error {
 
 // Log returns the handle of a log, whether or not the log exists: its methods
 // say so. Every call with one name returns the same handle, since what this
-// client appends to a log has one order.
+// client appends to a log has one order; the client keeps it.
 func (c *Client) Log(name string) *Log {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -31,7 +31,6 @@ var (
 	ErrSequenceGap         = errors.New("producer sequence skips a batch")
 	ErrSequenceReuse       = errors.New("producer sequence was used for other records")
 	ErrNoProducer          = errors.New("producer is not open on this log")
-	ErrTooManyProducers    = errors.New("too many producers on this log")
 	ErrLSNAhead            = errors.New("LSN is beyond the durable end")
 	ErrLSNTruncated        = errors.New("LSN is truncated")
 	ErrDataLoss            = errors.New("acknowledged data is missing or damaged")
@@ -97,7 +96,6 @@ var reasons = []reason{
 	{"SEQUENCE_GAP", ErrSequenceGap, "give each process a producer of its own"},
 	{"SEQUENCE_REUSE", ErrSequenceReuse, "give each process a producer of its own"},
 	{"NO_PRODUCER", ErrNoProducer, "append again: the client opens a new producer"},
-	{"TOO_MANY_PRODUCERS", ErrTooManyProducers, "keep Options.Producer across restarts"},
 	{"LSN_AHEAD", ErrLSNAhead, "if that LSN was acknowledged once, stop: this is another history"},
 	{"LSN_TRUNCATED", ErrLSNTruncated, "begin at the log's first LSN, from a state that covers what is below"},
 	{"DATA_LOSS", ErrDataLoss, "do not append; run walctl verify on the volume"},

@@ -158,7 +158,7 @@ func (l *Log) receiveStream(ctx context.Context, o *ReplayOptions, parts chan<- 
 	defer m.Release()
 	for {
 		err := stream.RecvMsg(&m)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/oklog/ulid/v2"
 	"google.golang.org/grpc"
@@ -282,6 +283,9 @@ func (s *stream) openLog(l *Log) {
 // service answers or the client is closed: those who wait have contexts of their
 // own.
 func (s *stream) callOpen(name string, producer ulid.ULID) (info LogInfo, last uint64, err error) {
+	if !utf8.ValidString(name) {
+		return LogInfo{}, 0, ErrInvalidName // no message could hold it
+	}
 	ctx := s.client.ctx
 	select {
 	case s.slots <- struct{}{}:
