@@ -43,6 +43,7 @@ var directions = map[string]direction{
 	"internal/lint":     {nil, "reads sources as text"},
 	"testdata":          {nil, "data that never changes"},
 
+	"cmd":        {nil, "tests alone: scripts that run both binaries as their users do"},
 	"cmd/walsvc": {[]string{"internal/config", "internal/server", "segment", "wal"}, "wiring and signals"},
 	"cmd/walctl": {[]string{"client", "proto/walsvc/v1", "wal", "replay", "segment", "internal/server", "internal/disk", "internal/bench", "internal/docstore", "internal/service", "testdata"},
 		"online through the client, offline and read-only through the engine; a command never imports another"},
