@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,6 +37,7 @@ const limit = 30 * time.Second
 //	until FILE REGEXP    wait until a file says something
 //	keep NAME REGEXP     set a variable to what matches in the last output
 func TestScripts(t *testing.T) {
+	dependOnSources(t)
 	bin := t.TempDir()
 	out, err := exec.Command("go", "build", "-o", bin, "./walsvc", "./walctl").CombinedOutput()
 	if err != nil {
@@ -62,6 +64,25 @@ func TestScripts(t *testing.T) {
 			"keep":   keep,
 		},
 	})
+}
+
+// dependOnSources looks at every source file of the module: go test takes a
+// result from its cache unless a file that the test looked at has changed, and
+// does not know what the go command below it reads.
+func dependOnSources(t *testing.T) {
+	t.Helper()
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && d.Name() != ".." && d.Name()[0] == '.' {
+			return filepath.SkipDir
+		}
+		if err == nil && filepath.Ext(path) == ".go" {
+			_, err = os.Stat(path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func shortDir(t *testing.T) string {

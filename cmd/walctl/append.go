@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jedib0t/go-pretty/v6/progress"
 	"github.com/spf13/cobra"
 
 	"github.com/walsvc/walsvc/client"
@@ -174,6 +173,13 @@ func appendLines(ctx context.Context, log *client.Log, in io.Reader, progress fu
 	return r, fmt.Errorf("line %d: %w", r.Records+1, failed)
 }
 
+// errLongLine is returned for a line that is no record.
+var errLongLine = &failure{
+	code: exitUsage,
+	err:  fmt.Errorf("it is over %s, the most a record has", size(limits.MaxRecordSize)),
+	next: "split it; the lines before it are durable",
+}
+
 // readLine returns the next line without its newline, valid until the next
 // call, and io.EOF after the last. A line over what a record may have is an
 // error before memory is taken for it.
@@ -186,65 +192,18 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 		return nil, err
 	}
 	long := bytes.Clone(line)
-	for {
+	for errors.Is(err, bufio.ErrBufferFull) {
 		line, err = r.ReadSlice('\n')
 		if len(long)+len(line) > limits.MaxRecordSize+1 {
-			return nil, &failure{code: exitUsage, err: fmt.Errorf("it is over %s, the most a record has", size(limits.MaxRecordSize)), next: "split it"}
+			return nil, errLongLine
 		}
 		long = append(long, line...)
-		switch {
-		case err == nil, errors.Is(err, io.EOF):
-			return bytes.TrimSuffix(long, []byte{'\n'}), nil
-		case !errors.Is(err, bufio.ErrBufferFull):
-			return nil, err
-		}
 	}
-}
-
-// A bar shows progress on a terminal; on anything else it shows nothing.
-type bar struct {
-	writer  progress.Writer
-	tracker *progress.Tracker
-	done    chan struct{}
-}
-
-// newBar returns a bar of bytes, with the whole if it is known.
-func newBar(w io.Writer, what string, total int64) *bar {
-	if !terminal(w) {
-		return &bar{}
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
 	}
-	b := &bar{writer: progress.NewWriter(), done: make(chan struct{})}
-	b.writer.SetOutputWriter(w)
-	b.writer.SetAutoStop(false)
-	b.writer.SetUpdateFrequency(100 * time.Millisecond)
-	b.writer.SetTrackerLength(30)
-	b.writer.Style().Visibility.ETA = total > 0
-	b.writer.Style().Visibility.Speed = true
-	if colours(w) {
-		b.writer.Style().Colors = progress.StyleColorsExample
+	if long = bytes.TrimSuffix(long, []byte{'\n'}); len(long) > limits.MaxRecordSize {
+		return nil, errLongLine
 	}
-	b.tracker = &progress.Tracker{Message: what, Total: total, Units: progress.UnitsBytes}
-	b.writer.AppendTracker(b.tracker)
-	go func() {
-		b.writer.Render()
-		close(b.done)
-	}()
-	return b
-}
-
-// add says that so many more bytes are done.
-func (b *bar) add(n int) {
-	if b.tracker != nil {
-		b.tracker.Increment(int64(n))
-	}
-}
-
-// stop leaves the bar as it is and returns when it is drawn.
-func (b *bar) stop() {
-	if b.writer == nil {
-		return
-	}
-	b.tracker.MarkAsDone()
-	b.writer.Stop()
-	<-b.done
+	return long, nil
 }

@@ -367,12 +367,7 @@ type stage struct {
 func newStage(w io.Writer) *stage {
 	s := &stage{w: w, ended: make(chan struct{})}
 	if terminal(w) {
-		s.bar = progress.NewWriter()
-		s.bar.SetOutputWriter(w)
-		s.bar.SetAutoStop(false)
-		s.bar.SetUpdateFrequency(100 * time.Millisecond)
-		s.bar.SetTrackerLength(30)
-		s.bar.SetMessageLength(44)
+		s.bar = newProgress(w)
 		s.bar.Style().Visibility.Value = false
 		s.done.Go(s.bar.Render)
 	}
@@ -399,7 +394,7 @@ func (s *stage) watch(d *demo) {
 	s.tracker = &progress.Tracker{Message: "demo", Total: total}
 	s.bar.AppendTracker(s.tracker)
 	s.done.Go(func() {
-		tick := time.NewTicker(100 * time.Millisecond)
+		tick := time.NewTicker(redrawBar)
 		defer tick.Stop()
 		began := time.Now()
 		for {

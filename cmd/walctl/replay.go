@@ -188,5 +188,6 @@ func (l *lazyWriter) close() error {
 	l.timer.Stop()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.armed = false
 	return l.w.Flush()
 }
