@@ -236,7 +236,6 @@ var (
 	ErrSequenceGap         = errors.New("producer sequence skips a batch")              // *SequenceError has the figures
 	ErrSequenceReuse       = errors.New("producer sequence was used for other records") //
 	ErrNoProducer          = errors.New("producer is not open on this log")             //
-	ErrTooManyProducers    = errors.New("too many producers on this log")               //
 	ErrLSNAhead            = errors.New("LSN is beyond the durable end")                // *RangeError has the figures
 	ErrLSNTruncated        = errors.New("LSN is truncated")                             // *RangeError has the figures
 	ErrDataLoss            = errors.New("acknowledged data is missing or damaged")      //

@@ -22,6 +22,7 @@ type Binding struct {
 
 	name      string
 	number    uint64
+	producer  ulid.ULID
 	slot      uint64 // of the producer; 0 for none
 	epoch     Epoch  // what the appender claims to write in; 0 for whichever
 	maxRecord int
@@ -85,6 +86,7 @@ func (a *Appender) Bind(log string, producer ulid.ULID, epoch Epoch, c Claim) (*
 	b := &Binding{name: l.name, number: l.number, epoch: epoch, maxRecord: l.maxRecord()}
 	p := ProducerInfo{Window: limits.ProducerWindow}
 	if producer != (ulid.ULID{}) {
+		b.producer = producer
 		if b.slot = l.slot(producer); b.slot == 0 {
 			return nil, LogInfo{}, ProducerInfo{}, fmt.Errorf("log %q: producer %s: %w", log, producer, ErrNoProducer)
 		}
@@ -201,6 +203,8 @@ func (v *Volume) sequence(f *batcher.Frame, batch *Batch, c *check, full error) 
 	if b.slot != 0 {
 		p := &l.producers[b.slot-1]
 		switch {
+		case p.id != b.producer:
+			return refuse(fmt.Errorf("log %q: producer %s: %w: others were opened since it last appended", b.name, b.producer, ErrNoProducer))
 		case batch.Sequence == 0:
 			return refuse(fmt.Errorf("log %q: %w: a producer's batches are numbered from 1", b.name, ErrInvalid))
 		case batch.Sequence <= p.last:

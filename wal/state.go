@@ -52,7 +52,7 @@ type logState struct {
 	liveBytes   uint64
 	totalBytes  uint64 // framed bytes ever appended
 	checkpoints []checkpointState
-	producers   []producerState // by slot-1
+	producers   []producerState // by slot-1; a slot may change hands
 }
 
 // A checkpointState is a checkpoint without its bytes.
@@ -68,6 +68,7 @@ type checkpointState struct {
 // A producerState remembers a producer's last batches.
 type producerState struct {
 	id     ulid.ULID
+	active LSN    // the log's next LSN when it was opened or last appended
 	last   uint64 // sequence of its last batch; 0 if none
 	window []batchState
 }
@@ -140,7 +141,12 @@ func (s *State) Apply(c *Command) error {
 		if l.slot(c.Producer) != 0 {
 			return disagree(c, "producer %s is open", c.Producer)
 		}
-		l.producers = append(l.producers, producerState{id: c.Producer})
+		p := producerState{id: c.Producer, active: l.next}
+		if i := l.idlest(); len(l.producers) == limits.MaxProducersPerLog {
+			l.producers[i] = p
+		} else {
+			l.producers = append(l.producers, p)
+		}
 	case CommandAppend:
 		return l.applyAppend(c)
 	case CommandSetCheckpoint:
@@ -187,6 +193,7 @@ func (l *logState) applyAppend(c *Command) error {
 		if c.Slot > uint64(len(l.producers)) || l.producers[c.Slot-1].last+1 != c.Sequence {
 			return disagree(c, "sequence %d of slot %d", c.Sequence, c.Slot)
 		}
+		l.producers[c.Slot-1].active = c.Last() + 1
 		l.producers[c.Slot-1].remember(batchState{
 			sequence: c.Sequence, first: c.First, count: c.Count, runSum: c.RunSum, checksum: c.Checksum, epoch: c.Epoch,
 		})
@@ -216,6 +223,19 @@ func (p *producerState) recall(sequence uint64) (batchState, bool) {
 		return p.window[i], true
 	}
 	return batchState{}, false
+}
+
+// idlest returns the index of the producer that has not appended for longest: it
+// makes way when one more is opened than a log remembers. What it may still try
+// again is refused as ErrNoProducer, never appended twice.
+func (l *logState) idlest() int {
+	idlest := 0
+	for i := range l.producers {
+		if l.producers[i].active < l.producers[idlest].active {
+			idlest = i
+		}
+	}
+	return idlest
 }
 
 // slot returns the slot of a producer, 0 if it is not open.
@@ -323,6 +343,7 @@ func appendLogState(dst []byte, l *logState) []byte {
 	for i := range l.producers {
 		p := &l.producers[i]
 		dst = append(dst, p.id[:]...)
+		dst = binary.AppendUvarint(dst, uint64(p.active))
 		dst = binary.AppendUvarint(dst, p.last)
 		// Oldest first; sequences are dense, so the first one tells them all.
 		dst = binary.AppendUvarint(dst, uint64(len(p.window)))
@@ -372,6 +393,7 @@ func decodeLogState(d *decoder) (*logState, error) {
 	for range n {
 		var p producerState
 		d.fixed(p.id[:])
+		p.active = LSN(d.uvarint())
 		p.last = d.uvarint()
 		k := d.uvarint()
 		if d.bad || k > limits.ProducerWindow || k > p.last || k < min(p.last, limits.ProducerWindow) {

@@ -624,7 +624,9 @@ func (v *Volume) DeleteLog(ctx context.Context, name string, id ulid.ULID) error
 }
 
 // OpenProducer opens a producer on a log, durably, or returns what an open one
-// last appended. It returns ErrLogNotFound, ErrTooManyProducers, ErrInvalid or ErrFull.
+// last appended. A log remembers limits.MaxProducersPerLog of them: beyond that,
+// the one that has not appended for longest makes way. It returns
+// ErrLogNotFound, ErrInvalid or ErrFull.
 func (v *Volume) OpenProducer(ctx context.Context, log string, producer ulid.ULID) (ProducerInfo, error) {
 	if producer == (ulid.ULID{}) {
 		return ProducerInfo{}, fmt.Errorf("open producer on log %q: %w: the producer is a zero ULID", log, ErrInvalid)
@@ -638,9 +640,6 @@ func (v *Volume) OpenProducer(ctx context.Context, log string, producer ulid.ULI
 		if slot := l.slot(producer); slot != 0 {
 			last = l.producers[slot-1].last
 			return nil, nil, nil
-		}
-		if len(l.producers) >= limits.MaxProducersPerLog {
-			return nil, nil, fmt.Errorf("log %q: %w: the limit is %d", log, ErrTooManyProducers, limits.MaxProducersPerLog)
 		}
 		return &Command{Kind: CommandOpenProducer, Log: l.number, Producer: producer}, nil, nil
 	})

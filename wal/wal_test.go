@@ -176,3 +176,53 @@ func TestFreshSegmentIsNotCached(t *testing.T) {
 	equal(t, readAll(t, v, "log", 0), want)
 	closeTest(t, v)
 }
+
+// TestIdleProducerMakesWay opens more producers than a log remembers: each
+// session of a client opens one, and a log must outlive any number of them.
+func TestIdleProducerMakesWay(t *testing.T) {
+	fs := disk.NewMem()
+	v := openTest(t, fs)
+	mustCreate(t, v, "log")
+	ctx := context.Background()
+	open := func(n int) ulid.ULID {
+		id := ulid.ULID{15: byte(n), 14: byte(n >> 8), 13: 1}
+		if _, err := v.OpenProducer(ctx, "log", id); err != nil {
+			t.Fatalf("open producer %d: %v", n, err)
+		}
+		return id
+	}
+	first, busy := open(0), open(1)
+	a := v.NewAppender(func() {})
+	idle, _, _, err := a.Bind("log", first, 0, Claim{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Append(ctx, "log", busy, 0, Batch{Sequence: 1, Run: run("busy")}); err != nil {
+		t.Fatal(err)
+	}
+	for n := 2; n <= limits.MaxProducersPerLog; n++ {
+		open(n)
+	}
+	check := func(v *Volume) {
+		t.Helper()
+		got, err := v.Append(ctx, "log", busy, 0, Batch{Sequence: 1, Run: run("busy")})
+		if err != nil || !got.Repeated || got.First != 1 {
+			t.Errorf("repeat of a producer that appended: %+v, %v", got, err)
+		}
+		if _, err := v.Append(ctx, "log", first, 0, Batch{Sequence: 1, Run: run("idle")}); !errors.Is(err, ErrNoProducer) {
+			t.Errorf("the producer that made way: %v", err)
+		}
+	}
+	check(v)
+	// A binding it had before finds its slot in other hands.
+	if err := a.Append(ctx, []Batch{{Binding: idle, Sequence: 1, Run: run("idle")}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.Take(nil); len(got) != 1 || !errors.Is(got[0].Err, ErrNoProducer) {
+		t.Errorf("its old binding: %+v", got)
+	}
+	closeTest(t, v)
+	v = openTest(t, fs)
+	check(v)
+	closeTest(t, v)
+}

@@ -101,7 +101,8 @@ const (
 	// MaxCheckpointState bounds the opaque state of a checkpoint, in bytes.
 	MaxCheckpointState = 1 << 20
 
-	// MaxProducersPerLog bounds the producers open on one log.
+	// MaxProducersPerLog bounds the producers a log remembers: the one that has
+	// not appended for longest makes way for one more.
 	MaxProducersPerLog = 1024
 
 	// ProducerWindow is how many of a producer's last batches are remembered for

@@ -87,9 +87,7 @@ var Table = []Row{
 	{Err: wal.ErrSequenceReuse, Code: codes.FailedPrecondition, Reason: "SEQUENCE_REUSE", spoken: true,
 		Hint: "Two batches of one producer had the same sequence and different records. Give each process a producer of its own."},
 	{Err: wal.ErrNoProducer, Code: codes.FailedPrecondition, Reason: "NO_PRODUCER", spoken: true,
-		Hint: "Open the producer on this log with OpenProducer before it appends."},
-	{Err: wal.ErrTooManyProducers, Code: codes.ResourceExhausted, Reason: "TOO_MANY_PRODUCERS",
-		Hint: "Keep a producer's ULID across restarts instead of making a new one each time."},
+		Hint: "Open the producer on this log with OpenProducer before it appends; one that is idle makes way when very many others are opened."},
 
 	{Err: wal.ErrLSNAhead, Code: codes.OutOfRange, Reason: "LSN_AHEAD", spoken: true,
 		Hint: "The log ends below that LSN. If it was acknowledged once, this is another history: stop and look."},

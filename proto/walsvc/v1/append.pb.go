@@ -759,7 +759,8 @@ type OpenProducerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// log is the log's name.
 	Log string `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
-	// producer is a ULID the client made once; at most 1,024 on one log.
+	// producer is a ULID the client made once. A log remembers 1,024: the one
+	// that has not appended for longest makes way for one more.
 	Producer      string `protobuf:"bytes,2,opt,name=producer,proto3" json:"producer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
