@@ -4,9 +4,16 @@ package cmd_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,11 +37,14 @@ const limit = 30 * time.Second
 //
 //	serve [FLAG]...      start walsvc on $WORK/v with those flags, on the Unix
 //	                     socket that walctl is told of; again after kill or stop
+//	                     if it listens on TCP as well, $TCP is where
 //	kill-9               end it with SIGKILL
 //	stop                 end it with SIGTERM, which must go well
 //	exits CODE PROGRAM [ARGUMENT]...
 //	                     run a program that must exit with a code
 //	until FILE REGEXP    wait until a file says something
+//	certificates         write ca.pem, and cert.pem with key.pem, which it signed
+//	                     for localhost and for whoever calls from there
 //	keep NAME REGEXP     set a variable to what matches in the last output
 func TestScripts(t *testing.T) {
 	dependOnSources(t)
@@ -62,6 +72,8 @@ func TestScripts(t *testing.T) {
 			"exits":  exits,
 			"until":  until,
 			"keep":   keep,
+
+			"certificates": certificates,
 		},
 	})
 }
@@ -129,7 +141,12 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 	p, err := service.Start(ctx, service.Options{Binary: h.binary, Dir: h.dir, Args: args})
 	ts.Check(err)
 	h.process = p
+	if m := readyTCP.FindStringSubmatch(p.Said()); m != nil {
+		ts.Setenv("TCP", m[1])
+	}
 }
+
+var readyTCP = regexp.MustCompile(`ready tcp:(\S+)`)
 
 func kill9(ts *testscript.TestScript, neg bool, args []string) { hostOf(ts, neg, args, false).kill() }
 
@@ -188,4 +205,36 @@ func keep(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%q does not match with one group", args[1])
 	}
 	ts.Setenv(args[0], fmt.Sprint(m[1]))
+}
+
+func certificates(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: certificates")
+	}
+	authority := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	authorityKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "localhost"}, NotAfter: time.Now().Add(time.Hour),
+		DNSNames: []string{"localhost"}, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	ca, err := x509.CreateCertificate(rand.Reader, authority, authority, authorityKey.Public(), authorityKey)
+	ts.Check(err)
+	cert, err := x509.CreateCertificate(rand.Reader, leaf, authority, leafKey.Public(), authorityKey)
+	ts.Check(err)
+	key, err := x509.MarshalPKCS8PrivateKey(leafKey)
+	ts.Check(err)
+	for name, block := range map[string]*pem.Block{
+		"ca.pem":   {Type: "CERTIFICATE", Bytes: ca},
+		"cert.pem": {Type: "CERTIFICATE", Bytes: cert},
+		"key.pem":  {Type: "PRIVATE KEY", Bytes: key},
+	} {
+		ts.Check(os.WriteFile(ts.MkAbs(name), pem.EncodeToMemory(block), 0o600))
+	}
 }

@@ -66,7 +66,7 @@ records_per_second.`,
 			if err != nil {
 				return err
 			}
-			defer in.Close()
+			defer func() { _ = in.Close() }() // only read
 			return g.withClient(cmd, func(ctx context.Context, c *client.Client) error {
 				if create {
 					if _, _, err := c.CreateLog(ctx, args[0], client.LogOptions{}); err != nil && !errors.Is(err, client.ErrLogExists) {

@@ -116,7 +116,7 @@ func readState(cmd *cobra.Command, path string) ([]byte, error) {
 		if err != nil {
 			return nil, usagef("--state-file: %w", err)
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }() // only read
 		in = f
 	}
 	b, err := io.ReadAll(io.LimitReader(in, limits.MaxCheckpointState+1))

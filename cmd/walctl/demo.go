@@ -188,7 +188,7 @@ func runDemo(cmd *cobra.Command, g *globals, plan demoPlan, walsvc, dir string, 
 	if err != nil {
 		return fmt.Errorf("make the service's log: %w", err)
 	}
-	defer log.Close()
+	defer func() { err = errors.Join(err, log.Close()) }()
 	s := &walsvcProcess{options: service.Options{
 		Binary: binary,
 		Dir:    filepath.Join(dir, "volume"),

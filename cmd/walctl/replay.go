@@ -57,7 +57,7 @@ the oldest kept, an LSN or behind a checkpoint, to the end or an LSN.
 			case to != 0 && to < from:
 				return usagef("--to %d is before --from %d", to, from)
 			}
-			return g.withClient(cmd, func(ctx context.Context, c *client.Client) error {
+			return g.withClient(cmd, func(_ context.Context, c *client.Client) error {
 				return g.replay(cmd, c.Log(args[0]), o)
 			})
 		},
