@@ -30,6 +30,7 @@ var (
 	ErrAfterRefusal        = errors.New("refused after an earlier refusal")
 	ErrSequenceGap         = errors.New("producer sequence skips a batch")
 	ErrSequenceReuse       = errors.New("producer sequence was used for other records")
+	ErrSuperseded          = errors.New("producer was bound again by a later stream")
 	ErrNoProducer          = errors.New("producer is not open on this log")
 	ErrLSNAhead            = errors.New("LSN is beyond the durable end")
 	ErrLSNTruncated        = errors.New("LSN is truncated")
@@ -95,6 +96,7 @@ var reasons = []reason{
 	{"AFTER_REFUSAL", ErrAfterRefusal, "deal with the earlier refusal, then append again"},
 	{"SEQUENCE_GAP", ErrSequenceGap, "give each process a producer of its own"},
 	{"SEQUENCE_REUSE", ErrSequenceReuse, "give each process a producer of its own"},
+	{"SUPERSEDED", ErrSuperseded, "give each process a producer of its own"},
 	{"NO_PRODUCER", ErrNoProducer, "append again: the client opens a new producer"},
 	{"LSN_AHEAD", ErrLSNAhead, "if that LSN was acknowledged once, stop: this is another history"},
 	{"LSN_TRUNCATED", ErrLSNTruncated, "begin at the log's first LSN, from a state that covers what is below"},

@@ -733,8 +733,8 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 	switch {
 	case errors.Is(why, ErrAfterRefusal), errors.Is(why, ErrUnavailable):
 		l.returned = append(l.returned, b)
-	case errors.Is(why, ErrLogNotFound), errors.Is(why, ErrNoProducer), errors.Is(why, ErrSequenceGap),
-		errors.Is(why, ErrSequenceReuse), errors.Is(why, ErrDataLoss):
+	case errors.Is(why, ErrLogNotFound), errors.Is(why, ErrNoProducer), errors.Is(why, ErrSuperseded),
+		errors.Is(why, ErrSequenceGap), errors.Is(why, ErrSequenceReuse), errors.Is(why, ErrDataLoss):
 		l.err = why // there is no going on with this producer
 		fallthrough
 	default:

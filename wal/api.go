@@ -236,6 +236,7 @@ var (
 	ErrSequenceGap         = errors.New("producer sequence skips a batch")              // *SequenceError has the figures
 	ErrSequenceReuse       = errors.New("producer sequence was used for other records") //
 	ErrNoProducer          = errors.New("producer is not open on this log")             //
+	ErrSuperseded          = errors.New("producer was bound again by a later stream")   //
 	ErrLSNAhead            = errors.New("LSN is beyond the durable end")                // *RangeError has the figures
 	ErrLSNTruncated        = errors.New("LSN is truncated")                             // *RangeError has the figures
 	ErrDataLoss            = errors.New("acknowledged data is missing or damaged")      //
@@ -376,6 +377,8 @@ type appender interface {
 	Take(dst []Verdict) []Verdict
 	// Pending returns how many verdicts are still out.
 	Pending() int
+	// Close gives the seat up. What was sequenced lands all the same.
+	Close()
 }
 
 type reader interface {

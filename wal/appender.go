@@ -27,6 +27,15 @@ type Binding struct {
 	epoch     Epoch  // what the appender claims to write in; 0 for whichever
 	maxRecord int
 	refused   bool // a batch was refused and the binding not reset since
+
+	// superseded is set when the producer was bound again. The bus's lock guards it.
+	superseded bool
+}
+
+// A bindKey names a producer of a log.
+type bindKey struct {
+	log      uint64
+	producer ulid.ULID
 }
 
 // An Appender is one append stream's seat on the bus. One goroutine at a time
@@ -38,6 +47,7 @@ type Appender struct {
 	// Of the goroutine that appends.
 	serial uint64 // of the frame it rode in last
 	checks []check
+	bound  []*Binding // with a producer
 
 	mu     sync.Mutex
 	queue  []entry // verdicts in order, told or not; queue[:head] were taken
@@ -73,10 +83,68 @@ func (v *Volume) NewAppender(notify func()) *Appender {
 // carry no sequence and a retry is not safe. epoch may be zero. It returns
 // ErrLogNotFound, ErrNoProducer, ErrFenced, or a *DataLossError if what the
 // client was last acknowledged cannot be proven.
+//
+// It ends earlier bindings of the same producer, on whatever Appender: a batch
+// that is still on its way through an old stream must not land once the client
+// was told on a new one what became of it.
+//
+//	old stream                    new stream
+//	7 sent, in a buffer
+//	                              bind; 7 sent again: refused; 7 is dropped
+//	7 arrives: ErrSuperseded
 func (a *Appender) Bind(log string, producer ulid.ULID, epoch Epoch, c Claim) (*Binding, LogInfo, ProducerInfo, error) {
 	if err := a.v.CheckClaim(log, c); err != nil {
 		return nil, LogInfo{}, ProducerInfo{}, err
 	}
+	b, info, p, err := a.bind(log, producer, epoch)
+	if err == nil && b.slot != 0 {
+		err = a.supersede(b)
+	}
+	if err != nil {
+		return nil, LogInfo{}, ProducerInfo{}, err
+	}
+	return b, info, p, nil
+}
+
+// supersede makes b the only binding of its producer.
+func (a *Appender) supersede(b *Binding) error {
+	v := a.v
+	if v.readOnly != nil {
+		return v.readOnly
+	}
+	if _, err := v.bus.Board(); err != nil {
+		return v.wrap(err)
+	}
+	defer v.bus.LeaveUnused()
+	key := bindKey{b.number, b.producer}
+	if old := v.bound[key]; old != nil {
+		old.superseded = true
+	}
+	v.bound[key] = b
+	a.bound = append(a.bound, b)
+	return nil
+}
+
+// Close gives the seat up. What was sequenced lands all the same. It must not be
+// called while Bind or Append runs; closing again does nothing.
+func (a *Appender) Close() {
+	if len(a.bound) == 0 {
+		return
+	}
+	if _, err := a.v.bus.Board(); err != nil {
+		return // nobody boards any more
+	}
+	defer a.v.bus.LeaveUnused()
+	for _, b := range a.bound {
+		if key := (bindKey{b.number, b.producer}); a.v.bound[key] == b {
+			delete(a.v.bound, key)
+		}
+	}
+	a.bound = nil
+}
+
+// bind looks the log and the producer up in the durable state.
+func (a *Appender) bind(log string, producer ulid.ULID, epoch Epoch) (*Binding, LogInfo, ProducerInfo, error) {
 	a.v.mu.RLock()
 	defer a.v.mu.RUnlock()
 	l, err := a.v.lookup(log)
@@ -203,6 +271,8 @@ func (v *Volume) sequence(f *batcher.Frame, batch *Batch, c *check, full error) 
 	if b.slot != 0 {
 		p := &l.producers[b.slot-1]
 		switch {
+		case b.superseded:
+			return refuse(fmt.Errorf("log %q: producer %s: %w", b.name, b.producer, ErrSuperseded))
 		case p.id != b.producer:
 			return refuse(fmt.Errorf("log %q: producer %s: %w: others were opened since it last appended", b.name, b.producer, ErrNoProducer))
 		case batch.Sequence == 0:
@@ -319,7 +389,8 @@ func (v *Volume) Append(ctx context.Context, log string, producer ulid.ULID, epo
 		default:
 		}
 	})
-	binding, _, _, err := a.Bind(log, producer, epoch, Claim{})
+	// A unary append is not a stream, and supersedes none.
+	binding, _, _, err := a.bind(log, producer, epoch)
 	if err != nil {
 		return Verdict{}, err
 	}

@@ -50,8 +50,10 @@ type Volume struct {
 	// admitted counts bytes that were sequenced and not yet appended.
 	admitted atomic.Int64
 
-	// ahead is the state with everything that was sequenced. The bus's lock guards it.
+	// ahead is the state with everything that was sequenced, bound the binding of
+	// each producer. The bus's lock guards them.
 	ahead *State
+	bound map[bindKey]*Binding
 
 	mu      sync.RWMutex
 	durable *State // readers see this
@@ -180,7 +182,7 @@ func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
 	if o.SnapshotEvery <= 0 {
 		o.SnapshotEvery = defaultSnapshotEvery
 	}
-	v := &Volume{o: o, fs: o.FS, dir: dir, watches: map[uint64]chan struct{}{}, done: make(chan struct{})}
+	v := &Volume{o: o, fs: o.FS, dir: dir, watches: map[uint64]chan struct{}{}, bound: map[bindKey]*Binding{}, done: make(chan struct{})}
 	v.orderer = localOrderer{v}
 	v.index.init(v)
 	if o.Codec == "" {

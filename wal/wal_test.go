@@ -226,3 +226,53 @@ func TestIdleProducerMakesWay(t *testing.T) {
 	check(v)
 	closeTest(t, v)
 }
+
+// TestBindSupersedes binds a producer on a second stream while a batch is still
+// on its way through the first: it must not land once the second stream speaks.
+func TestBindSupersedes(t *testing.T) {
+	v := openTest(t, disk.NewMem())
+	defer closeTest(t, v)
+	mustCreate(t, v, "log")
+	producer := ulid.ULID{1}
+	ctx := context.Background()
+	if _, err := v.OpenProducer(ctx, "log", producer); err != nil {
+		t.Fatal(err)
+	}
+	bind := func(a *Appender) *Binding {
+		t.Helper()
+		b, _, _, err := a.Bind("log", producer, 0, Claim{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	send := func(a *Appender, b *Binding, sequence uint64, rec string) Verdict {
+		t.Helper()
+		if err := a.Append(ctx, []Batch{{Binding: b, Sequence: sequence, Run: run(rec)}}); err != nil {
+			t.Fatal(err)
+		}
+		got := a.Take(nil)
+		if len(got) != 1 {
+			t.Fatalf("%d verdicts", len(got))
+		}
+		return got[0]
+	}
+	old, late := v.NewAppender(func() {}), v.NewAppender(func() {})
+	was := bind(old)
+	if got := send(old, was, 1, "one"); got.Err != nil {
+		t.Fatal(got.Err)
+	}
+	now := bind(late)
+	if got := send(old, was, 2, "late"); !errors.Is(got.Err, ErrSuperseded) {
+		t.Errorf("on the old stream: %+v", got)
+	}
+	if got := send(late, now, 2, "two"); got.Err != nil || got.First != 2 {
+		t.Errorf("on the new stream: %+v", got)
+	}
+	old.Close() // gives up nothing that is another's
+	late.Close()
+	if len(v.bound) != 0 {
+		t.Errorf("%d bindings kept", len(v.bound))
+	}
+	equal(t, readAll(t, v, "log", 0), []string{"one", "two"})
+}

@@ -219,6 +219,7 @@ func (a *appendStream) receive() {
 // finish says that nothing more is received.
 func (a *appendStream) finish(err error) {
 	a.end = err
+	a.appender.Close()
 	close(a.ended)
 	a.server.background.Done()
 }

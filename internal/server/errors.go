@@ -86,6 +86,8 @@ var Table = []Row{
 		Hint: "Send the producer's batches in order and without gaps; want_sequence is the next one."},
 	{Err: wal.ErrSequenceReuse, Code: codes.FailedPrecondition, Reason: "SEQUENCE_REUSE", spoken: true,
 		Hint: "Two batches of one producer had the same sequence and different records. Give each process a producer of its own."},
+	{Err: wal.ErrSuperseded, Code: codes.FailedPrecondition, Reason: "SUPERSEDED", spoken: true,
+		Hint: "The producer was bound again on a later stream, which took over. Give each process a producer of its own."},
 	{Err: wal.ErrNoProducer, Code: codes.FailedPrecondition, Reason: "NO_PRODUCER", spoken: true,
 		Hint: "Open the producer on this log with OpenProducer before it appends; one that is idle makes way when very many others are opened."},
 
