@@ -105,7 +105,11 @@ func serve(ctx context.Context, signals <-chan os.Signal, c config.Config, stdou
 	if err != nil || volume == nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, volume.Close()) }()
+	defer func() {
+		if !errors.Is(err, errInterrupted) { // who does not wait does not wait for the disk
+			err = errors.Join(err, volume.Close())
+		}
+	}()
 	if err := printRecovery(stdout, c.Data, volume.Recovery()); err != nil {
 		return err
 	}
@@ -166,7 +170,7 @@ func open(ctx context.Context, signals <-chan os.Signal, dir string, o wal.Optio
 }
 
 // errInterrupted is what a second signal ends with.
-var errInterrupted = &failure{code: exitInterrupted, err: errors.New("stopped at once by a second signal")}
+var errInterrupted error = &failure{code: exitInterrupted, err: errors.New("stopped at once by a second signal")}
 
 // drain stops s in order, within the deadline. A deadline that passes is told,
 // and no failure: what was sequenced lands with the volume's Close.

@@ -220,8 +220,8 @@ type bareKey struct{}
 
 // bare gives the handler the stream that came in at identifyStream with the
 // context of all interceptors since. Their wrappers look at each message: the
-// logging one reads the clock twice, and when two goroutines send and receive,
-// as ours do, its first message is a data race. It logs the start here instead.
+// logging one reads the clock twice, to log the start of the call with the first
+// one. Here it is logged before.
 func bare(logger logging.Logger) grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		ctx := stream.Context()

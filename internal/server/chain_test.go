@@ -3,12 +3,14 @@ package server
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"strings"
 	"sync"
 	"testing"
 
+	middleware "github.com/grpc-ecosystem/go-grpc-middleware/v2"
 	"github.com/oklog/ulid/v2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -81,6 +83,13 @@ func TestRequestIDIsInTheHeaderAndTheLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	id = strings.Join(sh.Get(RequestIDHeader), ",")
+	handlers, ok := w.served().stream.(*grpc.GenericServerStream[walsvcv1.AppendStreamRequest, walsvcv1.AppendStreamResponse])
+	if !ok {
+		t.Fatalf("the handler's stream is a %T", w.served().stream)
+	}
+	if wrapped, ok := handlers.ServerStream.(*middleware.WrappedServerStream); !ok || fmt.Sprintf("%T", wrapped.ServerStream) != "*grpc.serverStream" {
+		t.Errorf("messages go through %T to more than gRPC's own stream", handlers.ServerStream)
+	}
 	s.bind(&walsvcv1.Bind{Binding: 1, Log: "l"})
 	for range 5 {
 		s.send(&wire.AppendRequest{Batches: []wire.Batch{{Binding: 1, Run: runOf("x")}}})

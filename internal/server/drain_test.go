@@ -65,6 +65,9 @@ func TestDrain(t *testing.T) {
 		t.Errorf("first message while draining: %+v", m)
 	}
 	s.send(&wire.AppendRequest{Batches: []wire.Batch{{Binding: 1, Run: runOf("too late")}}})
+	for range 3 { // more than the windows hold: the batch above has been received
+		s.send(&wire.AppendRequest{Batches: []wire.Batch{{Binding: 1, Run: make([]byte, 3<<20)}}})
+	}
 	select {
 	case err := <-drained:
 		t.Fatalf("drained with a batch in flight: %v", err)

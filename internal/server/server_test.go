@@ -135,18 +135,23 @@ func (w *world) hold() {
 	w.hang = make(chan struct{})
 }
 
-// occupy has the disk hang on an append of somebody else's, so that what comes
-// now gathers on the bus. Otherwise the first append would hang where it was
-// received. Undone by release.
+// occupy has the disk hang with one append of somebody else's before all that
+// comes now, which so gathers on the bus. Otherwise the first append would hang
+// where it was received. Undone by release.
 func (w *world) occupy(log string) {
 	w.t.Helper()
 	w.hold()
+	other := w.volume.NewAppender(func() {})
+	binding, _, _, err := other.Bind(log, ulid.ULID{}, 0, wal.Claim{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	w.others.Go(func() {
-		if _, err := w.volume.Append(w.ctx, log, ulid.ULID{}, 0, wal.Batch{Run: runOf("occupied")}); err != nil {
+		if err := other.Append(w.ctx, []wal.Batch{{Binding: binding, Run: runOf("occupied")}}); err != nil {
 			w.t.Errorf("append of somebody else's: %v", err)
 		}
 	})
-	eventually(w.t, "the disk is occupied", func() bool { return w.hanging.Load() > 0 })
+	eventually(w.t, "the disk is occupied", func() bool { return other.Pending() == 1 && w.hanging.Load() > 0 })
 }
 
 func (w *world) release() {
