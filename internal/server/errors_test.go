@@ -8,6 +8,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -100,16 +101,22 @@ func TestEveryRefusalOfTheEngineIsInTheTable(t *testing.T) {
 	}
 }
 
+// parsed returns the files of a package, without its tests.
 func parsed(t testing.TB, dir string) (files []*ast.File) {
 	t.Helper()
-	pkgs, err := parser.ParseDir(token.NewFileSet(), dir, func(i fs.FileInfo) bool { return !strings.HasSuffix(i.Name(), "_test.go") }, 0)
+	paths, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range pkgs {
-		for _, f := range p.Files {
-			files = append(files, f)
+	for _, path := range paths {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
 		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, file)
 	}
 	return files
 }
@@ -177,11 +184,15 @@ func TestEveryLimitIsAdvertisedOrIsNobodysBusiness(t *testing.T) {
 	}
 	var names []string
 	for _, file := range parsed(t, "../limits") {
-		for name, object := range file.Scope.Objects {
-			if object.Kind == ast.Con && ast.IsExported(name) {
-				names = append(names, name)
+		ast.Inspect(file, func(n ast.Node) bool {
+			if spec, ok := n.(*ast.ValueSpec); ok && ast.IsExported(spec.Names[0].Name) {
+				names = append(names, spec.Names[0].Name)
 			}
-		}
+			return true
+		})
+	}
+	if len(names) < 40 {
+		t.Errorf("found %d limits", len(names))
 	}
 	told := map[string]uint64{}
 	for _, l := range advertised() {

@@ -99,7 +99,6 @@ type Server struct {
 	// background counts goroutines that may outlive their handler by a moment,
 	// and the one that waits for Poisoned.
 	background sync.WaitGroup
-	stopped    chan struct{} // closed when gRPC has stopped
 	stopOnce   sync.Once
 
 	streamForTesting func(*appendStream) // hears of each append stream; nil but in tests
@@ -115,7 +114,6 @@ func New(volume *wal.Volume, o Options) *Server {
 		authorize: o.Authorize,
 		health:    health.NewServer(),
 		started:   time.Now(),
-		stopped:   make(chan struct{}),
 	}
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
 
@@ -212,7 +210,6 @@ func (s *Server) Stop() {
 		s.health.Shutdown()
 		s.stop(ErrDraining)
 		s.grpc.Stop()
-		close(s.stopped)
 	})
 	s.background.Wait()
 }
