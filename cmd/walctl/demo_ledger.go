@@ -34,9 +34,47 @@ type docEntry struct {
 
 // A history is what is known about one log.
 type history struct {
-	sessions map[uint64][]*entry // by session; the entry of number n is at n-1
-	acked    []*entry            // by LSN: acknowledged there
-	read     []*entry            // by LSN: read there, first
+	sessions map[uint64]*track // by session: its operations, by number
+	acked    track             // by LSN: acknowledged there
+	read     track             // by LSN: read there, first
+
+	// What the records up to read.base come to, which are forgotten.
+	effect    map[int32]uint64 // documents, and the LSN of the put that stored them
+	recovered int              // how many of the records had been acknowledged
+}
+
+// A track is entries at positions counted from 1, without the first few.
+type track struct {
+	base    uint64 // how many are dropped
+	entries []*entry
+}
+
+// at returns what is at a position; nil if nothing is, or not any more.
+func (t *track) at(position uint64) *entry {
+	if t == nil || position <= t.base || position > t.last() {
+		return nil
+	}
+	return t.entries[position-t.base-1]
+}
+
+// set puts an entry at a position, which must not be dropped.
+func (t *track) set(position uint64, e *entry) {
+	for t.last() < position {
+		t.entries = append(t.entries, nil)
+	}
+	t.entries[position-t.base-1] = e
+}
+
+// last returns the last position that was set.
+func (t *track) last() uint64 { return t.base + uint64(len(t.entries)) }
+
+// drop drops the first position that is left.
+func (t *track) drop() {
+	t.base++
+	if len(t.entries) > 0 {
+		t.entries[0] = nil // for the garbage collector: the array stays
+		t.entries = t.entries[1:]
+	}
 }
 
 // An entry is one submitted append.
@@ -83,7 +121,7 @@ func (t tally) ok() bool {
 func newLedger(shards int, docs []docEntry) *ledger {
 	l := &ledger{seed: maphash.MakeSeed(), docs: docs, logs: make([]history, shards), open: make(map[*entry]struct{}), faults: make(map[fault]bool)}
 	for i := range l.logs {
-		l.logs[i].sessions = make(map[uint64][]*entry)
+		l.logs[i] = history{sessions: make(map[uint64]*track), effect: make(map[int32]uint64)}
 	}
 	return l
 }
@@ -94,10 +132,15 @@ func (l *ledger) submit(session uint64, p docstore.Pending, kind docstore.Kind, 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := &l.logs[p.Shard]
-	if uint64(len(h.sessions[session])) != p.Number-1 {
-		panic(fmt.Sprintf("session %d submits operation %d after %d", session, p.Number, len(h.sessions[session])))
+	s := h.sessions[session]
+	if s == nil {
+		s = &track{}
+		h.sessions[session] = s
 	}
-	h.sessions[session] = append(h.sessions[session], e)
+	if s.last() != p.Number-1 {
+		panic(fmt.Sprintf("session %d submits operation %d after %d", session, p.Number, s.last()))
+	}
+	s.set(p.Number, e)
 	e.serial = l.submitted
 	l.submitted++
 	l.open[e] = struct{}{}
@@ -112,15 +155,15 @@ func (l *ledger) ack(shard int, e *entry, lsn uint64) {
 	l.acknowledged++
 	h := &l.logs[shard]
 	e.acked = lsn
-	if lsn == 0 || !l.reachable(lsn) {
-		l.disorder(shard, lsn, e, "acknowledged at an LSN that %d records cannot reach", l.submitted)
+	if lsn <= h.acked.base || !l.reachable(lsn) {
+		l.disorder(shard, lsn, e, "acknowledged at an LSN that was taken, or that %d records cannot reach", l.submitted)
 		return
 	}
-	if other := at(h.acked, lsn); other != nil {
+	if other := h.acked.at(lsn); other != nil {
 		l.disorder(shard, lsn, e, "acknowledged where session %d's operation %d was", other.session, other.number)
 	}
-	set(&h.acked, lsn, e)
-	switch other := at(h.read, lsn); {
+	h.acked.set(lsn, e)
+	switch other := h.read.at(lsn); {
 	case e.read != 0 && e.read != lsn:
 		l.disorder(shard, lsn, e, "acknowledged here and read at LSN %d", e.read)
 	case other != nil && other != e:
@@ -162,19 +205,18 @@ type reading struct {
 	shard   int
 	from    uint64
 	next    uint64            // the LSN that must come next
-	seen    []*entry          // by LSN, the first at from
-	strayed map[*entry]bool   // seen, and not where it was acknowledged
-	numbers map[uint64]uint64 // by session: the operation read last
 	must    uint64            // everything acknowledged up to here must be read
+	numbers map[uint64]uint64 // by session: the operation read last
+	missed  map[*entry]bool   // not seen where they were acknowledged, or read before
+	strayed map[*entry]bool   // seen elsewhere
 }
 
 // begin begins a reading. Everything acknowledged up to the LSN must has to show
 // in it by its end.
 func (l *ledger) begin(shard int, from, must uint64) *reading {
 	return &reading{
-		l: l, shard: shard, from: from, next: from,
-		strayed: make(map[*entry]bool), numbers: make(map[uint64]uint64),
-		must: must,
+		l: l, shard: shard, from: from, next: from, must: must,
+		numbers: make(map[uint64]uint64), missed: make(map[*entry]bool), strayed: make(map[*entry]bool),
 	}
 }
 
@@ -191,25 +233,31 @@ func (r *reading) record(lsn uint64, data []byte) {
 
 	if lsn != r.next {
 		l.disorder(r.shard, lsn, nil, "LSN %d had to come", r.next)
+		r.miss(lsn - 1)
 	}
 	r.next = lsn + 1
 
 	var e *entry
-	if err == nil && l.reachable(lsn) {
-		e = at(h.sessions[op.Session], op.Number)
+	if err == nil && lsn > h.read.base && l.reachable(lsn) {
+		e = h.sessions[op.Session].at(op.Number)
 	}
 	if e == nil || e.sum != sum {
 		if l.fault(fault{"foreign", r.shard, lsn, nil}, "%d bytes that nobody submitted", len(data)) {
 			l.found.foreign++
 		}
+		r.missAt(lsn)
 		return
 	}
 
+	acked, read := h.acked.at(lsn), h.read.at(lsn)
+	if acked != e || read != e {
+		r.missAt(lsn)
+	}
 	switch {
 	case e.read == 0:
 		e.read = lsn
 	case e.read == lsn:
-	case e.read < r.from, e.read < lsn && r.at(e.read) == e: // it is there as well, or was until the log was truncated
+	case e.read < lsn && !r.missed[e]: // it is there as well, or was until the log was truncated
 		if l.fault(fault{"duplicated", r.shard, lsn, e}, "also at LSN %d", e.read) {
 			l.found.duplicated++
 		}
@@ -217,19 +265,19 @@ func (r *reading) record(lsn uint64, data []byte) {
 	default:
 		l.disorder(r.shard, lsn, e, "it was at LSN %d before", e.read)
 	}
-	if other := at(h.read, lsn); other == nil {
-		set(&h.read, lsn, e)
-	} else if other != e {
-		l.disorder(r.shard, lsn, e, "session %d's operation %d was here before", other.session, other.number)
+	if read == nil {
+		h.read.set(lsn, e)
+	} else if read != e {
+		l.disorder(r.shard, lsn, e, "session %d's operation %d was here before", read.session, read.number)
 	}
-	if other := at(h.acked, lsn); e.acked != 0 && e.acked != lsn {
+	if e.acked != 0 && e.acked != lsn {
 		r.strayed[e] = true
 		l.disorder(r.shard, lsn, e, "acknowledged at LSN %d", e.acked)
-	} else if other != nil && other != e {
-		l.disorder(r.shard, lsn, e, "session %d's operation %d was acknowledged here", other.session, other.number)
+	} else if acked != nil && acked != e {
+		l.disorder(r.shard, lsn, e, "session %d's operation %d was acknowledged here", acked.session, acked.number)
 	}
-	if lsn >= r.from {
-		set(&r.seen, lsn-r.from+1, e)
+	if acked == e {
+		delete(r.missed, e)
 	}
 
 	// A session's operations are there in their order and without a hole; one
@@ -246,20 +294,60 @@ func (r *reading) end() {
 	l := r.l
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for lsn := r.from; lsn <= r.must; lsn++ {
-		if e := at(l.logs[r.shard].acked, lsn); e != nil && r.at(lsn) != e && !r.strayed[e] && !e.lost {
+	r.miss(r.must)
+	for e := range r.missed {
+		if e.acked >= r.from && e.acked <= r.must && !r.strayed[e] && !e.lost {
 			e.lost = true
-			l.fault(fault{"lost", r.shard, lsn, e}, "acknowledged and not there")
+			l.fault(fault{"lost", r.shard, e.acked, e}, "acknowledged and not there")
 		}
 	}
 }
 
-// at returns what the reading saw at an LSN.
-func (r *reading) at(lsn uint64) *entry {
-	if lsn < r.from {
-		return nil
+// miss notes what should have been at the LSNs from next on up to last.
+func (r *reading) miss(last uint64) {
+	last = min(last, max(r.l.logs[r.shard].acked.last(), r.l.logs[r.shard].read.last()))
+	for lsn := r.next; lsn <= last; lsn++ {
+		r.missAt(lsn)
 	}
-	return at(r.seen, lsn-r.from+1)
+}
+
+// missAt notes what should have been at an LSN.
+func (r *reading) missAt(lsn uint64) {
+	h := &r.l.logs[r.shard]
+	for _, e := range []*entry{h.acked.at(lsn), h.read.at(lsn)} {
+		if e != nil {
+			r.missed[e] = true
+		}
+	}
+}
+
+// forget lets the memory of records go that are truncated below first, in so
+// far as they are settled: read, and acknowledged there or never to be. They are
+// only counted from now on, and none of them may come again.
+func (l *ledger) forget(shard int, first uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := &l.logs[shard]
+	for lsn := h.read.base + 1; lsn < first; lsn++ {
+		e := h.read.at(lsn)
+		if e == nil || e.lost || e.read != lsn || e.acked != 0 && e.acked != lsn || h.sessions[e.session].base != e.number-1 {
+			return
+		}
+		if _, open := l.open[e]; open {
+			return
+		}
+		if e.kind == docstore.Put {
+			h.effect[e.doc] = lsn
+		} else {
+			delete(h.effect, e.doc)
+		}
+		if e.acked != 0 {
+			h.recovered++
+		}
+		h.sessions[e.session].drop()
+		h.read.drop()
+		h.acked.drop()
+	}
 }
 
 // An engineView is what the engine shows of a shard; docstore.View does.
@@ -273,31 +361,35 @@ type engineView interface {
 func (l *ledger) compare(shard int, applied uint64, v engineView) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	want := make(map[int32]*entry)
-	for lsn := uint64(1); lsn <= applied; lsn++ {
-		switch e := at(l.logs[shard].read, lsn); {
+	h := &l.logs[shard]
+	want := maps.Clone(h.effect)
+	if applied < h.read.base {
+		l.engineFault(shard, applied, "the engine is behind what its checkpoint let go, LSN %d", h.read.base)
+	}
+	for lsn := h.read.base + 1; lsn <= applied; lsn++ {
+		switch e := h.read.at(lsn); {
 		case e == nil:
-			l.engineFault(shard, lsn, nil, "the engine applied what no reading saw")
+			l.engineFault(shard, lsn, "the engine applied what no reading saw")
 		case e.kind == docstore.Put:
-			want[e.doc] = e
+			want[e.doc] = lsn
 		default:
 			delete(want, e.doc)
 		}
 	}
-	for e := range maps.Values(want) {
-		d := l.docs[e.doc]
+	for i, at := range want {
+		d := l.docs[i]
 		doc, lsn, found := v.Get(d.key)
 		switch {
 		case !found:
-			l.engineFault(shard, e.read, e, "the engine has no %q", d.key)
-		case lsn != e.read:
-			l.engineFault(shard, e.read, e, "the engine has %q of LSN %d", d.key, lsn)
+			l.engineFault(shard, at, "the engine has no %q", d.key)
+		case lsn != at:
+			l.engineFault(shard, at, "the engine has %q of LSN %d", d.key, lsn)
 		case !bytes.Equal(doc, d.doc):
-			l.engineFault(shard, e.read, e, "the engine has other bytes of %q", d.key)
+			l.engineFault(shard, at, "the engine has other bytes of %q", d.key)
 		}
 	}
 	if v.Len() > len(want) {
-		l.engineFault(shard, applied, nil, "the engine has %d documents, not %d", v.Len(), len(want))
+		l.engineFault(shard, applied, "the engine has %d documents, not %d", v.Len(), len(want))
 	}
 }
 
@@ -307,9 +399,12 @@ func (l *ledger) tally() tally {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t := tally{findings: l.found, submitted: int(l.submitted)}
-	for shard, h := range l.logs {
-		for _, entries := range h.sessions {
-			for _, e := range entries {
+	for shard := range l.logs {
+		h := &l.logs[shard]
+		t.acked += h.recovered
+		t.recovered += h.recovered
+		for _, s := range h.sessions {
+			for _, e := range s.entries {
 				switch {
 				case e.acked == 0:
 					continue
@@ -338,7 +433,7 @@ func (l *ledger) ackedSoFar() uint64 {
 func (l *ledger) lastAcked(shard int) uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return uint64(len(l.logs[shard].acked))
+	return l.logs[shard].acked.last()
 }
 
 func (l *ledger) disorder(shard int, lsn uint64, e *entry, format string, args ...any) {
@@ -347,8 +442,8 @@ func (l *ledger) disorder(shard int, lsn uint64, e *entry, format string, args .
 	}
 }
 
-func (l *ledger) engineFault(shard int, lsn uint64, e *entry, format string, args ...any) {
-	if l.fault(fault{"engine", shard, lsn, e}, format, args...) {
+func (l *ledger) engineFault(shard int, lsn uint64, format string, args ...any) {
+	if l.fault(fault{"engine", shard, lsn, nil}, format, args...) {
 		l.found.engine++
 	}
 }
@@ -372,19 +467,3 @@ func (l *ledger) fault(f fault, format string, args ...any) bool {
 // reachable bounds the LSNs that memory is taken for: even with every record
 // duplicated a log is not longer.
 func (l *ledger) reachable(lsn uint64) bool { return lsn <= 2*l.submitted }
-
-// at returns what is at a position counted from 1, nil if nothing is.
-func at(s []*entry, position uint64) *entry {
-	if position == 0 || position > uint64(len(s)) {
-		return nil
-	}
-	return s[position-1]
-}
-
-// set puts an entry at a position counted from 1.
-func set(s *[]*entry, position uint64, e *entry) {
-	for uint64(len(*s)) < position {
-		*s = append(*s, nil)
-	}
-	(*s)[position-1] = e
-}

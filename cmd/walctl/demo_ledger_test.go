@@ -147,6 +147,59 @@ func TestLedgerFinds(t *testing.T) {
 			want: tally{recovered: 5, findings: findings{duplicated: 1}},
 		},
 		{
+			name: "a duplicate of what is forgotten",
+			do: func(b *ledgerBench) {
+				b.read(1, b.records...)
+				b.forget(0, 4)
+				b.read(4, append(slices.Clone(b.records[3:]), b.records[1])...)
+			},
+			want: tally{recovered: 5, findings: findings{foreign: 1}}, // all that is left to say of it
+		},
+		{
+			name: "nothing, when what is settled and truncated is forgotten",
+			do: func(b *ledgerBench) {
+				b.read(1, b.records...)
+				b.forget(0, 4)
+				b.read(4, b.records[3:]...)
+				b.submitNext(1, 4, 0)
+				b.ack(0, b.entries[6], 7)
+				b.abandon(b.entries[5])
+				b.read(6, b.records[5:]...)
+				b.forget(0, 8)
+				b.submitNext(1, 5, 0)
+				b.ack(0, b.entries[7], 8)
+				b.read(8, b.records[7:]...)
+			},
+			want: tally{acked: 7, recovered: 7},
+		},
+		{
+			name: "a lost record that would be forgotten",
+			do: func(b *ledgerBench) {
+				b.read(1, b.records[:4]...)
+				b.forget(0, 7)
+				b.read(7)
+			},
+			want: tally{recovered: 4, lost: 1},
+		},
+		{
+			name: "an acknowledgement at an LSN that is forgotten",
+			do: func(b *ledgerBench) {
+				b.read(1, b.records...)
+				b.forget(0, 4)
+				b.ack(0, b.entries[5], 2)
+			},
+			want: tally{acked: 6, recovered: 5, findings: findings{outOfOrder: 1}},
+		},
+		{
+			name: "a log that begins below what was truncated",
+			do: func(b *ledgerBench) {
+				b.read(1, b.records...)
+				b.forget(0, 3)
+				b.read(2, b.records[1:]...)
+			},
+			want: tally{recovered: 5, findings: findings{foreign: 1}},
+		},
+		{
 			name: "two records that change places after a reading",
 			do: func(b *ledgerBench) {
 				b.read(1, b.records...)
@@ -290,11 +343,13 @@ func TestLedgerComparesTheEngine(t *testing.T) {
 		{"an old version", 6, fakeView{"a": {"1", 3}, "b": {"2", 6}}, 1},
 		{"other bytes", 6, fakeView{"a": {"1", 5}, "b": {"3", 6}}, 1},
 		{"a document too many", 6, fakeView{"a": {"1", 5}, "b": {"2", 6}, "c": {"3", 1}}, 1},
+		{"behind what was truncated", 1, fakeView{"a": {"1", 1}, "b": {"2", 2}}, 1},
 		{"applied beyond what was read", 7, fakeView{"a": {"1", 5}, "b": {"2", 6}}, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			b := newLedgerBench()
 			b.read(1, b.records...)
+			b.forget(0, 3)
 			b.compare(0, test.applied, test.view)
 			if got := b.tally(); got.engine != test.want || got.ok() != (test.want == 0) {
 				t.Errorf("%d engine faults, want %d; ok is %t: %v", got.engine, test.want, got.ok(), got.examples)
