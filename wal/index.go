@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -71,8 +72,8 @@ type logEnd struct {
 	total uint64 // framed bytes ever appended
 }
 
-// maxRefs bounds the refs of one segment in memory; beyond it they are thinned,
-// and readers scan a few frames more.
+// maxRefs bounds the refs of one segment in memory, those aside that come first
+// for their log; beyond it they are thinned, and readers scan a few frames more.
 const maxRefs = 1 << 18
 
 func (x *index) init(v *Volume) {
@@ -111,7 +112,7 @@ func (s *segmentIndex) add(c *Command, off int64) {
 		return
 	}
 	s.refs[c.Log] = append(refs, ref{c.First, off})
-	if s.size++; s.size >= maxRefs {
+	if s.size++; s.size-len(s.refs) >= maxRefs {
 		s.thin()
 	}
 }
@@ -182,10 +183,7 @@ func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error
 	lo, hi := 0, len(ids)
 	for lo < hi {
 		mid := (lo + hi) / 2
-		p, next, known, err := x.endAtOrBefore(ids, lo, mid, log)
-		if err != nil {
-			return segment.Pos{}, err
-		}
+		p, next, known := x.endAtOrBefore(ids, lo, mid, log)
 		switch {
 		case !known:
 			hi = lo // nothing known in [lo, mid]: begin the walk at lo
@@ -195,21 +193,24 @@ func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error
 			hi = p
 		}
 	}
+	var unread error // why a segment has no index; the record may be in another
 	for ; lo < len(ids); lo++ {
 		s, err := x.cache.get(ids[lo])
 		if err != nil {
-			return segment.Pos{}, err
+			unread = cmp.Or(unread, err)
+			continue
 		}
 		if s.holds(log, lsn) {
 			off, _ := s.find(log, lsn)
 			return segment.Pos{Segment: ids[lo], Offset: off}, nil
 		}
 	}
-	return segment.Pos{}, fmt.Errorf("log %d, LSN %d: %w", log, lsn, errNotIndexed)
+	return segment.Pos{}, fmt.Errorf("log %d, LSN %d: %w", log, lsn, cmp.Or(unread, errNotIndexed))
 }
 
 // relocate looks for a log's record in the directories of every segment, oldest
-// first, whatever their seals say.
+// first, whatever their seals say. A segment that does not verify harms only the
+// records in it.
 func (x *index) relocate(log uint64, lsn LSN) (segment.Pos, error) {
 	x.v.mu.RLock()
 	var filling segment.ID
@@ -217,42 +218,46 @@ func (x *index) relocate(log uint64, lsn LSN) (segment.Pos, error) {
 		filling = x.active.id
 	}
 	x.v.mu.RUnlock()
+	var unread error
 	for _, id := range x.v.journal.Segments() {
 		if id == filling {
 			break // locate has looked there
 		}
 		s, err := x.cache.scan(id)
 		if err != nil {
-			return segment.Pos{}, err
+			unread = cmp.Or(unread, err)
+			continue
 		}
-		x.cache.put(id, s)
 		if s.holds(log, lsn) {
+			// Only what proved to know better takes the place of the seal's index:
+			// a scan passes over what does not verify.
+			x.cache.put(id, s)
 			off, _ := s.find(log, lsn)
 			return segment.Pos{Segment: id, Offset: off}, nil
 		}
 	}
-	return segment.Pos{}, fmt.Errorf("log %d, LSN %d: %w", log, lsn, errNotIndexed)
+	return segment.Pos{}, fmt.Errorf("log %d, LSN %d: %w", log, lsn, cmp.Or(unread, errNotIndexed))
 }
 
 // errNotIndexed is returned by locate for a record that no index knows.
 var errNotIndexed = errors.New("in no segment's index")
 
 // endAtOrBefore returns the newest segment of ids[lo..mid] that knows how far
-// the log had come at its end.
-func (x *index) endAtOrBefore(ids []segment.ID, lo, mid int, log uint64) (p int, next LSN, known bool, err error) {
+// the log had come at its end. One that cannot be read does not know.
+func (x *index) endAtOrBefore(ids []segment.ID, lo, mid int, log uint64) (p int, next LSN, known bool) {
 	for p = mid; p >= lo; p-- {
 		s, err := x.cache.get(ids[p])
 		if err != nil {
-			return 0, 0, false, err
+			continue
 		}
 		if end, ok := s.ends[log]; ok {
-			return p, end.next, true, nil
+			return p, end.next, true
 		}
 		if s.complete { // the log did not exist yet
-			return p, 1, true, nil
+			return p, 1, true
 		}
 	}
-	return 0, 0, false, nil
+	return 0, 0, false
 }
 
 // An indexCache holds the indexes of segments that are no longer filled.
@@ -335,30 +340,45 @@ func (c *indexCache) load(id segment.ID) (*segmentIndex, error) {
 	return c.scan(id)
 }
 
-// scan rebuilds a segment's index from its directories. Damage ends the scan:
-// what lies behind it is not found, and readers say so.
-func (c *indexCache) scan(id segment.ID) (_ *segmentIndex, err error) {
+// scan rebuilds a segment's index from its directories. Frames that do not
+// verify are passed over: whoever reads their records is told then.
+func (c *indexCache) scan(id segment.ID) (*segmentIndex, error) {
 	h, err := c.v.journal.Header(id)
 	if err != nil {
 		return nil, err
 	}
-	first := segment.FrameRef{
+	s := newSegmentIndex(id)
+	from := segment.FrameRef{
 		Pos: segment.Pos{Segment: id, Offset: limits.SegmentHeaderSize}, Sequence: h.Cut.Sequence + 1, Chain: h.Cut.Chain,
 	}
-	s := newSegmentIndex(id)
-	scan := replay.NewScanner(c.v.journal, first)
+	for !from.IsZero() {
+		hole, err := c.scanRun(s, from)
+		if err != nil {
+			return nil, err
+		}
+		if from, err = c.behind(hole, id); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// scanRun indexes the frames from from on to the first that does not verify, and
+// returns its position; one in another segment if there is none.
+func (c *indexCache) scanRun(s *segmentIndex, from segment.FrameRef) (_ segment.Pos, err error) {
+	scan := replay.NewScanner(c.v.journal, from)
 	defer func() { err = errors.Join(err, scan.Close()) }()
 	var commands []Command
 	for scan.Next() {
 		f := scan.Frame()
-		if f.Pos.Segment != id {
-			break
+		if f.Pos.Segment != s.id {
+			return f.Pos, nil
 		}
 		if f.Header.Kind != segment.KindCommands {
 			continue
 		}
 		if commands, err = DecodeCommands(commands[:0], f.Meta); err != nil {
-			return nil, fmt.Errorf("index segment %s: frame at %s: %w", id, f.Pos, err)
+			return segment.Pos{}, fmt.Errorf("index segment %s: frame at %s: %w", s.id, f.Pos, err)
 		}
 		for i := range commands {
 			if commands[i].Kind == CommandAppend {
@@ -366,7 +386,28 @@ func (c *indexCache) scan(id segment.ID) (_ *segmentIndex, err error) {
 			}
 		}
 	}
-	return s, nil
+	return scan.End().Pos, nil
+}
+
+// behind returns the next frame of the segment behind a hole; zero if there is
+// none. What the segment's successor cut off is dead, and without its header
+// nobody knows what is.
+func (c *indexCache) behind(hole segment.Pos, id segment.ID) (next segment.FrameRef, err error) {
+	successor, err := c.v.journal.Header(id + 1)
+	if hole.Segment != id || err != nil {
+		return segment.FrameRef{}, nil
+	}
+	r, err := c.v.journal.Reader(id)
+	if err != nil {
+		return segment.FrameRef{}, err
+	}
+	err = r.Lookahead(hole.Offset+limits.BlockSize, func(h segment.Header, off int64) bool {
+		if pos := (segment.Pos{Segment: id, Offset: off}); pos.Compare(successor.Cut.End) < 0 {
+			next = segment.FrameRef{Pos: pos, Sequence: h.Sequence, Chain: h.Chain}
+		}
+		return false
+	})
+	return next, errors.Join(err, r.Close())
 }
 
 // sealMeta spells the index of the segment being sealed, in at most limit
@@ -431,7 +472,7 @@ func decodeSegmentIndex(id segment.ID, meta []byte) (*segmentIndex, error) {
 	s.complete = true
 	stride := d.uvarint()
 	count := d.uvarint()
-	if d.bad || stride == 0 || stride > 1<<30 || count > uint64(len(d.buf)) {
+	if d.bad || stride == 0 || stride > 1<<30 || stride&(stride-1) != 0 || count > uint64(len(d.buf)) {
 		return nil, bad
 	}
 	s.stride = int(stride)
@@ -440,10 +481,10 @@ func decodeSegmentIndex(id segment.ID, meta []byte) (*segmentIndex, error) {
 		step := d.uvarint()
 		end := logEnd{next: LSN(d.uvarint()), total: d.uvarint()}
 		n := d.uvarint()
-		if d.bad || step == 0 || end.next == 0 || n > uint64(len(d.buf)) {
+		number += step
+		if d.bad || step == 0 || number < step || end.next == 0 || n > uint64(len(d.buf)) {
 			return nil, bad
 		}
-		number += step
 		s.ends[number] = end
 		if n == 0 {
 			continue
@@ -456,6 +497,9 @@ func decodeSegmentIndex(id segment.ID, meta []byte) (*segmentIndex, error) {
 				return nil, bad
 			}
 			was = ref{was.lsn + LSN(lsn), was.off + int64(off)*limits.BlockSize}
+			if was.lsn < LSN(lsn) || was.lsn >= end.next {
+				return nil, bad
+			}
 			refs[i] = was
 		}
 		s.refs[number] = refs

@@ -1,0 +1,149 @@
+package wal
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/walsvc/walsvc/internal/limits"
+)
+
+// sampleCommands has every kind, small and as large as it gets.
+func sampleCommands() []Command {
+	largest := map[string]string{}
+	for i := range limits.MaxLabels {
+		largest[fmt.Sprintf("%02d%s", i, strings.Repeat("k", limits.MaxLabelBytes-2))] = strings.Repeat("v", limits.MaxLabelBytes)
+	}
+	const most = 1<<64 - 1
+	return []Command{
+		{Kind: CommandCreateLog, Log: 1, Name: "log"},
+		{Kind: CommandCreateLog, Log: most, Name: strings.Repeat("n", limits.MaxLogNameBytes), ID: ulid.ULID{1, 15: 9}, Time: -1, Options: LogOptions{
+			QuotaBytes: most, MaxRecordBytes: 1<<32 - 1, Labels: largest, ColocationKey: strings.Repeat("c", limits.MaxLabelBytes)}},
+		{Kind: CommandDeleteLog, Log: 300},
+		{Kind: CommandOpenProducer, Log: 3, Producer: ulid.ULID{15: 7}},
+		{Kind: CommandAppend, Log: 4, Epoch: 1, First: 1, Count: 1, Place: Place{Size: 2}},
+		{Kind: CommandAppend, Log: most, Epoch: most, Slot: most, Sequence: most, First: most, Count: 1<<32 - 1, RunSum: 1<<32 - 1,
+			Checksum: 1<<32 - 1, Start: most, Place: Place{1<<32 - 1, 1<<32 - 1, 1<<32 - 1}},
+		{Kind: CommandSetCheckpoint, Log: 5, Name: "cp", LSN: 7, Version: 2, Time: 99, RunSum: 5, Place: Place{1, 2, 3}},
+		{Kind: CommandSetCheckpoint, Log: most, Name: strings.Repeat("n", limits.MaxCheckpointNameBytes), LSN: most, Version: most, Time: -1, RunSum: 1},
+		{Kind: CommandDeleteCheckpoint, Log: 6, Name: "cp"},
+		{Kind: CommandTruncate, Log: 7, First: 128, LiveBytes: 1 << 40},
+		{Kind: CommandMoveCheckpoint, Log: 8, Name: "cp", Version: 3, Place: Place{4, 5, 6}},
+	}
+}
+
+func TestCommandRoundTrip(t *testing.T) {
+	var all []byte
+	commands := sampleCommands()
+	for i := range commands {
+		c := &commands[i]
+		one := AppendCommand(nil, c)
+		all = AppendCommand(all, c)
+		if c.Kind == CommandAppend && len(one) > maxAppendBytes {
+			t.Errorf("%s takes %d bytes, admission counts on %d", c.Kind, len(one), maxAppendBytes)
+		}
+		if len(one) > maxCommandBytes {
+			t.Errorf("%s takes %d bytes, admission counts on %d", c.Kind, len(one), maxCommandBytes)
+		}
+		var got Command
+		rest, err := DecodeCommand(one, &got)
+		if err != nil || len(rest) != 0 {
+			t.Fatalf("%s: %d bytes left, %v", c.Kind, len(rest), err)
+		}
+		if !reflect.DeepEqual(got, *c) {
+			t.Fatalf("%s: got\n%+v, want\n%+v", c.Kind, got, *c)
+		}
+		for n := range one {
+			if _, err := DecodeCommand(one[:n], &got); !errors.Is(err, ErrBadCommand) {
+				t.Fatalf("%s: the first %d of %d bytes: %v", c.Kind, n, len(one), err)
+			}
+		}
+	}
+	if !bytes.HasPrefix(all, AppendCommand(nil, &commands[0])) {
+		t.Fatal("appending changes what was there")
+	}
+	got, err := DecodeCommands(nil, all)
+	if err != nil || !reflect.DeepEqual(got, commands) {
+		t.Fatalf("all at once: %d commands, %v", len(got), err)
+	}
+	if _, err := DecodeCommands(nil, all[:len(all)-1]); !errors.Is(err, ErrBadCommand) {
+		t.Fatalf("cut short: %v", err)
+	}
+}
+
+func TestDecodeCommandRefuses(t *testing.T) {
+	long := func(name string, limit int) string { return name + strings.Repeat("x", limit) }
+	body := func(kind CommandKind, body ...byte) []byte {
+		return append([]byte{byte(kind), byte(len(body))}, body...)
+	}
+	for name, meta := range map[string][]byte{
+		"nothing":                   nil,
+		"a kind alone":              {4},
+		"kind 0":                    body(0, 1),
+		"unknown kind":              body(9, 1),
+		"body beyond the end":       {byte(CommandDeleteLog), 2, 1},
+		"length not minimal":        {byte(CommandDeleteLog), 0x81, 0x00, 1},
+		"number not minimal":        body(CommandDeleteLog, 0x81, 0x00),
+		"number of eleven bytes":    body(CommandDeleteLog, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 1),
+		"bytes behind the body":     body(CommandDeleteLog, 1, 0),
+		"empty body":                body(CommandDeleteLog),
+		"log name over the limit":   AppendCommand(nil, &Command{Kind: CommandCreateLog, Log: 1, Name: long("n", limits.MaxLogNameBytes)}),
+		"checkpoint name too long":  AppendCommand(nil, &Command{Kind: CommandDeleteCheckpoint, Log: 1, Name: long("n", limits.MaxCheckpointNameBytes)}),
+		"colocation key too long":   AppendCommand(nil, &Command{Kind: CommandCreateLog, Log: 1, Options: LogOptions{ColocationKey: long("c", limits.MaxLabelBytes)}}),
+		"label over the limit":      AppendCommand(nil, &Command{Kind: CommandCreateLog, Log: 1, Options: LogOptions{Labels: map[string]string{"k": long("v", limits.MaxLabelBytes)}}}),
+		"labels twice":              body(CommandCreateLog, append(append([]byte{1}, make([]byte, 16)...), 0, 0, 0, 0, 0, 2, 1, 'k', 0, 1, 'k', 0)...),
+		"labels out of order":       body(CommandCreateLog, append(append([]byte{1}, make([]byte, 16)...), 0, 0, 0, 0, 0, 2, 1, 'l', 0, 1, 'k', 0)...),
+		"more labels than there is": body(CommandCreateLog, append(append([]byte{1}, make([]byte, 16)...), 0, 0, 0, 0, 0, 17)...),
+	} {
+		var c Command
+		if _, err := DecodeCommand(meta, &c); !errors.Is(err, ErrBadCommand) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestCommandKindNames(t *testing.T) {
+	seen := map[string]bool{}
+	for k := CommandCreateLog; k <= CommandMoveCheckpoint; k++ {
+		if name := k.String(); seen[name] || strings.Contains(name, "(") {
+			t.Errorf("kind %d is called %q", uint8(k), name)
+		} else {
+			seen[name] = true
+		}
+	}
+	if got := CommandKind(77).String(); got != "command(77)" {
+		t.Errorf("an unknown kind is called %q", got)
+	}
+}
+
+func FuzzDecodeCommand(f *testing.F) {
+	commands := sampleCommands()
+	for i := range commands {
+		f.Add(AppendCommand(nil, &commands[i]))
+	}
+	f.Fuzz(func(t *testing.T, meta []byte) {
+		commands, err := DecodeCommands(nil, meta)
+		if err != nil {
+			if !errors.Is(err, ErrBadCommand) {
+				t.Fatalf("not ErrBadCommand: %v", err)
+			}
+			return
+		}
+		var again []byte
+		for i := range commands {
+			again = AppendCommand(again, &commands[i])
+		}
+		if !bytes.Equal(again, meta) {
+			t.Fatalf("accepted\n%x\nbut it is spelled\n%x", meta, again)
+		}
+		// Each command takes at least three bytes, so memory is in proportion.
+		if len(commands) > len(meta)/2 {
+			t.Fatalf("%d commands in %d bytes", len(commands), len(meta))
+		}
+	})
+}

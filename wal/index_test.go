@@ -1,0 +1,260 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/segment"
+)
+
+// encodeIndex spells an index that knows every log.
+func encodeIndex(s *segmentIndex) []byte {
+	state := NewState()
+	for n, e := range s.ends {
+		state.logs[n] = &logState{number: n, next: e.next, totalBytes: e.total}
+	}
+	return appendSegmentIndex(nil, s, slices.Sorted(maps.Keys(s.ends)), state)
+}
+
+func sampleIndex() *segmentIndex {
+	s := newSegmentIndex(5)
+	off := int64(limits.SegmentHeaderSize)
+	for i := range 40 {
+		for log := uint64(1); log < 5; log++ {
+			if uint64(i)%log == 0 {
+				s.add(&Command{Log: log * log, First: LSN(10*i + 1), Count: 10, Start: uint64(i) * 7, Place: Place{Size: 7}}, off)
+			}
+		}
+		off += limits.BlockSize * int64(1+i%3)
+	}
+	return s
+}
+
+func FuzzSegmentIndex(f *testing.F) {
+	s := sampleIndex()
+	f.Add(encodeIndex(s))
+	s.thin()
+	f.Add(encodeIndex(s))
+	f.Add(encodeIndex(newSegmentIndex(5)))
+	f.Fuzz(func(t *testing.T, meta []byte) {
+		s, err := decodeSegmentIndex(5, meta)
+		if err != nil {
+			if !errors.Is(err, ErrBadCommand) {
+				t.Fatalf("not ErrBadCommand: %v", err)
+			}
+			return
+		}
+		if again := encodeIndex(s); string(again) != string(meta) {
+			t.Fatalf("accepted\n%x\nbut it is spelled\n%x", meta, again)
+		}
+		if s.size > len(meta) {
+			t.Fatalf("%d refs from %d bytes", s.size, len(meta))
+		}
+		for log, refs := range s.refs {
+			for i, r := range refs {
+				if i > 0 && (r.lsn <= refs[i-1].lsn || r.off <= refs[i-1].off) {
+					t.Fatalf("log %d: refs fall from %v to %v", log, refs[i-1], r)
+				}
+			}
+		}
+	})
+}
+
+// TestSegmentIndexFind compares finding with looking at every frame, also in
+// indexes that were thinned: what is found is a frame at or before the right one,
+// no earlier than thinning explains.
+func TestSegmentIndexFind(t *testing.T) {
+	type frame struct {
+		off         int64
+		first, next LSN
+	}
+	for thinned := range 4 {
+		s := newSegmentIndex(1)
+		var frames []frame
+		off, lsn := int64(limits.SegmentHeaderSize), LSN(100)
+		for i := range 200 {
+			n := uint32(1 + i%5)
+			s.add(&Command{Log: 1, First: lsn, Count: n}, off)
+			s.add(&Command{Log: 1, First: lsn + LSN(n), Count: n}, off) // a second batch in the frame
+			frames = append(frames, frame{off, lsn, lsn + LSN(2*n)})
+			lsn += LSN(2 * n)
+			off += limits.BlockSize
+			if i%60 == 59 && s.stride < 1<<thinned {
+				s.thin()
+			}
+		}
+		decoded, err := decodeSegmentIndex(1, encodeIndex(s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range []*segmentIndex{s, decoded} {
+			if s.holds(1, 99) || !s.holds(1, 100) || !s.holds(1, lsn-1) || s.holds(1, lsn) || s.holds(2, 100) {
+				t.Fatal("it holds what it does not, or the other way round")
+			}
+			for i, f := range frames {
+				for lsn := f.first; lsn < f.next; lsn++ {
+					got, ok := s.find(1, lsn)
+					at := slices.IndexFunc(frames, func(f frame) bool { return f.off == got })
+					if !ok || at < 0 || at > i || i-at >= 2*s.stride {
+						t.Fatalf("stride %d: LSN %d is in frame %d, found frame %d, %t", s.stride, lsn, i, at, ok)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestSegmentIndexIsBounded adds more refs, and then more logs, than are kept.
+func TestSegmentIndexIsBounded(t *testing.T) {
+	s := newSegmentIndex(1)
+	for i := range 3 * maxRefs {
+		s.add(&Command{Log: 1 + uint64(i%2), First: LSN(i + 1), Count: 2}, int64(i+1)*limits.BlockSize)
+	}
+	if s.size > maxRefs {
+		t.Fatalf("%d refs", s.size)
+	}
+	// Of every log one ref stays, so it is refs beyond that which are bounded,
+	// and adding more logs does not thin again for each.
+	stride := s.stride
+	for i := range 2 * maxRefs {
+		s.add(&Command{Log: 10 + uint64(i), First: 1, Count: 1}, int64(i+1)*limits.BlockSize)
+	}
+	if s.stride > 64*stride || s.size > maxRefs+len(s.refs) {
+		t.Fatalf("stride %d, %d refs of %d logs", s.stride, s.size, len(s.refs))
+	}
+}
+
+// bruteForce finds the frame of a record by looking at every frame there is.
+func bruteForce(t *testing.T, v *Volume) map[uint64]map[LSN]segment.Pos {
+	t.Helper()
+	at := map[uint64]map[LSN]segment.Pos{}
+	var b batchFrame
+	for _, id := range v.journal.Segments() {
+		r, err := v.journal.Reader(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		end := int64(1 << 40)
+		if h, err := v.journal.Header(id + 1); err == nil {
+			end = h.Cut.End.Offset
+		}
+		for off := int64(limits.SegmentHeaderSize); off < end; {
+			f, err := r.Frame(off)
+			if err != nil {
+				break
+			}
+			off += f.Header.Size()
+			if err := b.load(f, 0); err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range b.commands {
+				if c.Kind != CommandAppend {
+					continue
+				}
+				if at[c.Log] == nil {
+					at[c.Log] = map[LSN]segment.Pos{}
+				}
+				for lsn := c.First; lsn <= c.Last(); lsn++ {
+					at[c.Log][lsn] = f.Pos
+				}
+			}
+		}
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return at
+}
+
+// TestLocate looks for records of many logs over many small segments, some of
+// them without a seal, with a cold cache and with every hint.
+func TestLocate(t *testing.T) {
+	ctx := context.Background()
+	const logs = 300
+	mem := disk.NewMem()
+	rng := rand.New(rand.NewPCG(1, 2))
+	v := openTest(t, mem)
+	for i := range logs {
+		mustCreate(t, v, fmt.Sprintf("log-%d", i))
+	}
+	check := func(when string) {
+		t.Helper()
+		at := bruteForce(t, v)
+		var b batchFrame
+		ids := v.journal.Segments()
+		for _, l := range v.durable.freeze() {
+			for n := 0; n < 6 && l.next > l.first; n++ {
+				lsn := l.first + LSN(rng.IntN(int(l.next-l.first)))
+				if n == 0 {
+					lsn = l.first
+				}
+				hint := ids[rng.IntN(len(ids))]
+				if n%2 == 0 {
+					hint = 0
+				}
+				pos, err := v.index.locate(l.number, lsn, hint)
+				if err != nil {
+					t.Fatalf("%s: locate LSN %d of log %d (%d to %d), hint %s: %v", when, lsn, l.number, l.first, l.next-1, hint, err)
+				}
+				if want := at[l.number][lsn]; pos.Segment != want.Segment || pos.Offset > want.Offset {
+					t.Fatalf("%s: LSN %d of log %d is at %s, located at %s", when, lsn, l.number, want, pos)
+				}
+				if err := v.seekFrom(&b, l.number, lsn, pos); err != nil || b.frame.Pos != at[l.number][lsn] {
+					t.Fatalf("%s: LSN %d of log %d is not found from %s on: %v", when, lsn, l.number, pos, err)
+				}
+			}
+		}
+	}
+	check("before the first append")
+	for life := range 6 {
+		a := v.NewAppender(func() {})
+		bindings := make([]*Binding, logs)
+		for i := range bindings {
+			var err error
+			if bindings[i], _, _, err = a.Bind(fmt.Sprintf("log-%d", i), ulid.ULID{}, 0, Claim{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for round := range 80 {
+			var batches []Batch
+			for range 1 + rng.IntN(20) {
+				// Some logs are busy, some rare, some come late.
+				i := min(rng.IntN(logs), rng.IntN(logs), 50*(life+1)-1)
+				batches = append(batches, Batch{Binding: bindings[i], Run: run(strings.Repeat("x", rng.IntN(400)), "y")})
+			}
+			if err := a.Append(ctx, batches); err != nil {
+				t.Fatal(err)
+			}
+			if round == 40 && life == 3 {
+				check("while it is open")
+			}
+		}
+		if got := a.Take(nil); a.Pending() != 0 || slices.ContainsFunc(got, func(v Verdict) bool { return v.Err != nil }) {
+			t.Fatalf("%d pending, or refused", a.Pending())
+		}
+		check(fmt.Sprintf("life %d", life))
+		if life%2 == 0 {
+			crashed := mem.CrashClone(nil, 0) // leaves a segment without a seal
+			closeTest(t, v)
+			mem = crashed
+		} else {
+			closeTest(t, v)
+		}
+		v = openTest(t, mem)
+		check(fmt.Sprintf("after life %d", life))
+	}
+	if n := len(v.journal.Segments()); n < 20 {
+		t.Errorf("only %d segments", n)
+	}
+	closeTest(t, v)
+}
