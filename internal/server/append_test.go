@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
 
 	"github.com/walsvc/walsvc/internal/disk"
 	"github.com/walsvc/walsvc/internal/limits"
@@ -506,4 +508,43 @@ func TestUnaryInFlightWhenPoisoned(t *testing.T) {
 	if text := err.Error(); strings.Contains(text, "/vol") || strings.Contains(text, "input/output") {
 		t.Errorf("the host's insides leak: %s", text)
 	}
+}
+
+// TestFullDisk: appends are refused one by one with a delay, reads go on, and
+// appends resume by themselves.
+func TestFullDisk(t *testing.T) {
+	w := newWorld(t, Options{})
+	w.create("l")
+	c := walsvcv1.NewAppendServiceClient(w.conn)
+	fill := &walsvcv1.AppendRequest{Log: "l", Records: &walsvcv1.Records{Record: [][]byte{noise(100 << 10)}}}
+	w.mem.SetCapacity(1) // no file grows any more
+	var err error
+	for n := 0; err == nil && n < 200; n++ {
+		_, err = c.Append(w.ctx, fill)
+	}
+	wantReason(t, err, codes.ResourceExhausted, "FULL")
+	if len(status.Convert(err).Details()) != 2 {
+		t.Errorf("FULL without RetryInfo: %v", status.Convert(err).Details())
+	}
+	s := w.open()
+	s.bind(&walsvcv1.Bind{Binding: 1, Log: "l"})
+	s.send(&wire.AppendRequest{Batches: []wire.Batch{{Binding: 1, Run: runOf(string(noise(100 << 10)))}}})
+	if r := s.verdicts(1)[0].Refusal; r.GetReason() != "FULL" || r.GetMetadata()["retry_ms"] == "" {
+		t.Errorf("refusal: %v", r)
+	}
+	if read, err := walsvcv1.NewReplayServiceClient(w.conn).Read(w.ctx, &walsvcv1.ReadRequest{Log: "l"}); err != nil || len(read.GetRecords().GetRecord()) == 0 {
+		t.Errorf("read on a full disk: %v", err)
+	}
+	w.mem.SetCapacity(0)
+	eventually(t, "appends resume", func() bool {
+		_, err := c.Append(w.ctx, fill)
+		return err == nil
+	})
+}
+
+// noise is what no codec makes smaller.
+func noise(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b) // it never fails
+	return b
 }
