@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 
 	"github.com/oklog/ulid/v2"
@@ -43,6 +44,7 @@ func Verify(ctx context.Context, dir string, progress func(done, total int64)) (
 	defer src.close()
 	v := &Verification{Volume: src.now.Volume()}
 	a := newAuditor()
+	before := logsOf(src)
 	walked, err := replay.Walk(src, replay.WalkOptions{Progress: progress}, func(f *segment.Frame, blockErrs []error) error {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
@@ -61,6 +63,7 @@ func Verify(ctx context.Context, dir string, progress func(done, total int64)) (
 	if ids := src.Segments(); len(ids) > 0 {
 		oldest = ids[0]
 	}
+	a.end(before)
 	a.explain(&v.Recovery, walked.Damage, logsOf(src), oldest)
 	return v, nil
 }
@@ -230,16 +233,19 @@ func (s *liveSource) close() {
 type knownLogs struct {
 	names map[uint64]string
 	first map[uint64]LSN // oldest record kept
+	next  map[uint64]LSN
+	whole bool // nothing keeps the state from being the newest
 }
 
 // logsOf returns the logs that the newest state knows. A state that cannot be
 // rebuilt knows none: then there are only those that the journal still creates.
 func logsOf(src replay.Source) *knownLogs {
-	k := &knownLogs{map[uint64]string{}, map[uint64]LSN{}}
+	k := &knownLogs{names: map[uint64]string{}, first: map[uint64]LSN{}, next: map[uint64]LSN{}}
 	r := &rebuilder{}
-	if _, err := replay.Recover(src, r); err == nil && r.state != nil {
+	if found, err := replay.Recover(src, r); err == nil && r.state != nil {
+		k.whole = !found.ReadOnly
 		for number, l := range r.state.logs {
-			k.names[number], k.first[number] = l.name, l.first
+			k.names[number], k.first[number], k.next[number] = l.name, l.first, l.next
 		}
 	}
 	return k
@@ -263,7 +269,8 @@ func (k *knownLogs) name(number uint64) string {
 
 // An auditor follows the logs through a walk, to tell which records damage hit:
 // by the commands of a frame whose block is bad, and by the hole in a log's
-// LSNs that a lost frame leaves.
+// LSNs that a lost frame leaves. A hole shows when the log appends behind it,
+// when a seal says how far the log had come, or against the newest state.
 type auditor struct {
 	records  uint64
 	created  map[uint64]string
@@ -285,7 +292,8 @@ type hit struct {
 	first, last LSN
 }
 
-// hole is a hit that was noticed at a position, and happened behind another.
+// hole is a hit that was noticed at a position, and happened behind another,
+// which is zero, like the hit's first, if nothing of the log was met before.
 type hole struct {
 	hit
 	after, before segment.Pos
@@ -298,7 +306,17 @@ func newAuditor() *auditor {
 }
 
 func (a *auditor) frame(f *segment.Frame, blockErrs []error) error {
-	if f.Header.Kind != segment.KindCommands {
+	switch f.Header.Kind {
+	case segment.KindSeal:
+		// One without an index says nothing: it is a cache.
+		if s, err := decodeSegmentIndex(f.Pos.Segment, f.Meta); err == nil {
+			for number, end := range s.ends {
+				a.reach(number, end.next, f.Pos)
+			}
+		}
+		return nil
+	case segment.KindCommands:
+	default:
 		return nil
 	}
 	var err error
@@ -316,15 +334,8 @@ func (a *auditor) frame(f *segment.Frame, blockErrs []error) error {
 			a.created[c.Log] = c.Name
 			a.logs[c.Log] = &audited{next: 1, pos: f.Pos}
 		case CommandAppend:
-			l := a.logs[c.Log]
-			if l == nil {
-				l = &audited{next: c.First}
-				a.logs[c.Log] = l
-			}
-			if c.First > l.next {
-				a.holes = append(a.holes, hole{hit{c.Log, l.next, c.First - 1}, l.pos, f.Pos})
-			}
-			l.next, l.pos = c.Last()+1, f.Pos
+			a.reach(c.Log, c.First, f.Pos)
+			a.logs[c.Log].next = c.Last() + 1
 			if bad == nil {
 				a.records += uint64(c.Count)
 				continue
@@ -339,12 +350,41 @@ func (a *auditor) frame(f *segment.Frame, blockErrs []error) error {
 	return nil
 }
 
+// reach notes that at pos the log had come to next: what was not met until then
+// is a hole.
+func (a *auditor) reach(log uint64, next LSN, pos segment.Pos) {
+	l := a.logs[log]
+	if l == nil {
+		l = &audited{}
+		a.logs[log] = l
+	}
+	if next > max(l.next, 1) {
+		a.holes = append(a.holes, hole{hit{log, l.next, next - 1}, l.pos, pos})
+	}
+	l.next, l.pos = max(l.next, next), pos
+}
+
+// endOfJournal is behind every position.
+var endOfJournal = segment.Pos{Segment: math.MaxUint64}
+
+// end holds the walk against the state that the journal had when it began.
+func (a *auditor) end(before *knownLogs) {
+	for number, next := range before.next {
+		a.reach(number, next, endOfJournal)
+	}
+}
+
 // explain adds to each damage the records it hit, and damage for holes that
 // nothing explains. Segments before oldest were released, some of them perhaps
 // before the walk came to them: holes that may be due to that are none.
 func (a *auditor) explain(r *Recovery, found []replay.Damage, logs *knownLogs, oldest segment.ID) {
 	maps.Copy(logs.names, a.created)
-	a.holes = slices.DeleteFunc(a.holes, func(h hole) bool { return h.after.Segment < oldest })
+	a.holes = slices.DeleteFunc(a.holes, func(h hole) bool {
+		if h.first == 0 { // met for the first time, with nothing but the state to say where it begins
+			return !logs.whole || h.last < max(logs.first[h.log], 1) || logs.next[h.log] == 0
+		}
+		return h.after.Segment < oldest
+	})
 	for i := range found {
 		d := &r.Damage[i]
 		hits := slices.Clone(a.hit[found[i].Err])
@@ -367,14 +407,30 @@ func (a *auditor) explain(r *Recovery, found []replay.Damage, logs *knownLogs, o
 		if explained {
 			continue
 		}
+		at, what := h.before, "the frame here lies behind a hole"
+		if at == endOfJournal {
+			at, what = h.after, "records behind this frame are missing"
+		}
+		d := Damage{
+			File: at.Segment.String() + ".wal", Offset: at.Offset, Case: caseHole, Detail: what,
+			Logs: logs.merge([]hit{h.hit}),
+		}
+		detail := "Records are missing between frames that all verify: this is a bug, please report it."
+		if h.first == 0 && oldest > 1 {
+			d.File, d.Offset, d.Case = (oldest-1).String()+".wal", 0, string(replay.CaseMissingSegment)
+			d.Detail = "it or one before it is gone, and had records that were not given up"
+			detail = replay.CaseMissingSegment.Means()
+		}
 		r.Verdict = replay.VerdictDamaged.String()
 		if len(r.Damage) == 0 {
-			r.Case, r.Detail = caseHole, "Records are missing between frames that all verify: this is a bug, please report it."
+			r.Case, r.Detail = d.Case, detail
 		}
-		r.Damage = append(r.Damage, Damage{
-			File: h.before.Segment.String() + ".wal", Offset: h.before.Offset, Case: caseHole,
-			Detail: "the frame appends behind a hole", Logs: logs.merge([]hit{h.hit}),
-		})
+		// Several logs may have lost records with the same segment.
+		if n := len(r.Damage) - 1; n >= 0 && d.Case != caseHole && r.Damage[n].File == d.File && r.Damage[n].Case == d.Case {
+			r.Damage[n].Logs = append(r.Damage[n].Logs, d.Logs...)
+			continue
+		}
+		r.Damage = append(r.Damage, d)
 	}
 }
 

@@ -427,7 +427,7 @@ func TestAuditorFindsAHole(t *testing.T) {
 	frame(3, Command{Kind: CommandAppend, Log: 8, First: 100, Count: 1}) // its beginning is gone: no hole
 	frame(4, Command{Kind: CommandAppend, Log: 7, First: 6, Count: 1}, Command{Kind: CommandAppend, Log: 8, First: 101, Count: 1})
 	var r Recovery
-	logs := &knownLogs{map[uint64]string{}, map[uint64]LSN{}}
+	logs := &knownLogs{names: map[uint64]string{}, first: map[uint64]LSN{}}
 	a.explain(&r, nil, logs, 4)
 	want := []DamagedLog{{Log: "orders", First: 4, Last: 5}}
 	if r.Verdict != "damaged" || len(r.Damage) != 1 || r.Damage[0].Case != caseHole || !slices.Equal(r.Damage[0].Logs, want) {
