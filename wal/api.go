@@ -111,7 +111,7 @@ type Span struct {
 // ReadOptions say what a Reader returns.
 type ReadOptions struct {
 	From   LSN           // first record; 0 means the oldest kept
-	To     LSN           // last record; 0 means the end, as of each read
+	To     LSN           // last record; 0 means the end as it is when the Reader is made, or none if it follows
 	Follow bool          // wait at the end instead of ending
 	Codecs []codec.Codec // if not empty, blocks of these may come as stored
 	Max    int           // bytes of a span, beyond which it is ended at a record; 0 means limits.ReplayMessageSize

@@ -19,6 +19,8 @@ import (
 type Binding struct {
 	// Tag is the caller's own.
 	Tag uint64
+	// Log is the log's ULID.
+	Log ulid.ULID
 
 	name      string
 	number    uint64
@@ -151,7 +153,7 @@ func (a *Appender) bind(log string, producer ulid.ULID, epoch Epoch) (*Binding, 
 	if err != nil {
 		return nil, LogInfo{}, ProducerInfo{}, err
 	}
-	b := &Binding{name: l.name, number: l.number, epoch: epoch, maxRecord: l.maxRecord()}
+	b := &Binding{Log: l.id, name: l.name, number: l.number, epoch: epoch, maxRecord: l.maxRecord()}
 	p := ProducerInfo{Window: limits.ProducerWindow}
 	if producer != (ulid.ULID{}) {
 		b.producer = producer

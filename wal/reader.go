@@ -24,6 +24,7 @@ type Reader struct {
 	name   string
 	number uint64
 	next   LSN
+	to     LSN // last record; meaningless if endless
 	o      ReadOptions
 	codecs [codec.Zstd + 1]bool
 
@@ -63,6 +64,11 @@ func (v *Volume) NewReader(log string, o ReadOptions) (*Reader, error) {
 			r.codecs[c] = true
 		}
 	}
+	// A replay to the end ends where the log ends now: one that is appended to as
+	// fast as it is read would never end.
+	if r.to = o.To; r.to == 0 {
+		r.to = l.next - 1
+	}
 	switch {
 	case r.next < l.first:
 		return nil, r.outside(l, ErrLSNTruncated)
@@ -75,9 +81,6 @@ func (v *Volume) NewReader(log string, o ReadOptions) (*Reader, error) {
 func (r *Reader) outside(l *logState, err error) error {
 	return &RangeError{Log: r.name, Asked: r.next, First: l.first, Next: l.next, Err: err}
 }
-
-// NextLSN returns the LSN of the first record of the next span.
-func (r *Reader) NextLSN() LSN { return r.next }
 
 // Close gives up what the Reader holds. It never fails.
 func (r *Reader) Close() error {
@@ -102,8 +105,8 @@ func (r *Reader) Next(ctx context.Context) (Span, error) {
 			return Span{}, err
 		}
 		end := durable
-		if r.o.To != 0 {
-			end = min(end, r.o.To)
+		if !r.endless() {
+			end = min(end, r.to)
 		}
 		if r.next <= end {
 			span, err := r.read(end)
@@ -122,6 +125,9 @@ func (r *Reader) Next(ctx context.Context) (Span, error) {
 		}
 	}
 }
+
+// endless reports whether the Reader follows without an end.
+func (r *Reader) endless() bool { return r.o.Follow && r.o.To == 0 }
 
 // reach returns how far the log is durable, and, if the Reader follows and has
 // come that far, a channel that is closed when there may be more.
@@ -144,7 +150,7 @@ func (r *Reader) reach() (durable LSN, changed <-chan struct{}, err error) {
 	switch {
 	case l == nil:
 		return 0, nil, fmt.Errorf("log %q: %w: it was deleted", r.name, ErrLogNotFound)
-	case !r.o.Follow || r.o.To != 0 && r.next > r.o.To:
+	case !r.o.Follow || !r.endless() && r.next > r.to:
 		return r.next - 1, nil, nil
 	case failed != nil:
 		return 0, nil, failed
@@ -231,15 +237,21 @@ func (v *Volume) seek(b *batchFrame, name string, number uint64, lsn LSN) error 
 	}
 	// An index is a cache: what it does not know, or knows wrongly, is looked
 	// for in the directories before anybody speaks of data loss.
-	if pos, err = v.index.relocate(number, lsn); err == nil {
-		err = v.seekFrom(b, number, lsn, pos)
-	}
-	if err == nil {
-		return nil
-	}
-	b.frame, b.own = nil, b.own[:0]
-	if err := v.live(name, number, lsn); err != nil {
-		return err
+	for {
+		if pos, err = v.index.relocate(number, lsn); err == nil {
+			err = v.seekFrom(b, number, lsn, pos)
+		}
+		if err == nil {
+			return nil
+		}
+		b.frame, b.own = nil, b.own[:0]
+		if err := v.live(name, number, lsn); err != nil {
+			return err
+		}
+		if !errors.Is(err, segment.ErrReleased) {
+			break
+		}
+		// A segment went away under the search, which is no loss: there is one less.
 	}
 	return &DataLossError{Log: name, First: lsn, Last: lsn, Detail: "no frame has the record", Err: err}
 }
@@ -430,6 +442,8 @@ func (v *Volume) CheckClaim(log string, c Claim) error {
 	}
 	sum, known, err := v.checksumAt(info, c.LSN)
 	switch {
+	case errors.Is(err, ErrLSNTruncated):
+		return nil // given up since
 	case err != nil:
 		return err
 	case known && sum != c.Checksum:

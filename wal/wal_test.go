@@ -276,3 +276,32 @@ func TestBindSupersedes(t *testing.T) {
 	}
 	equal(t, readAll(t, v, "log", 0), []string{"one", "two"})
 }
+
+// TestReplayToTheEndEnds appends a record for every span that is read: a replay
+// to the end must not chase an end that moves.
+func TestReplayToTheEndEnds(t *testing.T) {
+	v := openTest(t, disk.NewMem())
+	defer closeTest(t, v)
+	mustCreate(t, v, "log")
+	mustAppend(t, v, "log", "1", "2", "3")
+	r, err := v.NewReader("log", ReadOptions{Max: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	n := LSN(0)
+	for {
+		span, err := r.Next(context.Background())
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil || n > 10 {
+			t.Fatalf("after %d records: %v", n, err)
+		}
+		n += LSN(span.Count)
+		mustAppend(t, v, "log", "more")
+	}
+	if n != 3 {
+		t.Errorf("read %d records, want 3", n)
+	}
+}

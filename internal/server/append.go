@@ -53,10 +53,6 @@ func (s appendService) append(ctx context.Context, req *walsvcv1.AppendRequest) 
 	if err != nil {
 		return nil, err
 	}
-	info, err := s.volume.Log(req.GetLog())
-	if err != nil {
-		return nil, err
-	}
 	v, err := s.volume.Append(ctx, req.GetLog(), producer, wal.Epoch(req.GetEpoch()), wal.Batch{
 		Sequence: req.GetSequence(),
 		Expected: wal.LSN(req.GetExpectedLsn()),
@@ -69,7 +65,7 @@ func (s appendService) append(ctx context.Context, req *walsvcv1.AppendRequest) 
 		return nil, err
 	}
 	return &walsvcv1.AppendResponse{
-		LogId:       info.ID.String(),
+		LogId:       v.Binding.Log.String(),
 		FirstLsn:    uint64(v.First),
 		Count:       v.Count,
 		LogChecksum: uint32(v.Checksum),

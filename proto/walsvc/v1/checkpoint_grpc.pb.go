@@ -32,7 +32,8 @@ const (
 // CheckpointService keeps what an engine needs to recover: "my own storage
 // holds everything up to here".
 type CheckpointServiceClient interface {
-	// SetCheckpoint sets a checkpoint. Durable when it answers.
+	// SetCheckpoint sets a checkpoint. Durable when it answers. Records up to the
+	// lowest checkpoint of a log may be given up from then on, a segment at a time.
 	SetCheckpoint(ctx context.Context, in *SetCheckpointRequest, opts ...grpc.CallOption) (*SetCheckpointResponse, error)
 	// GetCheckpoint returns a checkpoint with its state.
 	GetCheckpoint(ctx context.Context, in *GetCheckpointRequest, opts ...grpc.CallOption) (*GetCheckpointResponse, error)
@@ -97,7 +98,8 @@ func (c *checkpointServiceClient) DeleteCheckpoint(ctx context.Context, in *Dele
 // CheckpointService keeps what an engine needs to recover: "my own storage
 // holds everything up to here".
 type CheckpointServiceServer interface {
-	// SetCheckpoint sets a checkpoint. Durable when it answers.
+	// SetCheckpoint sets a checkpoint. Durable when it answers. Records up to the
+	// lowest checkpoint of a log may be given up from then on, a segment at a time.
 	SetCheckpoint(context.Context, *SetCheckpointRequest) (*SetCheckpointResponse, error)
 	// GetCheckpoint returns a checkpoint with its state.
 	GetCheckpoint(context.Context, *GetCheckpointRequest) (*GetCheckpointResponse, error)

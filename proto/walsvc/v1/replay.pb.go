@@ -179,7 +179,8 @@ type ReplayRequest struct {
 	FromLsn uint64 `protobuf:"varint,2,opt,name=from_lsn,json=fromLsn,proto3" json:"from_lsn,omitempty"`
 	// checkpoint, if set, begins behind that checkpoint's LSN. Not with from_lsn.
 	Checkpoint string `protobuf:"bytes,3,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
-	// to_lsn, if not 0, is the last record wanted. Not with follow.
+	// to_lsn, if not 0, is the last record wanted; 0 means the last one that is
+	// durable when the replay begins. Not with follow.
 	ToLsn uint64 `protobuf:"varint,4,opt,name=to_lsn,json=toLsn,proto3" json:"to_lsn,omitempty"`
 	// follow goes on with what is appended, without end.
 	Follow bool `protobuf:"varint,5,opt,name=follow,proto3" json:"follow,omitempty"`
