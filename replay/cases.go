@@ -56,6 +56,7 @@ const (
 	CaseDamagedSegmentHeader Case = "damaged-segment-header"
 	CaseShortPredecessor     Case = "short-predecessor"
 	CaseSealedLast           Case = "sealed-last"
+	CaseCutShort             Case = "cut-short"
 	CaseMissingSegment       Case = "missing-segment"
 	CaseNoSnapshot           Case = "no-snapshot"
 )
@@ -84,6 +85,7 @@ type evidence struct {
 	headerEnd int64            // where that frame would have ended
 	covered   bool             // the last frame of the run is a promise frame that covers all before it
 	newest    bool             // the hole is in the newest segment
+	short     bool             // that segment's file was cut short
 	behind    int              // verified headers behind the hole in its segment
 	behindEnd int64            // where the last of them says that its frame ends
 	later     bool             // a later segment holds a verified header
@@ -137,6 +139,12 @@ var rules = []Rule{
 		Kept:     "everything promised; read-only",
 		Means:    "A segment is sealed only after its successor exists durably: the successor's file was removed or lost.",
 		when:     func(e *evidence) bool { return e.sealed },
+	}, {
+		Case: CaseCutShort, Verdict: VerdictDamaged,
+		Evidence: "the newest segment's file is shorter than its header says, and does not end in the note that dead space was given up",
+		Kept:     "everything promised; read-only",
+		Means:    "A segment's file has its full length before it has its name: somebody or something cut it.",
+		when:     func(e *evidence) bool { return e.short },
 	}, {
 		Case: CaseTornRoll, Verdict: VerdictTorn,
 		Evidence: "the frames of a segment end before the cut that its successor's header records, and the successor is empty",

@@ -178,6 +178,16 @@ func (v *volume) flip(pos segment.Pos, bytes ...byte) {
 	must(v.t, f.Close())
 }
 
+// cut ends a segment's file at pos.
+func (v *volume) cut(pos segment.Pos) {
+	v.t.Helper()
+	f, err := v.fs.Open("v/"+fileName(pos.Segment), true)
+	must(v.t, err)
+	must(v.t, f.Truncate(pos.Offset))
+	must(v.t, f.Sync())
+	must(v.t, f.Close())
+}
+
 // A history is a Handler that keeps all it is given. Frames of kind snapshot
 // make up a snapshot as follows: the Meta "begin" and anything behind it, any
 // number of others, and "end". When it is told to begin from a snapshot, it

@@ -110,6 +110,12 @@ func (e *evidence) lookBehind(s *Scanner, all bool) error {
 			e.headerEnd = hole + limits.BlockSize // its lengths are not to be believed
 		}
 	}
+	if e.newest {
+		var err error
+		if e.short, err = s.reader.CutShort(); err != nil {
+			return err
+		}
+	}
 	live := s.reader.Header().Size
 	if s.successor != nil && s.successor.Cut.End.Segment == e.end.Pos.Segment {
 		live = s.successor.Cut.End.Offset
@@ -167,6 +173,8 @@ func (e *evidence) damage(rule Rule, path func(segment.ID) string) Damage {
 		next := e.end.Pos.Segment + 1
 		d.Path, d.Pos, d.Sequence, d.Err = path(next), segment.Pos{Segment: next}, 0, nil
 		d.Detail = fmt.Sprintf("segment %s is sealed, its successor is missing", e.end.Pos.Segment)
+	case CaseCutShort:
+		d.Detail = "the file ends before the size that its header records"
 	case CaseDamagedDirectory:
 		d.Detail = "its directory does not verify, and something later says that it was durable"
 	case CaseDamagedHeader:

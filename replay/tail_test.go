@@ -126,6 +126,11 @@ func (s *script) run(d *datadriven.TestData) string {
 		}
 		d.ScanArgs(s.t, "frame", &seq)
 		s.damage(seq, part)
+	case "cut":
+		var at uint64
+		d.ScanArgs(s.t, "segment", &seq)
+		d.ScanArgs(s.t, "at", &at)
+		s.v.cut(segment.Pos{Segment: segment.ID(seq), Offset: int64(at)})
 	case "lose":
 		d.ScanArgs(s.t, "segment", &seq)
 		s.hidden = append(s.hidden, segment.ID(seq))

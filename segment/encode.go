@@ -102,7 +102,17 @@ const (
 	blkSize       = 16
 )
 
+// Offsets in the note that a segment ends with whose dead space was given up.
 const (
+	noteMagic    = 0  // 8
+	noteOffset   = 8  // 8
+	noteReserved = 16 // 44
+	noteChecksum = 60 // 4
+	noteSize     = 64
+)
+
+const (
+	deadMagic    = "WALDEAD\n"
 	volumeMagic  = "WALSVC\r\n" // the line end shows a transfer that took it for text
 	segmentMagic = "WALSEG\r\n"
 	frameMagic   = 0x4d524657 // "WFRM"
@@ -317,6 +327,17 @@ func (l life) sum(off int64, header []byte) uint32 {
 	var place [8]byte
 	binary.LittleEndian.PutUint64(place[:], uint64(off))
 	return crc32.Update(crc32.Update(l.prefix, castagnoli, place[:]), castagnoli, header[:frmChecksum])
+}
+
+// appendNote spells the note that at off the segment was cut short on purpose.
+// Like a frame's header it is bound to the life and the place, so that no other
+// way for a file to become shorter leaves one.
+func (l life) appendNote(dst []byte, off int64) []byte {
+	b := make([]byte, noteSize)
+	copy(b[noteMagic:], deadMagic)
+	binary.LittleEndian.PutUint64(b[noteOffset:], uint64(off))
+	binary.LittleEndian.PutUint32(b[noteChecksum:], crc32.Update(l.prefix, castagnoli, b[:noteChecksum]))
+	return append(dst, b...)
 }
 
 // encode writes the header for its place into b and sets h.Checksum.

@@ -48,6 +48,9 @@ var layouts = map[string]struct {
 		{"directory checksum", frmDirectorySum, 4}, {"blocks size", frmBlocksSize, 4}, {"blocks raw size", frmBlocksRawSize, 4},
 		{"block count", frmBlockCount, 4}, {"reserved", frmReserved, 52}, {"checksum", frmChecksum, 4},
 	}},
+	"Note of dead space": {noteSize, []field{
+		{"magic", noteMagic, 8}, {"offset", noteOffset, 8}, {"reserved", noteReserved, 44}, {"checksum", noteChecksum, 4},
+	}},
 	"Block table entry": {blkSize, []field{
 		{"codec", blkCodec, 1}, {"version", blkVersion, 1}, {"key ID", blkKeyID, 2}, {"stored size", blkStoredSize, 4},
 		{"raw size", blkRawSize, 4}, {"checksum", blkChecksum, 4},

@@ -364,8 +364,9 @@ func (j *Journal) freshFile(id ID, need int64) (string, int64, error) {
 	return name, size, err
 }
 
-// giveUpDeadSpace frees what lies behind the last valid frame, and the segments
-// behind the one that begins at id, which hold nothing that is kept.
+// giveUpDeadSpace frees what lies behind the last valid frame, but for a note
+// that says so, and the segments from the one behind id on, which hold nothing
+// that is kept.
 func (j *Journal) giveUpDeadSpace(id ID, from Pos) error {
 	if err := j.removeFrom(id + 1); err != nil {
 		return err
@@ -381,11 +382,9 @@ func (j *Journal) giveUpDeadSpace(id ID, from Pos) error {
 		return err
 	}
 	size, err := f.Size()
-	if err == nil && size > from.Offset {
-		if err = f.Truncate(from.Offset); err == nil {
-			err = f.Sync()
-		}
-		size = from.Offset
+	if err == nil && size > from.Offset+noteSize {
+		err = j.shorten(f, from)
+		size = from.Offset + noteSize
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("give up dead space of segment %s: %w", from.Segment, err)
@@ -394,6 +393,26 @@ func (j *Journal) giveUpDeadSpace(id ID, from Pos) error {
 	j.segments[at].size = size
 	j.mu.Unlock()
 	return nil
+}
+
+// shorten ends a segment's file at from, with a note there: a file that became
+// short without one has lost what it held.
+func (j *Journal) shorten(f disk.File, from Pos) error {
+	hdr, err := j.Header(from.Segment)
+	if err != nil {
+		return err
+	}
+	// The note takes no space: its block was written before.
+	if _, err := f.WriteAt(hdr.life().appendNote(nil, from.Offset), from.Offset); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Truncate(from.Offset + noteSize); err != nil {
+		return err
+	}
+	return f.Sync()
 }
 
 // removeFrom removes the segments from id on, the newest first and each

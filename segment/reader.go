@@ -181,6 +181,22 @@ func (r *Reader) Path() string { return r.path }
 // opened. It is less than the header's Size if dead space was given up.
 func (r *Reader) Size() int64 { return r.size }
 
+// CutShort reports whether the segment's file ends before the size that its
+// header records, and not because dead space was given up: then what it held is
+// lost, be it frames or nothing.
+func (r *Reader) CutShort() (bool, error) {
+	size, err := r.file.Size()
+	if err != nil || size >= r.hdr.Size {
+		return false, err
+	}
+	off := size - noteSize
+	b := make([]byte, noteSize)
+	if n, err := readAt(r.file, b, max(off, 0)); err != nil || n < noteSize {
+		return err == nil, err
+	}
+	return !bytes.Equal(b, r.life.appendNote(nil, off)), nil
+}
+
 // Frame reads the header and the directory of the frame at off. Its errors,
 // wrapped in a *CorruptError: ErrNoFrame if there is no frame of this life at
 // off; ErrBadDirectory if the header verifies and the directory does not, and

@@ -162,6 +162,51 @@ func TestResumeWithoutRoom(t *testing.T) {
 	appendSync(t, j, testDraft(1, 1))
 }
 
+// TestCutShort wants a file that ends early to be told from one whose dead
+// space was given up.
+func TestCutShort(t *testing.T) {
+	mem := disk.NewMem()
+	o := testOptions(mem)
+	j := newJournal(t, o)
+	w := appendSync(t, j, testDraft(1, 100))
+	end := w.Ref.Pos.Offset + w.Header.Size()
+	cutShort := func() bool {
+		t.Helper()
+		r, err := j.Reader(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		short, err := r.CutShort()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return short
+	}
+	if cutShort() {
+		t.Error("a whole file is called short")
+	}
+	f, err := mem.Open("v/"+segmentName(1), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := j.shorten(f, Pos{1, end}); err != nil {
+		t.Fatal(err)
+	}
+	if size, err := f.Size(); err != nil || size != end+noteSize || cutShort() {
+		t.Errorf("dead space given up: %d bytes, want %d, %v; called short", size, end+noteSize, err)
+	}
+	for _, size := range []int64{end + noteSize - 1, end, limits.SegmentHeaderSize, 10} {
+		if err := f.Truncate(size); err != nil {
+			t.Fatal(err)
+		}
+		if !cutShort() {
+			t.Errorf("a file cut to %d bytes is not called short", size)
+		}
+	}
+}
+
 // TestAppendRefuses wants drafts over a limit, and malformed ones, refused
 // before anything is written, and the journal to go on.
 func TestAppendRefuses(t *testing.T) {
