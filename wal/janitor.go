@@ -120,7 +120,7 @@ func (j *janitor) sweep() error {
 		if !ok || e.next <= l.first {
 			continue
 		}
-		if err := v.truncate(j.quit, l.name, l.number, e.next, e.total); err != nil {
+		if err := v.truncate(j.quit, l.name, l.number, e.next, e.total, false); err != nil {
 			return err
 		}
 	}
@@ -221,8 +221,9 @@ func (j *janitor) carryStates(before segment.ID) error {
 }
 
 // truncate makes first the log's oldest record, durably, unless it already is
-// or is beyond. start is how many framed bytes came before it.
-func (v *Volume) truncate(ctx context.Context, name string, number uint64, first LSN, start uint64) error {
+// or is beyond. start is how many framed bytes came before it. asked says that
+// the log's owner wants it, who may give up what no checkpoint covers.
+func (v *Volume) truncate(ctx context.Context, name string, number uint64, first LSN, start uint64, asked bool) error {
 	return v.do(ctx, 0, true, func(s *State) (*Command, []byte, error) {
 		l := s.logs[number]
 		switch {
@@ -230,7 +231,7 @@ func (v *Volume) truncate(ctx context.Context, name string, number uint64, first
 			return nil, nil, notFound(name)
 		case first <= l.first:
 			return nil, nil, nil
-		case len(l.checkpoints) > 0 && first > l.keep():
+		case (len(l.checkpoints) > 0 || !asked) && first > l.keep():
 			return nil, nil, held(name, first, l.keep())
 		}
 		return &Command{Kind: CommandTruncate, Log: number, First: first, LiveBytes: min(l.totalBytes-start, l.liveBytes)}, nil, nil
@@ -272,7 +273,7 @@ func (v *Volume) Truncate(ctx context.Context, name string, first LSN) (LogInfo,
 			return LogInfo{}, err
 		}
 	}
-	if err := v.truncate(ctx, name, was.number, first, start); err != nil {
+	if err := v.truncate(ctx, name, was.number, first, start, true); err != nil {
 		return LogInfo{}, err
 	}
 	v.janitor.kick()

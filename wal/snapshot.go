@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -36,7 +37,8 @@ const snapshotPart = 256 << 10
 type snapshotter struct {
 	v       *Volume
 	wake    chan struct{}
-	quit    chan struct{}
+	quit    context.Context
+	cancel  context.CancelFunc
 	stopped chan struct{}
 	once    sync.Once
 
@@ -63,7 +65,8 @@ func (v *Volume) snapshotDue(rolled bool) bool {
 // start begins the snapshotter's goroutine.
 func (s *snapshotter) start(v *Volume) {
 	s.v = v
-	s.wake, s.quit, s.stopped = make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
+	s.wake, s.stopped = make(chan struct{}, 1), make(chan struct{})
+	s.quit, s.cancel = context.WithCancel(context.Background())
 	go s.run()
 }
 
@@ -78,7 +81,7 @@ func (s *snapshotter) kick() {
 // stop ends the goroutine, between two parts if need be: a snapshot that is not
 // complete is never used.
 func (s *snapshotter) stop() {
-	s.once.Do(func() { close(s.quit) })
+	s.once.Do(s.cancel)
 	<-s.stopped
 }
 
@@ -87,18 +90,23 @@ func (s *snapshotter) run() {
 	for {
 		select {
 		case <-s.wake:
-		case <-s.quit:
+		case <-s.quit.Done():
 			return
 		}
-		if err := s.write(); err != nil {
-			// ErrFull: the janitor wakes it again when there is room. Anything
-			// else has poisoned or closed the volume, which tells everybody.
-			if !errors.Is(err, ErrFull) {
-				return
+		err := s.write()
+		for errors.Is(err, segment.ErrPreparing) { // there will be room
+			if err = s.v.journal.WaitSpare(s.quit); err == nil {
+				err = s.write()
 			}
-			continue
 		}
-		s.v.janitor.kick()
+		switch {
+		case err == nil:
+			s.v.janitor.kick()
+		case !errors.Is(err, ErrFull) && !errors.Is(err, segment.ErrNoSpace):
+			// Something poisoned or closed the volume, which tells everybody. For
+			// room the janitor wakes it again.
+			return
+		}
 	}
 }
 
@@ -128,7 +136,7 @@ func (s *snapshotter) write() error {
 	began := time.Now()
 	// Asked before the state is frozen, which makes every log that changes
 	// afterwards pay for a clone.
-	if err := v.journal.Admit(snapshotPart, true); err != nil {
+	if err := v.journal.Admit(max(int64(min(snapshotPart, v.maxBatch)), s.size+s.size/4), true); err != nil {
 		return fmt.Errorf("%w: %w", ErrFull, err)
 	}
 	v.mu.Lock()
@@ -240,18 +248,20 @@ func (w *snapshotWriter) flush(last bool) error {
 func (w *snapshotWriter) send(h snapshotHeader, chunk []byte) error {
 	v := w.s.v
 	select {
-	case <-w.s.quit:
+	case <-w.s.quit.Done():
 		return errStopped
 	default:
 	}
 	// The reserve is there for snapshots too: without one, nothing is released.
-	if err := v.journal.Admit(int64(len(chunk))+2*limits.BlockSize, true); err != nil {
-		return fmt.Errorf("%w: %w", ErrFull, err)
+	give, err := v.admitInserted(len(chunk) + maxCommandBytes)
+	if err != nil {
+		return err
 	}
 	wait := newWaiter()
-	err := v.bus.Insert(tagSnapshot, func(f *batcher.Frame) {
+	err = v.bus.Insert(tagSnapshot, func(f *batcher.Frame) {
 		f.AddRecords(0, chunk)
 		f.AddCommand(func(dst []byte) []byte { return appendSnapshotHeader(dst, &h) })
+		cargoOf(f).admitted = give
 		f.Ride(wait)
 	})
 	if err != nil {

@@ -198,6 +198,7 @@ func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
 		Events: segment.Events{
 			Stranger:      o.Events.Stranger,
 			PrepareFailed: o.Events.PrepareFailed,
+			Poisoned:      func(cause error) { v.fail(v.wrap(cause)) },
 			Released:      func(segment.ID, bool) { v.counters.recycles.Add(1) },
 			Sealed:        func(id segment.ID) { v.counters.rolls.Add(1); v.tellRolled(id) },
 		},
@@ -345,14 +346,28 @@ func (v *Volume) promiseWhenIdle(f *batcher.Frame) bool {
 	if !v.needsPromise() {
 		return false
 	}
+	give, err := v.admitInserted(0)
+	if err != nil {
+		return false // no room: opening will do what a promise would have spared it
+	}
 	f.Tag = tagPromise
+	cargoOf(f).admitted = give
 	return true
 }
 
 // promise writes a frame that promises everything before it, and waits for it.
+// Without room it does nothing.
 func (v *Volume) promise() error {
+	give, err := v.admitInserted(0)
+	if err != nil {
+		return nil
+	}
 	w := newWaiter()
-	if err := v.bus.Insert(tagPromise, func(f *batcher.Frame) { f.Ride(w) }); err != nil {
+	err = v.bus.Insert(tagPromise, func(f *batcher.Frame) {
+		cargoOf(f).admitted = give
+		f.Ride(w)
+	})
+	if err != nil {
 		return v.wrap(err)
 	}
 	return <-w.landed
@@ -396,16 +411,17 @@ func (v *Volume) do(ctx context.Context, carries int, reserve bool, decide func(
 	if v.readOnly != nil {
 		return v.readOnly
 	}
-	f, refusal, err := v.board(ctx, carries+maxCommandBytes, reserve)
+	f, full, err := v.board(ctx, carries+maxCommandBytes, reserve)
 	if err != nil {
 		return err
 	}
-	var cmd *Command
-	var payload []byte
-	if refusal == nil {
-		cmd, payload, refusal = decide(v.ahead)
-	}
-	if refusal == nil && cmd != nil {
+	// Decided first: what changes nothing needs no space.
+	cmd, payload, refusal := decide(v.ahead)
+	switch {
+	case refusal != nil || cmd == nil:
+	case full != nil:
+		refusal = full
+	default:
 		v.put(f, cmd, payload)
 	}
 	w := newWaiter()
@@ -440,12 +456,19 @@ func (v *Volume) put(f *batcher.Frame, cmd *Command, payload []byte) {
 	c.commands = append(c.commands, *cmd)
 	f.AddCommand(func(dst []byte) []byte { return AppendCommand(dst, cmd) })
 	size := int64(f.RawSize()-before) + blockTableEntry
+	if c.admitted == 0 {
+		size += frameOverhead
+	}
 	c.admitted += size
 	v.admitted.Add(size)
 }
 
-// blockTableEntry is more than a block takes in a directory, in bytes.
-const blockTableEntry = 64
+// blockTableEntry is more than a block takes in a directory, frameOverhead more
+// than a frame takes besides what it carries, both in bytes.
+const (
+	blockTableEntry = 64
+	frameOverhead   = limits.FrameHeaderSize + limits.BlockSize
+)
 
 // board boards the bus when there is written space for size more bytes, or it
 // is known that there is none: then refusal is ErrFull. It waits for a segment
@@ -455,8 +478,12 @@ func (v *Volume) board(ctx context.Context, size int, reserve bool) (f *batcher.
 		if f, err = v.bus.Board(); err != nil {
 			return nil, nil, v.wrap(err)
 		}
-		if refusal = v.admit(size, reserve); !errors.Is(refusal, segment.ErrPreparing) {
+		switch refusal = v.admit(size, reserve); {
+		case refusal == nil, errors.Is(refusal, ErrFull):
 			return f, refusal, nil
+		case !errors.Is(refusal, segment.ErrPreparing):
+			v.bus.LeaveUnused()
+			return nil, nil, refusal
 		}
 		v.bus.LeaveUnused()
 		if err := v.journal.WaitSpare(ctx); err != nil && !errors.Is(err, segment.ErrNoSpace) {
@@ -468,7 +495,7 @@ func (v *Volume) board(ctx context.Context, size int, reserve bool) (f *batcher.
 // admit says whether there is written space for size more bytes. It returns
 // segment.ErrPreparing if there will be soon, ErrFull if not. REQUIRES: boarded.
 func (v *Volume) admit(size int, reserve bool) error {
-	err := v.journal.Admit(v.admitted.Load()+int64(size)+limits.BlockSize, reserve)
+	err := v.journal.Admit(v.admitted.Load()+int64(size)+frameOverhead, reserve)
 	switch {
 	case err == nil, errors.Is(err, segment.ErrPreparing):
 		return err
@@ -476,6 +503,17 @@ func (v *Volume) admit(size int, reserve bool) error {
 		return fmt.Errorf("%w: %w; truncate logs, set checkpoints, or make room on the file system", ErrFull, err)
 	}
 	return v.wrap(err)
+}
+
+// admitInserted takes written space, the reserve included, for a frame that rides
+// between those of commands; give is to be its cargo's. It returns ErrFull.
+func (v *Volume) admitInserted(size int) (give int64, err error) {
+	give = int64(size) + frameOverhead
+	if err := v.journal.Admit(v.admitted.Add(give), true); err != nil {
+		v.admitted.Add(-give)
+		return 0, fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	return give, nil
 }
 
 // A waiter waits for one frame.
