@@ -24,6 +24,9 @@ type sourceFile struct {
 	name string // from the root, with slashes
 	dir  string // of name: also the package's path in the module
 	test bool
+	// apart is set in modules of their own, which are there for the sake of
+	// what they import and which nothing here may import.
+	apart bool
 }
 
 // A sourceTree is every file of the repository.
@@ -67,9 +70,14 @@ var tree = sync.OnceValues(func() (*sourceTree, error) {
 		if err != nil {
 			return err
 		}
-		t.code = append(t.code, sourceFile{parsed, name, path.Dir(name), strings.HasSuffix(name, "_test.go")})
+		t.code = append(t.code, sourceFile{File: parsed, name: name, dir: path.Dir(name), test: strings.HasSuffix(name, "_test.go")})
 		return nil
 	})
+	for i := range t.code {
+		for dir := t.code[i].dir; dir != "."; dir = path.Dir(dir) {
+			t.code[i].apart = t.code[i].apart || slices.Contains(t.files, dir+"/go.mod")
+		}
+	}
 	return t, err
 })
 
