@@ -1,0 +1,189 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/walsvc/walsvc/internal/codec"
+	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
+)
+
+// A modelLog is a log as anybody would write it down.
+type modelLog struct {
+	records []string // all there ever were, from LSN 1 on
+	asked   LSN      // truncated to, by its owner
+	cp      LSN
+	state   string
+	cps     uint64
+}
+
+// TestModel does random things to volumes of several shapes and to a map of
+// slices, and compares what they hold.
+func TestModel(t *testing.T) {
+	for seed, o := range []Options{
+		{Codec: "none", SegmentSize: limits.MinSegmentSize},
+		{Codec: "s2", SegmentSize: 4 * limits.MinSegmentSize},
+		{Codec: "zstd", SegmentSize: 1 << 20},
+	} {
+		t.Run(o.Codec, func(t *testing.T) {
+			o.Create, o.PrepareRate, o.SnapshotEvery = true, -1, 64<<10
+			modelRun(t, o, rand.New(rand.NewPCG(uint64(seed), 3)))
+		})
+	}
+}
+
+func modelRun(t *testing.T, o Options, rng *rand.Rand) {
+	ctx := context.Background()
+	mem := disk.NewMem()
+	o.FS = mem
+	open := func() *Volume {
+		v, err := Open(ctx, "/vol", o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	v := open()
+	model := map[string]*modelLog{}
+	seat := newSeat(t, v)
+	bindings := map[string]*Binding{}
+	for step := range 1500 {
+		name := fmt.Sprintf("log-%d", rng.IntN(6))
+		m := model[name]
+		if m == nil {
+			mustCreate(t, v, name)
+			m = &modelLog{asked: 1}
+			model[name] = m
+			delete(bindings, name)
+		}
+		switch op := rng.IntN(40); {
+		case op < 28: // batches of several logs at once
+			var batches []Batch
+			var logs []*modelLog
+			for other, m := range model {
+				if rng.IntN(2) == 0 {
+					continue
+				}
+				if bindings[other] == nil {
+					bindings[other] = seat.bind(other, ulid.ULID{})
+				}
+				var recs []string
+				for range 1 + rng.IntN(4) {
+					recs = append(recs, fmt.Sprintf("%d-%s", step, strings.Repeat("r", rng.IntN(1500))))
+				}
+				batches = append(batches, Batch{Binding: bindings[other], Expected: LSN(len(m.records) + 1), Run: run(recs...)})
+				m.records = append(m.records, recs...)
+				logs = append(logs, m)
+			}
+			for i, got := range seat.verdicts(batches...) {
+				if got.Err != nil || got.First+LSN(got.Count)-1 != LSN(len(logs[i].records)) {
+					t.Fatalf("step %d: %+v", step, got)
+				}
+			}
+		case op < 32:
+			lsn := m.cp + LSN(rng.IntN(len(m.records)-int(m.cp)+1))
+			m.state = strings.Repeat("s", rng.IntN(3000))
+			cp, err := v.SetCheckpoint(ctx, name, Checkpoint{Name: "cp", LSN: lsn, State: []byte(m.state)}, &m.cps)
+			if errors.Is(err, ErrLSNTruncated) && lsn+1 < m.asked {
+				lsn = m.asked - 1
+				cp, err = v.SetCheckpoint(ctx, name, Checkpoint{Name: "cp", LSN: lsn, State: []byte(m.state)}, &m.cps)
+			}
+			if err != nil {
+				t.Fatalf("step %d: %v", step, err)
+			}
+			m.cp, m.cps = lsn, cp.Version
+		case op < 36:
+			first := m.asked + LSN(rng.IntN(len(m.records)+2-int(m.asked)))
+			_, err := v.Truncate(ctx, name, first)
+			switch held := m.cps > 0 && first > max(m.cp+1, m.asked); {
+			case held != errors.Is(err, ErrHeld), !held && err != nil:
+				t.Fatalf("step %d: truncate to %d with a checkpoint at %d: %v", step, first, m.cp, err)
+			case err == nil:
+				m.asked = max(m.asked, first)
+			}
+		case op == 36:
+			if err := v.DeleteLog(ctx, name, ulid.ULID{}); err != nil {
+				t.Fatal(err)
+			}
+			delete(model, name)
+			delete(bindings, name)
+		case op == 37: // all at once, in the end or by a power cut
+			clone := mem.CrashClone(nil, 0)
+			closeTest(t, v)
+			if rng.IntN(2) == 0 {
+				mem = clone
+				o.FS = mem
+			}
+			v = open()
+			seat = newSeat(t, v)
+			clear(bindings)
+		default:
+			modelCompare(t, v, model, rng)
+		}
+	}
+	modelCompare(t, v, model, rng)
+	closeTest(t, v)
+}
+
+func modelCompare(t *testing.T, v *Volume, model map[string]*modelLog, rng *rand.Rand) {
+	t.Helper()
+	if logs, more := v.ListLogs("", "", 100); len(logs) != len(model) || more {
+		t.Fatalf("%d logs, want %d", len(logs), len(model))
+	}
+	for name, m := range model {
+		info, err := v.Log(name)
+		if err != nil || int(info.Durable()) != len(m.records) {
+			t.Fatalf("log %q ends at %d, want %d; %v", name, info.Durable(), len(m.records), err)
+		}
+		most := m.asked
+		if m.cps > 0 {
+			most = max(most, m.cp+1)
+			wantState(t, v, name, "cp", m.cp, m.state)
+		}
+		if info.First < m.asked || info.First > most {
+			t.Fatalf("log %q begins at %d, want %d to %d", name, info.First, m.asked, most)
+		}
+		from := most + LSN(rng.IntN(len(m.records)+2-int(most)))
+		o := ReadOptions{From: from, Max: 1 + rng.IntN(20000)}
+		if rng.IntN(2) == 0 {
+			o.Codecs = []codec.Codec{codec.None, codec.S2, codec.Zstd}
+		}
+		r, err := v.NewReader(name, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spans, err := drain(r)
+		if err != nil {
+			t.Fatalf("log %q from %d: %v", name, from, err)
+		}
+		next := from
+		for _, s := range spans {
+			raw := s.Run
+			if len(s.Stored) > 0 {
+				if raw, err = s.Codec.Open(nil, s.Stored, int(s.RawSize)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			recs, err := split(raw)
+			if err != nil || s.First != next || int(s.Count) != len(recs) {
+				t.Fatalf("log %q: a span of %d at %d with %d records, want it at %d; %v", name, s.Count, s.First, len(recs), next, err)
+			}
+			for _, rec := range recs {
+				if rec != m.records[next-1] {
+					t.Fatalf("log %q LSN %d: %.30q, want %.30q", name, next, rec, m.records[next-1])
+				}
+				next++
+			}
+		}
+		if int(next) != len(m.records)+1 {
+			t.Fatalf("log %q: read from %d to %d of %d", name, from, next-1, len(m.records))
+		}
+	}
+}
