@@ -88,6 +88,12 @@ func FuzzDecodeSnapshot(f *testing.F) {
 	state, places := sampleState(f)
 	f.Add(encodeSnapshot(state, places))
 	f.Add(encodeSnapshot(NewState(), nil))
+	last := producerState{last: 1<<64 - 1, window: make([]batchState, limits.ProducerWindow)}
+	for i := range uint64(limits.ProducerWindow) {
+		last.window[(last.last-i-1)%limits.ProducerWindow].sequence = last.last - i
+	}
+	l := &logState{number: 1, name: "log", first: 1, next: 1, producers: []producerState{last}}
+	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: l}, next: 2}, nil))
 	f.Fuzz(func(t *testing.T, buf []byte) {
 		state, places, err := decodeSnapshot(buf)
 		if err != nil {

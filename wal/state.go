@@ -347,8 +347,8 @@ func appendLogState(dst []byte, l *logState) []byte {
 		dst = binary.AppendUvarint(dst, p.last)
 		// Oldest first; sequences are dense, so the first one tells them all.
 		dst = binary.AppendUvarint(dst, uint64(len(p.window)))
-		for q := p.last - uint64(len(p.window)) + 1; q <= p.last; q++ {
-			b, _ := p.recall(q)
+		for i := range uint64(len(p.window)) {
+			b, _ := p.recall(p.last - uint64(len(p.window)) + 1 + i)
 			dst = binary.AppendUvarint(dst, uint64(b.first))
 			dst = binary.AppendUvarint(dst, uint64(b.count))
 			dst = binary.LittleEndian.AppendUint32(dst, b.runSum)
@@ -400,7 +400,8 @@ func decodeLogState(d *decoder) (*logState, error) {
 			return nil, fmt.Errorf("log state: %w", ErrBadCommand)
 		}
 		p.window = make([]batchState, k)
-		for q := p.last - k + 1; q <= p.last; q++ {
+		for i := range k {
+			q := p.last - k + 1 + i
 			p.window[(q-1)%limits.ProducerWindow] = batchState{sequence: q, first: LSN(d.uvarint()), count: d.uvarint32(),
 				runSum: d.uint32(), checksum: Checksum(d.uint32()), epoch: Epoch(d.uvarint())}
 		}
