@@ -151,7 +151,7 @@ func TestNothingShowsBeforeItsSync(t *testing.T) {
 
 	hanging, release := make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	segment := fileOf(v.last.Pos.Segment)
+	segment := fileOf(filling(v))
 	faulty.Before(func(op disk.Op) error {
 		if op.Kind == disk.OpSync && strings.HasSuffix(segment, op.Name) {
 			once.Do(func() { close(hanging) })
@@ -266,7 +266,13 @@ func TestPoison(t *testing.T) {
 	}
 	go func() { _, err := r.Next(ctx); waits <- err }()
 	go func() { _, err := v.WaitDurable(ctx, "log", 3); waits <- err }()
-	faulty.Inject(disk.Fault{Kinds: []disk.OpKind{disk.OpSync}})
+	name := filling(v).String() + ".wal"
+	faulty.Before(func(op disk.Op) error {
+		if op.Kind == disk.OpSync && op.Name == name {
+			return errors.New("sync fails")
+		}
+		return nil
+	})
 	_, err = v.Append(ctx, "log", ulid.ULID{}, 0, Batch{Run: run("2")})
 	if !errors.Is(err, ErrPoisoned) || !strings.Contains(err.Error(), "outcome unknown") {
 		t.Fatalf("in flight: %v", err)

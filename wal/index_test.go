@@ -193,7 +193,10 @@ func TestLocate(t *testing.T) {
 		at := bruteForce(t, v)
 		var b batchFrame
 		ids := v.journal.Segments()
-		for _, l := range v.durable.freeze() {
+		v.mu.Lock()
+		logs := v.durable.freeze()
+		v.mu.Unlock()
+		for _, l := range logs {
 			for n := 0; n < 6 && l.next > l.first; n++ {
 				lsn := l.first + LSN(rng.IntN(int(l.next-l.first)))
 				if n == 0 {

@@ -2,6 +2,7 @@ package wal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -269,7 +270,11 @@ func (v *Volume) Truncate(ctx context.Context, name string, first LSN) (LogInfo,
 	}
 	start := was.totalBytes
 	if first < was.next {
-		if start, err = v.offsetAt(name, was.number, first); err != nil {
+		start, err = v.offsetAt(name, was.number, first)
+		if errors.Is(err, ErrLSNTruncated) {
+			return v.Log(name) // the janitor was faster
+		}
+		if err != nil {
 			return LogInfo{}, err
 		}
 	}

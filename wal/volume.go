@@ -392,6 +392,9 @@ func (v *Volume) Close() error {
 		if cerr := v.bus.Close(); err == nil {
 			err = cerr
 		}
+		if poison := v.journal.Poisoned(); err == nil && poison != nil {
+			err = v.wrap(poison) // of what happened while nobody appended
+		}
 		errs = append(errs, err)
 	}
 	v.fail(fmt.Errorf("volume %s: %w", v.dir, ErrClosed))
