@@ -94,6 +94,7 @@ func explain(err error) *failure {
 		{wal.ErrInUse, exitInUse, "stop the other walsvc, or name another directory with --data"},
 		{wal.ErrVersion, exitNewer, "run the walsvc that wrote the volume, or a newer one"},
 		{wal.ErrDamaged, exitDamaged, "run walctl verify on the directory; keep a copy of it before you change anything"},
+		{syscall.ENOTDIR, exitUsage, "name a directory with --data, and --socket in one"},
 		{syscall.EADDRINUSE, exitInUse, "stop what listens there, or set another --listen"},
 		{fs.ErrPermission, exitUnwritable, "give the user that walsvc runs as the right to write there"},
 		{syscall.EROFS, exitUnwritable, "mount the file system for writing, or name another directory with --data"},
