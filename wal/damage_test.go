@@ -125,7 +125,16 @@ func newSpecimen(t *testing.T, logs []string, crashed bool) *specimen {
 	snapshot()
 	roll()
 	v.janitor.kick()
-	pollUntil(t, "segments are released", func() bool { return v.journal.Segments()[0] > 1 })
+	// A released segment keeps its name for as long as a reader has it open.
+	pollUntil(t, "segments are released and recycled", func() bool {
+		oldest := v.journal.Segments()[0]
+		entries, err := fs.List("/vol")
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := slices.IndexFunc(entries, func(e disk.Entry) bool { return strings.HasSuffix(e.Name, ".wal") })
+		return oldest > 1 && entries[first].Name == oldest.String()+".wal"
+	})
 
 	// Two whole segments below both snapshots, each of those in a segment of its
 	// own, and the newest segment above them.
