@@ -293,12 +293,12 @@ func (j *Journal) Resume(r Resume) ([]FrameRef, error) {
 // resume does the work of Resume for a fresh segment id that has to take size
 // bytes before its seal.
 func (j *Journal) resume(id ID, size int64, r Resume) ([]FrameRef, error) {
-	name, fresh, err := j.freshFile(id, size)
+	name, fresh, err := j.freshFile(id, size, false)
 	if errors.Is(err, ErrNoSpace) {
 		if err := j.giveUpDeadSpace(id, r.DeadFrom); err != nil {
 			return nil, err
 		}
-		name, fresh, err = j.freshFile(id, size)
+		name, fresh, err = j.freshFile(id, size, true)
 	}
 	if err != nil {
 		return nil, err
@@ -345,8 +345,9 @@ func (j *Journal) resume(id ID, size int64, r Resume) ([]FrameRef, error) {
 
 // freshFile returns the name and size of a file for a segment that has to take
 // need bytes before its seal: a spare, the reserve if it must be, or a short
-// file written on the spot. It returns ErrNoSpace, wrapped, if there is neither.
-func (j *Journal) freshFile(id ID, need int64) (string, int64, error) {
+// file written on the spot, if it must be a very short one. It returns
+// ErrNoSpace, wrapped, if there is none of these.
+func (j *Journal) freshFile(id ID, need int64, veryShort bool) (string, int64, error) {
 	j.mu.Lock()
 	if len(j.spares) > 0 {
 		name := j.takeLocked()
@@ -357,11 +358,17 @@ func (j *Journal) freshFile(id ID, need int64) (string, int64, error) {
 	size := max(shortSegment, roundUp(need+sealRoom(limits.MaxSegmentSize)))
 	size = min(size, j.volume.segmentSize)
 	name := segmentName(id) + tmpSuffix
-	err := j.createZeroed(name, size, func(int64) error { return nil })
-	if isFull(err) {
-		err = fmt.Errorf("%w: a segment of %d bytes: %w", ErrNoSpace, size, err)
+	for {
+		err := j.createZeroed(name, size, func(int64) error { return nil })
+		if !isFull(err) {
+			return name, size, err
+		}
+		less := roundUp(size / 2)
+		if !veryShort || less < limits.MinSegmentSize || need+sealRoom(less) > less {
+			return "", 0, fmt.Errorf("%w: a segment of %d bytes: %w", ErrNoSpace, size, err)
+		}
+		size = less // it need only take what allows room to be made
 	}
-	return name, size, err
 }
 
 // giveUpDeadSpace frees what lies behind the last valid frame, but for a note
@@ -546,7 +553,7 @@ func (j *Journal) Append(d *Draft) (Written, error) {
 	if err != nil {
 		return Written{}, err
 	}
-	rolled := size > j.tail.remaining()
+	rolled := size > j.tail.remaining() || d.Roll && j.ready.Load() > 0
 	if rolled {
 		if err := j.roll(); err != nil {
 			return Written{}, err

@@ -162,6 +162,36 @@ func TestResumeWithoutRoom(t *testing.T) {
 	appendSync(t, j, testDraft(1, 1))
 }
 
+// TestResumeIntoWhatIsLeft wants opening on a full disk to make do with the
+// dead space of the last segment, however little that is.
+func TestResumeIntoWhatIsLeft(t *testing.T) {
+	mem := disk.NewMem()
+	o := testOptions(mem)
+	o.SegmentSize = 1 << 20
+	if err := Create(o); err != nil {
+		t.Fatal(err)
+	}
+	mem.SetCapacity(o.SegmentSize + 2*limits.BlockSize) // one segment, nothing for a spare
+	j := mustOpen(t, o)
+	if _, err := j.Resume(Resume{}); err != nil {
+		t.Fatal(err)
+	}
+	w := appendSync(t, j, rawDraft("x", 300<<10))
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	end := Pos{1, w.Ref.Pos.Offset + w.Header.Size()}
+	j = mustOpen(t, o)
+	r := Resume{Cut: Cut{End: end, Last: w.Ref.Pos, Sequence: 1, Chain: w.Header.Checksum, Time: w.Header.Time}, DeadFrom: end}
+	if _, err := j.Resume(r); err != nil {
+		t.Fatal(err)
+	}
+	if h, err := j.Header(2); err != nil || h.Size != o.SegmentSize/2 {
+		t.Errorf("the fresh segment: %+v, %v", h, err)
+	}
+	appendSync(t, j, testDraft(2, 100))
+}
+
 // TestCutShort wants a file that ends early to be told from one whose dead
 // space was given up.
 func TestCutShort(t *testing.T) {
