@@ -20,6 +20,7 @@ func pollUntil(t testing.TB, what string, done func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("it never happened that %s", what)
 		}
+		<-time.After(time.Millisecond)
 	}
 }
 
