@@ -14,7 +14,7 @@ RELEASE := $(shell git tag --list 'v*' --sort=-v:refname | head -n 1)
 HASH    := \#
 AGAINST := $(if $(RELEASE),.git$(HASH)tag=$(RELEASE),proto/baseline.binpb)
 
-.PHONY: build test race lint breaking gen gen-check proto-baseline fmt bench fuzz demo clean
+.PHONY: build test race lint breaking gen gen-check proto-baseline fmt bench fuzz demo powercut clean
 
 build:
 	go build -o bin/ ./cmd/...
@@ -59,6 +59,9 @@ fuzz:
 
 demo:
 	go run ./cmd/walctl demo
+
+powercut: build
+	cd prove && go run ./powercut -walsvc ../bin/walsvc $(POWERCUTFLAGS)
 
 clean:
 	rm -rf bin .bin

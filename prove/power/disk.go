@@ -1,0 +1,275 @@
+package power
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+)
+
+const rootNumber = 1 // of the root's inode, as FUSE has it
+
+// A Disk is a file system in memory, with a switch. Its methods may be called
+// by several goroutines.
+type Disk struct {
+	lying bool
+	cut   chan struct{} // closed by the cut
+	gone  chan struct{} // closed when nobody is left who could be answered
+
+	mu      sync.Mutex
+	root    *inode
+	known   map[uint64]*inode // what the kernel has numbers of
+	last    uint64            // number given
+	changes int               // operations that changed or synced something
+	cutAt   int               // of them, before which the cut comes; 0 for none
+	atSync  bool              // not before anything else than a sync
+	off     bool              // cut is closed
+	left    bool              // gone is closed
+	syncs   int
+	renames int
+}
+
+// New returns an empty disk. A lying one acknowledges syncs without making
+// anything durable.
+func New(lying bool) *Disk {
+	return newDisk(newInode(rootNumber, syscall.S_IFDIR|0o700), rootNumber, lying)
+}
+
+func newDisk(root *inode, last uint64, lying bool) *Disk {
+	return &Disk{
+		lying: lying, cut: make(chan struct{}), gone: make(chan struct{}),
+		root: root, known: map[uint64]*inode{rootNumber: root}, last: last,
+	}
+}
+
+// CutAfter has the power go n changes from now, before the next one: writes,
+// syncs, truncations, creations, renames and removals count. n is 0 or more. If
+// atSync is set, it goes before the first sync from then on: when the most is
+// unsynced.
+func (d *Disk) CutAfter(n int, atSync bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.cutAt, d.atSync = d.changes+n+1, atSync
+}
+
+// Cut takes the power away now, if it is still there. From then on nothing
+// changes on the disk, and whoever asks it for something waits, until Abandon.
+func (d *Disk) Cut() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.cutLocked()
+}
+
+func (d *Disk) cutLocked() {
+	if !d.off {
+		d.off = true
+		close(d.cut)
+	}
+}
+
+// Off is closed when the power is gone.
+func (d *Disk) Off() <-chan struct{} { return d.cut }
+
+// Abandon lets everybody who waits go, with EIO. It is for when they were told
+// to die: the kernel does not let a process go that has a request under way.
+func (d *Disk) Abandon() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.cutLocked()
+	if !d.left {
+		d.left = true
+		close(d.gone)
+	}
+}
+
+// Counts returns how many files and directories were synced and renamed.
+func (d *Disk) Counts() (syncs, renames int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.syncs, d.renames
+}
+
+// Survivor returns what is there when the power is back, after a cut: everything
+// synced, and of the rest what rng keeps, each part with probability survive.
+// lost is how many unsynced changes are gone. The new disk is honest or lies as
+// this one does.
+func (d *Disk) Survivor(rng *rand.Rand, survive float64) (after *Disk, lost int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.cutLocked()
+	c := crash{rng: rng, survive: survive, done: map[*inode]*inode{}}
+	root := c.inode(d.root)
+	return newDisk(root, d.last, d.lying), c.lost
+}
+
+// An op is what an operation does to the disk.
+type op int
+
+const (
+	reads op = iota
+	changes
+	syncs
+)
+
+// begin takes the lock for an operation, which ends with d.mu.Unlock, and
+// returns EIO, without the lock, if the power is gone.
+func (d *Disk) begin(o op) syscall.Errno {
+	d.mu.Lock()
+	if o != reads && !d.off {
+		d.changes++
+		if d.cutAt != 0 && d.changes >= d.cutAt && (o == syncs || !d.atSync) {
+			d.cutLocked()
+		}
+	}
+	if d.off {
+		d.mu.Unlock()
+		<-d.gone
+		return syscall.EIO
+	}
+	return 0
+}
+
+// node returns what the kernel means by a number, with the lock held.
+func (d *Disk) node(number uint64) (*inode, syscall.Errno) {
+	if n := d.known[number]; n != nil {
+		return n, 0
+	}
+	return nil, syscall.ESTALE
+}
+
+// child returns a directory and what has a name in it, with the lock held.
+func (d *Disk) child(dir uint64, name string) (*inode, *inode, syscall.Errno) {
+	n, errno := d.node(dir)
+	switch {
+	case errno != 0:
+		return nil, nil, errno
+	case !n.isDir():
+		return nil, nil, syscall.ENOTDIR
+	case n.names[name] == nil:
+		return n, nil, syscall.ENOENT
+	}
+	return n, n.names[name], 0
+}
+
+// make gives a new inode a name that is free, with the lock held.
+func (d *Disk) make(dir uint64, name string, mode uint32) (*inode, syscall.Errno) {
+	parent, _, errno := d.child(dir, name)
+	switch {
+	case errno == 0:
+		return nil, syscall.EEXIST
+	case errno != syscall.ENOENT || parent == nil:
+		return nil, errno
+	}
+	d.last++
+	n := newInode(d.last, mode)
+	parent.change(change{add: name, node: n})
+	return n, 0
+}
+
+func (d *Disk) remove(dir uint64, name string, isDir bool) syscall.Errno {
+	parent, n, errno := d.child(dir, name)
+	switch {
+	case errno != 0:
+		return errno
+	case isDir && !n.isDir():
+		return syscall.ENOTDIR
+	case !isDir && n.isDir():
+		return syscall.EISDIR
+	case len(n.names) > 0:
+		return syscall.ENOTEMPTY
+	}
+	parent.change(change{remove: name, node: n})
+	return 0
+}
+
+// rename is within one directory: two would need two syncs, and nobody here
+// has a use for what lies between them.
+func (d *Disk) rename(dir uint64, from, to string) syscall.Errno {
+	parent, n, errno := d.child(dir, from)
+	if errno != 0 {
+		return errno
+	}
+	if old := parent.names[to]; old != nil {
+		switch {
+		case old == n:
+			return 0
+		case old.isDir() && !n.isDir():
+			return syscall.EISDIR
+		case !old.isDir() && n.isDir():
+			return syscall.ENOTDIR
+		case len(old.names) > 0:
+			return syscall.ENOTEMPTY
+		}
+	}
+	d.renames++
+	parent.change(change{remove: from, add: to, node: n})
+	return 0
+}
+
+// tell counts that the kernel gets an inode's number.
+func (d *Disk) tell(n *inode) {
+	n.lookups++
+	d.known[n.number] = n
+}
+
+// forget drops an inode that the kernel has no number of any more; it stays on
+// the disk as long as it has a name there.
+func (d *Disk) forget(number, lookups uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := d.known[number]
+	if n == nil || number == rootNumber {
+		return
+	}
+	n.lookups -= min(lookups, n.lookups)
+	if n.lookups == 0 {
+		delete(d.known, number)
+	}
+}
+
+// sortedNames returns the names of a directory.
+func (n *inode) sortedNames() []string {
+	names := make([]string, 0, len(n.names))
+	for name := range n.names {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Clone returns a disk with the same content, all of it durable: of one that
+// nobody has mounted, a copy.
+func (d *Disk) Clone() *Disk {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := crash{rng: rand.New(rand.NewPCG(0, 0)), survive: 1, done: map[*inode]*inode{}}
+	return newDisk(c.inode(d.root), d.last, d.lying)
+}
+
+// Export writes the files of a disk into a directory of the machine, which it makes.
+func (d *Disk) Export(dir string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.root.export(dir)
+}
+
+func (n *inode) export(path string) error {
+	switch n.mode & syscall.S_IFMT {
+	case syscall.S_IFREG:
+		content := make([]byte, n.size)
+		n.readAt(content, 0)
+		return os.WriteFile(path, content, 0o600)
+	case syscall.S_IFDIR:
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			return err
+		}
+		for _, name := range n.sortedNames() {
+			if err := n.names[name].export(filepath.Join(path, name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,272 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/walsvc/walsvc/prove/power"
+)
+
+var (
+	// errCut says that the power went before a subject was ready.
+	errCut = errors.New("the power went")
+	// errRefused says that a subject ended instead of getting ready.
+	errRefused = errors.New("refused to start")
+)
+
+// A subject is a program that claims to keep what it acknowledged. It is
+// started, used, and killed, one at a time and again and again.
+type subject interface {
+	name() string
+	// start starts it on a directory of a mount and returns when it is ready,
+	// or errCut if d goes off first, or errRefused. In both cases it is dead.
+	start(ctx context.Context, d *power.Disk, mount string) error
+	// verify compares what it serves with what it promised.
+	verify(ctx context.Context, l *ledger, say func(string, ...any)) (tally, error)
+	// load uses it until ctx ends. It returns an error that no cut explains.
+	load(ctx context.Context, l *ledger, seed uint64) error
+	// kill cuts its power and returns when it is dead.
+	kill(d *power.Disk) error
+	// said returns the last that it printed.
+	said() string
+}
+
+// A plan says how a subject is put to the proof.
+type plan struct {
+	cuts     int
+	perDisk  int // cuts of a disk, before it begins anew
+	lying    bool
+	seed     uint64
+	dir      string // of the mount, and of evidence
+	progress io.Writer
+}
+
+// A result is one row of the table.
+type result struct {
+	Subject      string `json:"subject"`
+	Lying        bool   `json:"lying_sync"`
+	Cuts         int    `json:"cuts"`
+	WhileOpening int    `json:"cuts_while_opening"`
+	Acknowledged int    `json:"acknowledged"`
+	tally
+	CutsWithLoss int      `json:"cuts_with_loss"` // after which acknowledged records were not there, or not served at all
+	Refused      int      `json:"refused_to_start"`
+	Dropped      int      `json:"unsynced_changes_dropped"`
+	Syncs        int      `json:"syncs"`
+	Renames      int      `json:"renames"`
+	Seed         uint64   `json:"seed"`
+	Seconds      float64  `json:"seconds"`
+	Examples     []string `json:"examples"`
+	Evidence     []string `json:"evidence,omitempty"`
+}
+
+const (
+	patience    = 30 * time.Second // for a start or a comparison
+	loadLimit   = 2 * time.Second  // after which the power goes in any case
+	maxExamples = 20
+	// How many changes a cut lets pass: any number up to the first is as likely
+	// as any other while opening, and of the second while loaded, each order of
+	// magnitude.
+	openingChanges = 16
+	loadChanges    = 1500
+	openingOneIn   = 5 // cuts that come while opening
+)
+
+// A trial is a subject on its way through a plan.
+type trial struct {
+	plan
+	subject subject
+	rng     *rand.Rand
+	r       result
+
+	disk     *power.Disk
+	evidence *power.Disk // as disk was when the power came back
+	ledger   *ledger
+	cutsHere int // of this disk
+}
+
+// run puts a subject to the proof. The result counts what went wrong with the
+// subject; an error is about the proof.
+func run(ctx context.Context, p plan, s subject) (result, error) {
+	began := time.Now()
+	t := &trial{plan: p, subject: s, rng: rand.New(rand.NewPCG(p.seed, 0)),
+		r: result{Subject: s.name(), Lying: p.lying, Seed: p.seed, Examples: []string{}}}
+	t.fresh()
+	for t.r.Cuts < p.cuts || t.cutsHere > 0 {
+		if err := t.life(ctx); err != nil {
+			return t.r, err
+		}
+	}
+	t.r.Seconds = time.Since(began).Seconds()
+	return t.r, nil
+}
+
+// fresh begins anew with an empty disk.
+func (t *trial) fresh() {
+	if t.ledger != nil {
+		t.r.Acknowledged += t.ledger.acked
+	}
+	t.disk, t.evidence, t.ledger, t.cutsHere = power.New(t.lying), nil, newLedger(), 0
+}
+
+// life is one mount: start, compare, load, cut; or a cut while starting. A disk
+// that has had its cuts, or all cuts are done, is compared a last time.
+func (t *trial) life(ctx context.Context) (err error) {
+	mount := filepath.Join(t.dir, "mount")
+	if err := os.MkdirAll(mount, 0o700); err != nil {
+		return err
+	}
+	m, err := power.Mount(t.disk, mount)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, m.Unmount())
+		syncs, renames := t.disk.Counts()
+		t.r.Syncs += syncs
+		t.r.Renames += renames
+		if err == nil {
+			t.restore()
+		}
+	}()
+	last := t.r.Cuts >= t.cuts || t.cutsHere >= t.perDisk
+	// A disk that lies has had nothing acknowledged on it while its one opening.
+	opening := !last && !t.lying && t.rng.IntN(openingOneIn) == 0
+	if opening {
+		t.disk.CutAfter(t.rng.IntN(openingChanges), t.atSync())
+	}
+
+	starting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	switch err := t.subject.start(starting, t.disk, mount); {
+	case errors.Is(err, errCut):
+		t.cut()
+		t.r.WhileOpening++
+		return nil
+	case errors.Is(err, errRefused):
+		t.r.Refused++
+		if t.ledger.acked > 0 {
+			t.r.CutsWithLoss++
+		}
+		t.wrong(err.Error())
+		t.cutsHere = t.perDisk + 1
+		return nil
+	case err != nil:
+		return fmt.Errorf("start %s: %w\n%s", t.subject.name(), err, t.subject.said())
+	}
+
+	verifying, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	go func() {
+		select {
+		case <-t.disk.Off(): // late in the opening: it was ready, and does not answer any more
+			cancel()
+		case <-verifying.Done():
+		}
+	}()
+	var examples []string
+	found, err := t.subject.verify(verifying, t.ledger, func(format string, args ...any) {
+		if len(examples) < maxExamples {
+			examples = append(examples, fmt.Sprintf(format, args...))
+		}
+	})
+	if !found.clean() {
+		t.r.tally.add(found)
+		if found.Lost > 0 {
+			t.r.CutsWithLoss++
+		}
+		t.wrong(examples...)
+		t.cutsHere = t.perDisk + 1 // what is lost stays lost: it would be counted again
+		return t.subject.kill(t.disk)
+	}
+	if err != nil {
+		select {
+		case <-t.disk.Off():
+			t.cut()
+			t.r.WhileOpening++
+			return t.subject.kill(t.disk)
+		default:
+		}
+		return errors.Join(fmt.Errorf("compare: %w\n%s", err, t.subject.said()), t.subject.kill(t.disk))
+	}
+	if last {
+		t.cutsHere = t.perDisk + 1
+		return t.subject.kill(t.disk)
+	}
+	return t.load(ctx)
+}
+
+// load uses the subject until the power goes.
+func (t *trial) load(ctx context.Context) error {
+	t.disk.CutAfter(int(math.Exp(t.rng.Float64()*math.Log(loadChanges))), t.atSync())
+	loading, stop := context.WithCancel(ctx)
+	defer stop()
+	loaded := make(chan error, 1)
+	seed := t.rng.Uint64()
+	go func() { loaded <- t.subject.load(loading, t.ledger, seed) }()
+	limit := time.NewTimer(loadLimit)
+	defer limit.Stop()
+	var early error
+	select {
+	case <-t.disk.Off():
+	case <-limit.C:
+	case <-ctx.Done():
+	case early = <-loaded:
+		loaded <- nil
+	}
+	err := t.subject.kill(t.disk)
+	stop()
+	err = errors.Join(err, early, <-loaded, ctx.Err())
+	if err != nil {
+		return fmt.Errorf("load: %w\n%s", err, t.subject.said())
+	}
+	t.cut()
+	return nil
+}
+
+// atSync says whether the next cut hits a sync: most do, for little is unsynced
+// at other moments, and some do not, for those have to be survived as well.
+func (t *trial) atSync() bool { return t.rng.IntN(4) != 0 }
+
+func (t *trial) cut() {
+	t.r.Cuts++
+	t.cutsHere++
+	fmt.Fprintf(t.progress, "\r%s: %d of %d cuts", t.subject.name(), t.r.Cuts, t.cuts)
+}
+
+// restore is the power coming back, on the same disk or a fresh one.
+func (t *trial) restore() {
+	if t.cutsHere > t.perDisk {
+		t.fresh()
+		return
+	}
+	lost := 0
+	t.disk, lost = t.disk.Survivor(t.rng, t.rng.Float64())
+	t.r.Dropped += lost
+	t.evidence = t.disk.Clone()
+}
+
+// wrong takes note of an example, and keeps what the subject was started on.
+func (t *trial) wrong(what ...string) {
+	for _, w := range what {
+		if len(t.r.Examples) < maxExamples {
+			t.r.Examples = append(t.r.Examples, fmt.Sprintf("cut %d: %s", t.r.Cuts, w))
+		}
+	}
+	if t.evidence == nil || t.lying || len(t.r.Evidence) >= maxExamples {
+		return
+	}
+	dir := filepath.Join(t.dir, fmt.Sprintf("evidence-%s-%d", t.subject.name(), t.r.Cuts))
+	if err := t.evidence.Export(dir); err != nil {
+		t.r.Examples = append(t.r.Examples, fmt.Sprintf("cut %d: no evidence: %v", t.r.Cuts, err))
+		return
+	}
+	t.r.Evidence = append(t.r.Evidence, dir)
+}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/walsvc/walsvc/prove/power"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// TestPowerCut is the proof in short: five cuts of an honest disk lose nothing,
+// five of a disk that lies lose something.
+func TestPowerCut(t *testing.T) {
+	dir, err := os.MkdirTemp("", "powercut-") // short: a socket's path has at most 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+		mounts, err := os.ReadFile("/proc/self/mounts")
+		if err != nil {
+			t.Error(err)
+		}
+		if strings.Contains(string(mounts), dir) {
+			t.Error("a mount is left behind")
+		}
+	})
+	binary, err := build(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	results, err := proof(t.Context(), options{cuts: 5, control: 5, perDisk: 5, clients: 3, seed: 1, binary: binary}, dir, io.Discard)
+	if errors.Is(err, power.ErrNoFUSE) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := verdict(results); err != nil {
+		t.Errorf("%v\n%+v", err, results)
+	}
+	if r := results[0]; r.Cuts != 5 || r.Dropped == 0 || r.Syncs == 0 {
+		t.Errorf("nothing happened: %+v", r)
+	}
+}
+
+// TestCompare breaks each promise once.
+func TestCompare(t *testing.T) {
+	var units []*unit
+	var all []found
+	// promise fills a ledger: units 1 to 3 acknowledged, the second a batch of
+	// two, and unit 4 pending.
+	promise := func() *ledger {
+		l := newLedger()
+		l.created("log")
+		units, all = nil, nil
+		at := uint64(1)
+		for n, count := range []int{1, 2, 1, 2} {
+			u := l.submitted("log", unitID{1, uint64(n + 1)}, count)
+			if n < 3 {
+				l.acknowledged(u, at)
+			}
+			units = append(units, u)
+			for i := range count {
+				all = append(all, found{at, record(recordID{u.id, i, count})})
+				at++
+			}
+		}
+		return l
+	}
+	promise()
+	other := found{1, record(recordID{unitID{9, 9}, 0, 1})}
+	flipped := found{1, append([]byte{}, all[0].data...)}
+	flipped.data[len(flipped.data)-1] ^= 1
+	for _, tc := range []struct {
+		name    string
+		records []found
+		first   uint64
+		want    tally
+	}{
+		{"all", all, 1, tally{}},
+		{"without the pending one", all[:4], 1, tally{}},
+		{"the last acknowledged one is missing", all[:3], 1, tally{Lost: 1}},
+		{"none", nil, 1, tally{Lost: 4}},
+		{"the first is cut off", all[1:], 2, tally{Lost: 1}},
+		{"half of the pending batch", all[:5], 1, tally{Garbage: 1}},
+		{"half of an acknowledged batch, and a hole", append(append([]found{}, all[:2]...), all[3]), 1, tally{Lost: 1, Garbage: 1}},
+		{"one of another", append([]found{other}, all[1:]...), 1, tally{Lost: 1, Garbage: 1}},
+		{"other bytes", append([]found{flipped}, all[1:]...), 1, tally{Lost: 1, Garbage: 1}},
+		{"twice", append(append([]found{}, all...), found{7, all[0].data}), 1, tally{Lost: 1, Garbage: 1}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := promise().compare("log", true, tc.first, tc.records, t.Logf); got != tc.want {
+				t.Errorf("found %+v, want %+v", got, tc.want)
+			}
+		})
+	}
+
+	t.Run("not there", func(t *testing.T) {
+		if got := promise().compare("log", false, 1, nil, t.Logf); got != (tally{Lost: 5}) {
+			t.Errorf("found %+v", got)
+		}
+	})
+	t.Run("back again", func(t *testing.T) {
+		l := promise()
+		if got := l.compare("log", true, 1, all[:4], t.Logf); !got.clean() {
+			t.Errorf("found %+v", got)
+		}
+		if got := l.compare("log", true, 1, all, t.Logf); got != (tally{Reappeared: 2}) {
+			t.Errorf("found %+v", got)
+		}
+	})
+	t.Run("read once and gone", func(t *testing.T) {
+		l := promise()
+		if got := l.compare("log", true, 1, all, t.Logf); !got.clean() {
+			t.Errorf("found %+v", got)
+		}
+		if got := l.compare("log", true, 1, all[:4], t.Logf); got != (tally{Lost: 2}) {
+			t.Errorf("found %+v", got)
+		}
+	})
+	t.Run("truncated", func(t *testing.T) {
+		l := promise()
+		l.truncating("log", 4)
+		if got := l.compare("log", true, 2, all[1:], t.Logf); !got.clean() {
+			t.Errorf("asked for: found %+v", got)
+		}
+		l.truncated("log", 4)
+		if got := l.compare("log", true, 4, all[3:], t.Logf); !got.clean() {
+			t.Errorf("acknowledged: found %+v", got)
+		}
+		if got := l.compare("log", true, 1, all, t.Logf); got != (tally{Reappeared: 1}) {
+			t.Errorf("undone: found %+v", got)
+		}
+	})
+}
+
+// TestVerdict checks what fails.
+func TestVerdict(t *testing.T) {
+	good := result{Subject: "s", Cuts: 10, Acknowledged: 5}
+	for _, tc := range []struct {
+		name string
+		r    func(*result)
+		ok   bool
+	}{
+		{"good", func(*result) {}, true},
+		{"lost", func(r *result) { r.Lost = 1 }, false},
+		{"back", func(r *result) { r.Reappeared = 1 }, false},
+		{"garbage", func(r *result) { r.Garbage = 1 }, false},
+		{"refused", func(r *result) { r.Refused = 1 }, false},
+		{"idle", func(r *result) { r.Acknowledged = 0 }, false},
+		{"gentle", func(r *result) { r.Lying, r.CutsWithLoss = true, 4 }, false},
+		{"rough", func(r *result) { r.Lying, r.CutsWithLoss, r.Lost = true, 5, 9 }, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := good
+			tc.r(&r)
+			if err := verdict([]result{r}); (err == nil) != tc.ok {
+				t.Errorf("verdict %v", err)
+			}
+		})
+	}
+}
