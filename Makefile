@@ -27,8 +27,10 @@ race:
 
 lint: $(GOLANGCI_LINT) $(BUF) breaking gen-check
 	$(GOLANGCI_LINT) run ./...
+	cd prove && ../$(GOLANGCI_LINT) run ./...
 	$(GOLANGCI_LINT) fmt --diff ./...
 	go mod tidy -diff
+	cd prove && go mod tidy -diff
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
 
