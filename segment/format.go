@@ -116,9 +116,6 @@ type Draft struct {
 	// kind carries. This package only stores it.
 	Meta   []byte
 	Blocks []Block
-	// Roll has the frame begin a fresh segment though the current one has room,
-	// if a spare is there: for the sake of what the fresh header records.
-	Roll bool
 }
 
 // A Header is a frame's header, decoded and verified.

@@ -553,7 +553,7 @@ func (j *Journal) Append(d *Draft) (Written, error) {
 	if err != nil {
 		return Written{}, err
 	}
-	rolled := size > j.tail.remaining() || d.Roll && j.ready.Load() > 0
+	rolled := size > j.tail.remaining()
 	if rolled {
 		if err := j.roll(); err != nil {
 			return Written{}, err
