@@ -939,3 +939,31 @@ func TestDamagedBlockHarmsNoOtherLog(t *testing.T) {
 		}
 	}
 }
+
+// TestVerifyNamesWhatAnIdleLogLost loses a frame of a log that never appends
+// again, in a segment that was cut and so has no seal: only the state can tell.
+func TestVerifyNamesWhatAnIdleLogLost(t *testing.T) {
+	mem := disk.NewMem()
+	v := openTest(t, mem)
+	for _, log := range []string{"idle", "orders"} {
+		mustCreate(t, v, log)
+	}
+	mustAppend(t, v, "idle", "one", "two")
+	f := frameOf(t, v, "idle", 1)
+	for range 2 {
+		mustAppend(t, v, "orders", "a record")
+		if err := v.snapshots.write(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeTest(t, v)
+	closeTest(t, openTest(t, mem))
+	corrupt(t, mem, f.Pos, 20)
+	dir := t.TempDir()
+	export(t, mem, dir)
+	found, err := Verify(t.Context(), dir, nil)
+	want := []DamagedLog{{Log: "idle", First: 1, Last: 2}}
+	if err != nil || len(found.Damage) != 1 || !slices.Equal(found.Damage[0].Logs, want) {
+		t.Errorf("found %s, %v", spell(found), err)
+	}
+}
