@@ -44,6 +44,16 @@ func newDisk(root *inode, last uint64, lying bool) *Disk {
 	}
 }
 
+// Mkdir makes a directory in the root whose name is durable, on a disk that lies
+// too. It is for programs that are given one.
+func (d *Disk) Mkdir(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.last++
+	n := newInode(d.last, syscall.S_IFDIR|0o700)
+	d.root.names[name], d.root.durableNames[name] = n, n
+}
+
 // CutAfter has the power go n changes from now, before the next one: writes,
 // syncs, truncations, creations, renames and removals count. n is 0 or more. If
 // atSync is set, it goes before the first sync from then on: when the most is

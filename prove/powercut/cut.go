@@ -21,11 +21,17 @@ var (
 	errRefused = errors.New("refused to start")
 )
 
+// volume is the directory of a subject, in the root of its disk.
+const volume = "volume"
+
 // A subject is a program that claims to keep what it acknowledged. It is
 // started, used, and killed, one at a time and again and again.
 type subject interface {
 	name() string
-	// start starts it on a directory of a mount and returns when it is ready,
+	// makesDirectory says that it makes the directory volume itself, and durable.
+	// Others find it there.
+	makesDirectory() bool
+	// start starts it on the directory volume of a mount and returns when it is ready,
 	// or errCut if d goes off first, or errRefused. In both cases it is dead.
 	start(ctx context.Context, d *power.Disk, mount string) error
 	// verify compares what it serves with what it promised.
@@ -71,6 +77,10 @@ const (
 	patience    = 30 * time.Second // for a start or a comparison
 	loadLimit   = 2 * time.Second  // after which the power goes in any case
 	maxExamples = 20
+
+	examplesOfCut = 3
+	progressEvery = 20 // cuts
+
 	// How many changes a cut lets pass: any number up to the first is as likely
 	// as any other while opening, and of the second while loaded, each order of
 	// magnitude.
@@ -114,6 +124,9 @@ func (t *trial) fresh() {
 		t.r.Acknowledged += t.ledger.acked
 	}
 	t.disk, t.evidence, t.ledger, t.cutsHere = power.New(t.lying), nil, newLedger(), 0
+	if !t.subject.makesDirectory() {
+		t.disk.Mkdir(volume)
+	}
 }
 
 // life is one mount: start, compare, load, cut; or a cut while starting. A disk
@@ -173,7 +186,7 @@ func (t *trial) life(ctx context.Context) (err error) {
 	}()
 	var examples []string
 	found, err := t.subject.verify(verifying, t.ledger, func(format string, args ...any) {
-		if len(examples) < maxExamples {
+		if len(examples) < examplesOfCut {
 			examples = append(examples, fmt.Sprintf(format, args...))
 		}
 	})
@@ -238,7 +251,9 @@ func (t *trial) atSync() bool { return t.rng.IntN(4) != 0 }
 func (t *trial) cut() {
 	t.r.Cuts++
 	t.cutsHere++
-	fmt.Fprintf(t.progress, "\r%s: %d of %d cuts", t.subject.name(), t.r.Cuts, t.cuts)
+	if t.r.Cuts%progressEvery == 0 {
+		fmt.Fprintf(t.progress, "%s: %d of %d cuts, %d acknowledged\n", t.subject.name(), t.r.Cuts, t.cuts, t.r.Acknowledged+t.ledger.acked)
+	}
 }
 
 // restore is the power coming back, on the same disk or a fresh one.
@@ -260,10 +275,10 @@ func (t *trial) wrong(what ...string) {
 			t.r.Examples = append(t.r.Examples, fmt.Sprintf("cut %d: %s", t.r.Cuts, w))
 		}
 	}
-	if t.evidence == nil || t.lying || len(t.r.Evidence) >= maxExamples {
+	if t.evidence == nil || t.lying || t.subject.name() != service || len(t.r.Evidence) >= maxExamples {
 		return
 	}
-	dir := filepath.Join(t.dir, fmt.Sprintf("evidence-%s-%d", t.subject.name(), t.r.Cuts))
+	dir := filepath.Join(t.dir, fmt.Sprintf("evidence-%d", t.r.Cuts))
 	if err := t.evidence.Export(dir); err != nil {
 		t.r.Examples = append(t.r.Examples, fmt.Sprintf("cut %d: no evidence: %v", t.r.Cuts, err))
 		return

@@ -17,10 +17,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -28,6 +30,13 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == childCommand {
+		if err := child(os.Args[2:], os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := command(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
@@ -43,6 +52,7 @@ func main() {
 // options are the flags.
 type options struct {
 	cuts, control, perDisk, clients int
+	peers                           int
 	seed                            uint64
 	lying                           bool
 	binary, format                  string
@@ -54,6 +64,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) (err 
 	flags.SetOutput(stderr)
 	flags.IntVar(&o.cuts, "cuts", 200, "how often to cut")
 	flags.IntVar(&o.control, "control", 20, "how often to cut on a disk whose sync does nothing, to see that cuts hurt; 0 for not")
+	flags.IntVar(&o.peers, "peers", 0, "how often to cut each peer; 0 for no peers")
 	flags.IntVar(&o.perDisk, "per-disk", 10, "cuts of one disk, one after the other, before it begins anew")
 	flags.IntVar(&o.clients, "clients", 4, "clients at once")
 	flags.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "`seed` of what is random")
@@ -63,7 +74,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) (err 
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if flags.NArg() > 0 || o.cuts < 1 || o.control < 0 || o.perDisk < 1 || o.clients < 1 || o.format != "table" && o.format != "json" {
+	if flags.NArg() > 0 || o.cuts < 1 || o.control < 0 || o.peers < 0 || o.perDisk < 1 || o.clients < 1 || o.format != "table" && o.format != "json" {
 		return errors.New("want no arguments, at least one of -cuts, -per-disk and -clients, and -o table or json")
 	}
 	dir, err := os.MkdirTemp("", "powercut-") // short: a socket's path has at most 107 bytes
@@ -84,7 +95,6 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) (err 
 		}
 	}
 	results, err := proof(ctx, o, dir, stderr)
-	fmt.Fprintln(stderr)
 	for _, r := range results {
 		keep = keep || len(r.Evidence) > 0
 	}
@@ -102,15 +112,27 @@ func proof(ctx context.Context, o options, dir string, progress io.Writer) (resu
 	if !o.lying {
 		lying.cuts = o.control
 	}
-	var plans []plan
-	if !o.lying {
-		plans = append(plans, p)
+	peers := p
+	peers.cuts = o.peers
+	ours := &walsvc{binary: o.binary, clients: o.clients}
+	trials := []struct {
+		plan
+		subject
+	}{{p, ours}, {lying, ours}}
+	if o.lying {
+		trials = trials[1:]
 	}
-	if lying.cuts > 0 {
-		plans = append(plans, lying)
+	for _, name := range slices.Sorted(maps.Keys(journals)) {
+		trials = append(trials, struct {
+			plan
+			subject
+		}{peers, &library{journal: name}})
 	}
-	for _, p := range plans {
-		r, err := run(ctx, p, &walsvc{binary: o.binary, clients: o.clients})
+	for _, t := range trials {
+		if t.cuts == 0 {
+			continue
+		}
+		r, err := run(ctx, t.plan, t.subject)
 		results = append(results, r)
 		if err != nil {
 			return results, err
@@ -142,6 +164,8 @@ func verdict(results []result) error {
 		switch {
 		case r.Lying && 2*r.CutsWithLoss < r.Cuts:
 			errs = append(errs, fmt.Errorf("the cuts are too gentle: a sync that does nothing lost acknowledged data in %d of %d", r.CutsWithLoss, r.Cuts))
+		case r.Subject != service:
+			// What peers do is told and not judged.
 		case !r.Lying && (!r.tally.clean() || r.Refused > 0):
 			errs = append(errs, fmt.Errorf("%s: %d lost, %d reappeared, %d garbage, %d times refused to start; again with -seed %d",
 				r.Subject, r.Lost, r.Reappeared, r.Garbage, r.Refused, r.Seed))

@@ -145,7 +145,7 @@ func TestCompare(t *testing.T) {
 
 // TestVerdict checks what fails.
 func TestVerdict(t *testing.T) {
-	good := result{Subject: "s", Cuts: 10, Acknowledged: 5}
+	good := result{Subject: service, Cuts: 10, Acknowledged: 5}
 	for _, tc := range []struct {
 		name string
 		r    func(*result)
@@ -158,6 +158,7 @@ func TestVerdict(t *testing.T) {
 		{"refused", func(r *result) { r.Refused = 1 }, false},
 		{"idle", func(r *result) { r.Acknowledged = 0 }, false},
 		{"gentle", func(r *result) { r.Lying, r.CutsWithLoss = true, 4 }, false},
+		{"a peer lost", func(r *result) { r.Subject, r.Lost = "peer", 1 }, true},
 		{"rough", func(r *result) { r.Lying, r.CutsWithLoss, r.Lost = true, 5, 9 }, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

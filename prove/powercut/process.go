@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/walsvc/walsvc/prove/power"
@@ -18,17 +20,26 @@ import (
 // A process is a running subject.
 type process struct {
 	cmd    *exec.Cmd
+	in     io.Writer // its standard input, if it has one
 	said   *tail
+	killed atomic.Bool // by us
 	exited chan struct{}
 }
 
-// startProcess starts a program, with out reading what it prints besides.
-func startProcess(out io.Writer, env []string, name string, args ...string) (*process, error) {
+// startProcess starts a program. out gets what it prints, and with input it can
+// be told something.
+func startProcess(out io.Writer, input bool, name string, args ...string) (*process, error) {
 	p := &process{cmd: exec.Command(name, args...), said: &tail{}, exited: make(chan struct{})}
-	w := io.MultiWriter(p.said, out)
-	p.cmd.Stdout, p.cmd.Stderr = w, w
+	p.cmd.Stdout, p.cmd.Stderr = out, p.said
+	if input {
+		in, err := p.cmd.StdinPipe()
+		if err != nil {
+			return nil, err
+		}
+		p.in = in
+	}
 	// The settings of whoever runs this are not those of the proof.
-	p.cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "WALSVC_") }), env...)
+	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "WALSVC_") })
 	// A process group of its own: an interrupt typed at the terminal must not
 	// look like a power cut, nor like a refusal to start.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -42,11 +53,27 @@ func startProcess(out io.Writer, env []string, name string, args ...string) (*pr
 	return p, nil
 }
 
+// wait returns when a process that was started is ready; if it does not get
+// there, it is dead.
+func (p *process) wait(ctx context.Context, d *power.Disk, ready <-chan struct{}) error {
+	select {
+	case <-ready:
+		return nil
+	case <-d.Off():
+		return errors.Join(errCut, p.kill(d))
+	case <-p.exited:
+		return fmt.Errorf("%w: %s", errRefused, p.tell())
+	case <-ctx.Done():
+		return errors.Join(context.Cause(ctx), p.kill(d))
+	}
+}
+
 // kill takes the power away from a process and its disk, and returns when the
 // process is gone. The signal comes before the disk lets go: it never runs on
 // with an error that no power cut gives.
 func (p *process) kill(d *power.Disk) error {
 	d.Cut()
+	p.killed.Store(true)
 	err := p.cmd.Process.Kill()
 	d.Abandon()
 	<-p.exited

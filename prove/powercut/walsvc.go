@@ -25,13 +25,18 @@ type walsvc struct {
 	address string
 }
 
-func (*walsvc) name() string { return "walsvc" }
+// service is the subject that is judged.
+const service = "walsvc"
+
+func (*walsvc) name() string { return service }
+
+func (*walsvc) makesDirectory() bool { return true }
 
 // segmentSize is small, so that segments roll and recycle.
 const segmentSize = "256KiB"
 
 func (w *walsvc) start(ctx context.Context, d *power.Disk, mount string) error {
-	w.volume = filepath.Join(mount, "volume")
+	w.volume = filepath.Join(mount, volume)
 	w.address = filepath.Join(w.volume, "walsvc.sock")
 	ready := make(chan struct{})
 	var once sync.Once
@@ -39,21 +44,12 @@ func (w *walsvc) start(ctx context.Context, d *power.Disk, mount string) error {
 		if strings.HasPrefix(line, "ready ") {
 			once.Do(func() { close(ready) })
 		}
-	}}, nil, w.binary, "--data", w.volume, "--create", "--segment-size", segmentSize)
+	}}, false, w.binary, "--data", w.volume, "--create", "--segment-size", segmentSize)
 	if err != nil {
 		return err
 	}
 	w.process = p
-	select {
-	case <-ready:
-		return nil
-	case <-d.Off():
-		return errors.Join(errCut, w.kill(d))
-	case <-p.exited:
-		return fmt.Errorf("%w: %s", errRefused, p.tell())
-	case <-ctx.Done():
-		return errors.Join(context.Cause(ctx), w.kill(d))
-	}
+	return p.wait(ctx, d, ready)
 }
 
 func (w *walsvc) kill(d *power.Disk) error { return w.process.kill(d) }
