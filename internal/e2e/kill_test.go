@@ -245,8 +245,11 @@ func TestKill(t *testing.T) {
 	recoveries := 0
 	for round := range *killRounds {
 		// The service is at work again; then any moment will do.
+		deadline := time.Now().Add(limit)
 		for from := acks.Load(); acks.Load() < from+10; {
-			awaitTick(t, failed, time.Millisecond)
+			if awaitTick(t, failed, time.Millisecond); time.Now().After(deadline) {
+				t.Fatalf("round %d: nothing is acknowledged any more", round)
+			}
 		}
 		awaitTick(t, failed, time.Duration(rng.IntN(30_000))*time.Microsecond)
 		if err := p.Kill(); err != nil {
