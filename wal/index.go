@@ -328,16 +328,30 @@ func (c *indexCache) release(before segment.ID) {
 }
 
 func (c *indexCache) load(id segment.ID) (*segmentIndex, error) {
-	// The successor's header says where the last frame is: the seal, if the
-	// segment has one. What does not verify is not needed: the seal is a cache.
-	if h, err := c.v.journal.Header(id + 1); err == nil && h.Cut.Last.Segment == id {
-		if f, err := c.v.fetch.Frame(h.Cut.Last); err == nil && f.Header.Kind == segment.KindSeal {
-			if s, err := decodeSegmentIndex(id, f.Meta); err == nil {
-				return s, nil
-			}
-		}
+	if s := c.sealed(id); s != nil {
+		return s, nil
 	}
 	return c.scan(id)
+}
+
+// sealed returns the index in a segment's seal, nil if there is none that
+// verifies: it is not needed, since the seal is a cache.
+func (c *indexCache) sealed(id segment.ID) *segmentIndex {
+	// The successor's header says where the last frame is: the seal, if the
+	// segment has one.
+	h, err := c.v.journal.Header(id + 1)
+	if err != nil || h.Cut.Last.Segment != id {
+		return nil
+	}
+	f, err := c.v.fetch.Frame(h.Cut.Last)
+	if err != nil || f.Header.Kind != segment.KindSeal {
+		return nil
+	}
+	s, err := decodeSegmentIndex(id, f.Meta)
+	if err != nil {
+		return nil
+	}
+	return s
 }
 
 // scan rebuilds a segment's index from its directories. Frames that do not

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -34,6 +35,7 @@ func (v *Volume) recover() error {
 	}
 	v.recovery = describe(found)
 	v.clock.start(v.o.Now, r.time)
+	v.missLost()
 	if found.ReadOnly {
 		v.readOnly = fmt.Errorf("volume %s: %w: %s; run walctl verify on it", v.dir, ErrReadOnly, found.Detail)
 		// What is not promised is not durable, and is not shown as if it were;
@@ -78,6 +80,57 @@ func (v *Volume) recover() error {
 		v.last = segment.FrameRef{Pos: f.End(), Sequence: f.Header.Sequence + 1, Chain: f.Header.Checksum}
 	}
 	return nil
+}
+
+// missLost finds out whether a segment at the journal's beginning was lost
+// rather than released. Opening begins at a snapshot and does not need it, and
+// its ID leaves no gap; but the seal of the oldest segment says where each log
+// was when that began, and what is released was truncated before. The volume
+// works on without the records, which are named.
+func (v *Volume) missLost() {
+	ids := v.journal.Segments()
+	if len(ids) == 0 || ids[0] == 1 {
+		return
+	}
+	oldest := v.index.cache.sealed(ids[0])
+	if oldest == nil {
+		return
+	}
+	var logs []DamagedLog
+	more := 0
+	for _, l := range v.durable.logs {
+		end, ok := oldest.ends[l.number]
+		if !ok {
+			continue
+		}
+		begin := end.next
+		if refs := oldest.refs[l.number]; len(refs) > 0 {
+			begin = refs[0].lsn
+		}
+		switch {
+		case l.first >= begin:
+		case len(logs) == limits.MaxDamage:
+			more++
+		default:
+			logs = append(logs, DamagedLog{Log: l.name, First: l.first, Last: begin - 1})
+		}
+	}
+	if len(logs) == 0 {
+		return
+	}
+	slices.SortFunc(logs, func(a, b DamagedLog) int { return cmp.Compare(a.Log, b.Log) })
+	d := Damage{
+		File: (ids[0] - 1).String() + ".wal", Case: string(replay.CaseMissingSegment), Logs: logs,
+		Detail: "it, and perhaps others before it, were removed or lost: the logs keep records that were there",
+	}
+	if more > 0 {
+		d.Detail += fmt.Sprintf("; so do %d more logs", more)
+	}
+	r := &v.recovery
+	r.Damage = append(r.Damage, d)
+	if r.Verdict != replay.VerdictDamaged.String() {
+		r.Verdict, r.Case, r.Detail = replay.VerdictDamaged.String(), d.Case, replay.CaseMissingSegment.Means()
+	}
 }
 
 // A rebuilder builds the state from what recovery scans.
