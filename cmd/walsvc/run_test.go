@@ -300,7 +300,7 @@ func TestRefusals(t *testing.T) {
 				t.Fatal(err)
 			}
 			return []string{"--data", dir, "--create"}
-		}, exitFailed, "not a directory"},
+		}, exitUsage, "not a directory"},
 		{"in use", func(t *testing.T) []string {
 			dir := volume(t)
 			v, err := wal.Open(t.Context(), dir, wal.Options{})
