@@ -14,7 +14,7 @@ RELEASE := $(shell git tag --list 'v*' --sort=-v:refname | head -n 1)
 HASH    := \#
 AGAINST := $(if $(RELEASE),.git$(HASH)tag=$(RELEASE),proto/baseline.binpb)
 
-.PHONY: build test race lint breaking gen gen-check proto-baseline fmt bench fuzz demo powercut clean
+.PHONY: build test race lint breaking gen gen-check proto-baseline fmt bench fuzz demo powercut kill clean
 
 build:
 	go build -o bin/ ./cmd/...
@@ -58,6 +58,9 @@ bench:
 fuzz:
 	go test -list '^Fuzz' ./... | awk '/^Fuzz/ { f[n++] = $$1 } /^ok/ { while (n) print $$2, f[--n] }' | \
 	while read -r pkg name; do go test -run '^$$' -fuzz "^$$name\$$" -fuzztime 10s "$$pkg" || exit 1; done
+
+kill:
+	go test ./internal/e2e -run '^TestKill$$' -kill.rounds=1000 -timeout 30m -v
 
 demo:
 	go run ./cmd/walctl demo
