@@ -194,27 +194,38 @@ func (d *Disk) remove(dir uint64, name string, isDir bool) syscall.Errno {
 	return 0
 }
 
-// rename is within one directory: two would need two syncs, and nobody here
-// has a use for what lies between them.
-func (d *Disk) rename(dir uint64, from, to string) syscall.Errno {
-	parent, n, errno := d.child(dir, from)
+// rename moves a name, over another if there is one. Between two directories it
+// is durable at once, with all their names: a move that survives in one of them
+// alone is more than a cut does, and no program here counts on the moment.
+func (d *Disk) rename(fromDir uint64, from string, toDir uint64, to string) syscall.Errno {
+	source, n, errno := d.child(fromDir, from)
 	if errno != 0 {
 		return errno
 	}
-	if old := parent.names[to]; old != nil {
-		switch {
-		case old == n:
-			return 0
-		case old.isDir() && !n.isDir():
-			return syscall.EISDIR
-		case !old.isDir() && n.isDir():
-			return syscall.ENOTDIR
-		case len(old.names) > 0:
-			return syscall.ENOTEMPTY
-		}
+	target, old, errno := d.child(toDir, to)
+	switch {
+	case errno != 0 && errno != syscall.ENOENT || target == nil:
+		return errno
+	case old == n:
+		return 0
+	case old != nil && old.isDir() && !n.isDir():
+		return syscall.EISDIR
+	case old != nil && !old.isDir() && n.isDir():
+		return syscall.ENOTDIR
+	case old != nil && len(old.names) > 0:
+		return syscall.ENOTEMPTY
 	}
 	d.renames++
-	parent.change(change{remove: from, add: to, node: n})
+	if source == target {
+		source.change(change{remove: from, add: to, node: n})
+		return 0
+	}
+	target.change(change{add: to, node: n})
+	source.change(change{remove: from, node: n})
+	if !d.lying {
+		target.sync()
+		source.sync()
+	}
 	return 0
 }
 

@@ -17,7 +17,8 @@
 //     its name.
 //   - fsync of a directory makes durable what was created, renamed and removed in
 //     it. Without it, each change survives by itself, but not without every
-//     earlier change of the same names. A rename survives as a whole.
+//     earlier change of the same names. A rename survives as a whole, and one
+//     from a directory to another is durable at once.
 //   - Truncating and preallocating change the size, which is synced like content.
 //
 // This is what POSIX promises and no more. A journaling file system does some

@@ -189,17 +189,14 @@ func (f *fileSystem) remove(dir uint64, name string, isDir bool) fuse.Status {
 }
 
 func (f *fileSystem) Rename(_ <-chan struct{}, in *fuse.RenameIn, from, to string) fuse.Status {
-	switch {
-	case in.Flags != 0:
+	if in.Flags != 0 {
 		return fuse.EINVAL
-	case in.NodeId != in.Newdir:
-		return fuse.Status(syscall.EXDEV)
 	}
 	if errno := f.d.begin(changes); errno != 0 {
 		return fuse.Status(errno)
 	}
 	defer f.d.mu.Unlock()
-	return fuse.Status(f.d.rename(in.NodeId, from, to))
+	return fuse.Status(f.d.rename(in.NodeId, from, in.Newdir, to))
 }
 
 func (f *fileSystem) Access(<-chan struct{}, *fuse.AccessIn) fuse.Status { return fuse.OK }

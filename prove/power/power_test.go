@@ -130,6 +130,12 @@ func TestCut(t *testing.T) {
 			syncPath(t, dir)
 			must(t, os.Rename(dir+"/f", dir+"/g"))
 		}, "f=a g=b", "g=a"},
+		{"moved to another directory", false, func(t *testing.T, dir string) {
+			write(t, dir+"/f", "aa")
+			must(t, os.Mkdir(dir+"/d", 0o700))
+			syncPath(t, dir+"/f")
+			must(t, os.Rename(dir+"/f", dir+"/d/f"))
+		}, "d=", "d="},
 		{"removed", false, func(t *testing.T, dir string) {
 			write(t, dir+"/f", "aa")
 			syncPath(t, dir+"/f")

@@ -19,6 +19,8 @@ var (
 	errCut = errors.New("the power went")
 	// errRefused says that a subject ended instead of getting ready.
 	errRefused = errors.New("refused to start")
+	// errEnded says that a peer failed under load, before any cut.
+	errEnded = errors.New("ended by itself")
 )
 
 // volume is the directory of a subject, in the root of its disk.
@@ -64,6 +66,7 @@ type result struct {
 	tally
 	CutsWithLoss int      `json:"cuts_with_loss"` // after which acknowledged records were not there, or not served at all
 	Refused      int      `json:"refused_to_start"`
+	Ended        int      `json:"ended_by_itself"`
 	Dropped      int      `json:"unsynced_changes_dropped"`
 	Syncs        int      `json:"syncs"`
 	Renames      int      `json:"renames"`
@@ -163,7 +166,7 @@ func (t *trial) life(ctx context.Context) (err error) {
 		t.cut()
 		t.r.WhileOpening++
 		return nil
-	case errors.Is(err, errRefused):
+	case errors.Is(err, errRefused) && t.cutsHere > 0:
 		t.r.Refused++
 		if t.ledger.acked > 0 {
 			t.r.CutsWithLoss++
@@ -233,6 +236,11 @@ func (t *trial) load(ctx context.Context) error {
 	case <-ctx.Done():
 	case early = <-loaded:
 		loaded <- nil
+	}
+	if errors.Is(early, errEnded) {
+		t.r.Ended++
+		t.wrong(early.Error())
+		early = nil // the power goes here, then
 	}
 	err := t.subject.kill(t.disk)
 	stop()

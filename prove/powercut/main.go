@@ -122,11 +122,15 @@ func proof(ctx context.Context, o options, dir string, progress io.Writer) (resu
 	if o.lying {
 		trials = trials[1:]
 	}
+	others := findRedis(o.clients)
 	for _, name := range slices.Sorted(maps.Keys(journals)) {
+		others = append(others, &library{journal: name})
+	}
+	for _, s := range others {
 		trials = append(trials, struct {
 			plan
 			subject
-		}{peers, &library{journal: name}})
+		}{peers, s})
 	}
 	for _, t := range trials {
 		if t.cuts == 0 {
@@ -176,6 +180,9 @@ func verdict(results []result) error {
 	return errors.Join(errs...)
 }
 
+// examplesOfPeer is how many of a peer's examples the table shows, in a line each.
+const examplesOfPeer = 3
+
 func show(w io.Writer, format string, results []result) error {
 	if format == "json" {
 		enc := json.NewEncoder(w)
@@ -183,14 +190,14 @@ func show(w io.Writer, format string, results []result) error {
 		return enc.Encode(results)
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "subject\tsync\tcuts\twhile opening\tacknowledged\tlost\treappeared\tgarbage\tcuts with loss\trefused to start\tseconds\t")
+	fmt.Fprintln(t, "subject\tsync\tcuts\twhile opening\tacknowledged\tlost\treappeared\tgarbage\tcuts with loss\trefused to start\tended by itself\tseconds\t")
 	for _, r := range results {
 		sync := "honest"
 		if r.Lying {
 			sync = "lies"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.1f\t\n", r.Subject, sync, r.Cuts, r.WhileOpening, r.Acknowledged,
-			r.Lost, r.Reappeared, r.Garbage, r.CutsWithLoss, r.Refused, r.Seconds)
+		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.1f\t\n", r.Subject, sync, r.Cuts, r.WhileOpening, r.Acknowledged,
+			r.Lost, r.Reappeared, r.Garbage, r.CutsWithLoss, r.Refused, r.Ended, r.Seconds)
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -199,7 +206,13 @@ func show(w io.Writer, format string, results []result) error {
 		if r.Lying {
 			continue
 		}
-		for _, e := range r.Examples {
+		for i, e := range r.Examples {
+			if r.Subject != service {
+				if i == examplesOfPeer {
+					break
+				}
+				e, _, _ = strings.Cut(e, "\n")
+			}
 			fmt.Fprintf(w, "%s: %s\n", r.Subject, e)
 		}
 		for _, e := range r.Evidence {

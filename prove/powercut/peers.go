@@ -101,7 +101,7 @@ func (s *library) load(ctx context.Context, l *ledger, _ uint64) error {
 	case <-ctx.Done():
 	case <-s.process.exited:
 		if ctx.Err() == nil && !s.process.killed.Load() {
-			return fmt.Errorf("%s ended: %s", s.journal, s.process.tell())
+			return fmt.Errorf("%w: %s", errEnded, s.process.tell())
 		}
 	}
 	return nil
