@@ -38,7 +38,7 @@ var journals = map[string]func(dir string) (journal, error){
 const childCommand = "journal"
 
 // child is such a process: it tells what it finds, and once it is told to go, it
-// appends for ever, and tells what it appends and what is durable.
+// appends until it is killed or fails, and tells what it appends and what is durable.
 //
 //	found INDEX BASE64    ready    sent N    durable N INDEX
 func child(args []string, in io.Reader, out io.Writer) error {

@@ -31,11 +31,8 @@ import (
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == childCommand {
-		if err := child(os.Args[2:], os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
+		fmt.Fprintln(os.Stderr, child(os.Args[2:], os.Stdin, os.Stdout))
+		os.Exit(1) // it never ends well: it appends until it is killed
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := command(ctx, os.Args[1:], os.Stdout, os.Stderr)
