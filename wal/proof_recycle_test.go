@@ -1,0 +1,83 @@
+package wal
+
+import (
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/replay"
+	"github.com/walsvc/walsvc/segment"
+)
+
+// TestRecycledAfterItsCommand cuts the power whenever a segment was given up,
+// and looks at what an opening would begin with, before its janitor can make
+// good for it: no log may have records where there is no segment any more.
+func TestRecycledAfterItsCommand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := disk.NewMem()
+		var mu sync.Mutex
+		var cuts []*disk.Mem
+		fs := disk.Record(mem, func(op disk.Op) {
+			gone := op.Kind == disk.OpRename || op.Kind == disk.OpRemove
+			if !gone || !op.Done() || !strings.HasSuffix(op.Name, ".wal") {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			cuts = append(cuts, mem.CrashClone(nil, 1))
+		})
+		v := openTest(t, fs)
+		mustCreate(t, v, "log")
+		last := map[segment.ID]LSN{} // record of each segment
+		for len(last) < 12 {
+			got := mustAppend(t, v, "log", strings.Repeat("x", 9000))
+			last[frameOf(t, v, "log", got.First).Pos.Segment] = got.First
+		}
+		// Whoever reads a segment holds it, and so hides what becomes of it: the
+		// janitor gets the indexes it looks at beforehand, and everybody lets go.
+		ids := v.journal.Segments()
+		for _, id := range ids[:len(ids)-1] {
+			if _, err := v.index.cache.get(id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(2 * limits.OpenSegmentIdle)
+		info, err := v.Log("log")
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustCheckpoint(t, v, "log", "cp", info.Durable(), "")
+		synctest.Wait()
+		closeTest(t, v)
+		if len(cuts) == 0 {
+			t.Fatal("no segment was given up")
+		}
+		for i, cut := range cuts {
+			state, oldest := stateOf(t, cut)
+			if first := state.names["log"].first; first <= last[oldest-1] {
+				t.Errorf("power cut %d: the journal begins with segment %s, the log with LSN %d, and those up to %d are gone",
+					i, oldest, first, last[oldest-1])
+			}
+		}
+	})
+}
+
+// stateOf returns the state that opening what a power cut left would begin
+// with, and the oldest segment.
+func stateOf(t *testing.T, cut *disk.Mem) (*State, segment.ID) {
+	t.Helper()
+	j, err := segment.Open(segment.Options{FS: cut, Dir: "/vol", ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	var r rebuilder
+	if _, err := replay.Recover(j, &r); err != nil {
+		t.Fatal(err)
+	}
+	return r.state, j.Segments()[0]
+}
