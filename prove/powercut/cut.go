@@ -89,6 +89,9 @@ const (
 	// magnitude.
 	openingChanges = 16
 	loadChanges    = 1500
+	// A disk that lies has one cut, which finds nothing acknowledged if it comes
+	// before the clients have begun.
+	controlChanges = 40
 	openingOneIn   = 5 // cuts that come while opening
 )
 
@@ -221,7 +224,11 @@ func (t *trial) life(ctx context.Context) (err error) {
 
 // load uses the subject until the power goes.
 func (t *trial) load(ctx context.Context) error {
-	t.disk.CutAfter(int(math.Exp(t.rng.Float64()*math.Log(loadChanges))), t.atSync())
+	least := 0.0
+	if t.lying {
+		least = math.Log(controlChanges)
+	}
+	t.disk.CutAfter(int(math.Exp(least+t.rng.Float64()*(math.Log(loadChanges)-least))), t.atSync())
 	loading, stop := context.WithCancel(ctx)
 	defer stop()
 	loaded := make(chan error, 1)
