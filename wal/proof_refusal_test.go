@@ -18,7 +18,7 @@ func TestRefusalsWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
 		fs := disk.NewFaulty(disk.NewMem())
-		v := openTest(t, fs)
+		v := openPlain(t, fs)
 		mustCreate(t, v, "log")
 		release := hangSyncs(fs, v)
 		appended := make(chan error, 1)
@@ -87,4 +87,17 @@ func hangSyncs(fs *disk.Faulty, v *Volume) (release func()) {
 		return nil
 	})
 	return func() { close(hang) }
+}
+
+// openPlain is openTest without compression: a codec's package makes channels
+// when it is first used, and those made in a bubble are of no use outside.
+func openPlain(t testing.TB, fs disk.FS) *Volume {
+	t.Helper()
+	o := testOptions(fs)
+	o.Codec = "none"
+	v, err := Open(context.Background(), "/vol", o)
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	return v
 }

@@ -76,13 +76,13 @@ func TestLastAckIsPromised(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				mem := disk.NewMem()
-				v := openTest(t, mem)
+				v := openPlain(t, mem)
 				mustCreate(t, v, "log")
 				last := mustAppend(t, v, "log", "1", "2")
 				at := frameOf(t, v, "log", last.First).Pos
 				left := tc.rest(t, v, mem)
 				corrupt(t, left, at, 20)
-				v = openTest(t, left)
+				v = openPlain(t, left)
 				if r := v.Recovery(); r.Verdict != "damaged" || len(r.Damage) != 1 || r.Damage[0].Offset != at.Offset {
 					t.Errorf("recovery finds %s (%s), want damage at %s: %+v", r.Verdict, r.Case, at, r.Damage)
 				}
