@@ -89,10 +89,10 @@ const (
 	// magnitude.
 	openingChanges = 16
 	loadChanges    = 1500
-	// A disk that lies has one cut, which finds nothing acknowledged if it comes
-	// before the clients have begun.
-	controlChanges = 40
-	openingOneIn   = 5 // cuts that come while opening
+	// The last cut of a disk lets more pass, so that something was acknowledged on
+	// each: that of a disk that lies is the only one.
+	lastChanges  = 40
+	openingOneIn = 5 // cuts that come while opening
 )
 
 // A trial is a subject on its way through a plan.
@@ -156,8 +156,7 @@ func (t *trial) life(ctx context.Context) (err error) {
 		}
 	}()
 	last := t.r.Cuts >= t.cuts || t.cutsHere >= t.perDisk
-	// A disk that lies has had nothing acknowledged on it while its one opening.
-	opening := !last && !t.lying && t.rng.IntN(openingOneIn) == 0
+	opening := !last && !t.lastCut() && t.rng.IntN(openingOneIn) == 0
 	if opening {
 		t.disk.CutAfter(t.rng.IntN(openingChanges), t.atSync())
 	}
@@ -225,8 +224,8 @@ func (t *trial) life(ctx context.Context) (err error) {
 // load uses the subject until the power goes.
 func (t *trial) load(ctx context.Context) error {
 	least := 0.0
-	if t.lying {
-		least = math.Log(controlChanges)
+	if t.lastCut() {
+		least = math.Log(lastChanges)
 	}
 	t.disk.CutAfter(int(math.Exp(least+t.rng.Float64()*(math.Log(loadChanges)-least))), t.atSync())
 	loading, stop := context.WithCancel(ctx)
@@ -258,6 +257,9 @@ func (t *trial) load(ctx context.Context) error {
 	t.cut()
 	return nil
 }
+
+// lastCut says whether the next cut is the last of this disk.
+func (t *trial) lastCut() bool { return t.cutsHere == t.perDisk-1 }
 
 // atSync says whether the next cut hits a sync: most do, for little is unsynced
 // at other moments, and some do not, for those have to be survived as well.
