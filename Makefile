@@ -14,7 +14,7 @@ RELEASE := $(shell git tag --list 'v*' --sort=-v:refname | head -n 1)
 HASH    := \#
 AGAINST := $(if $(RELEASE),.git$(HASH)tag=$(RELEASE),proto/baseline.binpb)
 
-.PHONY: build test race lint breaking gen gen-check proto-baseline fmt bench fuzz demo powercut kill clean
+.PHONY: build test race lint breaking gen gen-check proto-baseline fmt bench fuzz demo powercut kill mutants clean
 
 build:
 	go build -o bin/ ./cmd/...
@@ -67,6 +67,9 @@ demo:
 
 powercut: build
 	cd prove && go run ./powercut -walsvc ../bin/walsvc $(POWERCUTFLAGS)
+
+mutants:
+	go test ./internal/mutants -run '^TestMutants$$' -mutants -timeout 30m -count=1 -v
 
 clean:
 	rm -rf bin .bin

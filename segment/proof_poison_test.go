@@ -2,14 +2,16 @@ package segment
 
 import (
 	"errors"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
 	"github.com/walsvc/walsvc/internal/disk"
 )
 
-// TestPoisonIsForGood fails one sync. The disk works again at once, and nothing
-// that comes afterwards is taken: its success would vouch for what was lost.
+// TestPoisonIsForGood fails one sync. The disk works again at once, and neither
+// is that sync tried again nor is anything taken that comes afterwards: its
+// success would vouch for what was lost.
 func TestPoisonIsForGood(t *testing.T) {
 	fs := disk.NewFaulty(disk.NewMem())
 	j := newJournal(t, testOptions(fs))
@@ -18,8 +20,9 @@ func TestPoisonIsForGood(t *testing.T) {
 		t.Fatal(err)
 	}
 	filling := segmentName(j.tail.id)
+	var failed atomic.Bool
 	fs.Before(func(op disk.Op) error {
-		if op.Kind == disk.OpSync && op.Name == filling {
+		if op.Kind == disk.OpSync && op.Name == filling && failed.CompareAndSwap(false, true) {
 			return syscall.EIO
 		}
 		return nil
@@ -27,7 +30,6 @@ func TestPoisonIsForGood(t *testing.T) {
 	if err := j.Sync(); !errors.Is(err, ErrPoisoned) || !errors.Is(err, syscall.EIO) {
 		t.Fatalf("a sync that fails: %v", err)
 	}
-	fs.Before(nil)
 	durable := j.Durable()
 	for range 2 {
 		if _, err := j.Append(testDraft(3, 100)); !errors.Is(err, ErrPoisoned) {

@@ -1,0 +1,363 @@
+package mutants
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var (
+	plant = flag.Bool("mutants", false, "plant each mutant in a copy of the tree and run its proofs")
+	only  = flag.String("mutants.only", "", "plant only mutants whose name matches this regular expression")
+)
+
+// proofTimeout bounds the run of one proof. One that hangs has said nothing, so
+// it has not caught anything either.
+const proofTimeout = 2 * time.Minute
+
+// A mutant is one patch.
+type mutant struct {
+	name   string // of the file, without .patch
+	path   string
+	plants string  // the bug, in words
+	proofs []proof // asked in order, until one fails
+}
+
+// A proof is a test that has to fail for a mutant.
+type proof struct {
+	dir  string // of the package, from the root, with slashes
+	test string
+}
+
+func (p proof) String() string { return p.dir + "." + p.test }
+
+// TestMutants checks that each mutant still applies to the tree and names
+// proofs that exist, so that none of them rots. With -mutants it also plants
+// each in a copy of the tree, and fails if it survives its proofs, hangs them,
+// or does not compile. A proof that fails without any mutant proves nothing:
+// all of them have to pass in the copy first.
+func TestMutants(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mutants, err := readMutants(filepath.Join(root, "testdata", "mutants"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(mutants) < 15 {
+		t.Errorf("%d mutants, want 15 at least", len(mutants))
+	}
+	tests := map[string][]string{}
+	for _, m := range mutants {
+		if err := m.fits(root, tests); err != nil {
+			t.Errorf("%s: %v", m.name, err)
+		}
+	}
+	if !*plant || t.Failed() {
+		return
+	}
+	chosen, err := regexp.Compile(*only)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mutants = slices.DeleteFunc(mutants, func(m mutant) bool { return !chosen.MatchString(m.name) })
+
+	l := lab{dir: t.TempDir(), bin: t.TempDir()}
+	if err := copyTree(root, l.dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.passes(t.Context(), mutants); err != nil {
+		t.Fatalf("without a mutant: %v", err)
+	}
+	var table strings.Builder
+	for _, m := range mutants {
+		began := time.Now()
+		by, err := l.try(t.Context(), m)
+		took := time.Since(began).Seconds()
+		if err != nil {
+			t.Errorf("%s: %v", m.name, err)
+			by = "NOT CAUGHT"
+		}
+		row := fmt.Sprintf("%-34s %-60s %5.1f s", m.name, by, took)
+		t.Log(row)
+		fmt.Fprintln(&table, row)
+	}
+	t.Logf("%d mutants\n%s", len(mutants), &table)
+}
+
+// readMutants reads every patch of a directory, in the order of their names.
+func readMutants(dir string) ([]mutant, error) {
+	paths, err := filepath.Glob(filepath.Join(dir, "*.patch"))
+	if err != nil {
+		return nil, err
+	}
+	var all []mutant
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		m, err := parseMutant(string(text))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		m.path, m.name = path, strings.TrimSuffix(filepath.Base(path), ".patch")
+		all = append(all, m)
+	}
+	return all, nil
+}
+
+// parseMutant reads what stands above a patch: paragraphs that begin with
+// "Plants:" or "Proof:", the latter with a package's directory and a test.
+func parseMutant(text string) (mutant, error) {
+	var m mutant
+	head, _, ok := strings.Cut(text, "\n--- a/")
+	if !ok {
+		return m, errors.New("no patch in it")
+	}
+	for line := range strings.Lines(head) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		switch fields := strings.Fields(value); {
+		case key == "Plants":
+			m.plants = strings.TrimSpace(value)
+		case key == "Proof" && len(fields) == 2:
+			m.proofs = append(m.proofs, proof{fields[0], fields[1]})
+		case key == "Proof":
+			return m, fmt.Errorf("%q: want a directory and a test", value)
+		case m.plants == "" || len(m.proofs) > 0 && key != "":
+			return m, fmt.Errorf("%q stands neither in Plants nor in Proof", key)
+		}
+	}
+	if m.plants == "" || len(m.proofs) == 0 {
+		return m, errors.New("it has to say what it plants, and which proof is for that")
+	}
+	return m, nil
+}
+
+// fits checks that the mutant applies to the tree and that its proofs are
+// there. tests caches the tests of packages.
+func (m *mutant) fits(root string, tests map[string][]string) error {
+	if err := apply(root, m.path, "--check"); err != nil {
+		return err
+	}
+	for _, p := range m.proofs {
+		known, ok := tests[p.dir]
+		if !ok {
+			var err error
+			if known, err = testsOf(filepath.Join(root, filepath.FromSlash(p.dir))); err != nil {
+				return err
+			}
+			tests[p.dir] = known
+		}
+		if !slices.Contains(known, p.test) {
+			return fmt.Errorf("package %s has no test %s", p.dir, p.test)
+		}
+	}
+	return nil
+}
+
+// testsOf returns the names of the tests in a directory.
+func testsOf(dir string) (names []string, err error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range files {
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range parsed.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil && strings.HasPrefix(f.Name.Name, "Test") {
+				names = append(names, f.Name.Name)
+			}
+		}
+	}
+	return names, nil
+}
+
+// apply patches the tree in dir, or checks or undoes that, as the flags say.
+func apply(dir, patch string, flags ...string) error {
+	cmd := exec.Command("git", append([]string{"apply"}, append(flags, patch)...)...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("git apply %s: %w\n%s", strings.Join(flags, " "), err, out)
+	}
+	return nil
+}
+
+// copyTree copies what git knows of, or would take, as it lies in the tree:
+// what is proven is what is there, not what was committed.
+func copyTree(from, to string) error {
+	cmd := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+	cmd.Dir = from
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("list the tree: %w", err)
+	}
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
+		err := copyFile(filepath.Join(from, name), filepath.Join(to, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed, and git was not told yet
+		}
+		if err != nil {
+			return fmt.Errorf("copy the tree: %w", err)
+		}
+	}
+	return nil
+}
+
+func copyFile(from, to string) (err error) {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		return err
+	}
+	dst, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(dst, src)
+	return errors.Join(err, dst.Close())
+}
+
+// A lab is a copy of the tree in which mutants are planted, one at a time.
+type lab struct {
+	dir string // of the copy
+	bin string // for test binaries
+}
+
+// passes checks that every proof of the mutants passes as long as none of them
+// is planted.
+func (l *lab) passes(ctx context.Context, mutants []mutant) error {
+	asked := map[proof]bool{}
+	built := map[string]bool{}
+	for _, m := range mutants {
+		for _, p := range m.proofs {
+			if asked[p] {
+				continue
+			}
+			asked[p] = true
+			if !built[p.dir] {
+				if err := l.build(ctx, p.dir); err != nil {
+					return err
+				}
+				built[p.dir] = true
+			}
+			failed, err := l.run(ctx, p)
+			if err != nil {
+				return err
+			}
+			if failed != "" {
+				return fmt.Errorf("%s fails", failed)
+			}
+		}
+	}
+	return nil
+}
+
+// try plants a mutant, asks its proofs, and takes it out again. It returns the
+// test that failed, or an error if none did.
+func (l *lab) try(ctx context.Context, m mutant) (by string, err error) {
+	if err := apply(l.dir, m.path); err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, apply(l.dir, m.path, "--reverse")) }()
+	var built string
+	for _, p := range m.proofs {
+		if p.dir != built {
+			if err := l.build(ctx, p.dir); err != nil {
+				return "", fmt.Errorf("it is broken, not caught: %w", err)
+			}
+			built = p.dir
+		}
+		failed, err := l.run(ctx, p)
+		if err != nil {
+			return "", err
+		}
+		if failed != "" {
+			return failed, nil
+		}
+	}
+	return "", fmt.Errorf("it survived %v: %s", m.proofs, m.plants)
+}
+
+// build compiles the tests of a package. The paths are trimmed, so that what
+// one copy of the tree compiled serves the next.
+func (l *lab) build(ctx context.Context, dir string) error {
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-trimpath", "-o", l.binary(dir), "./"+dir)
+	cmd.Dir = l.dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("compile the tests of %s: %w\n%s", dir, err, out)
+	}
+	return nil
+}
+
+func (l *lab) binary(dir string) string {
+	return filepath.Join(l.bin, strings.ReplaceAll(dir, "/", "_")+".test")
+}
+
+// run runs a proof and returns the test in it that failed, "" if it passed. The
+// error says that it did neither.
+func (l *lab) run(ctx context.Context, p proof) (failed string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, l.binary(p.dir), "-test.run=^"+p.test+"$", "-test.v", "-test.failfast")
+	cmd.Dir = filepath.Join(l.dir, filepath.FromSlash(p.dir))
+	out, err := cmd.CombinedOutput()
+	ran, test := readOutput(out)
+	switch {
+	case ctx.Err() != nil:
+		return "", fmt.Errorf("%s: it hung: %w", p, ctx.Err())
+	case !ran:
+		return "", fmt.Errorf("%s: it did not run: %w\n%s", p, err, out)
+	case err == nil:
+		return "", nil
+	}
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return "", fmt.Errorf("%s: %w", p, err)
+	}
+	return p.dir + "." + test, nil
+}
+
+var failLine = regexp.MustCompile(`^\s*--- FAIL: (\S+) `)
+
+// readOutput finds in a verbose test's output whether a test ran, and the first
+// one that failed: the innermost, or the last that began if the process died.
+func readOutput(out []byte) (ran bool, failed string) {
+	var last string
+	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
+		line := lines.Text()
+		if name, ok := strings.CutPrefix(line, "=== RUN   "); ok {
+			ran, last = true, name
+		}
+		if m := failLine.FindStringSubmatch(line); m != nil && (failed == "" || strings.HasPrefix(m[1], failed+"/")) {
+			failed = m[1]
+		}
+	}
+	if failed == "" {
+		failed = last + " (crashed)"
+	}
+	return ran, failed
+}
