@@ -77,14 +77,26 @@ func TestRecycledAfterItsCommand(t *testing.T) {
 // with, and the oldest segment.
 func stateOf(t *testing.T, cut *disk.Mem) (*State, segment.ID) {
 	t.Helper()
-	j, err := segment.Open(segment.Options{FS: cut, Dir: "/vol", ReadOnly: true})
+	state, oldest, err := recovered(cut)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return state, oldest
+}
+
+// recovered is stateOf for those who are not on the test's goroutine.
+func recovered(cut *disk.Mem) (state *State, oldest segment.ID, err error) {
+	j, err := segment.Open(segment.Options{FS: cut, Dir: "/vol", ReadOnly: true})
+	if err != nil {
+		return nil, 0, err
 	}
 	defer j.Close()
 	var r rebuilder
 	if _, err := replay.Recover(j, &r); err != nil {
-		t.Fatal(err)
+		return nil, 0, err
 	}
-	return r.state, j.Segments()[0]
+	if r.state == nil { // nothing was ever written
+		r.state = NewState()
+	}
+	return r.state, j.Segments()[0], nil
 }
