@@ -84,9 +84,9 @@ func stateOf(t *testing.T, cut *disk.Mem) (*State, segment.ID) {
 	return state, oldest
 }
 
-// recovered is stateOf for those who are not on the test's goroutine.
-func recovered(cut *disk.Mem) (state *State, oldest segment.ID, err error) {
-	j, err := segment.Open(segment.Options{FS: cut, Dir: "/vol", ReadOnly: true})
+// recovered is stateOf of any disk, and for those who are not on the test's goroutine.
+func recovered(fs disk.FS) (state *State, oldest segment.ID, err error) {
+	j, err := segment.Open(segment.Options{FS: fs, Dir: "/vol", ReadOnly: true})
 	if err != nil {
 		return nil, 0, err
 	}
