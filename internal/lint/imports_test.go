@@ -42,6 +42,7 @@ var directions = map[string]direction{
 	"internal/bench":    {[]string{"client", "proto/walsvc/v1", "internal/disk", "internal/service", "testdata"}, "what is measured goes through the client, as any user's does"},
 	"internal/e2e":      {nil, "tests alone: what happens to the process that is shipped"},
 	"internal/lint":     {nil, "reads sources as text"},
+	"internal/mutants":  {nil, "tests alone: patches the sources as text and runs their tests"},
 	"testdata":          {nil, "data that never changes"},
 
 	"cmd":        {nil, "tests alone: scripts that run both binaries as their users do"},

