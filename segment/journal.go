@@ -51,6 +51,7 @@ type Journal struct {
 	pins       map[ID]int  // open Readers
 	released   []releasing // oldest first
 	spares     []string    // oldest first
+	rolling    bool        // a spare was taken whose room is not in remaining yet
 	prepareErr error
 	snapshot   FrameRef
 	older      FrameRef
@@ -631,8 +632,11 @@ func (j *Journal) roll() error {
 	sealed := t.id
 	j.durable.Store(seal.Sequence)
 	j.tail = next
+	j.mu.Lock()
+	j.rolling = false
 	j.room.Store(next.remaining())
 	j.remaining.Store(next.remaining())
+	j.mu.Unlock()
 	if j.o.Events.Sealed != nil {
 		j.o.Events.Sealed(sealed)
 	}

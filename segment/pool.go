@@ -233,6 +233,7 @@ func (j *Journal) takeSpare() (string, error) {
 		case err != nil:
 		case n > 1, n == 1 && j.prepareErr != nil:
 			name := j.takeLocked()
+			j.rolling = true
 			j.mu.Unlock()
 			return name, nil
 		case j.prepareErr != nil:
@@ -244,6 +245,15 @@ func (j *Journal) takeSpare() (string, error) {
 		}
 		<-changed
 	}
+}
+
+// writtenLocked returns how many segments are written and not counted in
+// remaining: the spares, and the one that a roll is about to begin.
+func (j *Journal) writtenLocked() int {
+	if j.rolling {
+		return len(j.spares) + 1
+	}
+	return len(j.spares)
 }
 
 // takeLocked takes the oldest spare, of which there must be one.
@@ -288,7 +298,7 @@ func (j *Journal) Space() Space {
 		Segments:     len(j.segments),
 		Spares:       len(j.spares),
 		Remaining:    remaining,
-		Usable:       remaining + int64(len(j.spares))*one,
+		Usable:       remaining + int64(j.writtenLocked())*one,
 		Reserve:      one,
 		PrepareError: j.prepareErr,
 	}
@@ -308,8 +318,7 @@ func (j *Journal) Space() Space {
 // space only if the preparer fails after the question, and pending was more
 // than a fresh segment takes; it has written nothing then, and may be repeated.
 func (j *Journal) Admit(pending int64, reserve bool) error {
-	remaining := j.remaining.Load()
-	if pending <= remaining && j.ready.Load() > 0 {
+	if pending <= j.remaining.Load() && j.ready.Load() > 0 {
 		return nil // the common case costs two loads
 	}
 	j.mu.Lock()
@@ -317,8 +326,8 @@ func (j *Journal) Admit(pending int64, reserve bool) error {
 	if err := j.usableLocked(); err != nil {
 		return err
 	}
-	need, written := segmentsFor(pending, remaining, usable(j.volume.segmentSize)), len(j.spares)
-	own := written
+	remaining, written := j.remaining.Load(), j.writtenLocked()
+	need, own := segmentsFor(pending, remaining, usable(j.volume.segmentSize)), written
 	if !reserve {
 		own--
 	}

@@ -243,6 +243,52 @@ func TestFullDisk(t *testing.T) {
 	})
 }
 
+// TestAdmitWhileItRolls asks for room in the last spare while a frame rolls into
+// it: what is neither a spare any more nor the current segment yet is still room.
+func TestAdmitWhileItRolls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := disk.NewMem()
+		faulty := disk.NewFaulty(mem)
+		o := testOptions(faulty)
+		o.Spares = 2
+		mem.SetCapacity(4*limits.MinSegmentSize + 2*limits.BlockSize)
+		j := newJournal(t, o)
+		frame := FrameSize(1, 1, 10_000)
+		for {
+			synctest.Wait() // the preparer has done, or failed at, what it could
+			if err := j.Admit(frame, false); errors.Is(err, ErrNoSpace) {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			appendSync(t, j, rawDraft("x", 10_000))
+		}
+		asked := 0
+		faulty.Before(func(op disk.Op) error {
+			asked++
+			if err := j.Admit(2*frame, true); err != nil { // the frame that rolls, and one behind it
+				t.Errorf("before %v: %v", op, err)
+			}
+			if s := j.Space(); s.Usable < 2*frame {
+				t.Errorf("before %v: %+v", op, s)
+			}
+			return nil
+		})
+		for {
+			if err := j.Admit(frame, true); err != nil {
+				t.Fatal(err)
+			}
+			if w := appendSync(t, j, rawDraft("x", 10_000)); w.Rolled {
+				break
+			}
+		}
+		faulty.Before(nil)
+		if asked < 6 {
+			t.Errorf("asked before %d operations", asked)
+		}
+	})
+}
+
 // TestSegmentsFor fills segments with frames in every order of sizes that adds
 // up, and wants the bound to hold.
 func TestSegmentsFor(t *testing.T) {
