@@ -92,6 +92,11 @@ func TestStopAndContinue(t *testing.T) {
 		if err := syscall.Kill(p.PID(), syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
+		// The signal is sent; one thread after the other hears of it.
+		var status syscall.WaitStatus
+		if _, err := syscall.Wait4(p.PID(), &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+			t.Fatalf("status %x, %v", status, err)
+		}
 		var futures []*client.Future
 		for i := range 50 {
 			r := fmt.Sprintf("round %d, record %d", round, i)
