@@ -177,6 +177,38 @@ func TestFreshSegmentIsNotCached(t *testing.T) {
 	closeTest(t, v)
 }
 
+// A seat is an Appender whose verdicts are waited for: also a refusal waits,
+// for whatever is in flight.
+type seat struct {
+	*Appender
+	ready chan struct{}
+}
+
+func newSeat(v *Volume) seat {
+	s := seat{ready: make(chan struct{}, 1)}
+	s.Appender = v.NewAppender(func() {
+		select {
+		case s.ready <- struct{}{}:
+		default:
+		}
+	})
+	return s
+}
+
+// one appends a batch and returns its verdict.
+func (s seat) one(t testing.TB, b Batch) Verdict {
+	t.Helper()
+	if err := s.Append(context.Background(), []Batch{b}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if got := s.Take(nil); len(got) > 0 {
+			return got[0]
+		}
+		<-s.ready
+	}
+}
+
 // TestIdleProducerMakesWay opens more producers than a log remembers: each
 // session of a client opens one, and a log must outlive any number of them.
 func TestIdleProducerMakesWay(t *testing.T) {
@@ -192,7 +224,7 @@ func TestIdleProducerMakesWay(t *testing.T) {
 		return id
 	}
 	first, busy := open(0), open(1)
-	a := v.NewAppender(func() {})
+	a := newSeat(v)
 	idle, _, _, err := a.Bind("log", first, 0, Claim{})
 	if err != nil {
 		t.Fatal(err)
@@ -215,10 +247,7 @@ func TestIdleProducerMakesWay(t *testing.T) {
 	}
 	check(v)
 	// A binding it had before finds its slot in other hands.
-	if err := a.Append(ctx, []Batch{{Binding: idle, Sequence: 1, Run: run("idle")}}); err != nil {
-		t.Fatal(err)
-	}
-	if got := a.Take(nil); len(got) != 1 || !errors.Is(got[0].Err, ErrNoProducer) {
+	if got := a.one(t, Batch{Binding: idle, Sequence: 1, Run: run("idle")}); !errors.Is(got.Err, ErrNoProducer) {
 		t.Errorf("its old binding: %+v", got)
 	}
 	closeTest(t, v)
@@ -238,7 +267,7 @@ func TestBindSupersedes(t *testing.T) {
 	if _, err := v.OpenProducer(ctx, "log", producer); err != nil {
 		t.Fatal(err)
 	}
-	bind := func(a *Appender) *Binding {
+	bind := func(a seat) *Binding {
 		t.Helper()
 		b, _, _, err := a.Bind("log", producer, 0, Claim{})
 		if err != nil {
@@ -246,18 +275,11 @@ func TestBindSupersedes(t *testing.T) {
 		}
 		return b
 	}
-	send := func(a *Appender, b *Binding, sequence uint64, rec string) Verdict {
+	send := func(a seat, b *Binding, sequence uint64, rec string) Verdict {
 		t.Helper()
-		if err := a.Append(ctx, []Batch{{Binding: b, Sequence: sequence, Run: run(rec)}}); err != nil {
-			t.Fatal(err)
-		}
-		got := a.Take(nil)
-		if len(got) != 1 {
-			t.Fatalf("%d verdicts", len(got))
-		}
-		return got[0]
+		return a.one(t, Batch{Binding: b, Sequence: sequence, Run: run(rec)})
 	}
-	old, late := v.NewAppender(func() {}), v.NewAppender(func() {})
+	old, late := newSeat(v), newSeat(v)
 	was := bind(old)
 	if got := send(old, was, 1, "one"); got.Err != nil {
 		t.Fatal(got.Err)
