@@ -177,38 +177,6 @@ func TestFreshSegmentIsNotCached(t *testing.T) {
 	closeTest(t, v)
 }
 
-// A seat is an Appender whose verdicts are waited for: also a refusal waits,
-// for whatever is in flight.
-type seat struct {
-	*Appender
-	ready chan struct{}
-}
-
-func newSeat(v *Volume) seat {
-	s := seat{ready: make(chan struct{}, 1)}
-	s.Appender = v.NewAppender(func() {
-		select {
-		case s.ready <- struct{}{}:
-		default:
-		}
-	})
-	return s
-}
-
-// one appends a batch and returns its verdict.
-func (s seat) one(t testing.TB, b Batch) Verdict {
-	t.Helper()
-	if err := s.Append(context.Background(), []Batch{b}); err != nil {
-		t.Fatal(err)
-	}
-	for {
-		if got := s.Take(nil); len(got) > 0 {
-			return got[0]
-		}
-		<-s.ready
-	}
-}
-
 // TestIdleProducerMakesWay opens more producers than a log remembers: each
 // session of a client opens one, and a log must outlive any number of them.
 func TestIdleProducerMakesWay(t *testing.T) {
@@ -224,11 +192,8 @@ func TestIdleProducerMakesWay(t *testing.T) {
 		return id
 	}
 	first, busy := open(0), open(1)
-	a := newSeat(v)
-	idle, _, _, err := a.Bind("log", first, 0, Claim{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := newSeat(t, v)
+	idle := a.bind("log", first)
 	if _, err := v.Append(ctx, "log", busy, 0, Batch{Sequence: 1, Run: run("busy")}); err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +212,7 @@ func TestIdleProducerMakesWay(t *testing.T) {
 	}
 	check(v)
 	// A binding it had before finds its slot in other hands.
-	if got := a.one(t, Batch{Binding: idle, Sequence: 1, Run: run("idle")}); !errors.Is(got.Err, ErrNoProducer) {
+	if got := a.verdicts(Batch{Binding: idle, Sequence: 1, Run: run("idle")}); !errors.Is(got[0].Err, ErrNoProducer) {
 		t.Errorf("its old binding: %+v", got)
 	}
 	closeTest(t, v)
@@ -267,24 +232,16 @@ func TestBindSupersedes(t *testing.T) {
 	if _, err := v.OpenProducer(ctx, "log", producer); err != nil {
 		t.Fatal(err)
 	}
-	bind := func(a seat) *Binding {
+	send := func(a *seat, b *Binding, sequence uint64, rec string) Verdict {
 		t.Helper()
-		b, _, _, err := a.Bind("log", producer, 0, Claim{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
+		return a.verdicts(Batch{Binding: b, Sequence: sequence, Run: run(rec)})[0]
 	}
-	send := func(a seat, b *Binding, sequence uint64, rec string) Verdict {
-		t.Helper()
-		return a.one(t, Batch{Binding: b, Sequence: sequence, Run: run(rec)})
-	}
-	old, late := newSeat(v), newSeat(v)
-	was := bind(old)
+	old, late := newSeat(t, v), newSeat(t, v)
+	was := old.bind("log", producer)
 	if got := send(old, was, 1, "one"); got.Err != nil {
 		t.Fatal(got.Err)
 	}
-	now := bind(late)
+	now := late.bind("log", producer)
 	if got := send(old, was, 2, "late"); !errors.Is(got.Err, ErrSuperseded) {
 		t.Errorf("on the old stream: %+v", got)
 	}
