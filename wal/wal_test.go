@@ -155,28 +155,6 @@ func split(run []byte) (out []string, err error) {
 	return out, nil
 }
 
-// TestFreshSegmentIsNotCached reads while the segment being filled holds no
-// append yet, and again after it was sealed: an index that was made of it too
-// early would not know the records it got meanwhile.
-func TestFreshSegmentIsNotCached(t *testing.T) {
-	fs := disk.NewMem()
-	v := openTest(t, fs)
-	mustCreate(t, v, "log")
-	want := []string{"first"}
-	mustAppend(t, v, "log", want...)
-	closeTest(t, v)
-
-	v = openTest(t, fs)
-	equal(t, readAll(t, v, "log", 0), want)
-	for rolls := v.Status().Rolls; v.Status().Rolls < rolls+3; {
-		rec := fmt.Sprint(len(want), string(make([]byte, 2000)))
-		mustAppend(t, v, "log", rec)
-		want = append(want, rec)
-	}
-	equal(t, readAll(t, v, "log", 0), want)
-	closeTest(t, v)
-}
-
 // TestIdleProducerMakesWay opens more producers than a log remembers: each
 // session of a client opens one, and a log must outlive any number of them.
 func TestIdleProducerMakesWay(t *testing.T) {
