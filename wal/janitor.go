@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/walsvc/walsvc/segment"
 )
@@ -19,12 +18,8 @@ import (
 //	truncate   each log that had records in it says so, durably
 //	release    the files become spares
 type janitor struct {
-	v       *Volume
-	wake    chan struct{}
-	quit    context.Context
-	cancel  context.CancelFunc
-	stopped chan struct{}
-	once    sync.Once
+	v *Volume
+	worker
 
 	// What the last sweep stopped at: while that log keeps records below
 	// needed, looking at all the others is in vain.
@@ -34,39 +29,17 @@ type janitor struct {
 
 func (j *janitor) start(v *Volume) {
 	j.v = v
-	j.wake, j.stopped = make(chan struct{}, 1), make(chan struct{})
-	j.quit, j.cancel = context.WithCancel(context.Background())
-	go j.run()
+	j.worker.start(j.turn)
 }
 
-// kick asks the janitor to look. It never blocks.
-func (j *janitor) kick() {
-	select {
-	case j.wake <- struct{}{}:
-	default:
+// turn sweeps. What fails here fails loudly elsewhere (a poisoned volume), or is
+// tried again at the next roll (a full disk, damage that a reader will name):
+// keeping a segment too long loses nothing.
+func (j *janitor) turn() (more bool) {
+	if err := j.sweep(); err == nil {
+		j.v.watchClock()
 	}
-}
-
-func (j *janitor) stop() {
-	j.once.Do(j.cancel)
-	<-j.stopped
-}
-
-func (j *janitor) run() {
-	defer close(j.stopped)
-	for {
-		select {
-		case <-j.wake:
-		case <-j.quit.Done():
-			return
-		}
-		// What fails here fails loudly elsewhere (a poisoned volume), or is
-		// tried again at the next roll (a full disk, damage that a reader will
-		// name): keeping a segment too long loses nothing.
-		if err := j.sweep(); err == nil {
-			j.v.watchClock()
-		}
-	}
+	return true
 }
 
 // sweep releases what may go.

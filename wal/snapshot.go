@@ -1,7 +1,6 @@
 package wal
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -35,12 +34,10 @@ const snapshotPart = 256 << 10
 // while commits go on; logs that change meanwhile are cloned first. It counts
 // when its last part is durable, and segments begun from then on say where it is.
 type snapshotter struct {
-	v       *Volume
-	wake    chan struct{}
-	quit    context.Context
-	cancel  context.CancelFunc
-	stopped chan struct{}
-	once    sync.Once
+	v *Volume
+	// worker may be stopped between two parts: a snapshot that is not complete is
+	// never used.
+	worker
 
 	writing sync.Mutex // one snapshot at a time
 
@@ -62,52 +59,25 @@ func (v *Volume) snapshotDue(rolled bool) bool {
 	return v.bytes >= enough
 }
 
-// start begins the snapshotter's goroutine.
 func (s *snapshotter) start(v *Volume) {
 	s.v = v
-	s.wake, s.stopped = make(chan struct{}, 1), make(chan struct{})
-	s.quit, s.cancel = context.WithCancel(context.Background())
-	go s.run()
+	s.worker.start(s.turn)
 }
 
-// kick asks for a snapshot. It never blocks.
-func (s *snapshotter) kick() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-// stop ends the goroutine, between two parts if need be: a snapshot that is not
-// complete is never used.
-func (s *snapshotter) stop() {
-	s.once.Do(s.cancel)
-	<-s.stopped
-}
-
-func (s *snapshotter) run() {
-	defer close(s.stopped)
-	for {
-		select {
-		case <-s.wake:
-		case <-s.quit.Done():
-			return
-		}
-		err := s.write()
-		for errors.Is(err, segment.ErrPreparing) { // there will be room
-			if err = s.v.journal.WaitSpare(s.quit); err == nil {
-				err = s.write()
-			}
-		}
-		switch {
-		case err == nil:
-			s.v.janitor.kick()
-		case !errors.Is(err, ErrFull) && !errors.Is(err, segment.ErrNoSpace):
-			// Something poisoned or closed the volume, which tells everybody. For
-			// room the janitor wakes it again.
-			return
+// turn takes a snapshot, if there is room for it or will be.
+func (s *snapshotter) turn() (more bool) {
+	err := s.write()
+	for errors.Is(err, segment.ErrPreparing) { // there will be room
+		if err = s.v.journal.WaitSpare(s.quit); err == nil {
+			err = s.write()
 		}
 	}
+	if err == nil {
+		s.v.janitor.kick()
+	}
+	// For room the janitor wakes it again. Anything else has poisoned or closed
+	// the volume, which tells everybody.
+	return err == nil || errors.Is(err, ErrFull) || errors.Is(err, segment.ErrNoSpace)
 }
 
 // snapshotAtOpen takes a snapshot before anything is served if opening had much
