@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -263,9 +264,9 @@ func TestAdmitWhileItRolls(t *testing.T) {
 			}
 			appendSync(t, j, rawDraft("x", 10_000))
 		}
-		asked := 0
+		var asked atomic.Int64 // the preparer asks too
 		faulty.Before(func(op disk.Op) error {
-			asked++
+			asked.Add(1)
 			if err := j.Admit(2*frame, true); err != nil { // the frame that rolls, and one behind it
 				t.Errorf("before %v: %v", op, err)
 			}
@@ -283,8 +284,8 @@ func TestAdmitWhileItRolls(t *testing.T) {
 			}
 		}
 		faulty.Before(nil)
-		if asked < 6 {
-			t.Errorf("asked before %d operations", asked)
+		if n := asked.Load(); n < 6 {
+			t.Errorf("asked before %d operations", n)
 		}
 	})
 }
