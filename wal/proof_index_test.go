@@ -18,7 +18,7 @@ func TestFillingSegmentIsNotCached(t *testing.T) {
 
 	v = openTest(t, fs)
 	equal(t, readAll(t, v, "log", 0), []string{"first"})
-	filling := v.last.Pos.Segment
+	filling := filling(v)
 	v.index.cache.mu.Lock()
 	_, cached := v.index.cache.entries[filling]
 	v.index.cache.mu.Unlock()
