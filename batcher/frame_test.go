@@ -87,30 +87,33 @@ func TestFreeListIsBounded(t *testing.T) {
 }
 
 // TestOnlyLoneAppendersDrive: what somebody else left in the frame is the
-// loop's work, also in the moment before the loop has begun.
+// loop's work, also in the moment before the loop has noticed.
 func TestOnlyLoneAppendersDrive(t *testing.T) {
-	var b *Bus
-	b = New(Options{Submit: func(f *Frame) { b.Landed(f.Ticket, nil) }})
-	first, second := new(nobody), new(nobody)
-	b.mu.Lock()
-	b.open.AppendCommand([]byte("c"))
-	b.open.Ride(first)
-	b.mu.Unlock()
-	f, err := b.Board()
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.AppendCommand([]byte("c"))
-	f.Ride(second)
-	if b.Leave() {
-		t.Error("drove somebody else's command")
-	}
-	if err := b.Close(); err != nil {
-		t.Error(err)
-	}
-	if first.told != 1 || second.told != 1 || b.stats.LoneRides != 0 {
-		t.Errorf("told %d and %d times, lone rides %d", first.told, second.told, b.stats.LoneRides)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		var b *Bus
+		b = New(Options{Submit: func(f *Frame) { b.Landed(f.Ticket, nil) }})
+		synctest.Wait() // the loop has parked, and nothing below summons it before Leave
+		first, second := new(nobody), new(nobody)
+		b.mu.Lock()
+		b.open.AppendCommand([]byte("c"))
+		b.open.Ride(first)
+		b.mu.Unlock()
+		f, err := b.Board()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.AppendCommand([]byte("c"))
+		f.Ride(second)
+		if b.Leave() {
+			t.Error("drove somebody else's command")
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+		if first.told != 1 || second.told != 1 || b.stats.LoneRides != 0 {
+			t.Errorf("told %d and %d times, lone rides %d", first.told, second.told, b.stats.LoneRides)
+		}
+	})
 }
 
 // TestFailBeforeSubmit fails the bus while a sealed frame waits for a block to
