@@ -5,6 +5,7 @@ go 1.26.0
 replace github.com/walsvc/walsvc => ../
 
 require (
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/hanwen/go-fuse/v2 v2.12.1
 	github.com/hashicorp/raft v1.4.0
 	github.com/hashicorp/raft-wal v0.4.0
