@@ -1,0 +1,660 @@
+package linear
+
+import (
+	"fmt"
+	"hash/crc32"
+	"hash/maphash"
+	"slices"
+	"strconv"
+
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/internal/records"
+)
+
+// A state is what one name stands for: a log, or none. States are never changed
+// once they are made; what they share, they share.
+type state struct {
+	key
+	tail        *record // the last record; nil if there never was one
+	checkpoints []checkpoint
+	producers   []producer
+	former      []string // ids of logs that had the name
+}
+
+// A key says all that there is to say of a state, the large parts by a hash.
+// States with equal keys are equal.
+type key struct {
+	exists  bool
+	id      string // empty until somebody was told
+	options options
+	// The oldest LSN kept is from low to high. It moves by itself: the service
+	// gives up whole segments below the checkpoints, when it likes.
+	low, high              uint64
+	last                   uint64 // LSN
+	history                uint64
+	checked, known, former uint64
+}
+
+// A record is one of a log, with everything before it.
+type record struct {
+	before  *record
+	lsn     uint64
+	data    string
+	sum     uint32 // log checksum behind it
+	end     uint64 // framed bytes up to its end
+	history uint64
+}
+
+// A producer is one that was opened, with its last batches.
+type producer struct {
+	id      string
+	last    uint64
+	window  []batch
+	history uint64
+}
+
+// A batch is what a repeat is answered with.
+type batch struct {
+	sequence, first, count uint64
+	sum, run               uint32
+}
+
+var (
+	seed       = maphash.MakeSeed()
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+)
+
+func hash[T comparable](v T) uint64 { return maphash.Comparable(seed, v) }
+
+// equal reports whether two states are the same.
+func (s *state) equal(o *state) bool { return s.key == o.key }
+
+// changed returns a copy to be changed.
+func (s *state) changed() *state {
+	c := *s
+	return &c
+}
+
+// settle restores what depends on the rest of a state that was changed.
+func (s *state) settle() *state {
+	if len(s.checkpoints) > 0 {
+		s.high = max(s.high, s.keep())
+	}
+	return s
+}
+
+// keep returns the oldest LSN that no checkpoint has behind it. There must be one.
+func (s *state) keep() uint64 {
+	low := s.checkpoints[0].LSN
+	for _, c := range s.checkpoints {
+		low = min(low, c.LSN)
+	}
+	return low + 1
+}
+
+// narrowed returns the state if its oldest LSN may be from low to high, with
+// that known of it.
+func (s *state) narrowed(low, high uint64) (*state, bool) {
+	low, high = max(low, s.low), min(high, s.high)
+	if low > high {
+		return nil, false
+	}
+	if low == s.low && high == s.high {
+		return s, true
+	}
+	c := s.changed()
+	c.low, c.high = low, high
+	return c.settle(), true
+}
+
+// identified returns the state if its log may have an id, with that known of it.
+func (s *state) identified(id string) (*state, bool) {
+	switch {
+	case !s.exists:
+		return nil, false
+	case id == "" || s.id == id:
+		return s, true
+	case s.id != "" || slices.Contains(s.former, id):
+		return nil, false
+	}
+	c := s.changed()
+	c.id = id
+	return c, true
+}
+
+// next returns the LSN that the next record gets.
+func (s *state) next() uint64 { return s.last + 1 }
+
+// at returns a record, nil if there is none.
+func (s *state) at(lsn uint64) *record {
+	r := s.tail
+	for r != nil && r.lsn > lsn {
+		r = r.before
+	}
+	if r == nil || r.lsn != lsn {
+		return nil
+	}
+	return r
+}
+
+// bytes returns how many framed bytes come before an LSN.
+func (s *state) bytes(lsn uint64) uint64 {
+	if r := s.at(lsn - 1); r != nil {
+		return r.end
+	}
+	return 0
+}
+
+// total returns how many framed bytes were ever appended.
+func (s *state) total() uint64 {
+	if s.tail == nil {
+		return 0
+	}
+	return s.tail.end
+}
+
+// sum returns the log checksum behind the last record.
+func (s *state) sum() uint32 {
+	if s.tail == nil {
+		return 0
+	}
+	return s.tail.sum
+}
+
+// holds reports whether data are the records from first on.
+func (s *state) holds(first uint64, data []string) bool {
+	if len(data) == 0 {
+		return true
+	}
+	r := s.at(first + uint64(len(data)) - 1)
+	for _, d := range slices.Backward(data) {
+		if r == nil || r.data != d {
+			return false
+		}
+		r = r.before
+	}
+	return true
+}
+
+// frame spells records as the service frames and sums them.
+func frame(data []string) []byte {
+	var run []byte
+	for _, d := range data {
+		run = records.Append(run, []byte(d))
+	}
+	return run
+}
+
+// appended returns the state with records added.
+func (s *state) appended(data []string) *state {
+	c := s.changed()
+	for _, d := range data {
+		run := frame([]string{d})
+		c.tail = &record{
+			before: c.tail, lsn: c.next(), data: d, end: c.total() + uint64(len(run)),
+			sum: crc32.Update(c.sum(), castagnoli, run), history: hash(struct {
+				before uint64
+				data   string
+			}{c.history, d}),
+		}
+		c.last, c.history = c.tail.lsn, c.tail.history
+	}
+	return c
+}
+
+// producer returns an open producer, nil if there is none of that id.
+func (s *state) producer(id string) *producer {
+	for i := range s.producers {
+		if s.producers[i].id == id {
+			return &s.producers[i]
+		}
+	}
+	return nil
+}
+
+// remembering returns the state with a producer as it is now.
+func (s *state) remembering(p producer) *state {
+	c := s.changed()
+	c.producers = slices.DeleteFunc(slices.Clone(s.producers), func(o producer) bool { return o.id == p.id })
+	c.producers = append(c.producers, p)
+	c.known = 0
+	for _, p := range c.producers {
+		c.known += hash(struct {
+			id      string
+			history uint64
+		}{p.id, p.history})
+	}
+	return c
+}
+
+// find returns a checkpoint, nil if there is none of that name.
+func (s *state) find(name string) *checkpoint {
+	for i := range s.checkpoints {
+		if s.checkpoints[i].Name == name {
+			return &s.checkpoints[i]
+		}
+	}
+	return nil
+}
+
+// checkpointed returns the state with a checkpoint in place of one of its name.
+func (s *state) checkpointed(cp checkpoint) *state {
+	c := s.without(cp.Name)
+	i, _ := slices.BinarySearchFunc(c.checkpoints, cp, func(a, b checkpoint) int {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	})
+	c.checkpoints = slices.Insert(c.checkpoints, i, cp)
+	c.checked += hash(cp)
+	return c.settle()
+}
+
+// without returns the state without a checkpoint of that name.
+func (s *state) without(name string) *state {
+	c := s.changed()
+	c.checkpoints, c.checked = nil, 0
+	for _, cp := range s.checkpoints {
+		if cp.Name != name {
+			c.checkpoints = append(c.checkpoints, cp)
+			c.checked += hash(cp)
+		}
+	}
+	return c
+}
+
+// String describes the state for people.
+func (s *state) String() string {
+	if !s.exists {
+		return "no log"
+	}
+	text := fmt.Sprintf("log %.8s [%d..%d, %d)", s.id, s.low, s.high, s.next())
+	for _, cp := range s.checkpoints {
+		text += fmt.Sprintf(" %s@%d v%d", cp.Name, cp.LSN, cp.Version)
+	}
+	return text
+}
+
+// The reasons of refusals that the model knows. Everything else the service may
+// say is wrong in every state.
+const (
+	logNotFound         = "LOG_NOT_FOUND"
+	logExists           = "LOG_EXISTS"
+	noProducer          = "NO_PRODUCER"
+	fenced              = "FENCED"
+	invalid             = "INVALID"
+	sequenceReuse       = "SEQUENCE_REUSE"
+	sequenceGap         = "SEQUENCE_GAP"
+	afterRefusal        = "AFTER_REFUSAL"
+	emptyBatch          = "EMPTY_BATCH"
+	tooLarge            = "TOO_LARGE"
+	lsnMismatch         = "LSN_MISMATCH"
+	quota               = "QUOTA"
+	lsnAhead            = "LSN_AHEAD"
+	lsnTruncated        = "LSN_TRUNCATED"
+	held                = "HELD"
+	checkpointNotFound  = "CHECKPOINT_NOT_FOUND"
+	checkpointConflict  = "CHECKPOINT_CONFLICT"
+	checkpointBackwards = "CHECKPOINT_BACKWARDS"
+)
+
+// step returns the states that may follow when an operation was done and
+// answered at one instant; none if the answer is wrong.
+func (s *state) step(in *input, out *output) []*state {
+	var next []*state
+	if out.Unknown {
+		next = append(next, s) // it was not done
+	}
+	take := func(n *state, ok bool) {
+		if ok {
+			next = append(next, n)
+		}
+	}
+	if !s.exists && in.Kind != createLog {
+		if out.Reason == logNotFound {
+			return []*state{s}
+		}
+		return next
+	}
+	switch in.Kind {
+	case appendRecords:
+		take(s.stepAppend(in, out))
+	case openProducer:
+		take(s.stepOpenProducer(in, out))
+	case bindLog:
+		take(s.stepBind(in, out))
+	case getLog:
+		if out.succeeded() {
+			take(s.sees(out.Info))
+		}
+	case createLog:
+		take(s.stepCreate(in, out))
+	case deleteLog:
+		return append(next, s.stepDelete(in, out)...)
+	case truncateLog:
+		take(s.stepTruncate(in, out))
+	case readRecords:
+		take(s.stepRead(in, out))
+	case seeRecords:
+		take(s, s.holds(out.First, out.Records))
+	case seeDurable:
+		take(s, out.succeeded() && out.LSN == s.last && out.LSN >= in.LSN)
+	case setCheckpoint:
+		take(s.stepSetCheckpoint(in, out))
+	case getCheckpoint:
+		cp := s.find(in.Name)
+		take(s, cp == nil && out.Reason == checkpointNotFound || cp != nil && out.succeeded() && *cp == out.Checkpoints[0])
+	case listCheckpoints:
+		take(s, out.succeeded() && slices.EqualFunc(s.checkpoints, out.Checkpoints, func(a, b checkpoint) bool {
+			a.State = ""
+			return a == b
+		}))
+	case deleteCheckpoint:
+		take(s.stepDeleteCheckpoint(in, out))
+	}
+	return next
+}
+
+// refused reports whether out is a refusal with that reason and, if told, those
+// figures.
+func refused(out *output, reason string, figures map[string]uint64) bool {
+	if out.Reason != reason {
+		return false
+	}
+	for name, want := range figures {
+		if got, told := out.Figures[name]; told && got != strconv.FormatUint(want, 10) {
+			return false
+		}
+	}
+	return true
+}
+
+// stepAppend: what a producer sent before comes first, then the batch as such,
+// then what depends on the log.
+func (s *state) stepAppend(in *input, out *output) (*state, bool) {
+	refuse := func(reason string, figures map[string]uint64) (*state, bool) {
+		return s, refused(out, reason, figures)
+	}
+	if in.ID != "" { // bound to a log that may be gone, with another one in its place
+		bound, ok := s.identified(in.ID)
+		if !ok || out.Reason == logNotFound && s.id == "" {
+			return refuse(logNotFound, nil)
+		}
+		s = bound
+	}
+	p := s.producer(in.Producer)
+	run := frame(in.Records)
+	own := batch{sequence: in.Sequence, first: s.next(), count: uint64(len(in.Records)), run: crc32.Checksum(run, castagnoli)}
+	if in.Producer != "" {
+		switch {
+		case p == nil:
+			return refuse(noProducer, nil)
+		case in.Epoch > 1:
+			return refuse(fenced, nil)
+		case in.Sequence == 0:
+			return refuse(invalid, nil)
+		case in.Sequence <= p.last:
+			return s.stepRepeat(p, &own, out)
+		case in.After:
+			return refuse(afterRefusal, nil)
+		case in.Sequence != p.last+1:
+			return refuse(sequenceGap, map[string]uint64{"want_sequence": p.last + 1})
+		}
+	} else if in.Epoch > 1 {
+		return refuse(fenced, nil)
+	} else if in.Sequence != 0 {
+		return refuse(invalid, nil)
+	}
+	large := func(r string) bool { return s.options.MaxRecord != 0 && uint64(len(r)) > s.options.MaxRecord }
+	switch {
+	case in.After:
+		return refuse(afterRefusal, nil)
+	case len(in.Records) == 0:
+		return refuse(emptyBatch, nil)
+	case slices.ContainsFunc(in.Records, large):
+		return refuse(tooLarge, nil)
+	case in.Expected != 0 && in.Expected != s.next():
+		return refuse(lsnMismatch, map[string]uint64{"next_lsn": s.next()})
+	}
+	if s.options.Quota != 0 {
+		// How much is kept depends on what was given up meanwhile.
+		fits := s.low
+		for fits <= s.high && s.total()-s.bytes(fits)+uint64(len(run)) > s.options.Quota {
+			fits++
+		}
+		if out.Reason == quota {
+			return s.narrowed(s.low, fits-1)
+		}
+		var ok bool
+		if s, ok = s.narrowed(fits, s.high); !ok {
+			return nil, false
+		}
+	}
+	if out.Reason != "" {
+		return nil, false
+	}
+	n := s.appended(in.Records)
+	own.sum = n.sum()
+	if p != nil {
+		window := append(slices.Clone(p.window[max(0, len(p.window)+1-limits.ProducerWindow):]), own)
+		n = n.remembering(producer{id: p.id, last: in.Sequence, window: window, history: hash(struct {
+			before uint64
+			batch
+		}{p.history, own})})
+	}
+	if out.Unknown {
+		return n, true
+	}
+	if out.Repeated || out.First != own.first || out.Count != own.count || out.Sum != nil && out.Through == n.last && *out.Sum != own.sum {
+		return nil, false
+	}
+	return n.identified(out.ID)
+}
+
+// stepRepeat: the answer of the first time, whatever would be said now.
+func (s *state) stepRepeat(p *producer, own *batch, out *output) (*state, bool) {
+	i := slices.IndexFunc(p.window, func(b batch) bool { return b.sequence == own.sequence })
+	switch {
+	case out.Unknown:
+		return nil, false // it changes nothing, and that is among the states already
+	case i < 0:
+		return s, out.succeeded() && out.Repeated && out.First == 0
+	case p.window[i].run != own.run || p.window[i].count != own.count:
+		return s, out.Reason == sequenceReuse
+	}
+	was := p.window[i]
+	ok := out.succeeded() && out.Repeated && out.First == was.first && out.Count == was.count && (out.Sum == nil || *out.Sum == was.sum)
+	if !ok {
+		return nil, false
+	}
+	return s.identified(out.ID)
+}
+
+func (s *state) stepOpenProducer(in *input, out *output) (*state, bool) {
+	p := s.producer(in.Producer)
+	if p == nil {
+		p = &producer{id: in.Producer}
+		s = s.remembering(*p)
+	}
+	return s, out.Unknown || out.succeeded() && out.Last == p.last
+}
+
+// stepBind: a look at the log and the producer.
+func (s *state) stepBind(in *input, out *output) (*state, bool) {
+	p := s.producer(in.Producer)
+	switch {
+	case in.Producer != "" && p == nil:
+		return s, out.Reason == noProducer
+	case in.Epoch > 1:
+		return s, out.Reason == fenced
+	case !out.succeeded():
+		return nil, false
+	case p != nil && out.Last != p.last || p == nil && out.Last != 0:
+		return nil, false
+	}
+	return s.sees(out.Info)
+}
+
+// sees returns the state if a log looks like that, with what is known of it now.
+func (s *state) sees(i *info) (*state, bool) {
+	if !s.exists || i.Epoch != 1 || i.Next != s.next() || i.Sum != s.sum() || i.Options != s.options {
+		return nil, false
+	}
+	n, ok := s.identified(i.ID)
+	if ok {
+		n, ok = n.narrowed(i.First, i.First)
+	}
+	return n, ok && i.Live == n.total()-n.bytes(i.First)
+}
+
+func (s *state) stepCreate(in *input, out *output) (*state, bool) {
+	if s.exists {
+		if s.options != in.Options {
+			return s, out.Reason == logExists
+		}
+		if !out.succeeded() || out.Created {
+			return nil, false
+		}
+		return s.sees(out.Info)
+	}
+	n := s.changed()
+	*n = state{key: key{exists: true, options: in.Options, low: 1, high: 1, former: s.key.former}, former: s.former}
+	switch {
+	case out.Unknown:
+		return n, true
+	case !out.succeeded() || !out.Created:
+		return nil, false
+	}
+	return n.sees(out.Info)
+}
+
+func (s *state) stepDelete(in *input, out *output) (next []*state) {
+	named, is := s.identified(in.ID)
+	if (!is || in.ID != "" && s.id == "") && out.Reason == logNotFound {
+		next = append(next, s)
+	}
+	if !is || !out.Unknown && !out.succeeded() {
+		return next
+	}
+	n := &state{former: s.former, key: key{former: s.key.former}}
+	if named.id != "" {
+		n.former = append(slices.Clip(s.former), named.id)
+		n.key.former = hash(struct {
+			before uint64
+			id     string
+		}{s.key.former, named.id})
+	}
+	return append(next, n)
+}
+
+func (s *state) stepTruncate(in *input, out *output) (*state, bool) {
+	switch {
+	case in.LSN > s.next():
+		return s, refused(out, lsnAhead, map[string]uint64{"next_lsn": s.next()})
+	case len(s.checkpoints) > 0 && in.LSN > s.keep():
+		return s, out.Reason == held
+	}
+	n := s.changed()
+	n.low, n.high = max(s.low, in.LSN), max(s.high, in.LSN)
+	n = n.settle()
+	switch {
+	case out.Unknown:
+		return n, true
+	case !out.succeeded():
+		return nil, false
+	}
+	return n.sees(out.Info)
+}
+
+func (s *state) stepRead(in *input, out *output) (*state, bool) {
+	from := in.LSN
+	switch {
+	case from > s.next():
+		if !refused(out, lsnAhead, map[string]uint64{"next_lsn": s.next()}) {
+			return nil, false
+		}
+		return s.told(out)
+	case out.Reason == lsnTruncated:
+		n, ok := s.narrowed(from+1, s.high)
+		if !ok {
+			return nil, false
+		}
+		return n.told(out)
+	case !out.succeeded():
+		return nil, false
+	}
+	n, ok := s, true
+	if from == 0 {
+		if from = s.next(); len(out.Records) > 0 {
+			from = out.First
+		}
+		n, ok = s.narrowed(from, from)
+	} else {
+		n, ok = s.narrowed(s.low, from)
+	}
+	if !ok || len(out.Records) > 0 && out.First != from || !s.holds(from, out.Records) {
+		return nil, false
+	}
+	end := from + uint64(len(out.Records))
+	if out.Complete || len(out.Records) == 0 {
+		return n, end == s.next()
+	}
+	return n, end <= s.next()
+}
+
+// told returns the state if its oldest LSN may be what a refusal says.
+func (s *state) told(out *output) (*state, bool) {
+	text, ok := out.Figures["first_lsn"]
+	if !ok {
+		return s, true
+	}
+	first, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return nil, false
+	}
+	return s.narrowed(first, first)
+}
+
+func (s *state) stepSetCheckpoint(in *input, out *output) (*state, bool) {
+	var was checkpoint
+	if cp := s.find(in.Name); cp != nil {
+		was = *cp
+	}
+	switch {
+	case in.LSN > s.last:
+		return s, refused(out, lsnAhead, map[string]uint64{"next_lsn": s.next()})
+	case in.Version != nil && *in.Version != was.Version:
+		return s, refused(out, checkpointConflict, map[string]uint64{"version": was.Version})
+	case in.LSN < was.LSN:
+		return s, out.Reason == checkpointBackwards
+	case out.Reason == lsnTruncated:
+		n, ok := s.narrowed(in.LSN+2, s.high)
+		if !ok {
+			return nil, false
+		}
+		return n.told(out)
+	}
+	n, ok := s.narrowed(s.low, in.LSN+1)
+	if !ok {
+		return nil, false
+	}
+	cp := checkpoint{Name: in.Name, LSN: in.LSN, Version: was.Version + 1, State: in.State, Size: uint64(len(in.State))}
+	n = n.checkpointed(cp)
+	if out.Unknown {
+		return n, true
+	}
+	cp.State = ""
+	return n, out.succeeded() && out.Checkpoints[0] == cp
+}
+
+func (s *state) stepDeleteCheckpoint(in *input, out *output) (*state, bool) {
+	cp := s.find(in.Name)
+	switch {
+	case cp == nil:
+		return s, out.Reason == checkpointNotFound
+	case in.Version != nil && *in.Version != cp.Version:
+		return s, refused(out, checkpointConflict, map[string]uint64{"version": cp.Version})
+	}
+	return s.without(in.Name).settle(), out.Unknown || out.succeeded()
+}

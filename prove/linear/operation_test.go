@@ -1,0 +1,169 @@
+package linear
+
+import (
+	"fmt"
+	"strings"
+)
+
+// A kind is what an operation asks for.
+type kind string
+
+const (
+	appendRecords    kind = "append"
+	openProducer     kind = "open-producer"
+	bindLog          kind = "bind"
+	getLog           kind = "get-log"
+	createLog        kind = "create-log"
+	deleteLog        kind = "delete-log"
+	truncateLog      kind = "truncate-log"
+	readRecords      kind = "read"
+	seeRecords       kind = "see-records" // of a replay that follows or was resumed
+	seeDurable       kind = "see-durable"
+	setCheckpoint    kind = "set-checkpoint"
+	getCheckpoint    kind = "get-checkpoint"
+	listCheckpoints  kind = "list-checkpoints"
+	deleteCheckpoint kind = "delete-checkpoint"
+)
+
+// changes are the kinds that change something, whose outcome may be unknown.
+var changes = map[kind]bool{
+	appendRecords: true, openProducer: true, createLog: true, deleteLog: true, truncateLog: true,
+	setCheckpoint: true, deleteCheckpoint: true,
+}
+
+// refusable are the kinds that the model knows a refusal of. What was seen was
+// not asked for, and listing a log that is gone is all that a listing refuses.
+var refusable = []kind{
+	appendRecords, openProducer, bindLog, getLog, createLog, deleteLog, truncateLog,
+	readRecords, setCheckpoint, getCheckpoint, listCheckpoints, deleteCheckpoint,
+}
+
+// An input is what a client asked of a log, as far as the model cares.
+type input struct {
+	Kind kind
+	Log  string
+	By   string // the client, for people
+
+	Records  []string `json:",omitempty"`
+	Producer string   `json:",omitempty"`
+	Sequence uint64   `json:",omitempty"`
+	Expected uint64   `json:",omitempty"` // LSN
+	Epoch    uint64   `json:",omitempty"`
+	// After says that an earlier batch of the binding was refused.
+	After bool `json:",omitempty"`
+	// ID of the log that is meant: of a delete, and of what a binding was bound to.
+	ID string `json:",omitempty"`
+
+	LSN     uint64  `json:",omitempty"` // to begin at, to keep, of a checkpoint, or to wait for
+	Name    string  `json:",omitempty"` // of a checkpoint
+	State   string  `json:",omitempty"`
+	Version *uint64 `json:",omitempty"` // expected
+	Options options `json:",omitzero"`
+}
+
+// options are a log's.
+type options struct{ Quota, MaxRecord uint64 }
+
+// An output is what a client was told. Unknown, it was told nothing; with a
+// Reason, that it was refused.
+type output struct {
+	Unknown bool              `json:",omitempty"`
+	Reason  string            `json:",omitempty"`
+	Figures map[string]string `json:",omitempty"`
+
+	ID       string   `json:",omitempty"` // of the log; empty if not told
+	First    uint64   `json:",omitempty"` // LSN
+	Count    uint64   `json:",omitempty"`
+	Sum      *uint32  `json:",omitempty"` // log checksum behind Through; nil if not told
+	Through  uint64   `json:",omitempty"` // LSN
+	Repeated bool     `json:",omitempty"`
+	Last     uint64   `json:",omitempty"` // sequence
+	Created  bool     `json:",omitempty"`
+	Info     *info    `json:",omitempty"`
+	Records  []string `json:",omitempty"`
+	Complete bool     `json:",omitempty"` // Records go to the end of the log
+	LSN      uint64   `json:",omitempty"`
+
+	Checkpoints []checkpoint `json:",omitempty"`
+}
+
+// info is a log as clients are told of it.
+type info struct {
+	ID                       string
+	Epoch, First, Next, Live uint64
+	Sum                      uint32
+	Options                  options
+}
+
+// A checkpoint is one as clients are told of it; in listings without State.
+type checkpoint struct {
+	Name         string
+	LSN, Version uint64
+	State        string `json:",omitempty"`
+	Size         uint64
+}
+
+// succeeded says that the operation was done, or answered.
+func (o *output) succeeded() bool { return !o.Unknown && o.Reason == "" }
+
+// describe spells an operation for people.
+func describe(in *input, out *output) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s", in.Kind)
+	say := func(name string, value any, zero bool) {
+		if !zero {
+			fmt.Fprintf(&b, " %s=%v", name, value)
+		}
+	}
+	say("records", short(in.Records), len(in.Records) == 0)
+	say("producer", in.Producer, in.Producer == "")
+	say("sequence", in.Sequence, in.Sequence == 0)
+	say("expected", in.Expected, in.Expected == 0)
+	say("epoch", in.Epoch, in.Epoch == 0)
+	say("after-refusal", true, !in.After)
+	say("id", in.ID, in.ID == "")
+	say("lsn", in.LSN, in.LSN == 0)
+	say("name", in.Name, in.Name == "")
+	if in.Version != nil {
+		say("version", *in.Version, false)
+	}
+	b.WriteString(" ->")
+	switch {
+	case out.Unknown:
+		b.WriteString(" unknown")
+		return b.String()
+	case out.Reason != "":
+		fmt.Fprintf(&b, " %s %v", out.Reason, out.Figures)
+		return b.String()
+	}
+	say("first", out.First, out.First == 0)
+	say("count", out.Count, out.Count == 0)
+	say("repeated", true, !out.Repeated)
+	say("created", true, !out.Created)
+	say("last", out.Last, out.Last == 0)
+	say("records", short(out.Records), len(out.Records) == 0)
+	say("complete", true, !out.Complete)
+	say("lsn", out.LSN, out.LSN == 0)
+	if out.Info != nil {
+		fmt.Fprintf(&b, " [%d,%d) of %s", out.Info.First, out.Info.Next, out.Info.ID)
+	}
+	for _, cp := range out.Checkpoints {
+		fmt.Fprintf(&b, " %s@%d v%d", cp.Name, cp.LSN, cp.Version)
+	}
+	return b.String()
+}
+
+// short spells records by their first words.
+func short(records []string) string {
+	const most = 4
+	var b strings.Builder
+	for i, r := range records {
+		if i == most {
+			fmt.Fprintf(&b, " and %d more", len(records)-most)
+			break
+		}
+		name, _, _ := strings.Cut(r, " ")
+		fmt.Fprintf(&b, "<%.24s>", name)
+	}
+	return b.String()
+}
