@@ -11,12 +11,30 @@ import (
 
 const rootNumber = 1 // of the root's inode, as FUSE has it
 
+// A Kind says what a disk makes of a sync.
+type Kind int
+
+const (
+	// Strict keeps what POSIX promises and no more. See the package's comment.
+	Strict Kind = iota
+	// Journaling keeps names as ext4 and xfs do, which write them to a journal: in
+	// the order of their changes everywhere, and all of them with every sync of
+	// anything.
+	Journaling
+	// Lying acknowledges syncs without making anything durable.
+	Lying
+)
+
+func (k Kind) String() string {
+	return [...]string{Strict: "strict", Journaling: "journaling", Lying: "lying"}[k]
+}
+
 // A Disk is a file system in memory, with a switch. Its methods may be called
 // by several goroutines.
 type Disk struct {
-	lying bool
-	cut   chan struct{} // closed by the cut
-	gone  chan struct{} // closed when nobody is left who could be answered
+	kind Kind
+	cut  chan struct{} // closed by the cut
+	gone chan struct{} // closed when nobody is left who could be answered
 
 	mu      sync.Mutex
 	root    *inode
@@ -29,17 +47,17 @@ type Disk struct {
 	left    bool              // gone is closed
 	syncs   int
 	renames int
+	journal []*inode // directories of unsynced changes of names, one for each, oldest first
 }
 
-// New returns an empty disk. A lying one acknowledges syncs without making
-// anything durable.
-func New(lying bool) *Disk {
-	return newDisk(newInode(rootNumber, syscall.S_IFDIR|0o700), rootNumber, lying)
+// New returns an empty disk.
+func New(kind Kind) *Disk {
+	return newDisk(newInode(rootNumber, syscall.S_IFDIR|0o700), rootNumber, kind)
 }
 
-func newDisk(root *inode, last uint64, lying bool) *Disk {
+func newDisk(root *inode, last uint64, kind Kind) *Disk {
 	return &Disk{
-		lying: lying, cut: make(chan struct{}), gone: make(chan struct{}),
+		kind: kind, cut: make(chan struct{}), gone: make(chan struct{}),
 		root: root, known: map[uint64]*inode{rootNumber: root}, last: last,
 	}
 }
@@ -101,17 +119,35 @@ func (d *Disk) Counts() (syncs, renames int) {
 	return d.syncs, d.renames
 }
 
+// A Loss says how a cut treats what was not synced.
+type Loss struct {
+	// Survive is how likely each unsynced part is to be there: with 0 nothing is,
+	// and with 1 everything, in its last version.
+	Survive float64
+	// Sectors says that the disk writes sectors of 512 bytes, so that a block may be
+	// there in parts, each in a version of its own.
+	Sectors bool
+}
+
 // Survivor returns what is there when the power is back, after a cut: everything
-// synced, and of the rest what rng keeps, each part with probability survive.
-// lost is how many unsynced changes are gone. The new disk is honest or lies as
-// this one does.
-func (d *Disk) Survivor(rng *rand.Rand, survive float64) (after *Disk, lost int) {
+// synced, and of the rest what rng keeps. lost is how many unsynced changes are
+// gone. The new disk is of the same kind.
+func (d *Disk) Survivor(rng *rand.Rand, loss Loss) (after *Disk, lost int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.cutLocked()
-	c := crash{rng: rng, survive: survive, done: map[*inode]*inode{}}
+	c := crash{rng: rng, Loss: loss, done: map[*inode]*inode{}}
+	if d.kind == Journaling {
+		c.kept = map[*inode]int{}
+		for _, dir := range d.journal {
+			if !c.survives() {
+				break
+			}
+			c.kept[dir]++
+		}
+	}
 	root := c.inode(d.root)
-	return newDisk(root, d.last, d.lying), c.lost
+	return newDisk(root, d.last, d.kind), c.lost
 }
 
 // An op is what an operation does to the disk.
@@ -174,7 +210,7 @@ func (d *Disk) make(dir uint64, name string, mode uint32) (*inode, syscall.Errno
 	}
 	d.last++
 	n := newInode(d.last, mode)
-	parent.change(change{add: name, node: n})
+	d.change(parent, change{add: name, node: n})
 	return n, 0
 }
 
@@ -190,7 +226,7 @@ func (d *Disk) remove(dir uint64, name string, isDir bool) syscall.Errno {
 	case len(n.names) > 0:
 		return syscall.ENOTEMPTY
 	}
-	parent.change(change{remove: name, node: n})
+	d.change(parent, change{remove: name, node: n})
 	return 0
 }
 
@@ -217,16 +253,34 @@ func (d *Disk) rename(fromDir uint64, from string, toDir uint64, to string) sysc
 	}
 	d.renames++
 	if source == target {
-		source.change(change{remove: from, add: to, node: n})
+		d.change(source, change{remove: from, add: to, node: n})
 		return 0
 	}
-	target.change(change{add: to, node: n})
-	source.change(change{remove: from, node: n})
-	if !d.lying {
-		target.sync()
-		source.sync()
-	}
+	d.change(target, change{add: to, node: n})
+	d.change(source, change{remove: from, node: n})
+	d.sync(target)
+	d.sync(source)
 	return 0
+}
+
+// change changes a directory's names, with the lock held.
+func (d *Disk) change(dir *inode, c change) {
+	dir.change(c)
+	if d.kind == Journaling {
+		d.journal = append(d.journal, dir)
+	}
+}
+
+// sync makes a file or directory durable, with the lock held, as the kind has it.
+func (d *Disk) sync(n *inode) {
+	if d.kind == Lying {
+		return
+	}
+	n.sync()
+	for _, dir := range d.journal {
+		dir.sync()
+	}
+	d.journal = nil
 }
 
 // tell counts that the kernel gets an inode's number.
@@ -265,8 +319,8 @@ func (n *inode) sortedNames() []string {
 func (d *Disk) Clone() *Disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	c := crash{rng: rand.New(rand.NewPCG(0, 0)), survive: 1, done: map[*inode]*inode{}}
-	return newDisk(c.inode(d.root), d.last, d.lying)
+	c := crash{rng: rand.New(rand.NewPCG(0, 0)), Loss: Loss{Survive: 1}, done: map[*inode]*inode{}}
+	return newDisk(c.inode(d.root), d.last, d.kind)
 }
 
 // Export writes the files of a disk into a directory of the machine, which it makes.

@@ -12,6 +12,9 @@ import (
 // blockSize is what a cut keeps or loses as a whole, in bytes.
 const blockSize = limits.BlockSize
 
+// sectorSize is the same on disks with smaller sectors.
+const sectorSize = 512
+
 // maxVersions bounds the versions of a block that a cut chooses from. What is
 // overwritten more often than that between two syncs forgets its older ones.
 const maxVersions = 4
@@ -35,7 +38,7 @@ type inode struct {
 	unsynced          map[int64][]*block // versions since the last sync, oldest first
 
 	names, durableNames map[string]*inode // of a directory
-	pending             []change          // since the last sync, oldest first
+	pending             []change          // of its names since the last sync, oldest first
 }
 
 // A change is one change of a directory's names: a creation has only add, a
@@ -151,14 +154,15 @@ func (n *inode) sync() {
 // A crash decides what a cut leaves. It goes through everything in sorted order:
 // equal histories and seeds leave the same.
 type crash struct {
-	rng     *rand.Rand
-	survive float64           // how likely an unsynced change is to be there
-	done    map[*inode]*inode // a file may have two names by now
-	lost    int               // unsynced changes that are not there afterwards
+	Loss
+	rng  *rand.Rand
+	done map[*inode]*inode // a file may have two names by now
+	kept map[*inode]int    // how many changes of a directory are there, or nil if each decides for itself
+	lost int               // unsynced changes that are not there afterwards
 }
 
 func (c *crash) survives() bool {
-	if c.rng.Float64() < c.survive {
+	if c.rng.Float64() < c.Survive {
 		return true
 	}
 	c.lost++
@@ -182,7 +186,15 @@ func (c *crash) inode(n *inode) *inode {
 func (c *crash) dir(n, after *inode) {
 	names := maps.Clone(n.durableNames)
 	lost := map[string]bool{"": false}
-	for _, ch := range n.pending {
+	pending := n.pending
+	if c.kept != nil {
+		for _, ch := range pending[:c.kept[n]] {
+			ch.apply(names)
+		}
+		c.lost += len(pending) - c.kept[n]
+		pending = nil
+	}
+	for _, ch := range pending {
 		if lost[ch.remove] || lost[ch.add] || !c.survives() {
 			lost[ch.remove] = ch.remove != ""
 			lost[ch.add] = ch.add != ""
@@ -197,19 +209,10 @@ func (c *crash) dir(n, after *inode) {
 }
 
 func (c *crash) file(n, after *inode) {
-	after.size = n.durableSize
-	if n.size != n.durableSize && c.survives() {
-		after.size = n.size
-	}
+	after.size = c.size(n)
 	after.durable = maps.Clone(n.durable)
 	for _, i := range slices.Sorted(maps.Keys(n.unsynced)) {
-		if versions := n.unsynced[i]; c.survives() {
-			v := len(versions) - 1
-			if c.survive < 1 {
-				v = c.rng.IntN(len(versions))
-			}
-			set(after.durable, i, versions[v])
-		}
+		set(after.durable, i, c.block(n.durable[i], n.unsynced[i]))
 	}
 	for i, b := range after.durable {
 		switch beyond := after.size - i*blockSize; {
@@ -222,4 +225,45 @@ func (c *crash) file(n, after *inode) {
 		}
 	}
 	after.seen, after.durableSize = maps.Clone(after.durable), after.size
+}
+
+// size returns the size of a file after the cut. One that grew may have grown to
+// any block on the way.
+func (c *crash) size(n *inode) int64 {
+	switch grown := (n.size - n.durableSize) / blockSize; {
+	case n.size == n.durableSize:
+		return n.size
+	case !c.survives():
+		return n.durableSize
+	case grown > 0 && c.Survive < 1 && c.rng.IntN(2) == 0:
+		return (n.durableSize/blockSize + 1 + c.rng.Int64N(grown)) * blockSize
+	}
+	return n.size
+}
+
+// block returns what is there of a block whose unsynced versions are given, oldest
+// first: the durable one or one of them, or of each sector one. Nil is all zeroes.
+func (c *crash) block(durable *block, unsynced []*block) *block {
+	version := func() *block {
+		if !c.survives() {
+			return durable
+		}
+		if c.Survive < 1 {
+			return unsynced[c.rng.IntN(len(unsynced))]
+		}
+		return unsynced[len(unsynced)-1]
+	}
+	if !c.Sectors {
+		return version()
+	}
+	var torn block
+	for at := 0; at < blockSize; at += sectorSize {
+		if b := version(); b != nil {
+			copy(torn[at:at+sectorSize], b[at:])
+		}
+	}
+	if torn == (block{}) {
+		return nil
+	}
+	return &torn
 }

@@ -3,14 +3,19 @@ package power
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/walsvc/walsvc/internal/proofs"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -19,10 +24,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func mounted(t *testing.T, d *Disk) (*Mounted, string) {
 	t.Helper()
 	dir := t.TempDir()
+	proofs.Need(t, proofs.FUSE)
 	m, err := Mount(d, dir)
-	if errors.Is(err, ErrNoFUSE) {
-		t.Skip(err)
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,12 +34,12 @@ func mounted(t *testing.T, d *Disk) (*Mounted, string) {
 }
 
 // after unmounts and returns what a cut leaves.
-func after(t *testing.T, m *Mounted, survive float64) *Disk {
+func after(t *testing.T, m *Mounted, loss Loss) *Disk {
 	t.Helper()
 	if err := m.Unmount(); err != nil {
 		t.Fatal(err)
 	}
-	d, _ := m.disk.Survivor(rand.New(rand.NewPCG(1, 2)), survive)
+	d, _ := m.disk.Survivor(rand.New(rand.NewPCG(1, 2)), loss)
 	return d
 }
 
@@ -82,32 +85,32 @@ func TestCut(t *testing.T) {
 	write := func(t *testing.T, path, s string) { must(t, os.WriteFile(path, []byte(s), 0o600)) }
 	for _, tc := range []struct {
 		name        string
-		lying       bool
+		kind        Kind
 		do          func(t *testing.T, dir string)
 		lost, whole string
 	}{
-		{"nothing synced", false, func(t *testing.T, dir string) {
+		{"nothing synced", Strict, func(t *testing.T, dir string) {
 			write(t, dir+"/f", "aa")
 		}, "", "f=a"},
-		{"the file synced and not its name", false, func(t *testing.T, dir string) {
+		{"the file synced and not its name", Strict, func(t *testing.T, dir string) {
 			write(t, dir+"/f", "aa")
 			syncPath(t, dir+"/f")
 		}, "", "f=a"},
-		{"the name synced and not the file", false, func(t *testing.T, dir string) {
+		{"the name synced and not the file", Strict, func(t *testing.T, dir string) {
 			write(t, dir+"/f", "aa")
 			syncPath(t, dir)
 		}, "f=", "f=a"},
-		{"both synced", false, func(t *testing.T, dir string) {
+		{"both synced", Strict, func(t *testing.T, dir string) {
 			write(t, dir+"/f", "aa")
 			syncPath(t, dir+"/f")
 			syncPath(t, dir)
 		}, "f=a", "f=a"},
-		{"both synced on a disk that lies", true, func(t *testing.T, dir string) {
+		{"both synced on a disk that lies", Lying, func(t *testing.T, dir string) {
 			write(t, dir+"/f", "aa")
 			syncPath(t, dir+"/f")
 			syncPath(t, dir)
 		}, "", "f=a"},
-		{"overwritten", false, func(t *testing.T, dir string) {
+		{"overwritten", Strict, func(t *testing.T, dir string) {
 			write(t, dir+"/f", "aa")
 			syncPath(t, dir+"/f")
 			syncPath(t, dir)
@@ -116,13 +119,13 @@ func TestCut(t *testing.T) {
 			_, err = f.Write([]byte("bb"))
 			must(t, errors.Join(err, f.Close()))
 		}, "f=a", "f=b"},
-		{"renamed", false, func(t *testing.T, dir string) {
+		{"renamed", Strict, func(t *testing.T, dir string) {
 			write(t, dir+"/f", "aa")
 			syncPath(t, dir+"/f")
 			syncPath(t, dir)
 			must(t, os.Rename(dir+"/f", dir+"/g"))
 		}, "f=a", "g=a"},
-		{"renamed over another", false, func(t *testing.T, dir string) {
+		{"renamed over another", Strict, func(t *testing.T, dir string) {
 			write(t, dir+"/f", "aa")
 			write(t, dir+"/g", "bb")
 			syncPath(t, dir+"/f")
@@ -130,19 +133,52 @@ func TestCut(t *testing.T) {
 			syncPath(t, dir)
 			must(t, os.Rename(dir+"/f", dir+"/g"))
 		}, "f=a g=b", "g=a"},
-		{"moved to another directory", false, func(t *testing.T, dir string) {
+		{"moved to another directory", Strict, func(t *testing.T, dir string) {
 			write(t, dir+"/f", "aa")
 			must(t, os.Mkdir(dir+"/d", 0o700))
 			syncPath(t, dir+"/f")
 			must(t, os.Rename(dir+"/f", dir+"/d/f"))
 		}, "d=", "d="},
-		{"removed", false, func(t *testing.T, dir string) {
+		{"removed", Strict, func(t *testing.T, dir string) {
 			write(t, dir+"/f", "aa")
 			syncPath(t, dir+"/f")
 			syncPath(t, dir)
 			must(t, os.Remove(dir+"/f"))
 		}, "f=a", ""},
-		{"truncated", false, func(t *testing.T, dir string) {
+		{"written with O_SYNC", Strict, func(t *testing.T, dir string) {
+			write(t, dir+"/f", "aa")
+			syncPath(t, dir)
+			f, err := os.OpenFile(dir+"/f", os.O_WRONLY|os.O_SYNC, 0)
+			must(t, err)
+			_, err = f.Write([]byte("bb"))
+			must(t, errors.Join(err, f.Close()))
+		}, "f=b", "f=b"},
+		{"written with O_SYNC on a disk that lies", Lying, func(t *testing.T, dir string) {
+			f, err := os.OpenFile(dir+"/f", os.O_WRONLY|os.O_CREATE|os.O_SYNC, 0o600)
+			must(t, err)
+			_, err = f.Write([]byte("bb"))
+			must(t, errors.Join(err, f.Close()))
+		}, "", "f=b"},
+		{"written with O_DIRECT", Strict, func(t *testing.T, dir string) {
+			write(t, dir+"/f", strings.Repeat("a", blockSize))
+			syncPath(t, dir+"/f")
+			syncPath(t, dir)
+			f, err := os.OpenFile(dir+"/f", os.O_WRONLY|syscall.O_DIRECT, 0)
+			must(t, err)
+			aligned, err := syscall.Mmap(-1, 0, blockSize, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+			must(t, err)
+			copy(aligned, strings.Repeat("b", blockSize))
+			_, err = f.Write(aligned)
+			must(t, errors.Join(err, f.Close(), syscall.Munmap(aligned)))
+		}, "f=a", "f=b"},
+		{"names before a sync of another file in a journal", Journaling, func(t *testing.T, dir string) {
+			must(t, os.Mkdir(dir+"/d", 0o700))
+			write(t, dir+"/f", "aa")
+			write(t, dir+"/g", "bb")
+			syncPath(t, dir+"/f")
+			must(t, os.Rename(dir+"/f", dir+"/h"))
+		}, "d= f=a g=", "d= g=b h=a"},
+		{"truncated", Strict, func(t *testing.T, dir string) {
 			write(t, dir+"/f", strings.Repeat("a", 3*blockSize))
 			syncPath(t, dir+"/f")
 			syncPath(t, dir)
@@ -151,10 +187,10 @@ func TestCut(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			for survive, want := range []string{tc.lost, tc.whole} {
-				d := New(tc.lying)
+				d := New(tc.kind)
 				m, dir := mounted(t, d)
 				tc.do(t, dir)
-				if got := content(after(t, m, float64(survive))); got != want {
+				if got := content(after(t, m, Loss{Survive: float64(survive)})); got != want {
 					t.Errorf("with %d of what is unsynced there is %q, want %q", survive, got, want)
 				}
 			}
@@ -164,7 +200,7 @@ func TestCut(t *testing.T) {
 
 // TestBlocksSurviveOneByOne writes two files, cuts, and wants to see parts.
 func TestBlocksSurviveOneByOne(t *testing.T) {
-	d := New(false)
+	d := New(Strict)
 	m, dir := mounted(t, d)
 	must(t, os.WriteFile(dir+"/f", make([]byte, 64*blockSize), 0o600))
 	syncPath(t, dir+"/f")
@@ -176,7 +212,7 @@ func TestBlocksSurviveOneByOne(t *testing.T) {
 		must(t, err)
 	}
 	must(t, f.Close())
-	n := after(t, m, 0.5).root.names["f"]
+	n := after(t, m, Loss{Survive: 0.5}).root.names["f"]
 	count := map[byte]int{}
 	for i := range int64(64) {
 		b := []byte{0}
@@ -191,9 +227,101 @@ func TestBlocksSurviveOneByOne(t *testing.T) {
 	}
 }
 
+// TestSectorsSurviveOneByOne overwrites blocks and cuts, and wants to see some in
+// parts, and no sector in parts.
+func TestSectorsSurviveOneByOne(t *testing.T) {
+	d := New(Strict)
+	m, dir := mounted(t, d)
+	must(t, os.WriteFile(dir+"/f", bytes.Repeat([]byte("a"), 16*blockSize), 0o600))
+	syncPath(t, dir+"/f")
+	syncPath(t, dir)
+	f, err := os.OpenFile(dir+"/f", os.O_WRONLY, 0)
+	must(t, err)
+	_, err = f.WriteAt(bytes.Repeat([]byte("b"), 16*blockSize), 0)
+	must(t, errors.Join(err, f.Close()))
+	n := after(t, m, Loss{Survive: 0.5, Sectors: true}).root.names["f"]
+	torn := 0
+	for i := range int64(16) {
+		var b block
+		n.readAt(b[:], i*blockSize)
+		if count := bytes.Count(b[:], []byte("b")); count > 0 && count < blockSize {
+			torn++
+		}
+		for sector := range slices.Chunk(b[:], sectorSize) {
+			if !bytes.Equal(sector, bytes.Repeat(sector[:1], sectorSize)) || sector[0] != 'a' && sector[0] != 'b' {
+				t.Fatalf("a sector is %q", sector)
+			}
+		}
+	}
+	if torn < 8 {
+		t.Errorf("%d of 16 blocks are torn", torn)
+	}
+}
+
+// TestSizeSurvives lets a file grow and cuts: any block on the way may be its end.
+func TestSizeSurvives(t *testing.T) {
+	d := New(Strict)
+	m, dir := mounted(t, d)
+	must(t, os.WriteFile(dir+"/f", []byte("aa"), 0o600))
+	syncPath(t, dir+"/f")
+	syncPath(t, dir)
+	must(t, os.Truncate(dir+"/f", 2*blockSize+7))
+	must(t, m.Unmount())
+	rng := rand.New(rand.NewPCG(1, 2))
+	sizes := map[int64]int{}
+	for range 200 {
+		survivor, _ := d.Survivor(rng, Loss{Survive: 0.5})
+		sizes[survivor.root.names["f"].size]++
+	}
+	for _, size := range []int64{2, blockSize, 2 * blockSize, 2*blockSize + 7} {
+		if sizes[size] < 10 {
+			t.Errorf("of 200 cuts %d leave %d bytes: %v", sizes[size], size, sizes)
+		}
+	}
+	if len(sizes) != 4 {
+		t.Errorf("sizes %v", sizes)
+	}
+}
+
+// TestNamesSurviveInOrder makes names in two directories of a disk with a journal,
+// and cuts: some of the first are there.
+func TestNamesSurviveInOrder(t *testing.T) {
+	d := New(Journaling)
+	m, dir := mounted(t, d)
+	const made = 8
+	for _, sub := range []string{"/0", "/1"} {
+		must(t, os.Mkdir(dir+sub, 0o700))
+		syncPath(t, dir)
+	}
+	for i := range made {
+		must(t, os.WriteFile(fmt.Sprintf("%s/%d/%d", dir, i%2, i), nil, 0o600))
+	}
+	must(t, m.Unmount())
+	rng := rand.New(rand.NewPCG(1, 2))
+	counts := map[int]bool{}
+	for range 100 {
+		survivor, _ := d.Survivor(rng, Loss{Survive: 0.8})
+		count, newest := 0, -1
+		for sub := range 2 {
+			for name := range survivor.root.names[fmt.Sprint(sub)].names {
+				n, err := strconv.Atoi(name)
+				must(t, err)
+				count, newest = count+1, max(newest, n)
+			}
+		}
+		if count != newest+1 {
+			t.Fatalf("%d names are there, and the newest is %d", count, newest)
+		}
+		counts[count] = true
+	}
+	if len(counts) < made/2 {
+		t.Errorf("only so many names were there: %v", counts)
+	}
+}
+
 // TestCutAfter checks where a cut comes, and that nothing is answered behind it.
 func TestCutAfter(t *testing.T) {
-	d := New(false)
+	d := New(Strict)
 	m, dir := mounted(t, d)
 	f, err := os.Create(filepath.Join(dir, "f"))
 	must(t, err)
@@ -222,7 +350,7 @@ func TestCutAfter(t *testing.T) {
 	if err := <-answered; !errors.Is(err, syscall.EIO) {
 		t.Errorf("abandoned with %v, want EIO", err)
 	}
-	if got := content(after(t, m, 1)); got != "f=a" {
+	if got := content(after(t, m, Loss{Survive: 1})); got != "f=a" {
 		t.Errorf("there is %q", got)
 	}
 }
@@ -230,7 +358,7 @@ func TestCutAfter(t *testing.T) {
 // TestCutAtSync checks that a cut which is due waits for a sync, and that this
 // one counts for nothing.
 func TestCutAtSync(t *testing.T) {
-	d := New(false)
+	d := New(Strict)
 	m, dir := mounted(t, d)
 	must(t, os.WriteFile(dir+"/f", nil, 0o600))
 	syncPath(t, dir)
@@ -246,14 +374,14 @@ func TestCutAtSync(t *testing.T) {
 	if err := <-synced; !errors.Is(err, syscall.EIO) {
 		t.Errorf("the sync returned %v, want EIO", err)
 	}
-	if got := content(after(t, m, 0)); got != "f=" {
+	if got := content(after(t, m, Loss{})); got != "f=" {
 		t.Errorf("there is %q", got)
 	}
 }
 
 // TestLock checks that locks hold between openers, as a volume needs it.
 func TestLock(t *testing.T) {
-	_, dir := mounted(t, New(false))
+	_, dir := mounted(t, New(Strict))
 	var files [2]*os.File
 	for i := range files {
 		f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)

@@ -28,10 +28,13 @@ type journal interface {
 }
 
 // journals open, and repair as their users do.
-var journals = map[string]func(dir string) (journal, error){
-	"etcd":     openEtcd,
-	"raft-wal": openRaftWAL,
-	"tidwall":  openTidwall,
+var journals = map[string]struct {
+	module string
+	open   func(dir string) (journal, error)
+}{
+	"etcd WAL":           {"go.etcd.io/etcd/server/v3", openEtcd},
+	"hashicorp/raft-wal": {"github.com/hashicorp/raft-wal", openRaftWAL},
+	"tidwall/wal":        {"github.com/tidwall/wal", openTidwall},
 }
 
 // childCommand is the first argument of a process that is one of the journals.
@@ -42,14 +45,14 @@ const childCommand = "journal"
 //
 //	found INDEX BASE64    ready    sent N    durable N INDEX
 func child(args []string, in io.Reader, out io.Writer) error {
-	if len(args) != 3 || journals[args[0]] == nil {
+	if len(args) != 3 || journals[args[0]].open == nil {
 		return errors.New("want the name of a journal, a directory and the number of a client")
 	}
 	number, err := strconv.ParseUint(args[2], 10, 32)
 	if err != nil {
 		return err
 	}
-	j, err := journals[args[0]](args[1])
+	j, err := journals[args[0]].open(args[1])
 	if err != nil {
 		return err
 	}

@@ -30,6 +30,10 @@ const volume = "volume"
 // started, used, and killed, one at a time and again and again.
 type subject interface {
 	name() string
+	// version returns which one it is, or nothing.
+	version(ctx context.Context) string
+	// judged says that what it loses fails the proof. What others lose is told.
+	judged() bool
 	// makesDirectory says that it makes the directory volume itself, and durable.
 	// Others find it there.
 	makesDirectory() bool
@@ -46,11 +50,17 @@ type subject interface {
 	said() string
 }
 
+// A repairer is a subject whose documentation says what to do by hand when it
+// refuses to start. What is lost is counted after that.
+type repairer interface {
+	repair(ctx context.Context, mount string) error
+}
+
 // A plan says how a subject is put to the proof.
 type plan struct {
 	cuts     int
 	perDisk  int // cuts of a disk, before it begins anew
-	lying    bool
+	kind     power.Kind
 	seed     uint64
 	dir      string // of the mount, and of evidence
 	progress io.Writer
@@ -59,7 +69,10 @@ type plan struct {
 // A result is one row of the table.
 type result struct {
 	Subject      string `json:"subject"`
-	Lying        bool   `json:"lying_sync"`
+	Version      string `json:"version,omitempty"`
+	Judged       bool   `json:"judged"`
+	Absent       string `json:"absent,omitempty"` // why it was not cut at all
+	Disk         string `json:"disk"`
 	Cuts         int    `json:"cuts"`
 	WhileOpening int    `json:"cuts_while_opening"`
 	Acknowledged int    `json:"acknowledged"`
@@ -93,6 +106,7 @@ const (
 	// each: that of a disk that lies is the only one.
 	lastChanges  = 40
 	openingOneIn = 5 // cuts that come while opening
+	sectorsOneIn = 3 // cuts that tear blocks into sectors
 )
 
 // A trial is a subject on its way through a plan.
@@ -113,7 +127,7 @@ type trial struct {
 func run(ctx context.Context, p plan, s subject) (result, error) {
 	began := time.Now()
 	t := &trial{plan: p, subject: s, rng: rand.New(rand.NewPCG(p.seed, 0)),
-		r: result{Subject: s.name(), Lying: p.lying, Seed: p.seed, Examples: []string{}}}
+		r: result{Subject: s.name(), Version: s.version(ctx), Judged: s.judged(), Disk: p.kind.String(), Seed: p.seed, Examples: []string{}}}
 	t.fresh()
 	for t.r.Cuts < p.cuts || t.cutsHere > 0 {
 		if err := t.life(ctx); err != nil {
@@ -129,7 +143,7 @@ func (t *trial) fresh() {
 	if t.ledger != nil {
 		t.r.Acknowledged += t.ledger.acked
 	}
-	t.disk, t.evidence, t.ledger, t.cutsHere = power.New(t.lying), nil, newLedger(), 0
+	t.disk, t.evidence, t.ledger, t.cutsHere = power.New(t.kind), nil, newLedger(), 0
 	if !t.subject.makesDirectory() {
 		t.disk.Mkdir(volume)
 	}
@@ -163,17 +177,30 @@ func (t *trial) life(ctx context.Context) (err error) {
 
 	starting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	switch err := t.subject.start(starting, t.disk, mount); {
+	err = t.subject.start(starting, t.disk, mount)
+	repaired := false
+	if errors.Is(err, errRefused) && t.cutsHere > 0 {
+		t.r.Refused++
+		t.wrong(err.Error())
+		if r, ok := t.subject.(repairer); ok {
+			repaired = true
+			t.disk.CutAfter(math.MaxInt32, false) // not now
+			if err = r.repair(starting, mount); err == nil {
+				err = t.subject.start(starting, t.disk, mount)
+			} else {
+				err = fmt.Errorf("%w: %w", errRefused, err)
+			}
+		}
+	}
+	switch {
 	case errors.Is(err, errCut):
 		t.cut()
 		t.r.WhileOpening++
 		return nil
 	case errors.Is(err, errRefused) && t.cutsHere > 0:
-		t.r.Refused++
 		if t.ledger.acked > 0 {
 			t.r.CutsWithLoss++
 		}
-		t.wrong(err.Error())
 		t.cutsHere = t.perDisk + 1
 		return nil
 	case err != nil:
@@ -214,7 +241,7 @@ func (t *trial) life(ctx context.Context) (err error) {
 		}
 		return errors.Join(fmt.Errorf("compare: %w\n%s", err, t.subject.said()), t.subject.kill(t.disk))
 	}
-	if last {
+	if last || repaired {
 		t.cutsHere = t.perDisk + 1
 		return t.subject.kill(t.disk)
 	}
@@ -280,7 +307,7 @@ func (t *trial) restore() {
 		return
 	}
 	lost := 0
-	t.disk, lost = t.disk.Survivor(t.rng, t.rng.Float64())
+	t.disk, lost = t.disk.Survivor(t.rng, power.Loss{Survive: t.rng.Float64(), Sectors: t.rng.IntN(sectorsOneIn) == 0})
 	t.r.Dropped += lost
 	t.evidence = t.disk.Clone()
 }
@@ -292,7 +319,7 @@ func (t *trial) wrong(what ...string) {
 			t.r.Examples = append(t.r.Examples, fmt.Sprintf("cut %d: %s", t.r.Cuts, w))
 		}
 	}
-	if t.evidence == nil || t.lying || t.subject.name() != service || len(t.r.Evidence) >= maxExamples {
+	if t.evidence == nil || t.kind == power.Lying || !t.subject.judged() || len(t.r.Evidence) >= maxExamples {
 		return
 	}
 	dir := filepath.Join(t.dir, fmt.Sprintf("evidence-%d", t.r.Cuts))

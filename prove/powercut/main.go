@@ -12,21 +12,19 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
+
+	"github.com/walsvc/walsvc/prove/power"
 )
 
 func main() {
@@ -48,12 +46,16 @@ func main() {
 
 // options are the flags.
 type options struct {
-	cuts, control, perDisk, clients int
-	peers                           int
-	seed                            uint64
-	lying                           bool
-	binary, format                  string
+	cuts, control, direct, peers int
+	perDisk, clients             int
+	seed                         uint64
+	lying                        bool
+	only, binary, format         string
+	dir                          string // for everything that is made
 }
+
+// formats are what -o may be.
+var formats = map[string]func(io.Writer, []result) error{"table": showTable, "markdown": showMarkdown, "json": showJSON}
 
 func command(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
 	var o options
@@ -61,23 +63,26 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) (err 
 	flags.SetOutput(stderr)
 	flags.IntVar(&o.cuts, "cuts", 200, "how often to cut")
 	flags.IntVar(&o.control, "control", 20, "how often to cut on a disk whose sync does nothing, to see that cuts hurt; 0 for not")
-	flags.IntVar(&o.peers, "peers", 0, "how often to cut each peer; 0 for no peers")
+	flags.IntVar(&o.direct, "direct", 20, "how often to cut when it writes past the page cache (O_DIRECT); 0 for not")
+	flags.IntVar(&o.peers, "peers", 20, "how often to cut each peer, on each kind of disk; 0 for no peers")
 	flags.IntVar(&o.perDisk, "per-disk", 10, "cuts of one disk, one after the other, before it begins anew")
 	flags.IntVar(&o.clients, "clients", 4, "clients at once")
 	flags.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "`seed` of what is random")
 	flags.BoolVar(&o.lying, "lying-sync", false, "all cuts on a disk whose sync does nothing: acknowledged data must be lost")
+	flags.StringVar(&o.only, "only", "", "cut only what has this `text` in its name")
 	flags.StringVar(&o.binary, "walsvc", "", "walsvc `executable`; by default it is built")
-	flags.StringVar(&o.format, "o", "table", "`format` of the result: table or json")
+	flags.StringVar(&o.format, "o", "table", "`format` of the result: table, markdown or json")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if flags.NArg() > 0 || o.cuts < 1 || o.control < 0 || o.peers < 0 || o.perDisk < 1 || o.clients < 1 || o.format != "table" && o.format != "json" {
-		return errors.New("want no arguments, at least one of -cuts, -per-disk and -clients, and -o table or json")
+	if flags.NArg() > 0 || o.cuts < 1 || o.control < 0 || o.direct < 0 || o.peers < 0 || o.perDisk < 1 || o.clients < 1 || formats[o.format] == nil {
+		return errors.New("want no arguments, at least one of -cuts, -per-disk and -clients, and -o table, markdown or json")
 	}
 	dir, err := os.MkdirTemp("", "powercut-") // short: a socket's path has at most 107 bytes
 	if err != nil {
 		return err
 	}
+	o.dir = dir
 	keep := false
 	defer func() {
 		if keep {
@@ -91,55 +96,78 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) (err 
 			return err
 		}
 	}
-	results, err := proof(ctx, o, dir, stderr)
+	results, err := proof(ctx, o, stderr)
 	for _, r := range results {
 		keep = keep || len(r.Evidence) > 0
 	}
-	if err := errors.Join(err, show(stdout, o.format, results)); err != nil {
+	if err := errors.Join(err, formats[o.format](stdout, results)); err != nil {
 		return err
 	}
 	return verdict(results)
 }
 
-// proof runs the trials and returns their results as far as they came.
-func proof(ctx context.Context, o options, dir string, progress io.Writer) (results []result, err error) {
-	p := plan{cuts: o.cuts, perDisk: o.perDisk, seed: o.seed, dir: dir, progress: progress}
-	lying := p
-	lying.lying, lying.perDisk = true, 1 // what a lying disk lost once is lost in all that follows
-	if !o.lying {
-		lying.cuts = o.control
-	}
-	peers := p
-	peers.cuts = o.peers
-	ours := &walsvc{binary: o.binary, clients: o.clients}
-	trials := []struct {
-		plan
-		subject
-	}{{p, ours}, {lying, ours}}
-	if o.lying {
-		trials = trials[1:]
-	}
-	others := findRedis(o.clients)
-	for _, name := range slices.Sorted(maps.Keys(journals)) {
-		others = append(others, &library{journal: name})
-	}
-	for _, s := range others {
-		trials = append(trials, struct {
-			plan
-			subject
-		}{peers, s})
-	}
-	for _, t := range trials {
-		if t.cuts == 0 {
-			continue
+// A trialOf is a subject and how it is put to the proof.
+type trialOf struct {
+	plan
+	subject
+}
+
+// finders find peers on this machine, by what they are called when they are not there.
+var finders = []struct {
+	name string
+	find func(options) ([]subject, error)
+}{
+	{"libraries", findLibraries},
+	{"Redis", findRedis},
+	{"NATS JetStream", findNATS},
+}
+
+// trials returns what there is to do, and results for what is not there.
+func trials(o options, progress io.Writer) (todo []trialOf, absent []result) {
+	add := func(s subject, cuts int, kind power.Kind) {
+		p := plan{cuts: cuts, perDisk: o.perDisk, kind: kind, seed: o.seed, dir: o.dir, progress: progress}
+		if kind == power.Lying {
+			p.perDisk = 1 // what it lost once is lost in all that follows
 		}
+		if cuts > 0 && strings.Contains(s.name(), o.only) {
+			todo = append(todo, trialOf{p, s})
+		}
+	}
+	ours := &walsvc{binary: o.binary, clients: o.clients}
+	if o.lying {
+		o.control = o.cuts
+	} else {
+		add(ours, o.cuts, power.Strict)
+	}
+	add(ours, o.control, power.Lying)
+	add(&walsvc{binary: o.binary, clients: o.clients, direct: true}, o.direct, power.Strict)
+	if o.peers == 0 {
+		return todo, nil
+	}
+	for _, f := range finders {
+		peers, err := f.find(o)
+		if err != nil && strings.Contains(f.name, o.only) {
+			absent = append(absent, result{Subject: f.name, Absent: err.Error()})
+		}
+		for _, s := range peers {
+			add(s, o.peers, power.Strict)
+			add(s, o.peers, power.Journaling)
+		}
+	}
+	return todo, absent
+}
+
+// proof runs the trials and returns their results as far as they came.
+func proof(ctx context.Context, o options, progress io.Writer) (results []result, err error) {
+	todo, absent := trials(o, progress)
+	for _, t := range todo {
 		r, err := run(ctx, t.plan, t.subject)
 		results = append(results, r)
 		if err != nil {
 			return results, err
 		}
 	}
-	return results, nil
+	return append(results, absent...), nil
 }
 
 // build builds walsvc as its own module has it.
@@ -162,59 +190,17 @@ func build(ctx context.Context, dir string) (string, error) {
 func verdict(results []result) error {
 	var errs []error
 	for _, r := range results {
+		lies := r.Disk == power.Lying.String()
 		switch {
-		case r.Lying && 2*r.CutsWithLoss < r.Cuts:
+		case lies && 2*r.CutsWithLoss < r.Cuts:
 			errs = append(errs, fmt.Errorf("the cuts are too gentle: a sync that does nothing lost acknowledged data in %d of %d", r.CutsWithLoss, r.Cuts))
-		case r.Subject != service:
-			// What peers do is told and not judged.
-		case !r.Lying && (!r.tally.clean() || r.Refused > 0):
+		case lies || !r.Judged:
+		case !r.tally.clean() || r.Refused > 0:
 			errs = append(errs, fmt.Errorf("%s: %d lost, %d reappeared, %d garbage, %d times refused to start; again with -seed %d",
 				r.Subject, r.Lost, r.Reappeared, r.Garbage, r.Refused, r.Seed))
-		case !r.Lying && r.Acknowledged == 0:
+		case r.Acknowledged == 0:
 			errs = append(errs, fmt.Errorf("%s acknowledged nothing", r.Subject))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// examplesOfPeer is how many of a peer's examples the table shows, in a line each.
-const examplesOfPeer = 3
-
-func show(w io.Writer, format string, results []result) error {
-	if format == "json" {
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(results)
-	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "subject\tsync\tcuts\twhile opening\tacknowledged\tlost\treappeared\tgarbage\tcuts with loss\trefused to start\tended by itself\tseconds\t")
-	for _, r := range results {
-		sync := "honest"
-		if r.Lying {
-			sync = "lies"
-		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.1f\t\n", r.Subject, sync, r.Cuts, r.WhileOpening, r.Acknowledged,
-			r.Lost, r.Reappeared, r.Garbage, r.CutsWithLoss, r.Refused, r.Ended, r.Seconds)
-	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	for _, r := range results {
-		if r.Lying {
-			continue
-		}
-		for i, e := range r.Examples {
-			if r.Subject != service {
-				if i == examplesOfPeer {
-					break
-				}
-				e, _, _ = strings.Cut(e, "\n")
-			}
-			fmt.Fprintf(w, "%s: %s\n", r.Subject, e)
-		}
-		for _, e := range r.Evidence {
-			fmt.Fprintf(w, "%s: disk before it was started: %s\n", r.Subject, e)
-		}
-	}
-	return nil
 }

@@ -5,8 +5,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +19,21 @@ import (
 
 // peerLog is what the one log of a peer is called in the ledger.
 const peerLog = "log"
+
+// moduleVersion returns the version of a module that this program is built with,
+// or nothing in a test.
+func moduleVersion(path string) string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	for _, m := range info.Deps {
+		if m.Path == path {
+			return strings.TrimPrefix(m.Version, "v")
+		}
+	}
+	return ""
+}
 
 // library is a journal in a process of its own; see child.
 type library struct {
@@ -31,7 +49,20 @@ type library struct {
 	broken error
 }
 
+// findLibraries returns the libraries, which are built in.
+func findLibraries(options) ([]subject, error) {
+	var out []subject
+	for _, name := range slices.Sorted(maps.Keys(journals)) {
+		out = append(out, &library{journal: name})
+	}
+	return out, nil
+}
+
 func (s *library) name() string { return s.journal }
+
+func (*library) judged() bool { return false }
+
+func (s *library) version(context.Context) string { return moduleVersion(journals[s.journal].module) }
 
 func (*library) makesDirectory() bool { return false }
 
@@ -45,8 +76,8 @@ func (s *library) start(ctx context.Context, d *power.Disk, mount string) error 
 	s.mu.Unlock()
 	number := s.next.Add(1)
 	ready := make(chan struct{})
-	p, err := startProcess(&lines{line: func(line string) { s.line(line, number, ready) }}, true,
-		self, childCommand, s.journal, filepath.Join(mount, volume), fmt.Sprint(number))
+	p, err := startProcess(program{name: self, args: []string{childCommand, s.journal, filepath.Join(mount, volume), fmt.Sprint(number)},
+		out: func(line string) { s.line(line, number, ready) }, silent: true, input: true})
 	if err != nil {
 		return err
 	}

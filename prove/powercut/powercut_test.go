@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"io"
 	"os"
 	"strings"
@@ -9,7 +8,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/walsvc/walsvc/prove/power"
+	"github.com/walsvc/walsvc/internal/proofs"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -17,6 +16,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // TestPowerCut is the proof in short: five cuts of an honest disk lose nothing,
 // five of a disk that lies lose something.
 func TestPowerCut(t *testing.T) {
+	proofs.Need(t, proofs.FUSE)
 	dir, err := os.MkdirTemp("", "powercut-") // short: a socket's path has at most 107 bytes
 	if err != nil {
 		t.Fatal(err)
@@ -37,10 +37,7 @@ func TestPowerCut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	results, err := proof(t.Context(), options{cuts: 5, control: 5, perDisk: 5, clients: 3, seed: 1, binary: binary}, dir, io.Discard)
-	if errors.Is(err, power.ErrNoFUSE) {
-		t.Skip(err)
-	}
+	results, err := proof(t.Context(), options{cuts: 5, control: 5, direct: 5, perDisk: 5, clients: 3, seed: 1, binary: binary, dir: dir}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +142,7 @@ func TestCompare(t *testing.T) {
 
 // TestVerdict checks what fails.
 func TestVerdict(t *testing.T) {
-	good := result{Subject: service, Cuts: 10, Acknowledged: 5}
+	good := result{Subject: service, Judged: true, Cuts: 10, Acknowledged: 5}
 	for _, tc := range []struct {
 		name string
 		r    func(*result)
@@ -157,9 +154,9 @@ func TestVerdict(t *testing.T) {
 		{"garbage", func(r *result) { r.Garbage = 1 }, false},
 		{"refused", func(r *result) { r.Refused = 1 }, false},
 		{"idle", func(r *result) { r.Acknowledged = 0 }, false},
-		{"gentle", func(r *result) { r.Lying, r.CutsWithLoss = true, 4 }, false},
-		{"a peer lost", func(r *result) { r.Subject, r.Lost = "peer", 1 }, true},
-		{"rough", func(r *result) { r.Lying, r.CutsWithLoss, r.Lost = true, 5, 9 }, true},
+		{"gentle", func(r *result) { r.Disk, r.CutsWithLoss = "lying", 4 }, false},
+		{"a peer lost", func(r *result) { r.Judged, r.Lost = false, 1 }, true},
+		{"rough", func(r *result) { r.Disk, r.CutsWithLoss, r.Lost = "lying", 5, 9 }, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := good

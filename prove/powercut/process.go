@@ -26,12 +26,21 @@ type process struct {
 	exited chan struct{}
 }
 
-// startProcess starts a program. out gets what it prints, and with input it can
-// be told something.
-func startProcess(out io.Writer, input bool, name string, args ...string) (*process, error) {
-	p := &process{cmd: exec.Command(name, args...), said: &tail{}, exited: make(chan struct{})}
-	p.cmd.Stdout, p.cmd.Stderr = out, p.said
-	if input {
+// A program is what to start.
+type program struct {
+	name   string
+	args   []string
+	out    func(line string) // called for what it prints, or nil
+	err    func(line string) // called for its standard error, or nil; said has it too
+	silent bool              // out is not for people
+	input  bool              // it can be told something
+}
+
+// startProcess starts a program.
+func startProcess(g program) (*process, error) {
+	p := &process{cmd: exec.Command(g.name, g.args...), said: &tail{}, exited: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = p.hear(g.out, g.silent), p.hear(g.err, false)
+	if g.input {
 		in, err := p.cmd.StdinPipe()
 		if err != nil {
 			return nil, err
@@ -44,13 +53,35 @@ func startProcess(out io.Writer, input bool, name string, args ...string) (*proc
 	// look like a power cut, nor like a refusal to start.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
+		return nil, fmt.Errorf("start %s: %w", g.name, err)
 	}
 	go func() {
 		_ = p.cmd.Wait() // that it ended is what counts; tell says how
 		close(p.exited)
 	}()
 	return p, nil
+}
+
+// hear returns what a stream of the process goes to.
+func (p *process) hear(line func(string), silent bool) io.Writer {
+	switch {
+	case line == nil:
+		return p.said
+	case silent:
+		return &lines{line: line}
+	}
+	return io.MultiWriter(p.said, &lines{line: line})
+}
+
+// whenSaid returns what closes ready at the first line with a text.
+func whenSaid(text string) (line func(string), ready chan struct{}) {
+	ready = make(chan struct{})
+	var once sync.Once
+	return func(line string) {
+		if strings.Contains(line, text) {
+			once.Do(func() { close(ready) })
+		}
+	}, ready
 }
 
 // wait returns when a process that was started is ready; if it does not get

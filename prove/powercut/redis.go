@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,19 +31,32 @@ type redis struct {
 	socket  string
 }
 
-// findRedis returns redis with each way to sync, if it is installed.
-func findRedis(clients int) []subject {
+// findRedis returns redis with each way to sync.
+func findRedis(o options) ([]subject, error) {
 	binary, err := exec.LookPath("redis-server")
 	if err != nil {
-		return nil
+		return nil, err
 	}
-	return []subject{
-		&redis{binary: binary, fsync: "always", clients: clients},
-		&redis{binary: binary, fsync: "everysec", clients: clients},
+	var out []subject
+	for _, fsync := range []string{"always", "everysec"} {
+		out = append(out, &redis{binary: binary, fsync: fsync, clients: o.clients})
 	}
+	return out, nil
 }
 
-func (s *redis) name() string { return "redis-" + s.fsync }
+func (s *redis) name() string { return "Redis, " + s.fsync }
+
+func (*redis) judged() bool { return false }
+
+var redisVersion = regexp.MustCompile(`v=(\S+)`)
+
+func (s *redis) version(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, s.binary, "--version").Output()
+	if m := redisVersion.FindSubmatch(out); err == nil && m != nil {
+		return string(m[1])
+	}
+	return ""
+}
 
 func (*redis) makesDirectory() bool { return false }
 
@@ -51,21 +65,28 @@ func (s *redis) start(ctx context.Context, d *power.Disk, mount string) error {
 	if err := os.Remove(s.socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	ready := make(chan struct{})
-	said := &tail{} // it logs to its standard output
-	var once sync.Once
-	p, err := startProcess(io.MultiWriter(said, &lines{line: func(line string) {
-		if strings.Contains(line, "eady to accept connections") {
-			once.Do(func() { close(ready) })
-		}
-	}}), false, s.binary, "--dir", filepath.Join(mount, volume), "--appendonly", "yes", "--appendfsync", s.fsync,
-		"--save", "", "--auto-aof-rewrite-percentage", "0", "--port", "0", "--unixsocket", s.socket, "--daemonize", "no")
+	line, ready := whenSaid("eady to accept connections")
+	p, err := startProcess(program{name: s.binary, out: line, args: []string{
+		"--dir", filepath.Join(mount, volume), "--appendonly", "yes", "--appendfsync", s.fsync,
+		"--save", "", "--auto-aof-rewrite-percentage", "0", "--port", "0", "--unixsocket", s.socket, "--daemonize", "no"}})
 	if err != nil {
 		return err
 	}
 	s.process = p
-	if err := p.wait(ctx, d, ready); err != nil {
-		return fmt.Errorf("%w\n%s", err, said)
+	return p.wait(ctx, d, ready)
+}
+
+// repair cuts the append-only file off where it is damaged, as the server says to
+// do in the message that it ends with.
+func (s *redis) repair(ctx context.Context, mount string) error {
+	tool, err := exec.LookPath("redis-check-aof")
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, tool, "--fix", filepath.Join(mount, volume, "appendonlydir", "appendonly.aof.manifest"))
+	cmd.Stdin = strings.NewReader("y\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("redis-check-aof: %w\n%s", err, out)
 	}
 	return nil
 }

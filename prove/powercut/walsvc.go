@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -18,6 +17,7 @@ import (
 type walsvc struct {
 	binary  string
 	clients int
+	direct  bool          // it writes past the page cache
 	next    atomic.Uint32 // number of the next client; none is used twice
 
 	process *process
@@ -25,10 +25,23 @@ type walsvc struct {
 	address string
 }
 
-// service is the subject that is judged.
-const service = "walsvc"
+// service is the subject that is judged, and direct is its name when it writes
+// past the page cache.
+const (
+	service = "walsvc"
+	direct  = "walsvc --direct"
+)
 
-func (*walsvc) name() string { return service }
+func (w *walsvc) name() string {
+	if w.direct {
+		return direct
+	}
+	return service
+}
+
+func (*walsvc) judged() bool { return true }
+
+func (*walsvc) version(context.Context) string { return "" }
 
 func (*walsvc) makesDirectory() bool { return true }
 
@@ -38,13 +51,9 @@ const segmentSize = "256KiB"
 func (w *walsvc) start(ctx context.Context, d *power.Disk, mount string) error {
 	w.volume = filepath.Join(mount, volume)
 	w.address = filepath.Join(w.volume, "walsvc.sock")
-	ready := make(chan struct{})
-	var once sync.Once
-	p, err := startProcess(&lines{line: func(line string) {
-		if strings.HasPrefix(line, "ready ") {
-			once.Do(func() { close(ready) })
-		}
-	}}, false, w.binary, "--data", w.volume, "--create", "--segment-size", segmentSize)
+	line, ready := whenSaid("ready ")
+	p, err := startProcess(program{name: w.binary, out: line,
+		args: []string{"--data", w.volume, "--create", "--segment-size", segmentSize, fmt.Sprintf("--direct=%t", w.direct)}})
 	if err != nil {
 		return err
 	}
