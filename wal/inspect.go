@@ -310,8 +310,9 @@ func (a *auditor) frame(f *segment.Frame, blockErrs []error) error {
 	case segment.KindSeal:
 		// One without an index says nothing: it is a cache.
 		if s, err := decodeSegmentIndex(f.Pos.Segment, f.Meta); err == nil {
-			for number, end := range s.ends {
-				a.reach(number, end.next, f.Pos)
+			// In order, or what is found would be told in another one each time.
+			for _, number := range slices.Sorted(maps.Keys(s.ends)) {
+				a.reach(number, s.ends[number].next, f.Pos)
 			}
 		}
 		return nil
@@ -369,8 +370,8 @@ var endOfJournal = segment.Pos{Segment: math.MaxUint64}
 
 // end holds the walk against the state that the journal had when it began.
 func (a *auditor) end(before *knownLogs) {
-	for number, next := range before.next {
-		a.reach(number, next, endOfJournal)
+	for _, number := range slices.Sorted(maps.Keys(before.next)) {
+		a.reach(number, before.next[number], endOfJournal)
 	}
 }
 
