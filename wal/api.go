@@ -126,6 +126,9 @@ type Options struct {
 	Create        bool   // make the volume if the directory is missing or empty
 	SnapshotEvery int64  // bytes of journal between snapshots; default 32 MiB
 	Events        Events // nil functions are not called
+	// StallAfter is how long an operation of the disk is under way before the
+	// volume is DiskStalled; default limits.StallAfter.
+	StallAfter time.Duration
 	// FS is the disk; default disk.OS.
 	FS disk.FS
 	// Now is the wall clock in nanoseconds since 1970; default time.Now.
@@ -144,6 +147,30 @@ type Events struct {
 	PrepareFailed func(err error)
 	Stranger      func(name string)
 	ClockJump     func(by time.Duration)
+	// Stalled is called when an operation of the disk has been under way for
+	// Options.StallAfter, also while the volume is opened, StallEnded when it has
+	// returned and no other hangs: in turn, and these two may block.
+	Stalled    func(s Stall)
+	StallEnded func(s Stall, took time.Duration)
+}
+
+func (e *Events) stalled(s disk.Stall) {
+	if e.Stalled != nil {
+		e.Stalled(*stallOf(s))
+	}
+}
+
+func (e *Events) stallEnded(s disk.Stall, took time.Duration) {
+	if e.StallEnded != nil {
+		e.StallEnded(*stallOf(s), took)
+	}
+}
+
+// A Stall is an operation of the disk that has been under way for longer than
+// Options.StallAfter: the oldest, if several hang.
+type Stall struct {
+	Operation string    // such as "sync 000000000000002a.wal"
+	Since     time.Time // when it began
 }
 
 // VolumeState says what a volume takes.
@@ -151,10 +178,11 @@ type VolumeState uint8
 
 // The states of a volume.
 const (
-	Serving  VolumeState = iota + 1 // takes appends
-	ReadOnly                        // opened so because of damage
-	Poisoned                        // a write or sync failed; only a restart clears it
-	Full                            // refuses appends for want of space; they resume by themselves
+	Serving     VolumeState = iota + 1 // takes appends
+	ReadOnly                           // opened so because of damage
+	Poisoned                           // a write or sync failed; only a restart clears it
+	Full                               // refuses appends for want of space; they resume by themselves
+	DiskStalled                        // the disk does not answer; what waits for it goes on when it does
 )
 
 // DamagedLog names records that cannot be read.
@@ -199,7 +227,7 @@ type Status struct {
 	SegmentSize     int64
 	Spares          int
 	AppendableBytes int64
-	DiskFree        uint64
+	DiskFree        uint64 // as last heard: a disk that hangs is not asked
 	Commits         uint64 // frames of commands since the volume was opened; the rest likewise
 	Syncs           uint64
 	Records         uint64
@@ -208,6 +236,8 @@ type Status struct {
 	Rolls           uint64
 	Recycles        uint64
 	Snapshots       uint64
+	Stalls          uint64
+	Stall           *Stall // under way; nil for none
 }
 
 // Refusals and failures. A refusal changes nothing and consumes no sequence.
@@ -337,6 +367,8 @@ var (
 type engine interface {
 	Recovery() Recovery
 	Status() Status
+	State() (state VolumeState, detail string)
+	Stalled() (s *Stall, changed <-chan struct{})
 	Close() error
 
 	CreateLog(ctx context.Context, name string, o LogOptions) (info LogInfo, created bool, err error)

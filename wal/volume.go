@@ -31,7 +31,7 @@ import (
 //	                                  └──► snapshotter, janitor (on their own)
 type Volume struct {
 	o        Options
-	fs       disk.FS
+	fs       *disk.Watch
 	dir      string
 	journal  *segment.Journal
 	bus      *batcher.Bus // nil when read-only
@@ -67,6 +67,11 @@ type Volume struct {
 	snapshots snapshotter
 	janitor   janitor
 	counters  counters
+
+	// free is what the file system last said it has free, in bytes; asking is set
+	// while it is asked.
+	free   atomic.Uint64
+	asking atomic.Bool
 }
 
 // counters count since the volume was opened.
@@ -170,7 +175,9 @@ func (v *Volume) wrap(err error) error {
 //
 // It returns ErrNoVolume, ErrInUse, ErrVersion or ErrDamaged, wrapped with a
 // next step, or the disk's error. Damage that leaves a readable prefix is no
-// error: the volume opens read-only and Recovery names what is hit.
+// error: the volume opens read-only and Recovery names what is hit. An operation
+// of the disk that fails while the volume is opened ends that, and leaves what the
+// next opening finds its way with; on a disk that hangs it waits, and Events tells.
 func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
 	began := time.Now()
 	if o.FS == nil {
@@ -179,10 +186,15 @@ func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}
+	o.Rand = &lockedReader{r: o.Rand}
 	if o.SnapshotEvery <= 0 {
 		o.SnapshotEvery = defaultSnapshotEvery
 	}
-	v := &Volume{o: o, fs: o.FS, dir: dir, watches: map[uint64]chan struct{}{}, bound: map[bindKey]*Binding{}, done: make(chan struct{})}
+	if o.StallAfter <= 0 {
+		o.StallAfter = limits.StallAfter
+	}
+	fs := disk.NewWatch(o.FS, o.StallAfter, o.Events.stalled, o.Events.stallEnded)
+	v := &Volume{o: o, fs: fs, dir: dir, watches: map[uint64]chan struct{}{}, bound: map[bindKey]*Binding{}, done: make(chan struct{})}
 	v.orderer = localOrderer{v}
 	v.index.init(v)
 	if o.Codec == "" {
@@ -193,7 +205,7 @@ func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
 		return nil, fmt.Errorf("open volume %s: %w: %w", dir, ErrInvalid, err)
 	}
 	so := segment.Options{
-		FS: o.FS, Dir: dir, SegmentSize: o.SegmentSize, PrepareRate: o.PrepareRate, Rand: o.Rand, Now: o.Now,
+		FS: fs, Dir: dir, SegmentSize: o.SegmentSize, PrepareRate: o.PrepareRate, Rand: o.Rand, Now: o.Now,
 		Seal: v.sealMeta,
 		Events: segment.Events{
 			Stranger:      o.Events.Stranger,
@@ -399,6 +411,7 @@ func (v *Volume) Close() error {
 	}
 	v.fail(fmt.Errorf("volume %s: %w", v.dir, ErrClosed))
 	errs = append(errs, v.fetch.Close(), v.journal.Close())
+	v.fs.Quiesce()
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close volume %s: %w", v.dir, err)
 	}
@@ -530,34 +543,94 @@ func (w *waiter) Landed(_ uint64, err error) { w.landed <- err }
 // Recovery returns what opening the volume found.
 func (v *Volume) Recovery() Recovery { return v.recovery }
 
-// Status returns the volume's state.
+// Stalled returns the operation of the disk that hangs, nil if none does, and a
+// channel that is closed when that has changed. While one hangs, nothing that
+// depends on it is acknowledged, refused or shown; what is durable can be read
+// as far as the disk reads. It is over when the disk answers.
+func (v *Volume) Stalled() (s *Stall, changed <-chan struct{}) {
+	stall, stalled, changed := v.fs.Stalled()
+	if !stalled {
+		return nil, changed
+	}
+	return stallOf(stall), changed
+}
+
+func stallOf(s disk.Stall) *Stall { return &Stall{Operation: s.Op.String(), Since: s.Since} }
+
+// Status returns the volume's state. A disk that hangs keeps it no longer than
+// Options.StallAfter.
 func (v *Volume) Status() Status {
 	space := v.journal.Space()
 	s := Status{
-		Volume: v.journal.Volume(), State: Serving, Recovery: v.recovery, DurableFrame: v.journal.Durable(),
+		Volume: v.journal.Volume(), Recovery: v.recovery, DurableFrame: v.journal.Durable(),
 		Segments: space.Segments, SegmentSize: v.journal.SegmentSize(), Spares: space.Spares,
 		AppendableBytes: max(0, space.Usable-space.Reserve),
 		Commits:         v.counters.commits.Load(), Syncs: v.counters.syncs.Load(), Records: v.counters.records.Load(),
 		RawBytes: v.counters.rawBytes.Load(), StoredBytes: v.counters.storedBytes.Load(), Rolls: v.counters.rolls.Load(),
 		Recycles: v.counters.recycles.Load(), Snapshots: v.counters.snapshots.Load(),
 	}
-	if free, err := v.fs.Free(v.dir); err == nil {
-		s.DiskFree = free
+	s.DiskFree = v.askFree()
+	s.Stall, _ = v.Stalled()
+	s.Stalls = v.fs.Stalls()
+	s.State, s.Detail = v.State()
+	if v.readOnly != nil {
+		s.DurableFrame = v.recovery.LastSequence
 	}
 	v.mu.RLock()
+	defer v.mu.RUnlock()
 	s.Logs = len(v.durable.logs)
-	failed := v.failed
-	v.mu.RUnlock()
-	switch {
-	case errors.Is(failed, ErrPoisoned):
-		s.State, s.Detail = Poisoned, failed.Error()+"; restart the service: it recovers to what is durable"
-	case v.readOnly != nil:
-		s.State, s.Detail = ReadOnly, v.readOnly.Error()
-		s.DurableFrame = v.recovery.LastSequence
-	case space.PrepareError != nil && s.AppendableBytes < limits.BlockSize:
-		s.State, s.Detail = Full, fmt.Sprintf("no room to prepare segments: %v; truncate logs, set checkpoints, or make room on the file system", space.PrepareError)
-	}
 	return s
+}
+
+// askFree asks the file system for its free bytes, unless it hangs or somebody
+// is asking, and returns what it last said.
+func (v *Volume) askFree() uint64 {
+	stall, changed := v.Stalled()
+	if stall == nil && v.asking.CompareAndSwap(false, true) {
+		answered := make(chan struct{})
+		go func() {
+			defer close(answered)
+			if free, err := v.fs.Free(v.dir); err == nil {
+				v.free.Store(free)
+			}
+			v.asking.Store(false)
+		}()
+		select {
+		case <-answered:
+		case <-changed: // it is this question that hangs, or another operation
+		}
+	}
+	return v.free.Load()
+}
+
+// State says what the volume takes, and, unless it is Serving, why, and what to
+// do next. It asks the disk for nothing.
+func (v *Volume) State() (state VolumeState, detail string) {
+	if failed := v.poisoned(); failed != nil {
+		return Poisoned, failed.Error() + "; restart the service: it recovers to what is durable"
+	}
+	if stall, _ := v.Stalled(); stall != nil {
+		return DiskStalled, fmt.Sprintf("the disk has not answered since %s: %s; look at the disk: what waits goes on when it answers",
+			stall.Since.UTC().Format(time.RFC3339), stall.Operation)
+	}
+	if v.readOnly != nil {
+		return ReadOnly, v.readOnly.Error()
+	}
+	space := v.journal.Space()
+	if space.PrepareError != nil && max(0, space.Usable-space.Reserve) < limits.BlockSize {
+		return Full, fmt.Sprintf("no room to prepare segments: %v; truncate logs, set checkpoints, or make room on the file system", space.PrepareError)
+	}
+	return Serving, ""
+}
+
+// poisoned returns what poisoned the volume, nil if nothing has.
+func (v *Volume) poisoned() error {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	if errors.Is(v.failed, ErrPoisoned) {
+		return v.failed
+	}
+	return nil
 }
 
 // lookup returns a durable log by name. REQUIRES: mu is held, for reading at least.
@@ -767,5 +840,18 @@ func (c *clock) now() int64 {
 func (c *clock) drift() time.Duration { return time.Duration(time.Now().UnixNano() - c.now()) }
 
 func timeOf(ns int64) time.Time { return time.Unix(0, ns).UTC() }
+
+// A lockedReader lets the volume and its journal draw from one source.
+type lockedReader struct {
+	mu sync.Mutex
+	r  io.Reader
+}
+
+// Read implements io.Reader.
+func (l *lockedReader) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.r.Read(p)
+}
 
 var _ io.Closer = (*Volume)(nil)

@@ -81,7 +81,7 @@ It exits with 5 if recovery found damage, and with 4 if the volume takes no
 appends for another reason.
 
 JSON: version, format_version, volume_id, state ("serving", "draining",
-"read_only", "poisoned", "full"), detail, uptime_seconds, rss_bytes, recovery
+"read_only", "poisoned", "full", "disk_stalled"), detail, uptime_seconds, rss_bytes, recovery
 {verdict ("clean", "torn", "damaged"), case, detail, frames, last_sequence,
 rewritten_frames, discarded_frames, discarded_bytes, took_seconds, damage
 [{file, offset, sequence, case, detail, logs [{log, first_lsn, last_lsn}]}]},
@@ -228,6 +228,8 @@ func (s statusResult) failure() error {
 		switch s.State {
 		case "poisoned":
 			next = "look at the service's disk, then restart it"
+		case "disk_stalled":
+			next = "look at the service's disk; what waits goes on when it answers"
 		case "full":
 			next = "move checkpoints forward, truncate, or make room on the disk; appends resume by themselves"
 		}

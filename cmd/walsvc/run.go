@@ -82,7 +82,8 @@ Settings come from flags, WALSVC_* variables and a YAML file, in that order;
 //	                             |
 //	         first signal ------ Drain         STOPPING=1, bounded by drain-deadline
 //	                             |
-//	                        Volume.Close       writes the last promise
+//	                        Volume.Close       writes the last promise; a disk that hangs
+//	                                           beyond the deadline is not waited for
 //
 // It says ready only after recovery has said what it found and the listeners
 // are bound.
@@ -105,8 +106,9 @@ func serve(ctx context.Context, signals <-chan os.Signal, c config.Config, stdou
 	if err != nil || volume == nil {
 		return err
 	}
+	draining := false // then drain closes it
 	defer func() {
-		if !errors.Is(err, errInterrupted) { // who does not wait does not wait for the disk
+		if !draining {
 			err = errors.Join(err, volume.Close())
 		}
 	}()
@@ -146,7 +148,8 @@ func serve(ctx context.Context, signals <-chan os.Signal, c config.Config, stdou
 		log.Info("draining", "cause", context.Cause(ctx), "deadline", c.DrainDeadline)
 	}
 	notify(log, "STOPPING=1")
-	return drain(s, served, signals, c.DrainDeadline, log)
+	draining = true
+	return drain(s, volume, served, signals, c.DrainDeadline, log)
 }
 
 // open opens the volume. A signal meanwhile ends it at once, with no volume and
@@ -172,21 +175,38 @@ func open(ctx context.Context, signals <-chan os.Signal, dir string, o wal.Optio
 // errInterrupted is what a second signal ends with.
 var errInterrupted error = &failure{code: exitInterrupted, err: errors.New("stopped at once by a second signal")}
 
-// drain stops s in order, within the deadline. A deadline that passes is told,
-// and no failure: what was sequenced lands with the volume's Close.
-func drain(s *server.Server, served <-chan error, signals <-chan os.Signal, deadline time.Duration, log *slog.Logger) error {
+// drain stops s in order and closes the volume. A deadline that passes is told,
+// and no failure: what was sequenced lands with the volume's Close. Only if the
+// disk hangs by then, or later, it returns at once, with both left running: the
+// disk may never answer, and nothing acknowledged depends on it.
+func drain(s *server.Server, volume *wal.Volume, served <-chan error, signals <-chan os.Signal, deadline time.Duration, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), deadline, errors.New("drain deadline passed"))
 	defer cancel()
-	drained := make(chan error, 1)
-	go func() { drained <- s.Drain(ctx) }()
-	select {
-	case err := <-drained:
-		if err != nil {
+	stopped := make(chan error, 1)
+	go func() {
+		if err := s.Drain(ctx); err != nil {
 			log.Warn("connections cut", "cause", err)
 		}
-		return <-served
-	case <-signals:
-		return errInterrupted
+		stopped <- errors.Join(<-served, volume.Close())
+	}()
+	look := ctx.Done()
+	for {
+		select {
+		case err := <-stopped:
+			return err
+		case <-signals:
+			return errInterrupted
+		case <-look:
+		}
+		stall, changed := volume.Stalled()
+		if stall != nil {
+			return &failure{
+				code: exitFailed,
+				err:  fmt.Errorf("stopped while the disk hangs, since %s: %s", stall.Since.UTC().Format(time.RFC3339), stall.Operation),
+				next: "look at the disk; nothing acknowledged is lost, and the next start recovers what the disk has",
+			}
+		}
+		look = changed
 	}
 }
 
@@ -265,6 +285,12 @@ func eventsTo(log *slog.Logger, poisoned func(), socket string) wal.Events {
 			}
 		},
 		ClockJump: func(by time.Duration) { log.Warn("the clock jumped", "by", by) },
+		Stalled: func(s wal.Stall) {
+			log.Error("disk stalled: nothing more is acknowledged until it answers", "operation", s.Operation, "since", s.Since)
+		},
+		StallEnded: func(s wal.Stall, took time.Duration) {
+			log.Warn("disk answers again", "operation", s.Operation, "after", took)
+		},
 	}
 }
 

@@ -2,13 +2,14 @@
 //
 // It is a small seam, not a file system: what the engine needs and nothing
 // else, so that a fake is short and a review of "what did we ask the disk" is
-// a review of one interface. Four implementations stand behind it:
+// a review of one interface. Five implementations stand behind it:
 //
 //	OS        the real one: fdatasync, directory sync, flock, optional O_DIRECT
 //	Mem       in memory, and it can crash: what was synced stays, each unsynced
 //	          4 KiB block and each unsynced directory entry survives at random
 //	Record    wraps another and tells of every operation when it begins and ends
 //	Faulty    wraps another and fails, delays or hangs chosen operations
+//	Watch     wraps another and tells when an operation hangs
 //
 // Durability rules, which Mem models and the engine obeys:
 //

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/walsvc/walsvc/internal/limits"
 )
 
@@ -24,7 +26,7 @@ const lockerEnv = "DISK_TEST_LOCK"
 func TestMain(m *testing.M) {
 	path := os.Getenv(lockerEnv)
 	if path == "" {
-		os.Exit(m.Run())
+		goleak.VerifyTestMain(m) // exits
 	}
 	_, err := OS(OSOptions{}).Lock(path)
 	fmt.Println(class(err))

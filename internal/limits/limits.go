@@ -159,6 +159,10 @@ const (
 	// longer ask for it.
 	OpenSegmentIdle = 2 * time.Second
 
+	// StallAfter is how long an operation of the disk is under way before the
+	// volume says DISK_STALLED.
+	StallAfter = 2 * time.Second
+
 	// DrainDeadline bounds an orderly stop unless chosen otherwise.
 	DrainDeadline = 10 * time.Second
 )

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/walsvc/walsvc/internal/limits"
 	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
@@ -25,7 +26,7 @@ func (s adminService) GetStatus(context.Context, *walsvcv1.GetStatusRequest) (*w
 	st := s.volume.Status()
 	return &walsvcv1.GetStatusResponse{
 		VolumeId:        st.Volume.String(),
-		State:           s.state(st.State),
+		State:           s.state(),
 		Detail:          st.Detail,
 		Recovery:        recoveryOf(st.Recovery),
 		Logs:            uint64(st.Logs),
@@ -45,15 +46,27 @@ func (s adminService) GetStatus(context.Context, *walsvcv1.GetStatusRequest) (*w
 		Snapshots:       st.Snapshots,
 		RssBytes:        residentBytes(),
 		Uptime:          durationpb.New(time.Since(s.started)),
+		Stalls:          st.Stalls,
+		Stall:           stallOf(st.Stall),
 	}, nil
+}
+
+func stallOf(s *wal.Stall) *walsvcv1.Stall {
+	if s == nil {
+		return nil
+	}
+	return &walsvcv1.Stall{Operation: s.Operation, BeginTime: timestamppb.New(s.Since)}
 }
 
 // state puts the service's stopping before the volume's state, unless that is
 // worse.
-func (s adminService) state(state wal.VolumeState) walsvcv1.VolumeState {
+func (s *Server) state() walsvcv1.VolumeState {
+	state, _ := s.volume.State()
 	switch {
 	case state == wal.Poisoned:
 		return walsvcv1.VolumeState_VOLUME_STATE_POISONED
+	case state == wal.DiskStalled:
+		return walsvcv1.VolumeState_VOLUME_STATE_DISK_STALLED
 	case s.draining():
 		return walsvcv1.VolumeState_VOLUME_STATE_DRAINING
 	case state == wal.ReadOnly:
@@ -154,5 +167,6 @@ func advertised() []*walsvcv1.Limit {
 		span("HeartbeatInterval", limits.HeartbeatInterval),
 		span("PinLimit", limits.PinLimit),
 		span("DrainDeadline", limits.DrainDeadline),
+		span("StallAfter", limits.StallAfter),
 	}
 }

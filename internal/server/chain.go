@@ -51,6 +51,7 @@ func (s *Server) chain() []grpc.ServerOption {
 			selector.UnaryServerInterceptor(ratelimit.UnaryServerInterceptor(s.limiter()), limited),
 			selector.UnaryServerInterceptor(auth.UnaryServerInterceptor(s.authorize), guarded),
 			selector.UnaryServerInterceptor(s.refuseUnary, guarded),
+			selector.UnaryServerInterceptor(s.tellState, unguarded),
 		),
 		grpc.ChainStreamInterceptor(
 			identifyStream,
@@ -170,6 +171,20 @@ func (s *Server) refuseStream(srv any, stream grpc.ServerStream, info *grpc.Stre
 		return err
 	}
 	return handler(srv, stream)
+}
+
+// VolumeStateHeader is the response header of health checks with the volume's
+// state, as VolumeState spells it without its prefix: what a NOT_SERVING is for,
+// "DISK_STALLED" say, which the health protocol has no place for.
+const VolumeStateHeader = "walsvc-volume-state"
+
+// tellState adds the volume's state to the answers of health checks.
+func (s *Server) tellState(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	state := strings.TrimPrefix(s.state().String(), "VOLUME_STATE_")
+	if err := grpc.SetHeader(ctx, metadata.Pairs(VolumeStateHeader, state)); err != nil {
+		return nil, err
+	}
+	return handler(ctx, req)
 }
 
 // endOnStop ends streams of health and reflection when the service stops: they

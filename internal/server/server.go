@@ -97,7 +97,7 @@ type Server struct {
 	replays     atomic.Int64 // running now
 
 	// background counts goroutines that may outlive their handler by a moment,
-	// and the one that waits for Poisoned.
+	// and the one that watches the volume's health.
 	background sync.WaitGroup
 	stopOnce   sync.Once
 
@@ -261,8 +261,9 @@ var (
 	}
 )
 
-// watchHealth sets the services' health, and again if the volume is poisoned.
-// The service as a whole, by the empty name, is as healthy as its appends.
+// watchHealth sets the services' health, and again whenever the disk stops or
+// begins to answer, or the volume is poisoned. The service as a whole, by the
+// empty name, is as healthy as its appends.
 func (s *Server) watchHealth() {
 	set := func(status healthv1.HealthCheckResponse_ServingStatus, services ...string) {
 		for _, name := range services {
@@ -270,20 +271,30 @@ func (s *Server) watchHealth() {
 		}
 	}
 	set(healthv1.HealthCheckResponse_SERVING, reading...)
-	writable := healthv1.HealthCheckResponse_SERVING
-	if state := s.volume.Status().State; state == wal.ReadOnly || state == wal.Poisoned {
-		writable = healthv1.HealthCheckResponse_NOT_SERVING
+	// look sets the health of what writes, and returns what is told of the next change.
+	look := func() <-chan struct{} {
+		_, changed := s.volume.Stalled()
+		status := healthv1.HealthCheckResponse_SERVING
+		switch state, _ := s.volume.State(); state {
+		case wal.ReadOnly, wal.Poisoned, wal.DiskStalled:
+			status = healthv1.HealthCheckResponse_NOT_SERVING
+		}
+		set(status, writing...)
+		set(status, "")
+		return changed
 	}
-	set(writable, append(writing, "")...)
-
-	if s.options.Poisoned == nil {
-		return
-	}
+	changed := look()
 	s.background.Go(func() {
-		select {
-		case <-s.options.Poisoned:
-			set(healthv1.HealthCheckResponse_NOT_SERVING, append(writing, "")...)
-		case <-s.stopping.Done():
+		poisoned := s.options.Poisoned
+		for {
+			select {
+			case <-poisoned:
+				poisoned = nil
+			case <-changed:
+			case <-s.stopping.Done():
+				return
+			}
+			changed = look()
 		}
 	})
 }

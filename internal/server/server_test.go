@@ -81,7 +81,7 @@ func worldOn(t testing.TB, mem *disk.Mem, o Options) *world {
 	})
 	poisoned := make(chan struct{})
 	v, err := wal.Open(ctx, "/vol", wal.Options{
-		FS: w.disk, Create: true, SegmentSize: 1 << 20, PrepareRate: -1,
+		FS: w.disk, Create: true, SegmentSize: 1 << 20, PrepareRate: -1, StallAfter: 20 * time.Millisecond,
 		Events: wal.Events{Poisoned: func(error) { close(poisoned) }},
 	})
 	if err != nil {

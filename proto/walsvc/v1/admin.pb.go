@@ -10,6 +10,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -38,6 +39,9 @@ const (
 	VolumeState_VOLUME_STATE_POISONED VolumeState = 4
 	// VOLUME_STATE_FULL refuses appends for want of space; they resume by themselves.
 	VolumeState_VOLUME_STATE_FULL VolumeState = 5
+	// VOLUME_STATE_DISK_STALLED waits for a disk that does not answer. Nothing that
+	// depends on it is acknowledged, refused or shown until it does; then all goes on.
+	VolumeState_VOLUME_STATE_DISK_STALLED VolumeState = 6
 )
 
 // Enum value maps for VolumeState.
@@ -49,14 +53,16 @@ var (
 		3: "VOLUME_STATE_READ_ONLY",
 		4: "VOLUME_STATE_POISONED",
 		5: "VOLUME_STATE_FULL",
+		6: "VOLUME_STATE_DISK_STALLED",
 	}
 	VolumeState_value = map[string]int32{
-		"VOLUME_STATE_UNSPECIFIED": 0,
-		"VOLUME_STATE_SERVING":     1,
-		"VOLUME_STATE_DRAINING":    2,
-		"VOLUME_STATE_READ_ONLY":   3,
-		"VOLUME_STATE_POISONED":    4,
-		"VOLUME_STATE_FULL":        5,
+		"VOLUME_STATE_UNSPECIFIED":  0,
+		"VOLUME_STATE_SERVING":      1,
+		"VOLUME_STATE_DRAINING":     2,
+		"VOLUME_STATE_READ_ONLY":    3,
+		"VOLUME_STATE_POISONED":     4,
+		"VOLUME_STATE_FULL":         5,
+		"VOLUME_STATE_DISK_STALLED": 6,
 	}
 )
 
@@ -87,6 +93,61 @@ func (VolumeState) EnumDescriptor() ([]byte, []int) {
 	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{0}
 }
 
+// Stall is an operation of the disk that hangs.
+type Stall struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// operation names what hangs, such as "sync 000000000000002a.wal".
+	Operation string `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	// begin_time is when it began, by the service's clock.
+	BeginTime     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=begin_time,json=beginTime,proto3" json:"begin_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stall) Reset() {
+	*x = Stall{}
+	mi := &file_walsvc_v1_admin_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stall) ProtoMessage() {}
+
+func (x *Stall) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_admin_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stall.ProtoReflect.Descriptor instead.
+func (*Stall) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Stall) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *Stall) GetBeginTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BeginTime
+	}
+	return nil
+}
+
 // Damage names bytes that do not verify.
 type Damage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -108,7 +169,7 @@ type Damage struct {
 
 func (x *Damage) Reset() {
 	*x = Damage{}
-	mi := &file_walsvc_v1_admin_proto_msgTypes[0]
+	mi := &file_walsvc_v1_admin_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -120,7 +181,7 @@ func (x *Damage) String() string {
 func (*Damage) ProtoMessage() {}
 
 func (x *Damage) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_admin_proto_msgTypes[0]
+	mi := &file_walsvc_v1_admin_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -133,7 +194,7 @@ func (x *Damage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Damage.ProtoReflect.Descriptor instead.
 func (*Damage) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{0}
+	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *Damage) GetFile() string {
@@ -193,7 +254,7 @@ type DamagedLog struct {
 
 func (x *DamagedLog) Reset() {
 	*x = DamagedLog{}
-	mi := &file_walsvc_v1_admin_proto_msgTypes[1]
+	mi := &file_walsvc_v1_admin_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -205,7 +266,7 @@ func (x *DamagedLog) String() string {
 func (*DamagedLog) ProtoMessage() {}
 
 func (x *DamagedLog) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_admin_proto_msgTypes[1]
+	mi := &file_walsvc_v1_admin_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -218,7 +279,7 @@ func (x *DamagedLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DamagedLog.ProtoReflect.Descriptor instead.
 func (*DamagedLog) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{1}
+	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *DamagedLog) GetLog() string {
@@ -271,7 +332,7 @@ type Recovery struct {
 
 func (x *Recovery) Reset() {
 	*x = Recovery{}
-	mi := &file_walsvc_v1_admin_proto_msgTypes[2]
+	mi := &file_walsvc_v1_admin_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -283,7 +344,7 @@ func (x *Recovery) String() string {
 func (*Recovery) ProtoMessage() {}
 
 func (x *Recovery) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_admin_proto_msgTypes[2]
+	mi := &file_walsvc_v1_admin_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -296,7 +357,7 @@ func (x *Recovery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recovery.ProtoReflect.Descriptor instead.
 func (*Recovery) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{2}
+	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Recovery) GetVerdict() string {
@@ -378,7 +439,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_walsvc_v1_admin_proto_msgTypes[3]
+	mi := &file_walsvc_v1_admin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +451,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_admin_proto_msgTypes[3]
+	mi := &file_walsvc_v1_admin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +464,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{4}
 }
 
 // GetStatusResponse is the volume's state. All of it is durable state.
@@ -429,7 +490,7 @@ type GetStatusResponse struct {
 	Spares uint64 `protobuf:"varint,9,opt,name=spares,proto3" json:"spares,omitempty"`
 	// appendable_bytes is the written space that appends may still fill.
 	AppendableBytes uint64 `protobuf:"varint,10,opt,name=appendable_bytes,json=appendableBytes,proto3" json:"appendable_bytes,omitempty"`
-	// disk_free_bytes of the file system.
+	// disk_free_bytes of the file system, as it last said.
 	DiskFreeBytes uint64 `protobuf:"varint,11,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
 	// commits is the number of frames of commands since the start.
 	Commits uint64 `protobuf:"varint,12,opt,name=commits,proto3" json:"commits,omitempty"`
@@ -450,14 +511,19 @@ type GetStatusResponse struct {
 	// rss_bytes is the process's resident memory.
 	RssBytes uint64 `protobuf:"varint,20,opt,name=rss_bytes,json=rssBytes,proto3" json:"rss_bytes,omitempty"`
 	// uptime of the process.
-	Uptime        *durationpb.Duration `protobuf:"bytes,21,opt,name=uptime,proto3" json:"uptime,omitempty"`
+	Uptime *durationpb.Duration `protobuf:"bytes,21,opt,name=uptime,proto3" json:"uptime,omitempty"`
+	// stalls is how often the disk hung for longer than the limit StallAfter,
+	// since the start.
+	Stalls uint64 `protobuf:"varint,22,opt,name=stalls,proto3" json:"stalls,omitempty"`
+	// stall is set while it hangs: the oldest operation under way.
+	Stall         *Stall `protobuf:"bytes,23,opt,name=stall,proto3" json:"stall,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_walsvc_v1_admin_proto_msgTypes[4]
+	mi := &file_walsvc_v1_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -469,7 +535,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_admin_proto_msgTypes[4]
+	mi := &file_walsvc_v1_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -482,7 +548,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetStatusResponse) GetVolumeId() string {
@@ -632,6 +698,20 @@ func (x *GetStatusResponse) GetUptime() *durationpb.Duration {
 	return nil
 }
 
+func (x *GetStatusResponse) GetStalls() uint64 {
+	if x != nil {
+		return x.Stalls
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetStall() *Stall {
+	if x != nil {
+		return x.Stall
+	}
+	return nil
+}
+
 // GetServerInfoRequest is empty.
 type GetServerInfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -641,7 +721,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_walsvc_v1_admin_proto_msgTypes[5]
+	mi := &file_walsvc_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -653,7 +733,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_admin_proto_msgTypes[5]
+	mi := &file_walsvc_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -666,7 +746,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 // Limit is one bound.
@@ -684,7 +764,7 @@ type Limit struct {
 
 func (x *Limit) Reset() {
 	*x = Limit{}
-	mi := &file_walsvc_v1_admin_proto_msgTypes[6]
+	mi := &file_walsvc_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -696,7 +776,7 @@ func (x *Limit) String() string {
 func (*Limit) ProtoMessage() {}
 
 func (x *Limit) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_admin_proto_msgTypes[6]
+	mi := &file_walsvc_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -709,7 +789,7 @@ func (x *Limit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limit.ProtoReflect.Descriptor instead.
 func (*Limit) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Limit) GetName() string {
@@ -750,7 +830,7 @@ type GetServerInfoResponse struct {
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_walsvc_v1_admin_proto_msgTypes[7]
+	mi := &file_walsvc_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +842,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_admin_proto_msgTypes[7]
+	mi := &file_walsvc_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +855,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -810,7 +890,11 @@ var File_walsvc_v1_admin_proto protoreflect.FileDescriptor
 
 const file_walsvc_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x15walsvc/v1/admin.proto\x12\twalsvc.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa7\x01\n" +
+	"\x15walsvc/v1/admin.proto\x12\twalsvc.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"`\n" +
+	"\x05Stall\x12\x1c\n" +
+	"\toperation\x18\x01 \x01(\tR\toperation\x129\n" +
+	"\n" +
+	"begin_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tbeginTime\"\xa7\x01\n" +
 	"\x06Damage\x12\x12\n" +
 	"\x04file\x18\x01 \x01(\tR\x04file\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x1a\n" +
@@ -835,7 +919,7 @@ const file_walsvc_v1_admin_proto_rawDesc = "" +
 	"\x06damage\x18\t \x03(\v2\x11.walsvc.v1.DamageR\x06damage\x12-\n" +
 	"\x04took\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationR\x04took\"\x12\n" +
-	"\x10GetStatusRequest\"\xb6\x05\n" +
+	"\x10GetStatusRequest\"\xf6\x05\n" +
 	"\x11GetStatusResponse\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.walsvc.v1.VolumeStateR\x05state\x12\x16\n" +
@@ -858,7 +942,9 @@ const file_walsvc_v1_admin_proto_rawDesc = "" +
 	"\brecycles\x18\x12 \x01(\x04R\brecycles\x12\x1c\n" +
 	"\tsnapshots\x18\x13 \x01(\x04R\tsnapshots\x12\x1b\n" +
 	"\trss_bytes\x18\x14 \x01(\x04R\brssBytes\x121\n" +
-	"\x06uptime\x18\x15 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\"\x16\n" +
+	"\x06uptime\x18\x15 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12\x16\n" +
+	"\x06stalls\x18\x16 \x01(\x04R\x06stalls\x12&\n" +
+	"\x05stall\x18\x17 \x01(\v2\x10.walsvc.v1.StallR\x05stall\"\x16\n" +
 	"\x14GetServerInfoRequest\"E\n" +
 	"\x05Limit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
@@ -869,14 +955,15 @@ const file_walsvc_v1_admin_proto_rawDesc = "" +
 	"\vapi_version\x18\x02 \x01(\tR\n" +
 	"apiVersion\x12%\n" +
 	"\x0eformat_version\x18\x03 \x01(\rR\rformatVersion\x12(\n" +
-	"\x06limits\x18\x04 \x03(\v2\x10.walsvc.v1.LimitR\x06limits*\xae\x01\n" +
+	"\x06limits\x18\x04 \x03(\v2\x10.walsvc.v1.LimitR\x06limits*\xcd\x01\n" +
 	"\vVolumeState\x12\x1c\n" +
 	"\x18VOLUME_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14VOLUME_STATE_SERVING\x10\x01\x12\x19\n" +
 	"\x15VOLUME_STATE_DRAINING\x10\x02\x12\x1a\n" +
 	"\x16VOLUME_STATE_READ_ONLY\x10\x03\x12\x19\n" +
 	"\x15VOLUME_STATE_POISONED\x10\x04\x12\x15\n" +
-	"\x11VOLUME_STATE_FULL\x10\x052\xaa\x01\n" +
+	"\x11VOLUME_STATE_FULL\x10\x05\x12\x1d\n" +
+	"\x19VOLUME_STATE_DISK_STALLED\x10\x062\xaa\x01\n" +
 	"\fAdminService\x12F\n" +
 	"\tGetStatus\x12\x1b.walsvc.v1.GetStatusRequest\x1a\x1c.walsvc.v1.GetStatusResponse\x12R\n" +
 	"\rGetServerInfo\x12\x1f.walsvc.v1.GetServerInfoRequest\x1a .walsvc.v1.GetServerInfoResponseB3Z1github.com/walsvc/walsvc/proto/walsvc/v1;walsvcv1b\x06proto3"
@@ -894,36 +981,40 @@ func file_walsvc_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_walsvc_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_walsvc_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_walsvc_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_walsvc_v1_admin_proto_goTypes = []any{
 	(VolumeState)(0),              // 0: walsvc.v1.VolumeState
-	(*Damage)(nil),                // 1: walsvc.v1.Damage
-	(*DamagedLog)(nil),            // 2: walsvc.v1.DamagedLog
-	(*Recovery)(nil),              // 3: walsvc.v1.Recovery
-	(*GetStatusRequest)(nil),      // 4: walsvc.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),     // 5: walsvc.v1.GetStatusResponse
-	(*GetServerInfoRequest)(nil),  // 6: walsvc.v1.GetServerInfoRequest
-	(*Limit)(nil),                 // 7: walsvc.v1.Limit
-	(*GetServerInfoResponse)(nil), // 8: walsvc.v1.GetServerInfoResponse
-	(*durationpb.Duration)(nil),   // 9: google.protobuf.Duration
+	(*Stall)(nil),                 // 1: walsvc.v1.Stall
+	(*Damage)(nil),                // 2: walsvc.v1.Damage
+	(*DamagedLog)(nil),            // 3: walsvc.v1.DamagedLog
+	(*Recovery)(nil),              // 4: walsvc.v1.Recovery
+	(*GetStatusRequest)(nil),      // 5: walsvc.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),     // 6: walsvc.v1.GetStatusResponse
+	(*GetServerInfoRequest)(nil),  // 7: walsvc.v1.GetServerInfoRequest
+	(*Limit)(nil),                 // 8: walsvc.v1.Limit
+	(*GetServerInfoResponse)(nil), // 9: walsvc.v1.GetServerInfoResponse
+	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
 }
 var file_walsvc_v1_admin_proto_depIdxs = []int32{
-	2, // 0: walsvc.v1.Damage.logs:type_name -> walsvc.v1.DamagedLog
-	1, // 1: walsvc.v1.Recovery.damage:type_name -> walsvc.v1.Damage
-	9, // 2: walsvc.v1.Recovery.took:type_name -> google.protobuf.Duration
-	0, // 3: walsvc.v1.GetStatusResponse.state:type_name -> walsvc.v1.VolumeState
-	3, // 4: walsvc.v1.GetStatusResponse.recovery:type_name -> walsvc.v1.Recovery
-	9, // 5: walsvc.v1.GetStatusResponse.uptime:type_name -> google.protobuf.Duration
-	7, // 6: walsvc.v1.GetServerInfoResponse.limits:type_name -> walsvc.v1.Limit
-	4, // 7: walsvc.v1.AdminService.GetStatus:input_type -> walsvc.v1.GetStatusRequest
-	6, // 8: walsvc.v1.AdminService.GetServerInfo:input_type -> walsvc.v1.GetServerInfoRequest
-	5, // 9: walsvc.v1.AdminService.GetStatus:output_type -> walsvc.v1.GetStatusResponse
-	8, // 10: walsvc.v1.AdminService.GetServerInfo:output_type -> walsvc.v1.GetServerInfoResponse
-	9, // [9:11] is the sub-list for method output_type
-	7, // [7:9] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	10, // 0: walsvc.v1.Stall.begin_time:type_name -> google.protobuf.Timestamp
+	3,  // 1: walsvc.v1.Damage.logs:type_name -> walsvc.v1.DamagedLog
+	2,  // 2: walsvc.v1.Recovery.damage:type_name -> walsvc.v1.Damage
+	11, // 3: walsvc.v1.Recovery.took:type_name -> google.protobuf.Duration
+	0,  // 4: walsvc.v1.GetStatusResponse.state:type_name -> walsvc.v1.VolumeState
+	4,  // 5: walsvc.v1.GetStatusResponse.recovery:type_name -> walsvc.v1.Recovery
+	11, // 6: walsvc.v1.GetStatusResponse.uptime:type_name -> google.protobuf.Duration
+	1,  // 7: walsvc.v1.GetStatusResponse.stall:type_name -> walsvc.v1.Stall
+	8,  // 8: walsvc.v1.GetServerInfoResponse.limits:type_name -> walsvc.v1.Limit
+	5,  // 9: walsvc.v1.AdminService.GetStatus:input_type -> walsvc.v1.GetStatusRequest
+	7,  // 10: walsvc.v1.AdminService.GetServerInfo:input_type -> walsvc.v1.GetServerInfoRequest
+	6,  // 11: walsvc.v1.AdminService.GetStatus:output_type -> walsvc.v1.GetStatusResponse
+	9,  // 12: walsvc.v1.AdminService.GetServerInfo:output_type -> walsvc.v1.GetServerInfoResponse
+	11, // [11:13] is the sub-list for method output_type
+	9,  // [9:11] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_walsvc_v1_admin_proto_init() }
@@ -937,7 +1028,7 @@ func file_walsvc_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_walsvc_v1_admin_proto_rawDesc), len(file_walsvc_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
