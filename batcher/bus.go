@@ -78,6 +78,8 @@ type FrameInfo struct {
 	Fill       time.Duration // from the first one who left it waiting to its sealing; 0 for a lone ride
 	Compress   time.Duration // from sealing to Submit
 	Land       time.Duration // from Submit to Landed
+	Tell       time.Duration // from Landed until the last rider was told
+	Attached   any           // what was last attached to the frame, nil if nothing was
 }
 
 // Stats counts what a bus has done since New. Frames without commands, which

@@ -253,7 +253,7 @@ func (b *Bus) tell() {
 			r.Landed(f.Ticket, f.err)
 		}
 		if !f.bare() && f.err == nil && b.o.Events.FrameLanded != nil {
-			b.o.Events.FrameLanded(f.info())
+			b.o.Events.FrameLanded(f.info(b.clock()))
 		}
 		b.mu.Lock()
 		b.arrived(f)
@@ -303,8 +303,9 @@ func (b *Bus) count(f *Frame) {
 	}
 }
 
-// info describes a frame that has landed without an error.
-func (f *Frame) info() FrameInfo {
+// info describes a frame that has landed without an error and whose riders
+// had been told at the time told.
+func (f *Frame) info(told int64) FrameInfo {
 	var fill time.Duration
 	if f.opened != 0 {
 		fill = time.Duration(f.sealed - f.opened)
@@ -322,5 +323,7 @@ func (f *Frame) info() FrameInfo {
 		Fill:       fill,
 		Compress:   time.Duration(f.submitted - f.sealed),
 		Land:       time.Duration(f.landed - f.submitted),
+		Tell:       time.Duration(told - f.landed),
+		Attached:   f.attached,
 	}
 }

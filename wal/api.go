@@ -152,6 +152,9 @@ type Events struct {
 	// returned and no other hangs: in turn, and these two may block.
 	Stalled    func(s Stall)
 	StallEnded func(s Stall, took time.Duration)
+	// Frame is called for every durable frame, in order, once its appenders know.
+	// Seals are left out: nobody waits for one.
+	Frame func(FrameInfo)
 }
 
 func (e *Events) stalled(s disk.Stall) {
@@ -164,6 +167,21 @@ func (e *Events) stallEnded(s disk.Stall, took time.Duration) {
 	if e.StallEnded != nil {
 		e.StallEnded(*stallOf(s), took)
 	}
+}
+
+// A FrameInfo says what became of a frame, and where its time went.
+type FrameInfo struct {
+	Sequence   uint64
+	Commands   int // 0 for a snapshot's or a promise's
+	Records    int
+	Blocks     int
+	RawSize    int           // bytes of commands and records
+	StoredSize int           // the same, blocks as they are stored
+	Queue      time.Duration // that the first who came waited for the disk; 0 if it did not
+	Compress   time.Duration // of blocks that were not compressed while the frame waited
+	Write      time.Duration
+	Sync       time.Duration
+	Ack        time.Duration // from durable until the last appender was told
 }
 
 // A Stall is an operation of the disk that has been under way for longer than

@@ -102,6 +102,9 @@ type cargo struct {
 	size     int64
 	admitted int64
 	rolled   bool
+	records  int
+	write    time.Duration
+	sync     time.Duration
 }
 
 var cargoPool = sync.Pool{New: func() any { return new(cargo) }}
@@ -136,12 +139,15 @@ func (l localOrderer) Submit(f *batcher.Frame) {
 	default:
 		d.Kind = segment.KindCommands
 	}
+	began := time.Now()
 	w, err := v.journal.Append(&d)
+	c.write = time.Since(began)
 	clear(d.Blocks)
 	c.blocks = d.Blocks[:0]
 	v.admitted.Add(-c.admitted)
 	if err == nil {
 		err = v.journal.Sync()
+		c.sync = time.Since(began) - c.write
 		v.counters.syncs.Add(1)
 	}
 	if err == nil {
@@ -238,6 +244,7 @@ func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
 	v.bus = batcher.New(batcher.Options{
 		FullSize: v.fullSize, BlockSize: min(limits.TargetBlockSize, v.fullSize), Codec: policy,
 		Submit: v.orderer.Submit, Publish: v.publish, Idle: v.promiseWhenIdle,
+		Events: batcher.Events{FrameLanded: v.landed},
 	})
 	if v.needsPromise() { // what was rewritten is acknowledged as of now
 		if err := v.promise(); err != nil {
@@ -300,12 +307,13 @@ func (v *Volume) publish(f *batcher.Frame, err error) {
 			delete(v.watches, cmd.Log)
 		}
 		if cmd.Kind == CommandAppend {
-			v.counters.records.Add(uint64(cmd.Count))
+			c.records += int(cmd.Count)
 			v.counters.rawBytes.Add(uint64(cmd.Size))
 		}
 	}
 	due := f.Tag != tagSnapshot && v.snapshotDue(c.rolled)
 	v.mu.Unlock()
+	v.counters.records.Add(uint64(c.records))
 	if f.Tag == 0 {
 		v.counters.commits.Add(1)
 		for _, b := range f.Blocks() {
@@ -318,7 +326,19 @@ func (v *Volume) publish(f *batcher.Frame, err error) {
 	if c.rolled {
 		v.janitor.kick()
 	}
-	f.Attach(nil)
+}
+
+// landed is told by the bus of every durable frame, in order, once its riders
+// know.
+func (v *Volume) landed(i batcher.FrameInfo) {
+	c := i.Attached.(*cargo)
+	if v.o.Events.Frame != nil {
+		v.o.Events.Frame(FrameInfo{
+			Sequence: c.next.Sequence - 1, Commands: i.Commands, Records: c.records, Blocks: i.Blocks,
+			RawSize: i.RawSize, StoredSize: i.StoredSize,
+			Queue: i.Fill, Compress: i.Compress, Write: c.write, Sync: c.sync, Ack: i.Tell,
+		})
+	}
 	cargoPool.Put(c)
 }
 

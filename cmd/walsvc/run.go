@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/walsvc/walsvc/internal/config"
 	"github.com/walsvc/walsvc/internal/server"
+	"github.com/walsvc/walsvc/internal/telemetry"
 	"github.com/walsvc/walsvc/segment"
 	"github.com/walsvc/walsvc/wal"
 )
@@ -72,7 +74,7 @@ Settings come from flags, WALSVC_* variables and a YAML file, in that order;
 //	                |
 //	    +-----------+------------+
 //	    v                        v
-//	wal.Open(data) --events--> slog
+//	wal.Open(data) --events--> slog, telemetry ---- admin address
 //	    |     \
 //	    |      `- poisoned ------.
 //	    v                        v
@@ -94,6 +96,18 @@ func serve(ctx context.Context, signals <-chan os.Signal, c config.Config, stdou
 		return err
 	}
 
+	metrics := telemetry.NewMetrics()
+	if c.Admin != "" { // also while the volume recovers
+		admin, err := serveAdmin(ctx, metrics, c.Admin, log, stdout)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, admin.Stop()) }()
+	}
+	var frame func(wal.FrameInfo) // nobody looks, nobody counts
+	if c.Admin != "" {
+		frame = metrics.Frame
+	}
 	poisoned := make(chan struct{})
 	volume, err := open(ctx, signals, c.Data, wal.Options{
 		SegmentSize: int64(c.SegmentSize),
@@ -101,7 +115,7 @@ func serve(ctx context.Context, signals <-chan os.Signal, c config.Config, stdou
 		Direct:      c.Direct,
 		PrepareRate: int64(c.PrepareRate),
 		Create:      c.Create || !c.DataNamed,
-		Events:      eventsTo(log, sync.OnceFunc(func() { close(poisoned) }), filepath.Base(c.SocketPath())),
+		Events:      eventsTo(log, sync.OnceFunc(func() { close(poisoned) }), filepath.Base(c.SocketPath()), frame),
 	})
 	if err != nil || volume == nil {
 		return err
@@ -112,6 +126,7 @@ func serve(ctx context.Context, signals <-chan os.Signal, c config.Config, stdou
 			err = errors.Join(err, volume.Close())
 		}
 	}()
+	metrics.Watch(volume.Status)
 	if err := printRecovery(stdout, c.Data, volume.Recovery()); err != nil {
 		return err
 	}
@@ -263,10 +278,25 @@ func newLogger(c config.Config, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
-// eventsTo logs what happens inside the volume. socket is the name of what is
-// not a stranger in the data directory.
-func eventsTo(log *slog.Logger, poisoned func(), socket string) wal.Events {
+// serveAdmin answers on the admin address, and says where that is.
+func serveAdmin(ctx context.Context, m *telemetry.Metrics, address string, log *slog.Logger, stdout io.Writer) (*telemetry.Admin, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on admin address %s: %w", address, err)
+	}
+	a := m.Serve(l, log)
+	if _, err := fmt.Fprintf(stdout, "admin http://%s\n", l.Addr()); err != nil {
+		return nil, errors.Join(fmt.Errorf("say where the admin address is: %w", err), a.Stop())
+	}
+	return a, nil
+}
+
+// eventsTo logs what happens inside the volume, and has its frames counted if
+// frame is not nil. socket is the name of what is not a stranger in the data directory.
+func eventsTo(log *slog.Logger, poisoned func(), socket string, frame func(wal.FrameInfo)) wal.Events {
 	return wal.Events{
+		Frame: frame,
 		Poisoned: func(err error) {
 			poisoned()
 			log.Error("volume poisoned: nothing more is taken; look at the disk, then restart", "err", err)

@@ -18,6 +18,7 @@ import (
 	"io/fs"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -226,6 +227,58 @@ func TestServeStopServe(t *testing.T) {
 	info, err := walsvcv1.NewAdminServiceClient(conn).GetServerInfo(t.Context(), &walsvcv1.GetServerInfoRequest{})
 	if err != nil || info.GetFormatVersion() == 0 || info.GetVersion() == "" || info.GetApiVersion() != "v1" {
 		t.Errorf("info: %v, %v", info, err)
+	}
+}
+
+// TestAdminAddress asks a running service over HTTP.
+func TestAdminAddress(t *testing.T) {
+	p := start(t, "--data", directory(t), "--create", "--admin=127.0.0.1:0")
+	conn := connect(t, p.ready(1)[0], insecure.NewCredentials())
+	if _, err := walsvcv1.NewLogServiceClient(conn).CreateLog(t.Context(), &walsvcv1.CreateLogRequest{Name: "l"}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // a frame is counted before the next one is acknowledged
+		if _, err := walsvcv1.NewAppendServiceClient(conn).Append(t.Context(), &walsvcv1.AppendRequest{
+			Log: "l", Records: &walsvcv1.Records{Record: [][]byte{[]byte("a"), []byte("b")}},
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, _ := p.text()
+	first, _, _ := strings.Cut(out, "\n")
+	url, ok := strings.CutPrefix(first, "admin ")
+	if !ok {
+		t.Fatalf("first line %q does not say where the admin address is", first)
+	}
+	client := &http.Client{Timeout: patience}
+	defer client.CloseIdleConnections()
+	ask := func(path string) string {
+		t.Helper()
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(answer.Body)
+		if err := errors.Join(err, answer.Body.Close()); err != nil || answer.StatusCode != http.StatusOK {
+			t.Errorf("%s: %s, %v", path, answer.Status, err)
+		}
+		return string(text)
+	}
+	ask("/healthz")
+	ask("/readyz")
+	ask("/debug/pprof/goroutine")
+	text := ask("/metrics")
+	for _, want := range []string{"\nwalsvc_records_total 4\n", "\nwalsvc_frame_records_sum ", "\nwalsvc_poisoned 0\n", "\ngo_goroutines "} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "\nwalsvc_frame_records_sum 0\n") {
+		t.Error("no frame was observed")
 	}
 }
 

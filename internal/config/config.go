@@ -47,6 +47,11 @@ type Config struct {
 	// space; too high and they wait for the disk.
 	PrepareRate Size `yaml:"prepare-rate" json:"prepare-rate"`
 
+	// Admin is a TCP address, as host:port, for metrics, health and profiles over
+	// HTTP; empty means none. It asks nobody who they are. Profiles are there on
+	// loopback only.
+	Admin string `yaml:"admin" json:"admin"`
+
 	// DrainDeadline bounds an orderly stop; then connections are cut. It should
 	// be shorter than what the service manager waits before it kills.
 	DrainDeadline time.Duration `yaml:"drain-deadline" json:"drain-deadline"`
@@ -106,6 +111,7 @@ func Flags(fs *pflag.FlagSet) {
 	fs.TextVar(new(Size), "segment-size", d.SegmentSize, "`size` of segment files of a new volume")
 	fs.Bool("direct", d.Direct, "write past the page cache (O_DIRECT)")
 	fs.TextVar(new(Size), "prepare-rate", d.PrepareRate, "`bytes` per second for preparing segments, or \"unlimited\"")
+	fs.String("admin", d.Admin, "TCP `address` for /metrics, /healthz, /readyz and, on loopback, /debug/pprof; off if empty")
 	fs.Duration("drain-deadline", d.DrainDeadline, "longest orderly stop")
 	fs.Int("max-connections", d.MaxConnections, "most connections at one time")
 	fs.Int("admin-rate", d.AdminRate, "most administrative calls per second; 0 for no bound")

@@ -29,6 +29,7 @@ func (c Config) Validate() error {
 		refuse("socket, listen: nothing to serve on; set one of them")
 	}
 	c.validateTCP(refuse)
+	c.validateAdmin(refuse)
 
 	if _, err := codec.Parse(c.Codec); err != nil && c.Codec != "auto" {
 		refuse("codec: %q is none of auto, none, s2, zstd", c.Codec)
@@ -75,6 +76,19 @@ func (c Config) validateTCP(refuse func(format string, args ...any)) {
 	}
 	if c.TLSCert == "" && !isLoopback(host) {
 		refuse("listen: %q is reachable from other machines; set tls-cert and tls-key (and tls-client-ca), or listen on 127.0.0.1", c.Listen)
+	}
+}
+
+func (c Config) validateAdmin(refuse func(format string, args ...any)) {
+	if c.Admin == "" {
+		return
+	}
+	host, port, err := net.SplitHostPort(c.Admin)
+	switch {
+	case err != nil || port == "":
+		refuse("admin: %q is not host:port", c.Admin)
+	case host == "":
+		refuse("admin: %q names no host; nobody is asked who they are there, so write 127.0.0.1%[1]s, or 0.0.0.0%[1]s if everybody is meant", c.Admin)
 	}
 }
 

@@ -165,6 +165,17 @@ const (
 
 	// DrainDeadline bounds an orderly stop unless chosen otherwise.
 	DrainDeadline = 10 * time.Second
+
+	// AdminTimeout is how long a client of the admin address may take for its
+	// request's header, and keep a connection that it does not use.
+	AdminTimeout = 10 * time.Second
+
+	// MaxAdminHeaderBytes is how much that header may have.
+	MaxAdminHeaderBytes = 16 << 10
+
+	// MaxScrapes is how many requests for metrics are answered at one time;
+	// others are told 503.
+	MaxScrapes = 4
 )
 
 // Relations: a negative constant does not convert to uint64, so what does not

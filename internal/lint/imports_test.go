@@ -34,8 +34,9 @@ var directions = map[string]direction{
 	"internal/wire":   {[]string{"proto/walsvc/v1"}, "client and server spell messages alike; neither engine nor policy belongs here"},
 	"internal/server": {[]string{"proto/walsvc/v1", "internal/wire", "wal"},
 		"what it needs of the journal it asks the engine for: a path around wal is a path around sequencing and promises"},
-	"internal/config": {nil, "settings are read before anything exists"},
-	"client":          {[]string{"proto/walsvc/v1", "internal/wire"}, "other programs import it: the engine must not come along, nor be needed"},
+	"internal/telemetry": {[]string{"wal"}, "it counts what the engine tells and asks for what the engine counts; neither knows Prometheus"},
+	"internal/config":    {nil, "settings are read before anything exists"},
+	"client":             {[]string{"proto/walsvc/v1", "internal/wire"}, "other programs import it: the engine must not come along, nor be needed"},
 
 	"internal/docstore": {[]string{"client"}, "an engine on top of walsvc sees of it what any user sees"},
 	"internal/service":  {nil, "it starts and stops a process; what that serves is not its business"},
@@ -47,7 +48,7 @@ var directions = map[string]direction{
 	"testdata":          {nil, "data that never changes"},
 
 	"cmd":        {nil, "tests alone: scripts that run both binaries as their users do"},
-	"cmd/walsvc": {[]string{"internal/config", "internal/server", "segment", "wal"}, "wiring and signals"},
+	"cmd/walsvc": {[]string{"internal/config", "internal/server", "internal/telemetry", "segment", "wal"}, "wiring and signals"},
 	"cmd/walctl": {[]string{"client", "proto/walsvc/v1", "wal", "replay", "segment", "internal/server", "internal/disk", "internal/bench", "internal/docstore", "internal/service", "testdata"},
 		"online through the client, offline and read-only through the engine; a command never imports another"},
 }
@@ -116,12 +117,13 @@ var strangers = []struct {
 		"internal/bench": "measures what fallocate alone is worth",
 	}},
 	{"net", map[string]string{
-		"internal/server": "listens",
-		"internal/config": "checks addresses",
-		"internal/bench":  "bare gRPC, for comparison",
-		"cmd/walctl":      "bare gRPC, for comparison",
-		"client":          "dials",
-		"cmd/walsvc":      "listens",
+		"internal/server":    "listens",
+		"internal/config":    "checks addresses",
+		"internal/bench":     "bare gRPC, for comparison",
+		"cmd/walctl":         "bare gRPC, for comparison",
+		"internal/telemetry": "serves on the admin address",
+		"client":             "dials",
+		"cmd/walsvc":         "listens",
 	}},
 	{"google.golang.org/grpc", map[string]string{
 		"proto/walsvc/v1":  "generated",
@@ -136,7 +138,12 @@ var strangers = []struct {
 		"internal/wire":   "the messages that need not be fast",
 		"internal/server": "answers",
 	}},
-	{"github.com/prometheus", nil},
+	{"github.com/prometheus", map[string]string{
+		"internal/telemetry": "the only one that names a metric",
+	}},
+	{"net/http", map[string]string{
+		"internal/telemetry": "the admin address",
+	}},
 	{"log", nil}, // log/slog has no global that everybody writes to by accident
 	{"io/ioutil", nil},
 }

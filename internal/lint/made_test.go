@@ -13,6 +13,7 @@ import (
 
 	"github.com/walsvc/walsvc/internal/config"
 	"github.com/walsvc/walsvc/internal/server"
+	"github.com/walsvc/walsvc/internal/telemetry"
 	"github.com/walsvc/walsvc/replay"
 )
 
@@ -21,9 +22,10 @@ var rewrite = flag.Bool("rewrite", false, "write what documents have from the so
 // made are the parts of documents that are made from the code: what stands
 // between <!-- made: NAME --> and <!-- end -->.
 var made = map[string]func() string{
-	"flags":  flagsTable,
-	"cases":  casesTable,
-	"errors": errorsTable,
+	"flags":   flagsTable,
+	"cases":   casesTable,
+	"errors":  errorsTable,
+	"metrics": metricsTable,
 }
 
 var madeParts = regexp.MustCompile(`(?s)<!-- made: (\w+) -->\n(.*?)<!-- end -->\n`)
@@ -107,6 +109,16 @@ func casesTable() string {
 	b.WriteString("| case | verdict | evidence | what is kept | what it means |\n|---|---|---|---|---|\n")
 	for _, rule := range replay.Rules() {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", code(string(rule.Case)), rule.Verdict, rule.Evidence, rule.Kept, rule.Means)
+	}
+	return b.String()
+}
+
+// metricsTable lists the metrics.
+func metricsTable() string {
+	var b strings.Builder
+	b.WriteString("| metric | type | what it is |\n|---|---|---|\n")
+	for _, n := range telemetry.Names() {
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", n.Name, n.Type, n.Help)
 	}
 	return b.String()
 }
