@@ -249,9 +249,15 @@ func DecodeCommand(meta []byte, c *Command) (rest []byte, err error) {
 	return rest, nil
 }
 
-// DecodeCommands appends to dst every command of a frame's directory.
+// DecodeCommands appends to dst every command of a frame's directory, of which
+// there are at most limits.MaxCommandsPerFrame: a command takes a hundred times
+// the memory of the shortest spelling. It returns ErrBadCommand, wrapped, for
+// anything else.
 func DecodeCommands(dst []Command, meta []byte) ([]Command, error) {
-	for len(meta) > 0 {
+	for most := len(dst) + limits.MaxCommandsPerFrame; len(meta) > 0; {
+		if len(dst) == most {
+			return dst, fmt.Errorf("%w: over %d commands in a frame", ErrBadCommand, limits.MaxCommandsPerFrame)
+		}
 		if len(dst) == cap(dst) {
 			dst = slices.Grow(dst, 16)
 		}

@@ -25,50 +25,6 @@ func encodeIndex(s *segmentIndex) []byte {
 	return appendSegmentIndex(nil, s, slices.Sorted(maps.Keys(s.ends)), state)
 }
 
-func sampleIndex() *segmentIndex {
-	s := newSegmentIndex(5)
-	off := int64(limits.SegmentHeaderSize)
-	for i := range 40 {
-		for log := uint64(1); log < 5; log++ {
-			if uint64(i)%log == 0 {
-				s.add(&Command{Log: log * log, First: LSN(10*i + 1), Count: 10, Start: uint64(i) * 7, Place: Place{Size: 7}}, off)
-			}
-		}
-		off += limits.BlockSize * int64(1+i%3)
-	}
-	return s
-}
-
-func FuzzSegmentIndex(f *testing.F) {
-	s := sampleIndex()
-	f.Add(encodeIndex(s))
-	s.thin()
-	f.Add(encodeIndex(s))
-	f.Add(encodeIndex(newSegmentIndex(5)))
-	f.Fuzz(func(t *testing.T, meta []byte) {
-		s, err := decodeSegmentIndex(5, meta)
-		if err != nil {
-			if !errors.Is(err, ErrBadCommand) {
-				t.Fatalf("not ErrBadCommand: %v", err)
-			}
-			return
-		}
-		if again := encodeIndex(s); string(again) != string(meta) {
-			t.Fatalf("accepted\n%x\nbut it is spelled\n%x", meta, again)
-		}
-		if s.size > len(meta) {
-			t.Fatalf("%d refs from %d bytes", s.size, len(meta))
-		}
-		for log, refs := range s.refs {
-			for i, r := range refs {
-				if i > 0 && (r.lsn <= refs[i-1].lsn || r.off <= refs[i-1].off) {
-					t.Fatalf("log %d: refs fall from %v to %v", log, refs[i-1], r)
-				}
-			}
-		}
-	})
-}
-
 // TestSegmentIndexFind compares finding with looking at every frame, also in
 // indexes that were thinned: what is found is a frame at or before the right one,
 // no earlier than thinning explains.

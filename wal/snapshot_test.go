@@ -84,49 +84,6 @@ func TestSnapshotRoundTrip(t *testing.T) {
 	}
 }
 
-func FuzzDecodeSnapshot(f *testing.F) {
-	state, places := sampleState(f)
-	f.Add(encodeSnapshot(state, places))
-	f.Add(encodeSnapshot(NewState(), nil))
-	last := producerState{last: 1<<64 - 1, window: make([]batchState, limits.ProducerWindow)}
-	for i := range uint64(limits.ProducerWindow) {
-		last.window[(last.last-i-1)%limits.ProducerWindow].sequence = last.last - i
-	}
-	l := &logState{number: 1, name: "log", first: 1, next: 1, producers: []producerState{last}}
-	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: l}, next: 2}, nil))
-	f.Fuzz(func(t *testing.T, buf []byte) {
-		state, places, err := decodeSnapshot(buf)
-		if err != nil {
-			if !errors.Is(err, ErrBadCommand) {
-				t.Fatalf("not ErrBadCommand: %v", err)
-			}
-			return
-		}
-		if again := encodeSnapshot(state, places); string(again) != string(buf) {
-			t.Fatalf("accepted\n%x\nbut it is spelled\n%x", buf, again)
-		}
-	})
-}
-
-func FuzzSnapshotHeader(f *testing.F) {
-	f.Add(appendSnapshotHeader(nil, &snapshotHeader{
-		From: segment.FrameRef{Pos: segment.Pos{Segment: 3, Offset: 4096}, Sequence: 9, Chain: 0xdeadbeef}, Part: 2, Last: true, Sum: 7,
-	}))
-	f.Add(appendSnapshotHeader(nil, &snapshotHeader{}))
-	f.Fuzz(func(t *testing.T, buf []byte) {
-		h, err := decodeSnapshotHeader(buf)
-		if err != nil {
-			if !errors.Is(err, ErrBadCommand) {
-				t.Fatalf("not ErrBadCommand: %v", err)
-			}
-			return
-		}
-		if again := appendSnapshotHeader(nil, &h); string(again) != string(buf) {
-			t.Fatalf("accepted\n%x\nbut it is spelled\n%x", buf, again)
-		}
-	})
-}
-
 // readCounter counts the bytes read from a disk.
 type readCounter struct {
 	disk.FS

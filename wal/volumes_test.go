@@ -84,9 +84,9 @@ func TestVolumesAreMade(t *testing.T) {
 				return
 			}
 			if missing {
-				t.Fatalf("%s.tar.gz is missing; go test ./wal -run '^TestVolumesAreMade$' -volumes.rewrite", path)
+				t.Fatalf("%s.tar.gz is missing; go test ./wal -run VolumesAreMade -volumes.rewrite", path)
 			}
-			advice := "if that is meant: go test ./wal -run '^TestVolumesAreMade$' -volumes.rewrite"
+			advice := "if that is meant: go test ./wal -run VolumesAreMade -volumes.rewrite"
 			if frozen {
 				advice = "a release has written that; so does what follows, or with another segment.FormatVersion"
 			}

@@ -76,7 +76,7 @@ func (p *parser) byte() byte {
 
 func (p *parser) uvarint() uint64 {
 	v, n := binary.Uvarint(p.rest)
-	if n <= 0 || p.bad {
+	if n <= 0 || n > 1 && p.rest[n-1] == 0 || p.bad { // minimal: a record has one spelling
 		p.bad, p.rest = true, nil
 		return 0
 	}

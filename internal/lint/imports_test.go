@@ -41,15 +41,17 @@ var directions = map[string]direction{
 	"internal/docstore": {[]string{"client"}, "an engine on top of walsvc sees of it what any user sees"},
 	"internal/service":  {nil, "it starts and stops a process; what that serves is not its business"},
 	"internal/bench":    {[]string{"client", "proto/walsvc/v1", "internal/disk", "internal/service", "testdata"}, "what is measured goes through the client, as any user's does"},
+	"internal/certify":  {[]string{"wal", "internal/disk", "internal/bench"}, "loads a disk through what a volume uses, and times it as walctl disk does"},
 	"internal/e2e":      {nil, "tests alone: what happens to the process that is shipped"},
 	"internal/lint":     {nil, "reads sources as text"},
 	"internal/mutants":  {nil, "tests alone: patches the sources as text and runs their tests"},
 	"internal/proofs":   {nil, "for tests alone: asks what the machine has"},
+	"internal/allocs":   {nil, "for tests alone: counts the memory that a call takes"},
 	"testdata":          {nil, "data that never changes"},
 
 	"cmd":        {nil, "tests alone: scripts that run both binaries as their users do"},
 	"cmd/walsvc": {[]string{"internal/config", "internal/server", "internal/telemetry", "segment", "wal"}, "wiring and signals"},
-	"cmd/walctl": {[]string{"client", "proto/walsvc/v1", "wal", "replay", "segment", "internal/server", "internal/disk", "internal/bench", "internal/docstore", "internal/service", "testdata"},
+	"cmd/walctl": {[]string{"client", "proto/walsvc/v1", "wal", "replay", "segment", "internal/server", "internal/disk", "internal/bench", "internal/certify", "internal/docstore", "internal/service", "testdata"},
 		"online through the client, offline and read-only through the engine; a command never imports another"},
 }
 
@@ -120,7 +122,8 @@ var strangers = []struct {
 		"internal/server":    "listens",
 		"internal/config":    "checks addresses",
 		"internal/bench":     "bare gRPC, for comparison",
-		"cmd/walctl":         "bare gRPC, for comparison",
+		"internal/certify":   "a witness on another machine",
+		"cmd/walctl":         "bare gRPC, for comparison; listens as a witness",
 		"internal/telemetry": "serves on the admin address",
 		"client":             "dials",
 		"cmd/walsvc":         "listens",

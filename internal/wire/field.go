@@ -65,12 +65,18 @@ func (f *field) is(number protowire.Number, typ protowire.Type) bool {
 }
 
 // join returns the two runs as one. Two occurrences of one field of records are
-// one run; nobody writes them so, and only then is a run copied.
-func join(run, more []byte) []byte {
-	if len(run) == 0 {
+// one run; nobody writes them so, and only then is a run copied. *copied, false
+// at first, says that it was: memory of our own is grown and not copied each
+// time, or a message of many occurrences would take the square of its size.
+func join(run, more []byte, copied *bool) []byte {
+	switch {
+	case len(run) == 0:
 		return more
+	case !*copied: // what lies behind it in the message is not ours to write
+		run = run[:len(run):len(run)]
+		*copied = true
 	}
-	return append(run[:len(run):len(run)], more...)
+	return append(run, more...)
 }
 
 // merge reads b into m, which it makes if it is nil.

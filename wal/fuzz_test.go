@@ -1,0 +1,155 @@
+package wal
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"testing"
+	"unsafe"
+
+	"github.com/walsvc/walsvc/internal/allocs"
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/segment"
+)
+
+// The fuzz targets want of every decoder that it does not panic, that it takes
+// memory in proportion to what there is and not to what that says, that its
+// errors are those it promises, and that what it accepts encodes to the same
+// bytes again.
+
+// slack is the memory that errors and results of no length to speak of take.
+const slack = 32 << 10
+
+// wantBadCommand fails t unless err is nil or what malformed bytes are called.
+func wantBadCommand(t *testing.T, err error) {
+	t.Helper()
+	if err != nil && !errors.Is(err, ErrBadCommand) {
+		t.Fatalf("not ErrBadCommand: %v", err)
+	}
+}
+
+func FuzzCommands(f *testing.F) {
+	var all []byte
+	commands := sampleCommands()
+	for i := range commands {
+		f.Add(AppendCommand(nil, &commands[i]))
+		all = AppendCommand(all, &commands[i])
+	}
+	f.Add(all)
+	f.Add([]byte{byte(CommandDeleteLog), 1, 1})
+	f.Add(append([]byte{byte(CommandCreateLog)}, bytes.Repeat([]byte{0xff}, 40)...))
+	history := sampleHistory()
+	for i := range history {
+		f.Add(AppendCommand(nil, &history[i]))
+	}
+	f.Fuzz(func(t *testing.T, meta []byte) {
+		var commands []Command
+		var err error
+		// The shortest command takes three bytes, a slice that grows takes four
+		// times what it comes to, and a map of labels a few times its bytes.
+		most := slack + uint64(len(meta))*(4*uint64(unsafe.Sizeof(Command{}))/3+32)
+		allocs.AtMost(t, most, func() { commands, err = DecodeCommands(nil, meta) })
+		wantBadCommand(t, err)
+		if len(commands) > len(meta)/3 || len(commands) > limits.MaxCommandsPerFrame {
+			t.Fatalf("%d commands in %d bytes", len(commands), len(meta))
+		}
+		var again []byte
+		for i := range commands {
+			again = AppendCommand(again, &commands[i])
+		}
+		if !bytes.HasPrefix(meta, again) || err == nil && len(again) != len(meta) {
+			t.Fatalf("accepted\n%x\nbut it is spelled\n%x", meta, again)
+		}
+	})
+}
+
+// FuzzSnapshot decodes a part's own fields, and the parts put together.
+func FuzzSnapshot(f *testing.F) {
+	state, places := sampleState(f)
+	f.Add(encodeSnapshot(state, places))
+	f.Add(encodeSnapshot(NewState(), nil))
+	last := producerState{last: 1<<64 - 1, window: make([]batchState, limits.ProducerWindow)}
+	for i := range uint64(limits.ProducerWindow) {
+		last.window[(last.last-i-1)%limits.ProducerWindow].sequence = last.last - i
+	}
+	l := &logState{number: 1, name: "log", first: 1, next: 1, producers: []producerState{last}}
+	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: l}, next: 2}, nil))
+	many := NewState()
+	for many.next = 1; many.next < 20; many.next++ {
+		many.logs[many.next] = &logState{number: many.next, name: string(rune('a' + many.next)), first: 1, next: LSN(many.next)}
+	}
+	f.Add(encodeSnapshot(many, nil))
+	f.Add(binary.AppendUvarint([]byte{snapshotVersion, 1}, limits.MaxLogs))
+	f.Add(appendSnapshotHeader(nil, &snapshotHeader{
+		From: segment.FrameRef{Pos: segment.Pos{Segment: 3, Offset: 4096}, Sequence: 9, Chain: 0xdeadbeef}, Part: 2, Last: true, Sum: 7,
+	}))
+	f.Add(appendSnapshotHeader(nil, &snapshotHeader{}))
+	f.Fuzz(func(t *testing.T, buf []byte) {
+		var h snapshotHeader
+		var err error
+		allocs.AtMost(t, slack, func() { h, err = decodeSnapshotHeader(buf) })
+		wantBadCommand(t, err)
+		if again := appendSnapshotHeader(nil, &h); err == nil && string(again) != string(buf) {
+			t.Fatalf("accepted the part\n%x\nbut it is spelled\n%x", buf, again)
+		}
+
+		var state *State
+		var places map[stateKey]statePlace
+		allocs.AtMost(t, slack+64*uint64(len(buf)), func() { state, places, err = decodeSnapshot(buf) })
+		wantBadCommand(t, err)
+		if err != nil {
+			return
+		}
+		if again := encodeSnapshot(state, places); string(again) != string(buf) {
+			t.Fatalf("accepted\n%x\nbut it is spelled\n%x", buf, again)
+		}
+	})
+}
+
+func sampleIndex() *segmentIndex {
+	s := newSegmentIndex(5)
+	off := int64(limits.SegmentHeaderSize)
+	for i := range 40 {
+		for log := uint64(1); log < 5; log++ {
+			if uint64(i)%log == 0 {
+				s.add(&Command{Log: log * log, First: LSN(10*i + 1), Count: 10, Start: uint64(i) * 7, Place: Place{Size: 7}}, off)
+			}
+		}
+		off += limits.BlockSize * int64(1+i%3)
+	}
+	return s
+}
+
+func FuzzSegmentIndex(f *testing.F) {
+	s := sampleIndex()
+	f.Add(encodeIndex(s))
+	s.thin()
+	f.Add(encodeIndex(s))
+	f.Add(encodeIndex(newSegmentIndex(5)))
+	f.Add([]byte{sealVersion, 1, 1, 1, 9, 9, 100})
+	f.Fuzz(func(t *testing.T, meta []byte) {
+		var s *segmentIndex
+		var err error
+		allocs.AtMost(t, slack+64*uint64(len(meta)), func() { s, err = decodeSegmentIndex(5, meta) })
+		wantBadCommand(t, err)
+		if err != nil {
+			return
+		}
+		if again := encodeIndex(s); string(again) != string(meta) {
+			t.Fatalf("accepted\n%x\nbut it is spelled\n%x", meta, again)
+		}
+		if s.size > len(meta) {
+			t.Fatalf("%d refs from %d bytes", s.size, len(meta))
+		}
+		for log, refs := range s.refs {
+			for i, r := range refs {
+				if i > 0 && (r.lsn <= refs[i-1].lsn || r.off <= refs[i-1].off) {
+					t.Fatalf("log %d: refs fall from %v to %v", log, refs[i-1], r)
+				}
+			}
+			if last := refs[len(refs)-1]; last.lsn >= s.ends[log].next || last.off > limits.MaxSegmentSize {
+				t.Fatalf("log %d: ref %v, the log ends before %d", log, last, s.ends[log].next)
+			}
+		}
+	})
+}
