@@ -1,215 +1,1318 @@
 package wal
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"hash/crc32"
+	"hash/fnv"
+	"maps"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
-	"github.com/oklog/ulid/v2"
-
+	"github.com/walsvc/walsvc/internal/codec"
 	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/replay"
+	"github.com/walsvc/walsvc/segment"
 )
 
-var crashSeed = flag.Uint64("crash.seed", 1, "seed of the crash test's workloads and cuts")
+var (
+	crashSeed   = flag.Uint64("crash.seed", 1, "seed of the crash test's first round; each round says its own")
+	crashStates = flag.Int("crash.states", 5000, "power cuts to reopen, at least")
+)
 
-// A crashHistory is what clients of a volume did and heard, in order: the least
-// and the most that a volume cut at some moment may hold.
-type crashHistory struct {
+// A crashShape is a kind of volume that workloads run on.
+type crashShape struct {
+	name          string
+	segmentSize   int64
+	snapshotEvery int64
+	codec         string
+	record        int   // bytes of the larger records
+	batches       int   // that ride together, at most
+	steps         int   // of a life, at least; at most twice as many
+	labels        int   // bytes of labels on each log: they make snapshots large
+	capacity      int64 // of the disk; 0 for no limit
+	fail          bool  // a sync fails in each life
+}
+
+var crashShapes = []crashShape{
+	{name: "small", segmentSize: limits.MinSegmentSize, snapshotEvery: 16 << 10, codec: "none", record: 6 << 10, batches: 4, steps: 16},
+	{name: "large snapshots", segmentSize: limits.MinSegmentSize, snapshotEvery: 48 << 10, codec: "none", record: 2 << 10, batches: 3, steps: 8, labels: 7 << 10},
+	{name: "failing syncs", segmentSize: limits.MinSegmentSize, snapshotEvery: 16 << 10, codec: "s2", record: 6 << 10, batches: 4, steps: 12, fail: true},
+	// Smaller segments do not keep enough dead space for opening to give up.
+	{name: "full disk", segmentSize: 1 << 20, snapshotEvery: 256 << 10, codec: "none", record: 55 << 10, batches: 6, steps: 14, capacity: 4<<20 + 64<<10},
+	{name: "large frames", segmentSize: 4 * limits.MinSegmentSize, snapshotEvery: 64 << 10, codec: "s2", record: 20 << 10, batches: 12, steps: 24},
+	{name: "large segments", segmentSize: 1 << 20, snapshotEvery: 128 << 10, codec: "zstd", record: 30 << 10, batches: 20, steps: 14},
+}
+
+// What has to come up in a run of the crash test, or it has proven too little.
+// Cases of the tail rule are counted by their names.
+const (
+	sawRoll           = "a roll"
+	sawRecycle        = "a recycled segment"
+	sawSnapshot       = "a snapshot written"
+	sawFromSnapshot   = "an opening from a snapshot"
+	sawHalfSnapshot   = "an incomplete snapshot passed over"
+	sawCarried        = "a checkpoint carried forward"
+	sawRewritten      = "frames rewritten"
+	sawDiscarded      = "bytes discarded"
+	sawSecond         = "a second crash, during recovery"
+	sawThird          = "a third crash, during recovery"
+	sawServedAndCut   = "a crash of a volume that had recovered"
+	sawFailedSync     = "a failed sync"
+	sawFailedOpening  = "a failed sync during recovery"
+	sawDroppedPages   = "a restart that read what the disk had dropped"
+	sawFull           = "an append refused for space"
+	sawRepeat         = "a repeat answered with the first LSN"
+	sawRetryLanded    = "a retry of what was lost"
+	sawCutOff         = "an unacknowledged batch lost"
+	sawUnackedKept    = "an unacknowledged batch kept"
+	sawTruncatedByJan = "records given up by the janitor"
+)
+
+var crashMustSee = []string{
+	sawRoll, sawRecycle, sawSnapshot, sawFromSnapshot, sawHalfSnapshot, sawCarried, sawRewritten, sawDiscarded,
+	sawSecond, sawThird, sawServedAndCut, sawFailedSync, sawFailedOpening, sawDroppedPages, sawFull, sawRepeat, sawRetryLanded,
+	sawCutOff, sawUnackedKept, sawTruncatedByJan,
+}
+
+// crashCases says of every case of the tail rule whether a crash leads to it:
+// "" if it does, and then it must, else why not.
+var crashCases = map[replay.Case]string{
+	replay.CaseEmpty:                "",
+	replay.CaseClean:                "",
+	replay.CaseUnpromised:           "",
+	replay.CaseTornDirectory:        "",
+	replay.CaseTornBlock:            "",
+	replay.CaseTornRoll:             "",
+	replay.CaseTornHeader:           "a header is 128 bytes within one sector, which is written or not: transcripts under replay/testdata tear it",
+	replay.CaseOrphans:              "a volume has one frame in flight: replay.TestCrashLoop has several",
+	replay.CaseDamagedHeader:        "a frame is promised only after its sync has returned",
+	replay.CaseDamagedDirectory:     "a frame is promised only after its sync has returned",
+	replay.CaseDamagedBlock:         "a frame is promised only after its sync has returned",
+	replay.CaseDamagedSnapshot:      "a header records a snapshot only after its last part is durable",
+	replay.CaseDamagedSegmentHeader: "a segment's header is durable before the file gets its name",
+	replay.CaseShortPredecessor:     "a segment takes its first frame only after the seal before it is durable",
+	replay.CaseSealedLast:           "a seal is written only after the successor has its name durably",
+	replay.CaseCutShort:             "the note of dead space is durable before the file is cut",
+	replay.CaseMissingSegment:       "segments are released oldest first, each durably",
+	replay.CaseNoSnapshot:           "segments are released only below the older of two recorded snapshots",
+}
+
+// TestCrashCasesAreAllNamed: no case of the tail rule goes without a word on
+// whether a crash leads to it.
+func TestCrashCasesAreAllNamed(t *testing.T) {
+	for _, r := range replay.Rules() {
+		if why, ok := crashCases[r.Case]; !ok || why == "" && r.Verdict == replay.VerdictDamaged {
+			t.Errorf("case %s (%s): %q, %t", r.Case, r.Verdict, why, ok)
+		}
+	}
+	if len(crashCases) != len(replay.Rules()) {
+		t.Errorf("%d cases, the tail rule has %d", len(crashCases), len(replay.Rules()))
+	}
+}
+
+// TestCrash runs random workloads on volumes of several shapes, cuts the power
+// after every operation that changes the disk, reopens what is left of it, and
+// compares that with what clients had heard. Of some it cuts the power again
+// while they recover and when they have, and of some of these a third time.
+//
+// A round is one seed: the same seed does the same again. Rounds go on until
+// -crash.states power cuts were reopened, each shape has had its turn, and
+// everything of crashMustSee has come up; with more than enough rounds, what
+// has not is a failure.
+func TestCrash(t *testing.T) {
+	// Its machinery must not belong to one round's bubble.
+	if _, err := codec.Zstd.Open(nil, codec.Zstd.Compress(nil, []byte("warm")), 4); err != nil {
+		t.Fatal(err)
+	}
+	run := &crashRun{t: t, seen: map[string]int{}, began: time.Now()}
+	run.told = run.began
+	var workers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(run.work)
+	}
+	workers.Wait()
+	run.report("in all")
+	for _, what := range run.missing() {
+		t.Errorf("never came to %s", what)
+	}
+}
+
+// A crashRun is all rounds of the test.
+type crashRun struct {
+	t      *testing.T
+	began  time.Time
+	rounds atomic.Uint64
+
 	mu     sync.Mutex
-	events []crashEvent
-	batch  int
+	states int
+	seen   map[string]int
+	told   time.Time
 }
 
-// A crashEvent is something submitted, or its acknowledgement.
-type crashEvent struct {
-	acked   bool
+// work runs rounds until there were enough.
+func (c *crashRun) work() {
+	for {
+		n := c.rounds.Add(1) - 1
+		if c.enough(n) || c.t.Failed() {
+			return
+		}
+		seed, shape := *crashSeed+n, crashShapes[n%uint64(len(crashShapes))]
+		c.t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			r := &crashRound{seed: seed, shape: shape, seen: map[string]int{}}
+			synctest.Test(t, func(t *testing.T) {
+				r.t = t
+				r.run()
+			})
+			c.add(r)
+		})
+	}
+}
+
+// enough reports whether n rounds were.
+func (c *crashRun) enough(n uint64) bool {
+	c.mu.Lock()
+	states := c.states
+	c.mu.Unlock()
+	shapes := uint64(len(crashShapes))
+	return states >= *crashStates && n >= shapes && (len(c.missing()) == 0 || n >= 4*shapes)
+}
+
+func (c *crashRun) missing() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	must := slices.Clone(crashMustSee)
+	for name, why := range crashCases {
+		if why == "" {
+			must = append(must, string(name))
+		}
+	}
+	return slices.DeleteFunc(must, func(what string) bool { return c.seen[what] > 0 })
+}
+
+func (c *crashRun) add(r *crashRound) {
+	c.mu.Lock()
+	c.states += r.states
+	for what, n := range r.seen {
+		c.seen[what] += n
+	}
+	tell := time.Since(c.told) > 10*time.Second
+	if tell {
+		c.told = time.Now()
+	}
+	c.mu.Unlock()
+	if tell {
+		c.report("so far")
+	}
+}
+
+func (c *crashRun) report(when string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	took := time.Since(c.began)
+	c.t.Logf("%s: %d crash states in %d rounds from seed %d, %.0f states/s", when, c.states, c.rounds.Load(), *crashSeed, float64(c.states)/took.Seconds())
+	if when == "in all" {
+		for _, what := range slices.Sorted(maps.Keys(c.seen)) {
+			c.t.Logf("%8d  %s", c.seen[what], what)
+		}
+	}
+}
+
+// A crashRound is the life of one volume, with all its power cuts.
+type crashRound struct {
+	t      *testing.T
+	seed   uint64
+	shape  crashShape
+	states int
+	seen   map[string]int
+	batch  int // names of batches, which never come twice
+}
+
+// lives is how often the volume of a round is opened, apart from power cuts
+// that lead nowhere.
+const crashLives = 3
+
+// crashDepth is how many power cuts come one after the other at most.
+const crashDepth = 3
+
+func (r *crashRound) run() {
+	mem := disk.NewMem()
+	mem.SetCapacity(r.shape.capacity)
+	want := &crashWant{base: &crashShown{logs: map[string]*shownLog{}}, life: &crashLife{}}
+	for n := range crashLives {
+		l := r.begin(mem, want, r.seed*100+uint64(n), 0)
+		l.recording = true
+		l.live(r.shape.steps + l.rng.IntN(r.shape.steps))
+		// The volume goes on from one of the power cuts, or, if a sync failed,
+		// from what the page cache makes it believe.
+		next := l.cuts[len(l.cuts)/2+l.rng.IntN(len(l.cuts)-len(l.cuts)/2)]
+		again := next.mem.CrashClone(nil, 1)
+		r.explore(l.cuts)
+		mem, want = again, next.want
+		if l.hasFailed() {
+			mem = l.mem
+			want, _ = l.wantNow()
+		}
+	}
+}
+
+// explore opens what each power cut of a life left, and has one of the volumes go
+// on, with power cuts of its own.
+func (r *crashRound) explore(cuts []crashCut) {
+	if len(cuts) == 0 {
+		return
+	}
+	rng := rand.New(rand.NewPCG(cuts[0].seed, 2))
+	further := rng.IntN(len(cuts))
+	for i, c := range cuts {
+		cuts[i] = crashCut{} // its disk goes when it has been looked at
+		r.states++
+		switch {
+		case c.depth == 1:
+		case c.served:
+			r.seen[sawServedAndCut]++
+		case c.depth == 2:
+			r.seen[sawSecond]++
+		default:
+			r.seen[sawThird]++
+		}
+		l := r.begin(c.mem, c.want, c.seed, c.depth)
+		l.path = c.path
+		steps := 0
+		if l.recording = i == further && c.depth < crashDepth; l.recording {
+			steps = 2 + l.rng.IntN(4)
+		}
+		l.live(steps)
+		r.explore(l.cuts)
+	}
+}
+
+// A crashOp is something a client asked of a volume.
+type crashOp struct {
+	kind    crashKind
 	log     string
+	id      int      // of an append: the name of its batch, in every record
 	records []string // of an append
-	first   LSN      // of an append's ack; of a truncation
-	cp      *Checkpoint
-	trunc   bool
-	create  bool
+	// sequence is the producer's; 0 for an append without one.
+	sequence uint64
+	first    LSN        // of a truncation
+	cp       Checkpoint // of a checkpoint; with its version once that is set
+
+	// When it was asked, and when it was answered, in the life's own count of
+	// events; 0 for never.
+	asked, answered int
+	refused         bool    // answered with a refusal: it must leave nothing behind
+	verdict         Verdict // of an append that was acknowledged
 }
 
-func (h *crashHistory) add(e crashEvent) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.events = append(h.events, e)
+type crashKind uint8
+
+const (
+	crashAppend crashKind = iota + 1
+	crashCreate
+	crashDelete
+	crashTruncate
+	crashCheckpoint
+)
+
+// A crashWant is what a disk must hold and what it may hold: everything that the
+// volume showed when it was opened, and what was done to it since.
+//
+// What was asked before that opening and was not shown by it is neither: once a
+// volume has shown that it does not have it, nothing may bring it back.
+type crashWant struct {
+	base *crashShown
+	life *crashLife
+	// What was answered by sure must be there, what was asked by possible may be.
+	sure, possible int
 }
 
-func (h *crashHistory) len() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return len(h.events)
+func (w *crashWant) may(op *crashOp) bool {
+	return op.asked <= w.possible && (!op.refused || op.answered > w.sure)
 }
 
-func (h *crashHistory) prefix(n int) []crashEvent {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.events[:n:n]
+func (w *crashWant) must(op *crashOp) bool {
+	return op.answered != 0 && op.answered <= w.sure && !op.refused
 }
 
-// newBatch makes records that no other batch has.
-func (h *crashHistory) newBatch(rng *rand.Rand) []string {
-	h.mu.Lock()
-	h.batch++
-	id := h.batch
-	h.mu.Unlock()
-	recs := make([]string, 1+rng.IntN(4))
-	for i := range recs {
-		size := rng.IntN(200)
-		if rng.IntN(20) == 0 {
-			size = rng.IntN(9000)
-		}
-		recs[i] = fmt.Sprintf("%d/%d/%d/%s", id, i, len(recs), bytes.Repeat([]byte{'a' + byte(id%26)}, size))
-	}
-	return recs
+// A crashShown is what a volume showed.
+type crashShown struct{ logs map[string]*shownLog }
+
+type shownLog struct {
+	info    LogInfo
+	records []string // from info.First on
+	cp      Checkpoint
+	last    uint64 // the producer's last sequence
+	retries []retry
 }
 
-// expect is what a history says of one log.
-type expect struct {
-	created                bool
-	acked                  map[LSN]string
-	submitted              map[string]bool
-	truncAcked, truncAsked LSN
-	cpAcked                Checkpoint
-	cpAsked                map[uint64]Checkpoint // by LSN, since versions are given by the volume
-	floorAsked             LSN
+// A retry is a batch that its producer may send again.
+type retry struct {
+	op *crashOp
+	at LSN // where it is, 0 if it is nowhere
 }
 
-func expectations(sure, possible []crashEvent) map[string]*expect {
-	m := map[string]*expect{}
-	get := func(log string) *expect {
-		if m[log] == nil {
-			m[log] = &expect{acked: map[LSN]string{}, submitted: map[string]bool{}, cpAsked: map[uint64]Checkpoint{}}
-		}
-		return m[log]
-	}
-	for _, e := range possible {
-		x := get(e.log)
-		if e.acked {
-			continue
-		}
-		for _, r := range e.records {
-			x.submitted[r] = true
-		}
-		switch {
-		case e.trunc:
-			x.truncAsked = max(x.truncAsked, e.first)
-		case e.cp != nil:
-			x.cpAsked[uint64(e.cp.LSN)] = *e.cp
-			x.floorAsked = max(x.floorAsked, e.cp.LSN+1)
-		}
-	}
-	for _, e := range sure {
-		x := get(e.log)
-		if !e.acked {
-			continue
-		}
-		for i, r := range e.records {
-			x.acked[e.first+LSN(i)] = r
-		}
-		switch {
-		case e.create:
-			x.created = true
-		case e.trunc:
-			x.truncAcked = max(x.truncAcked, e.first)
-		case e.cp != nil && e.cp.Version > x.cpAcked.Version:
-			x.cpAcked = *e.cp
-		}
-	}
-	return m
-}
+// crashProducer is the one producer of every log.
+var crashProducer = producerID(7)
 
-// verifyVolume checks that a volume holds no less than what is sure and no more
-// than what is possible: a gapless prefix of whole batches.
-func verifyVolume(v *Volume, sure, possible []crashEvent) error {
+// verify compares what a volume shows with what it must and may hold.
+func (w *crashWant) verify(v *Volume, seen map[string]int) (*crashShown, error) {
 	if r := v.Recovery(); r.Verdict == "damaged" {
-		return fmt.Errorf("recovery calls a crash damage: %+v", r)
+		return nil, errors.New("recovery calls a crash damage")
 	}
-	for log, x := range expectations(sure, possible) {
-		info, err := v.Log(log)
-		if errors.Is(err, ErrLogNotFound) && !x.created {
+	logs, more := v.ListLogs("", "", limits.MaxPageSize)
+	if more {
+		return nil, fmt.Errorf("more than %d logs", len(logs))
+	}
+	ops := map[string][]*crashOp{}
+	for _, op := range w.life.ops {
+		if w.may(op) {
+			ops[op.log] = append(ops[op.log], op)
+		}
+	}
+	shown := &crashShown{logs: map[string]*shownLog{}}
+	for _, info := range logs {
+		c := crashCheck{want: w, ops: ops[info.Name], base: w.base.logs[info.Name], seen: seen}
+		l, err := c.log(v, info)
+		if err != nil {
+			return nil, fmt.Errorf("log %q: %w", info.Name, err)
+		}
+		shown.logs[info.Name] = l
+	}
+	sure := map[string]bool{}
+	for name := range w.base.logs {
+		sure[name] = true
+	}
+	for name, ops := range ops {
+		for _, op := range ops {
+			sure[name] = op.kind == crashCreate && w.must(op) || sure[name] && op.kind != crashDelete
+		}
+	}
+	for name, sure := range sure {
+		if sure && shown.logs[name] == nil {
+			return nil, fmt.Errorf("log %q is LOST", name)
+		}
+	}
+	return shown, nil
+}
+
+// A crashCheck compares one log.
+type crashCheck struct {
+	want *crashWant
+	ops  []*crashOp // those it may show
+	base *shownLog  // nil if it was not there
+	seen map[string]int
+
+	info   LogInfo
+	got    []string // from info.First on
+	placed map[*crashOp]LSN
+}
+
+func (c *crashCheck) log(v *Volume, info LogInfo) (*shownLog, error) {
+	if c.base == nil {
+		if !slices.ContainsFunc(c.ops, func(op *crashOp) bool { return op.kind == crashCreate }) {
+			return nil, errors.New("was not there before, and nobody created it since")
+		}
+		c.base = &shownLog{info: LogInfo{ID: info.ID, First: 1, Next: 1}}
+	}
+	for _, op := range c.ops {
+		if op.kind == crashDelete && c.want.must(op) {
+			return nil, errors.New("was deleted, and is back")
+		}
+	}
+	if info.ID != c.base.info.ID {
+		return nil, fmt.Errorf("has ID %s, it was %s", info.ID, c.base.info.ID)
+	}
+	c.info, c.placed = info, map[*crashOp]LSN{}
+	if err := c.floor(); err != nil {
+		return nil, err
+	}
+	var err error
+	if c.got, err = readSpan(v, info.Name, info.First); err != nil {
+		return nil, err
+	}
+	if LSN(len(c.got)) != info.Next-info.First {
+		return nil, fmt.Errorf("has %d records from %d on, not up to %d", len(c.got), info.First, info.Next)
+	}
+	for _, check := range []func(*Volume) error{c.shownBefore, c.batches, c.acknowledged, c.producer, c.checksums} {
+		if err := check(v); err != nil {
+			return nil, err
+		}
+	}
+	cp, err := c.checkpoint(v)
+	if err != nil {
+		return nil, err
+	}
+	return &shownLog{info: info, records: c.got, cp: cp, last: c.last(v), retries: c.retries()}, nil
+}
+
+// floor: truncation never goes back, and nothing is given up that nobody allowed.
+func (c *crashCheck) floor() error {
+	low, asked, allowed := c.base.info.First, c.base.info.First, c.base.info.First
+	if c.base.cp.Version > 0 {
+		allowed = max(allowed, c.base.cp.LSN+1)
+	}
+	for _, op := range c.ops {
+		switch op.kind {
+		case crashTruncate:
+			asked = max(asked, op.first)
+			if c.want.must(op) {
+				low = max(low, op.first)
+			}
+		case crashCheckpoint:
+			allowed = max(allowed, op.cp.LSN+1)
+		}
+	}
+	if c.info.First < low || c.info.First > max(asked, allowed) {
+		return fmt.Errorf("begins at %d; %d was acknowledged, %d asked for, a checkpoint allows %d", c.info.First, low, asked, allowed)
+	}
+	if c.info.First > asked {
+		c.seen[sawTruncatedByJan]++
+	}
+	return nil
+}
+
+// shownBefore: what the volume showed once is there.
+func (c *crashCheck) shownBefore(*Volume) error {
+	b := c.base
+	if c.info.Next < b.info.Next {
+		return fmt.Errorf("LOST what it had shown: it ends at %d, it had %d", c.info.Next-1, b.info.Next-1)
+	}
+	for lsn := max(c.info.First, b.info.First); lsn < b.info.Next; lsn++ {
+		if got, want := c.got[lsn-c.info.First], b.records[lsn-b.info.First]; got != want {
+			return fmt.Errorf("LSN %d is %.40q, it was %.40q", lsn, got, want)
+		}
+	}
+	return nil
+}
+
+// batches: behind that come whole batches that somebody sent since, each once,
+// in the order in which they were answered.
+func (c *crashCheck) batches(*Volume) error {
+	byID := map[int]*crashOp{}
+	for _, op := range c.ops {
+		if op.kind == crashAppend {
+			byID[op.id] = op
+		}
+	}
+	sequence, latest := uint64(0), 0
+	for at := max(c.info.First, c.base.info.Next); at < c.info.Next; {
+		var id, k int
+		if _, err := fmt.Sscanf(c.got[at-c.info.First], "%d/%d/", &id, &k); err != nil {
+			return fmt.Errorf("LSN %d: %.40q: %w", at, c.got[at-c.info.First], err)
+		}
+		op := byID[id]
+		switch {
+		case op == nil:
+			return fmt.Errorf("LSN %d: %.40q was refused, or cut off once, or never sent", at, c.got[at-c.info.First])
+		case k != 0 && at != c.info.First:
+			return fmt.Errorf("LSN %d: batch %d begins with its record %d", at, id, k)
+		case c.placed[op] != 0:
+			return fmt.Errorf("LSN %d: batch %d is there twice", at, id)
+		case sequence != 0 && op.sequence != 0 && op.sequence != sequence+1:
+			return fmt.Errorf("LSN %d: the producer's batch %d is behind its %d", at, op.sequence, sequence)
+		case op.answered != 0 && op.answered < latest:
+			return fmt.Errorf("LSN %d: batch %d was answered before one in front of it was sent", at, id)
+		}
+		c.placed[op] = at - LSN(k)
+		latest = max(latest, op.asked)
+		sequence = cmp.Or(op.sequence, sequence)
+		for ; k < len(op.records); k, at = k+1, at+1 {
+			if at >= c.info.Next {
+				return fmt.Errorf("ends within batch %d", id)
+			}
+			if got := c.got[at-c.info.First]; got != op.records[k] {
+				return fmt.Errorf("LSN %d: %.40q where record %d of batch %d was sent as %.40q", at, got, k, id, op.records[k])
+			}
+		}
+	}
+	return nil
+}
+
+// acknowledged: what was acknowledged is where the acknowledgement says.
+func (c *crashCheck) acknowledged(*Volume) error {
+	for _, op := range c.ops {
+		if op.kind != crashAppend {
 			continue
 		}
-		if err != nil {
-			return err
+		at := c.placed[op]
+		if !c.want.must(op) {
+			if at != 0 {
+				c.seen[sawUnackedKept]++
+			} else {
+				c.seen[sawCutOff]++
+			}
+			continue
 		}
-		if info.First < max(x.truncAcked, 1) || info.First > max(x.truncAsked, x.floorAsked, 1) {
-			return fmt.Errorf("log %q begins at %d: acknowledged %d, asked %d, floor %d", log, info.First, x.truncAcked, x.truncAsked, x.floorAsked)
+		switch first := op.verdict.First; {
+		case at == first, at == 0 && first+LSN(len(op.records)) <= c.info.First:
+		case at == 0:
+			return fmt.Errorf("LOST batch %d, acknowledged at LSN %d; it has %d to %d", op.id, first, c.info.First, c.info.Next-1)
+		default:
+			return fmt.Errorf("batch %d is at LSN %d, acknowledged was %d", op.id, at, first)
 		}
-		got, err := readSpan(v, log, info.First)
-		for errors.Is(err, ErrLSNTruncated) { // the janitor is at work
-			if info, err = v.Log(log); err == nil {
-				got, err = readSpan(v, log, info.First)
+	}
+	return nil
+}
+
+// producer: the volume knows of as many batches as it has.
+func (c *crashCheck) producer(v *Volume) error {
+	last := c.last(v)
+	low, high := c.base.last, c.base.last
+	for _, op := range c.ops {
+		if op.kind == crashAppend {
+			high = max(high, op.sequence)
+			if c.placed[op] != 0 || c.want.must(op) {
+				low = max(low, op.sequence)
 			}
 		}
-		if err != nil {
-			return err
+	}
+	if c.info.First <= c.base.info.Next {
+		high = low // all that came since is in sight
+	}
+	if last < low || last > high {
+		return fmt.Errorf("the producer's last batch is %d, want %d to %d", last, low, high)
+	}
+	return nil
+}
+
+// last returns the producer's last sequence, 0 if it is not open.
+func (c *crashCheck) last(v *Volume) uint64 {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	l := v.durable.names[c.info.Name]
+	if slot := l.slot(crashProducer); slot != 0 {
+		return l.producers[slot-1].last
+	}
+	return 0
+}
+
+// checksums: the log's checksum is that of its records, and what clients were
+// acknowledged can be proven.
+func (c *crashCheck) checksums(v *Volume) error {
+	if c.info.First <= c.base.info.Next {
+		sum := c.base.info.Checksum
+		for _, rec := range c.got[c.base.info.Next-c.info.First:] {
+			sum = Checksum(crc32.Update(uint32(sum), castagnoli, run(rec)))
 		}
-		if LSN(len(got)) != info.Next-info.First {
-			return fmt.Errorf("log %q has %d records from %d, not up to %d", log, len(got), info.First, info.Next)
+		if sum != c.info.Checksum {
+			return fmt.Errorf("has checksum %08x, its records have %08x", c.info.Checksum, sum)
 		}
-		seen := map[int]bool{}
-		lastBatch, next, of := 0, 0, 0
-		for i, r := range got {
-			if !x.submitted[r] {
-				return fmt.Errorf("log %q LSN %d: %.40q was never submitted", log, info.First+LSN(i), r)
+	}
+	for _, op := range slices.Backward(c.ops) {
+		if op.kind == crashAppend && c.want.must(op) {
+			got := op.verdict
+			return v.CheckClaim(c.info.Name, Claim{Log: c.info.ID, Epoch: got.Epoch, LSN: got.First + LSN(got.Count) - 1, Checksum: got.Checksum})
+		}
+	}
+	return nil
+}
+
+// checkpoint: it never goes back, and its state is the one it was set with.
+func (c *crashCheck) checkpoint(v *Volume) (Checkpoint, error) {
+	least := c.base.cp
+	for _, op := range c.ops {
+		if op.kind == crashCheckpoint && c.want.must(op) && op.cp.Version > least.Version {
+			least = op.cp
+		}
+	}
+	cp, err := v.Checkpoint(context.Background(), c.info.Name, "cp")
+	switch {
+	case errors.Is(err, ErrCheckpointNotFound) && least.Version == 0:
+		return Checkpoint{}, nil
+	case err != nil:
+		return Checkpoint{}, err
+	case cp.Version < least.Version || cp.LSN < least.LSN:
+		return Checkpoint{}, fmt.Errorf("checkpoint at LSN %d, version %d; it was at %d, version %d", cp.LSN, cp.Version, least.LSN, least.Version)
+	}
+	same := func(other Checkpoint) bool {
+		return other.LSN == cp.LSN && string(other.State) == string(cp.State) && (other.Version == 0 || other.Version == cp.Version)
+	}
+	if c.base.cp.Version > 0 && same(c.base.cp) {
+		return cp, nil
+	}
+	if !slices.ContainsFunc(c.ops, func(op *crashOp) bool { return op.kind == crashCheckpoint && same(op.cp) }) {
+		return Checkpoint{}, fmt.Errorf("checkpoint at LSN %d, version %d, has a state that nobody gave it", cp.LSN, cp.Version)
+	}
+	return cp, nil
+}
+
+// retries returns the producer's last batches, where they ended up.
+func (c *crashCheck) retries() (all []retry) {
+	for _, op := range c.ops {
+		if op.sequence == 0 {
+			continue
+		}
+		at := c.placed[op]
+		if at == 0 && c.want.must(op) {
+			at = op.verdict.First // truncated, and still remembered
+		}
+		all = append(all, retry{op, at})
+	}
+	if all == nil {
+		return c.base.retries
+	}
+	return all[max(0, len(all)-3):]
+}
+
+// A crashLife is a volume from one opening to its closing, with what was done to
+// it and what power cuts meanwhile would have left.
+type crashLife struct {
+	r       *crashRound
+	seed    uint64
+	depth   int // of the power cuts that led here
+	path    []string
+	rng     *rand.Rand
+	mem     *disk.Mem
+	asFound *disk.Mem // as mem was at the beginning
+	faulty  *disk.Faulty
+	fs      disk.FS
+	v       *Volume
+
+	found *crashWant // what had to be there at the opening
+	base  *crashShown
+	logs  map[string]*clientLog // as clients know them
+
+	mu    sync.Mutex // guards what follows, and what ops say of their answers
+	clock int
+	ops   []*crashOp
+
+	gate   chan struct{} // until it is closed, no frame is written; nil for none
+	failAt int           // this sync of a segment fails, counted down
+	failed bool
+
+	recording bool
+	cuts      []crashCut
+	cutsOf    map[string]int // operations, spelled out, to how many there were
+	opened    bool           // base is what power cuts are compared with
+}
+
+// A clientLog is what the clients of a log know.
+type clientLog struct {
+	sequence uint64 // the producer's last, acknowledged or not
+	producer bool   // it is open
+}
+
+// A crashCut is what a power cut left.
+type crashCut struct {
+	mem    *disk.Mem
+	want   *crashWant
+	seed   uint64
+	depth  int
+	path   []string
+	served bool // the volume had been opened
+}
+
+func (r *crashRound) begin(mem *disk.Mem, found *crashWant, seed uint64, depth int) *crashLife {
+	l := &crashLife{
+		r: r, seed: seed, depth: depth, rng: rand.New(rand.NewPCG(seed, uint64(depth))), mem: mem, asFound: mem.CrashClone(nil, 1), found: found,
+		logs: map[string]*clientLog{}, cutsOf: map[string]int{},
+	}
+	l.faulty = disk.NewFaulty(mem)
+	l.faulty.Before(l.before)
+	l.fs = disk.Record(l.faulty, l.cut)
+	return l
+}
+
+// wantNow returns what a power cut at this moment may leave, and whether that is
+// what the volume has shown and been told, not what it had to begin with.
+func (l *crashLife) wantNow() (w *crashWant, served bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.opened {
+		return l.found, false
+	}
+	return &crashWant{base: l.base, life: l, sure: l.clock, possible: l.clock}, true
+}
+
+// cut is told of every operation, while none begins or returns.
+func (l *crashLife) cut(op disk.Op) {
+	if !l.recording || !op.Done() {
+		return
+	}
+	times := 1
+	switch op.Kind {
+	case disk.OpCreate, disk.OpRename, disk.OpRemove, disk.OpSyncDir, disk.OpSync, disk.OpTruncate, disk.OpLock, disk.OpMkdirAll:
+	case disk.OpWrite:
+		if strings.HasSuffix(op.Name, ".wal") && op.Len > limits.BlockSize {
+			times = 3 // there are many ways to lose a part
+		}
+	default:
+		return
+	}
+	what := op.String()
+	for range times {
+		// Drawn from what the operation is, not from when it comes: goroutines
+		// that work side by side may come in another order next time.
+		h := fnv.New64a()
+		fmt.Fprintf(h, "%d %s %d", l.seed, what, l.cutsOf[what])
+		l.cutsOf[what]++
+		c := crashCut{seed: h.Sum64(), depth: l.depth + 1, path: append(slices.Clip(l.path), what)}
+		rng := rand.New(rand.NewPCG(c.seed, 1))
+		c.want, c.served = l.wantNow()
+		c.mem = l.mem.CrashClone(rng, []float64{0, 0.3, 0.5, 0.5, 0.8, 1}[rng.IntN(6)])
+		if c.served {
+			after, _ := l.wantNow()
+			c.want.possible = after.possible
+		}
+		l.cuts = append(l.cuts, c)
+	}
+}
+
+func (l *crashLife) fail(err error) {
+	l.r.t.Helper()
+	var rec Recovery
+	if l.v != nil {
+		rec = l.v.Recovery()
+		_ = l.v.Close() // a bubble ends when its goroutines have
+	}
+	l.r.t.Fatalf("seed %d (%s), power cut after %s: %v; recovery %+v; with -artifacts, the disk as it was is kept in %s",
+		l.r.seed, l.r.shape.name, strings.Join(l.path, ", then after "), err, rec, l.keep())
+}
+
+// keep writes the disk as it was found into a directory that walctl can look at.
+func (l *crashLife) keep() string {
+	dir := l.r.t.ArtifactDir()
+	entries, err := l.asFound.List("/vol")
+	for _, e := range entries {
+		b := make([]byte, e.Size)
+		f, ferr := l.asFound.Open("/vol/"+e.Name, false)
+		if ferr == nil {
+			_, ferr = f.ReadAt(b, 0)
+			ferr = errors.Join(ferr, f.Close(), os.WriteFile(filepath.Join(dir, e.Name), b, 0o600))
+		}
+		err = errors.Join(err, ferr)
+	}
+	if err != nil {
+		return fmt.Sprintf("%s, but for what failed: %v", dir, err)
+	}
+	return dir
+}
+
+// live opens the volume, compares it with what had to be there, works with it
+// for some steps, and closes it.
+func (l *crashLife) live(steps int) {
+	if l.r.shape.fail && l.recording {
+		l.failSome(steps)
+	}
+	if l.r.shape.labels > 0 {
+		l.lookForHalfSnapshot()
+	}
+	err := l.open()
+	if err != nil && l.hasFailed() {
+		l.r.seen[sawFailedOpening]++
+		err = l.open() // the process is started again
+	}
+	if err != nil {
+		l.fail(fmt.Errorf("open: %w", err))
+	}
+	synctest.Wait() // for the janitor, which changes what is looked at
+	if l.base, err = l.found.verify(l.v, l.r.seen); err != nil {
+		l.fail(err)
+	}
+	l.count()
+	if steps > 0 {
+		l.mu.Lock()
+		l.opened = true
+		l.mu.Unlock()
+		l.meetClients()
+		for range steps {
+			l.step()
+			if l.rng.IntN(4) > 0 {
+				synctest.Wait()
 			}
-			var batch, idx, n int
-			if _, err := fmt.Sscanf(r, "%d/%d/%d/", &batch, &idx, &n); err != nil {
-				return fmt.Errorf("log %q LSN %d: %.40q: %w", log, info.First+LSN(i), r, err)
-			}
-			switch {
-			case batch == lastBatch && idx == next:
-			case next == of && idx == 0 && !seen[batch], i == 0:
-			default:
-				return fmt.Errorf("log %q LSN %d: record %d of batch %d behind %d of batch %d of %d", log, info.First+LSN(i), idx, batch, next, lastBatch, of)
-			}
-			seen[batch] = true
-			lastBatch, next, of = batch, idx+1, n
 		}
-		if next != of {
-			return fmt.Errorf("log %q ends within batch %d", log, lastBatch)
+	}
+	l.close()
+}
+
+// failSome has a sync fail: of a segment after some steps, or any while the
+// volume is opened.
+func (l *crashLife) failSome(steps int) {
+	if l.rng.IntN(2) == 0 {
+		l.failAt = 2 + l.rng.IntN(2*steps)
+		return
+	}
+	kinds := []disk.OpKind{disk.OpSync, disk.OpSyncDir}
+	l.faulty.Inject(disk.Fault{At: l.rng.IntN(4), Kinds: kinds, Late: l.rng.IntN(4) == 0})
+}
+
+// before is told of every operation before it is carried out.
+func (l *crashLife) before(op disk.Op) error {
+	if !strings.HasSuffix(op.Name, ".wal") {
+		return nil
+	}
+	l.mu.Lock()
+	gate := l.gate
+	if op.Kind == disk.OpSync {
+		l.failAt--
+	}
+	fails := op.Kind == disk.OpSync && l.failAt == 0
+	l.failed = l.failed || fails
+	l.mu.Unlock()
+	if op.Kind == disk.OpWrite && gate != nil {
+		<-gate
+	}
+	if fails {
+		return syscall.EIO
+	}
+	return nil
+}
+
+// hasFailed reports whether a sync has failed.
+func (l *crashLife) hasFailed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failed || l.faulty.Fired() > 0
+}
+
+// open opens the volume as a new process would.
+func (l *crashLife) open() (err error) {
+	s := &l.r.shape
+	o := Options{
+		FS: l.fs, Create: true, SegmentSize: s.segmentSize, PrepareRate: -1, SnapshotEvery: s.snapshotEvery, Codec: s.codec,
+		Rand: &lockedRand{r: rand.NewChaCha8([32]byte{byte(l.seed), byte(l.seed >> 8), byte(l.seed >> 16), byte(l.seed >> 24), byte(l.depth)})},
+	}
+	l.v, err = Open(context.Background(), "/vol", o)
+	return err
+}
+
+// lockedRand is a source of random bytes for several goroutines.
+type lockedRand struct {
+	mu sync.Mutex
+	r  *rand.ChaCha8
+}
+
+func (r *lockedRand) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.r.Read(p)
+}
+
+// count notes what this opening came to.
+func (l *crashLife) count() {
+	seen, rec := l.r.seen, l.v.Recovery()
+	seen[rec.Case]++
+	if rec.RewrittenFrames > 0 {
+		seen[sawRewritten]++
+	}
+	if rec.DiscardedBytes > 0 {
+		seen[sawDiscarded]++
+	}
+	if rec.Frames < rec.LastSequence {
+		seen[sawFromSnapshot]++
+	}
+}
+
+// lookForHalfSnapshot counts a disk with a snapshot that was begun and not finished.
+func (l *crashLife) lookForHalfSnapshot() {
+	j, err := segment.Open(segment.Options{FS: l.mem, Dir: "/vol", ReadOnly: true})
+	if err != nil {
+		return // there is no volume yet
+	}
+	defer j.Close()
+	var r rebuilder
+	if _, err := replay.Recover(j, &r); err != nil {
+		l.fail(fmt.Errorf("look at what is left: %w", err))
+	}
+	if r.next.next > 0 && !r.next.bad && r.next.from != r.newer && r.next.from != r.base {
+		l.r.seen[sawHalfSnapshot]++
+	}
+}
+
+// close closes the volume, and looks whether it left behind what it showed.
+func (l *crashLife) close() {
+	err := l.v.Close()
+	status := l.v.Status()
+	if l.recording {
+		l.r.seen[sawRoll] += int(status.Rolls)
+		l.r.seen[sawRecycle] += int(status.Recycles)
+		l.r.seen[sawSnapshot] += int(status.Snapshots)
+	}
+	if l.hasFailed() {
+		l.r.seen[sawFailedSync]++
+		if err != nil && !errors.Is(err, ErrPoisoned) {
+			l.fail(fmt.Errorf("close: %w", err))
 		}
-		for lsn, r := range x.acked {
-			if lsn < info.First {
+		if errors.Is(err, ErrPoisoned) && !l.sameOnDisk() {
+			l.r.seen[sawDroppedPages]++
+		}
+		return
+	}
+	if err != nil {
+		l.fail(fmt.Errorf("close: %w", err))
+	}
+	if !l.recording {
+		return
+	}
+	left, _, err := recovered(l.mem.CrashClone(nil, 0))
+	if err != nil {
+		l.fail(fmt.Errorf("look at what is left: %w", err))
+	}
+	if left.Hash() != l.v.durable.Hash() {
+		l.fail(errors.New("what a closed volume leaves shows another state"))
+	}
+	l.countCarried()
+}
+
+// sameOnDisk reports whether the disk has what can be read from the page cache.
+func (l *crashLife) sameOnDisk() bool {
+	cache, _, err := recovered(l.mem)
+	if err != nil {
+		return true
+	}
+	platter, _, err := recovered(l.mem.CrashClone(nil, 1))
+	return err == nil && cache.Hash() == platter.Hash()
+}
+
+// countCarried counts what the janitor carried forward.
+func (l *crashLife) countCarried() {
+	j, err := segment.Open(segment.Options{FS: l.mem, Dir: "/vol", ReadOnly: true})
+	if err != nil {
+		l.fail(err)
+	}
+	defer j.Close()
+	var commands []Command
+	if _, err := replay.Walk(j, replay.WalkOptions{}, func(f *segment.Frame, _ []error) error {
+		if f.Header.Kind != segment.KindCommands {
+			return nil
+		}
+		commands, err = DecodeCommands(commands[:0], f.Meta)
+		for i := range commands {
+			if commands[i].Kind == CommandMoveCheckpoint {
+				l.r.seen[sawCarried]++
+			}
+		}
+		return err
+	}); err != nil {
+		l.fail(err)
+	}
+}
+
+// ask notes that something is about to be asked.
+func (l *crashLife) ask(op *crashOp) *crashOp {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.clock++
+	op.asked = l.clock
+	l.ops = append(l.ops, op)
+	return op
+}
+
+// answer notes what became of it. An outcome that is unknown is no answer; the
+// error is that there was no reason for one.
+func (l *crashLife) answer(op *crashOp, err error) (known bool, _ error) {
+	if errors.Is(err, ErrPoisoned) {
+		if l.hasFailed() {
+			err = nil
+		}
+		return false, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if errors.Is(err, ErrFull) {
+		l.r.seen[sawFull]++
+	}
+	l.clock++
+	op.answered, op.refused = l.clock, err != nil
+	return true, nil
+}
+
+// answered notes the answer to what is no append: a refusal is one of those that
+// are to be expected, or fails the test. It reports whether it was a success.
+func (l *crashLife) answered(op *crashOp, err error, expected ...error) bool {
+	known, unknown := l.answer(op, err)
+	l.check(unknown)
+	if known && err != nil && !slices.ContainsFunc(append(expected, ErrFull), func(e error) bool { return errors.Is(err, e) }) {
+		l.fail(fmt.Errorf("log %q: %w", op.log, err))
+	}
+	return err == nil
+}
+
+func (l *crashLife) check(err error) {
+	l.r.t.Helper()
+	if err != nil {
+		l.fail(err)
+	}
+}
+
+// meetClients has the clients of the volume's logs come back: they open their
+// producers, and send again what they do not know the fate of.
+func (l *crashLife) meetClients() {
+	for _, name := range slices.Sorted(maps.Keys(l.base.logs)) {
+		s := l.base.logs[name]
+		c := &clientLog{sequence: s.last}
+		l.logs[name] = c
+		if l.rng.IntN(5) > 0 {
+			l.openProducer(name, s.last)
+		}
+		for _, r := range s.retries {
+			if !c.producer || r.op.sequence > c.sequence+1 {
+				break
+			}
+			if r.at == 0 {
+				again := &crashOp{kind: crashAppend, log: name, id: r.op.id, records: r.op.records, sequence: r.op.sequence}
+				l.check(l.append(again))
+				if again.answered != 0 && !again.refused {
+					l.r.seen[sawRetryLanded]++
+				}
 				continue
 			}
-			if lsn >= info.Next {
-				return fmt.Errorf("log %q LOST acknowledged LSN %d: it ends at %d", log, lsn, info.Next-1)
-			}
-			if got[lsn-info.First] != r {
-				return fmt.Errorf("log %q LSN %d is %.40q, acknowledged was %.40q", log, lsn, got[lsn-info.First], r)
+			got, err := l.v.Append(context.Background(), name, crashProducer, 0, Batch{Sequence: r.op.sequence, Run: run(r.op.records...)})
+			switch {
+			case errors.Is(err, ErrPoisoned):
+			case err != nil || !got.Repeated || got.First != r.at || int(got.Count) != len(r.op.records):
+				l.fail(fmt.Errorf("log %q: the producer's batch %d, sent again: %+v, %w; it is at LSN %d", name, r.op.sequence, got, err, r.at))
+			default:
+				l.r.seen[sawRepeat]++
 			}
 		}
-		if err := verifyCheckpoint(v, log, x); err != nil {
-			return err
+	}
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		if l.logs[name] == nil {
+			l.create(name)
 		}
+	}
+}
+
+func (l *crashLife) openProducer(name string, last uint64) {
+	p, err := l.v.OpenProducer(context.Background(), name, crashProducer)
+	switch {
+	case errors.Is(err, ErrFull), errors.Is(err, ErrPoisoned):
+		return
+	case err != nil || p.LastSequence != last:
+		l.fail(fmt.Errorf("log %q: open producer: %+v, %w; its last batch was %d", name, p, err, last))
+	}
+	l.logs[name].producer = true
+}
+
+func (l *crashLife) create(name string) {
+	o := LogOptions{}
+	for k := range l.r.shape.labels / 480 {
+		if o.Labels == nil {
+			o.Labels = map[string]string{}
+		}
+		o.Labels[fmt.Sprintf("%d-%s", k, strings.Repeat("k", 238))] = strings.Repeat("v", 240)
+	}
+	op := l.ask(&crashOp{kind: crashCreate, log: name})
+	_, _, err := l.v.CreateLog(context.Background(), name, o)
+	if l.answered(op, err) {
+		l.logs[name] = &clientLog{}
+		if l.rng.IntN(2) == 0 {
+			l.openProducer(name, 0)
+		}
+	}
+}
+
+// step does something.
+func (l *crashLife) step() {
+	names := slices.Sorted(maps.Keys(l.logs))
+	if len(names) == 0 {
+		return // not even one could be created
+	}
+	name := names[l.rng.IntN(len(names))]
+	if len(names) > 1 && l.rng.IntN(4) > 0 {
+		// The first one is idle mostly: what it keeps has to be carried forward.
+		names = names[1:]
+	}
+	switch n := l.rng.IntN(22); {
+	case n >= 20:
+		l.advance(names)
+	case n < 5:
+		l.check(l.append(l.newAppend(name)))
+	case n < 9:
+		l.appendTogether(names)
+	case n < 12:
+		l.burst(names)
+	case n < 15:
+		l.setCheckpoint(name, 4)
+	case n < 17:
+		l.truncate(name)
+	case n == 17 && len(names) < 8:
+		l.r.batch++
+		l.create(fmt.Sprintf("log-%d", l.r.batch))
+	case n == 17:
+		l.delete(names[len(names)-1])
+	case n == 18: // until it is quiet
+		time.Sleep(2 * limits.IdlePromiseDelay)
+	default: // until readers have let go of released segments
+		time.Sleep(2 * limits.OpenSegmentIdle)
+	}
+}
+
+// newAppend makes a batch that no other is equal to.
+func (l *crashLife) newAppend(name string) *crashOp {
+	l.r.batch++
+	op := &crashOp{kind: crashAppend, log: name, id: l.r.batch}
+	most := min(l.r.shape.record, l.v.maxBatch/8)
+	for k := range 1 + l.rng.IntN(5) {
+		size := l.rng.IntN(100)
+		if l.rng.IntN(3) == 0 {
+			size = l.rng.IntN(most)
+		}
+		op.records = append(op.records, fmt.Sprintf("%d/%d/%s", op.id, k, strings.Repeat(string(rune('a'+op.id%26)), size)))
+	}
+	if c := l.logs[name]; c.producer && l.rng.IntN(3) > 0 {
+		c.sequence++
+		op.sequence = c.sequence
+	}
+	return op
+}
+
+// append sends a batch and waits for its verdict. The error is one that should
+// not have come.
+func (l *crashLife) append(op *crashOp) error {
+	producer := crashProducer
+	if op.sequence == 0 {
+		producer = [16]byte{}
+	}
+	l.ask(op)
+	got, err := l.v.Append(context.Background(), op.log, producer, 0, Batch{Sequence: op.sequence, Run: run(op.records...)})
+	return l.settle(op, got, err)
+}
+
+// settle notes the verdict on a batch.
+func (l *crashLife) settle(op *crashOp, got Verdict, err error) error {
+	op.verdict = got
+	if known, err := l.answer(op, err); !known {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.logs[op.log]
+	switch {
+	case err == nil && got.Repeated:
+		return fmt.Errorf("log %q: batch %d is called a repeat", op.log, op.id)
+	case err == nil:
+		c.sequence = max(c.sequence, op.sequence)
+	case errors.Is(err, ErrFull), errors.Is(err, ErrSequenceGap), errors.Is(err, ErrAfterRefusal):
+		if op.sequence != 0 {
+			c.sequence = min(c.sequence, op.sequence-1)
+		}
+	default:
+		return fmt.Errorf("log %q: batch %d: %w", op.log, op.id, err)
 	}
 	return nil
 }
 
-func verifyCheckpoint(v *Volume, log string, x *expect) error {
-	cp, err := v.Checkpoint(context.Background(), log, "cp")
-	switch {
-	case errors.Is(err, ErrCheckpointNotFound) && x.cpAcked.Version == 0:
-		return nil
-	case err != nil:
-		return err
-	case cp.Version < x.cpAcked.Version || cp.LSN < x.cpAcked.LSN:
-		return fmt.Errorf("log %q: checkpoint at LSN %d version %d, acknowledged was %d version %d", log, cp.LSN, cp.Version, x.cpAcked.LSN, x.cpAcked.Version)
+// appendTogether sends batches of several logs that ride in one frame, if it
+// takes them.
+func (l *crashLife) appendTogether(names []string) {
+	seat := newSeat(l.r.t, l.v)
+	defer seat.Close()
+	var ops []*crashOp
+	var batches []Batch
+	bindings := map[string]*Binding{}
+	for range 1 + l.rng.IntN(l.r.shape.batches) {
+		op := l.newAppend(names[l.rng.IntN(len(names))])
+		key := fmt.Sprint(op.log, op.sequence != 0)
+		if bindings[key] == nil {
+			producer := crashProducer
+			if op.sequence == 0 {
+				producer = [16]byte{}
+			}
+			b, _, _, err := seat.Bind(op.log, producer, 0, Claim{})
+			if errors.Is(err, ErrPoisoned) && l.hasFailed() {
+				break
+			}
+			l.check(err)
+			bindings[key] = b
+		}
+		ops = append(ops, l.ask(op))
+		batches = append(batches, Batch{Binding: bindings[key], Sequence: op.sequence, Run: run(op.records...)})
 	}
-	if want, ok := x.cpAsked[uint64(cp.LSN)]; !ok || !bytes.Equal(want.State, cp.State) {
-		return fmt.Errorf("log %q: checkpoint at LSN %d has a state nobody gave it", log, cp.LSN)
+	err := seat.Append(context.Background(), batches)
+	verdicts := seat.Take(nil)
+	for ; seat.Pending() > 0; verdicts = seat.Take(verdicts) {
+		<-seat.ready
 	}
-	return nil
+	for i, op := range ops {
+		if i < len(verdicts) {
+			l.check(l.settle(op, verdicts[i], verdicts[i].Err))
+		} else {
+			l.check(l.settle(op, Verdict{}, err))
+		}
+	}
+}
+
+// burst has clients come one after the other while the disk is busy, so that
+// what they send rides together behind it.
+func (l *crashLife) burst(names []string) {
+	gate := make(chan struct{})
+	hold := func(gate chan struct{}) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.gate = gate
+	}
+	hold(gate)
+	var clients sync.WaitGroup
+	errs := make([]error, 2+l.rng.IntN(4))
+	for i := range errs {
+		op := l.newAppend(names[l.rng.IntN(len(names))])
+		clients.Go(func() { errs[i] = l.append(op) })
+		synctest.Wait()
+	}
+	hold(nil)
+	close(gate)
+	clients.Wait()
+	l.check(errors.Join(errs...))
+}
+
+// advance has every log's client checkpoint all it has, so that segments may go.
+func (l *crashLife) advance(names []string) {
+	for _, name := range names {
+		l.setCheckpoint(name, 0)
+	}
+}
+
+// setCheckpoint sets a checkpoint at most back records before the log's end.
+func (l *crashLife) setCheckpoint(name string, back int) {
+	info, err := l.v.Log(name)
+	if err != nil {
+		return // it was deleted
+	}
+	lsn := info.Durable() - min(info.Durable(), LSN(l.rng.IntN(back+1)))
+	state := fmt.Sprintf("%s behind %d %s", name, lsn, strings.Repeat("s", l.rng.IntN(min(5000, l.v.maxBatch/2))))
+	op := l.ask(&crashOp{kind: crashCheckpoint, log: name, cp: Checkpoint{Name: "cp", LSN: lsn, State: []byte(state)}})
+	set, err := l.v.SetCheckpoint(context.Background(), name, op.cp, nil)
+	if err == nil {
+		l.mu.Lock()
+		op.cp.Version = set.Version
+		l.mu.Unlock()
+	}
+	l.answered(op, err, ErrCheckpointBackwards, ErrLSNTruncated)
+}
+
+// truncate gives up some of the oldest records.
+func (l *crashLife) truncate(name string) {
+	info, err := l.v.Log(name)
+	if err != nil {
+		return // it was deleted
+	}
+	op := l.ask(&crashOp{kind: crashTruncate, log: name, first: info.First + LSN(l.rng.IntN(int(info.Next-info.First)+1))})
+	_, err = l.v.Truncate(context.Background(), name, op.first)
+	l.answered(op, err, ErrHeld)
+}
+
+func (l *crashLife) delete(name string) {
+	op := l.ask(&crashOp{kind: crashDelete, log: name})
+	err := l.v.DeleteLog(context.Background(), name, [16]byte{})
+	l.answered(op, err)
+	delete(l.logs, name)
 }
 
 // readSpan returns every record of a log from an LSN on.
@@ -219,234 +1322,13 @@ func readSpan(v *Volume, log string, from LSN) (out []string, err error) {
 		return nil, err
 	}
 	defer r.Close()
-	for {
-		span, err := r.Next(context.Background())
-		if err != nil {
-			if err.Error() == "EOF" {
-				return out, nil
-			}
-			return nil, err
-		}
-		recs, err := split(span.Run)
-		if err != nil {
-			return nil, err
+	spans, err := drain(r)
+	for _, span := range spans {
+		recs, serr := split(span.Run)
+		if serr != nil {
+			return nil, serr
 		}
 		out = append(out, recs...)
 	}
-}
-
-// A crasher cuts the power before every operation of a volume and has what is
-// left verified.
-type crasher struct {
-	t    *testing.T
-	mem  *disk.Mem
-	hist *crashHistory
-	mu   sync.Mutex
-	rng  *rand.Rand
-	cuts chan crashCut
-}
-
-type crashCut struct {
-	mem            *disk.Mem
-	sure, possible int
-	op             disk.Op
-	seed           uint64
-	depth          int
-}
-
-// before is called before every operation.
-func (c *crasher) before(op disk.Op) error {
-	switch op.Kind {
-	case disk.OpRead, disk.OpList, disk.OpFree, disk.OpSize, disk.OpOpen, disk.OpClose, disk.OpLock, disk.OpUnlock:
-		return nil // nothing changed since the operation before
-	}
-	sure := c.hist.len()
-	c.mu.Lock()
-	seed := c.rng.Uint64()
-	c.mu.Unlock()
-	rng := rand.New(rand.NewPCG(seed, 0))
-	clone := c.mem.CrashClone(rng, []float64{0, 0.3, 0.5, 0.9, 1}[rng.IntN(5)])
-	c.cuts <- crashCut{mem: clone, sure: sure, possible: c.hist.len(), op: op, seed: seed}
-	return nil
-}
-
-// TestCrash runs random workloads of concurrent clients, cuts the power before
-// every operation that changes the disk, and reopens each of the disks that are
-// left; some of them are cut again while they recover.
-func TestCrash(t *testing.T) {
-	rounds, depth := 2, 2
-	if testing.Short() {
-		rounds = 1
-	}
-	counts := map[string]int{}
-	var countMu sync.Mutex
-	var states atomic.Int64
-	for round := range rounds {
-		seed := *crashSeed + uint64(round)*1000
-		mem := disk.NewMem()
-		hist := &crashHistory{}
-		c := &crasher{t: t, mem: mem, hist: hist, rng: rand.New(rand.NewPCG(seed, 1)), cuts: make(chan crashCut, 64)}
-		var verifiers sync.WaitGroup
-		for range 2 {
-			verifiers.Go(func() {
-				for cut := range c.cuts {
-					verifyCut(t, hist, cut, depth, func(r Recovery) {
-						states.Add(1)
-						countMu.Lock()
-						counts[r.Case]++
-						countMu.Unlock()
-					})
-				}
-			})
-		}
-		faulty := disk.NewFaulty(mem)
-		faulty.Before(c.before)
-		crashWorkload(t, faulty, hist, seed)
-		close(c.cuts)
-		verifiers.Wait()
-		if t.Failed() {
-			t.Fatalf("seed %d", seed)
-		}
-	}
-	t.Logf("%d crash states; cases %v", states.Load(), counts)
-	for _, name := range []string{"clean", "unpromised"} {
-		if counts[name] == 0 {
-			t.Errorf("case %q never came up", name)
-		}
-	}
-}
-
-// crashWorkload runs clients against a volume on fs, twice, with a reopening between.
-func crashWorkload(t *testing.T, fs disk.FS, hist *crashHistory, seed uint64) {
-	for range 2 {
-		o := testOptions(fs)
-		o.Codec = []string{"none", "s2", "zstd"}[seed%3]
-		v, err := Open(context.Background(), "/vol", o)
-		if err != nil {
-			t.Errorf("open: %v", err)
-			return
-		}
-		logs := []string{"a", "b", "c"}
-		for _, log := range logs {
-			hist.add(crashEvent{log: log, create: true})
-			mustCreate(t, v, log)
-			hist.add(crashEvent{log: log, create: true, acked: true})
-		}
-		var clients sync.WaitGroup
-		for n := range 4 {
-			seed++
-			rng := rand.New(rand.NewPCG(seed, uint64(n)))
-			clients.Go(func() { crashClient(t, v, hist, rng, logs, n == 0) })
-		}
-		clients.Wait()
-		closeTest(t, v)
-	}
-}
-
-func crashClient(t *testing.T, v *Volume, hist *crashHistory, rng *rand.Rand, logs []string, admin bool) {
-	ctx := context.Background()
-	for range 30 {
-		log := logs[rng.IntN(len(logs))]
-		if admin && rng.IntN(3) == 0 {
-			info, err := v.Log(log)
-			if err != nil {
-				t.Errorf("log: %v", err)
-				return
-			}
-			switch rng.IntN(3) {
-			case 0:
-				first := info.First + LSN(rng.IntN(int(info.Next-info.First)+1))
-				hist.add(crashEvent{log: log, trunc: true, first: first})
-				if _, err = v.Truncate(ctx, log, first); err == nil {
-					hist.add(crashEvent{log: log, trunc: true, first: first, acked: true})
-				}
-			default:
-				lsn := info.First - 1 + LSN(rng.IntN(int(info.Next-info.First)+1))
-				cp := Checkpoint{Name: "cp", LSN: lsn, State: []byte(fmt.Sprintf("state at %d of %s", lsn, log))}
-				hist.add(crashEvent{log: log, cp: &cp})
-				var set Checkpoint
-				if set, err = v.SetCheckpoint(ctx, log, cp, nil); err == nil {
-					hist.add(crashEvent{log: log, cp: &set, acked: true})
-				}
-			}
-			if err != nil && !errors.Is(err, ErrHeld) && !errors.Is(err, ErrCheckpointBackwards) && !errors.Is(err, ErrLSNTruncated) {
-				t.Errorf("admin: %v", err)
-				return
-			}
-			continue
-		}
-		recs := hist.newBatch(rng)
-		hist.add(crashEvent{log: log, records: recs})
-		got, err := v.Append(ctx, log, ulid.ULID{}, 0, Batch{Run: run(recs...)})
-		if err != nil {
-			t.Errorf("append: %v", err)
-			return
-		}
-		hist.add(crashEvent{log: log, records: recs, first: got.First, acked: true})
-	}
-}
-
-// verifyCut reopens what a crash left, checks it, appends to it, and for some
-// cuts the power again while that goes on.
-func verifyCut(t *testing.T, hist *crashHistory, cut crashCut, depth int, count func(Recovery)) {
-	sure, possible := hist.prefix(cut.sure), hist.prefix(cut.possible)
-	fail := func(err error) {
-		t.Errorf("cut before %s, seed %d, depth %d: %v", cut.op, cut.seed, cut.depth, err)
-	}
-	var fs disk.FS = cut.mem
-	var again []crashCut
-	var mu sync.Mutex
-	if rng := rand.New(rand.NewPCG(cut.seed, 2)); cut.depth < depth && rng.IntN(60) == 0 {
-		faulty := disk.NewFaulty(cut.mem)
-		faulty.Before(func(op disk.Op) error {
-			if op.Kind == disk.OpWrite || op.Kind == disk.OpSync || op.Kind == disk.OpRename || op.Kind == disk.OpSyncDir || op.Kind == disk.OpRemove {
-				mu.Lock()
-				defer mu.Unlock()
-				seed := cut.seed + 1 + uint64(len(again))
-				rng := rand.New(rand.NewPCG(seed, 3))
-				clone := cut.mem.CrashClone(rng, []float64{0, 0.5, 1}[rng.IntN(3)])
-				again = append(again, crashCut{mem: clone, sure: cut.sure, possible: cut.possible, op: op, seed: seed, depth: cut.depth + 1})
-			}
-			return nil
-		})
-		fs = faulty
-	}
-	o := testOptions(fs)
-	v, err := Open(context.Background(), "/vol", o)
-	if err != nil {
-		fail(err)
-		return
-	}
-	count(v.Recovery())
-	if err := verifyVolume(v, sure, possible); err != nil {
-		fail(fmt.Errorf("%w; recovery %+v", err, v.Recovery()))
-	}
-	// The volume goes on: what it takes now is there after another opening, and
-	// so is everything it showed.
-	if err := v.Close(); err != nil {
-		fail(err)
-		return
-	}
-	state := v.durable.Hash() // now that the janitor is done with it
-	// Before there is a janitor again that changes what is looked at.
-	switch left, _, err := recovered(cut.mem); {
-	case err != nil:
-		fail(fmt.Errorf("look at what is left: %w", err))
-		return
-	case left.Hash() != state:
-		fail(errors.New("what is left shows another state"))
-	}
-	if v, err = Open(context.Background(), "/vol", testOptions(cut.mem)); err != nil {
-		fail(fmt.Errorf("second open: %w", err))
-		return
-	}
-	if err := verifyVolume(v, sure, possible); err != nil {
-		fail(fmt.Errorf("second open: %w", err))
-	}
-	if err := v.Close(); err != nil {
-		fail(err)
-	}
-	for _, c := range again {
-		verifyCut(t, hist, c, depth, count)
-	}
+	return out, err
 }
