@@ -48,6 +48,15 @@ func (l *statusLine) draw(fraction float64, text func() string) {
 	fmt.Fprintf(l.w, "\r\033[K[%s%s] %s", strings.Repeat("=", full), strings.Repeat(" ", width-full), text())
 }
 
+// says is for what has no end: text alone.
+func (l *statusLine) says(text func() string) {
+	if l.w == nil || time.Since(l.last) < redraw {
+		return
+	}
+	l.last = time.Now()
+	fmt.Fprintf(l.w, "\r\033[K%s", text())
+}
+
 // clear takes the line away.
 func (l *statusLine) clear() {
 	if l.w != nil {

@@ -87,6 +87,7 @@ With no service at hand, start with "walctl demo".`,
 		newDumpCommand(g),
 		newBenchCommand(g),
 		newDiskCommand(g),
+		newCertifyCommand(g),
 		newVersionCommand(g),
 		exitCodesTopic(),
 	)

@@ -178,6 +178,18 @@ const (
 	MaxScrapes = 4
 )
 
+// Certifying disks.
+const (
+	// MaxWitnessLine bounds a line that a witness is sent, in bytes.
+	MaxWitnessLine = 256
+
+	// MaxWitnessRuns bounds the runs that a witness remembers.
+	MaxWitnessRuns = 1024
+
+	// MaxWitnessConnections bounds the connections of a witness.
+	MaxWitnessConnections = 64
+)
+
 // Relations: a negative constant does not convert to uint64, so what does not
 // hold does not compile.
 const (
