@@ -52,6 +52,7 @@ const (
 	CaseDamagedHeader        Case = "damaged-header"
 	CaseDamagedDirectory     Case = "damaged-directory"
 	CaseDamagedBlock         Case = "damaged-block"
+	CaseDamagedSeal          Case = "damaged-seal"
 	CaseDamagedSnapshot      Case = "damaged-snapshot"
 	CaseDamagedSegmentHeader Case = "damaged-segment-header"
 	CaseShortPredecessor     Case = "short-predecessor"
@@ -70,7 +71,7 @@ type Rule struct {
 	Means    string // what it is, in a sentence or two for an operator
 
 	// when recognizes the evidence at the end of a scan. It is nil for damage
-	// that is met elsewhere: in blocks, and when no snapshot opens.
+	// that is met elsewhere: in blocks and seals, and when no snapshot opens.
 	when func(e *evidence) bool
 }
 
@@ -199,6 +200,11 @@ var rules = []Rule{
 		Kept:     "everything; not read-only",
 		Means:    "The records in that block are lost. The logs that have none in it, and the state, are whole.",
 	}, {
+		Case: CaseDamagedSeal, Verdict: VerdictDamaged,
+		Evidence: "a seal's header verifies, its directory does not, and the successor that repeats its checksum holds frames",
+		Kept:     "everything; not read-only",
+		Means:    "The index of a segment is lost. It is a cache: readers look into the segment's directories instead.",
+	}, {
 		Case: CaseDamagedSnapshot, Verdict: VerdictDamaged,
 		Evidence: "the newest snapshot does not open; an older one does, or the journal still has its beginning",
 		Kept:     "everything; not read-only",
@@ -256,6 +262,17 @@ func (d *Damage) Error() string {
 
 // Unwrap returns Err.
 func (d *Damage) Unwrap() error { return d.Err }
+
+// badSeal describes a seal whose directory does not verify.
+func badSeal(f *segment.Frame, err error) Damage {
+	d := Damage{Pos: f.Pos, Sequence: f.Header.Sequence, Case: CaseDamagedSeal, Err: err,
+		Detail: "the segment's index does not verify, and is not needed"}
+	var c *segment.CorruptError
+	if errors.As(err, &c) {
+		d.Path = c.Path
+	}
+	return d
+}
 
 // ErrNoState is what a Handler returns, wrapped or not, when the frames it was
 // given hold no snapshot that it can begin with.

@@ -57,6 +57,8 @@ type Recovery struct {
 	// ReadOnly: state behind the damage cannot be rebuilt, so the volume must
 	// not be written. The state the caller has holds every promised frame before it.
 	ReadOnly bool
+	// Tail is the case of the journal's end, whatever else was found.
+	Tail Case
 	// Resume is what Journal.Resume has to do; zero when ReadOnly, and from Walk.
 	// Its Snapshot and OlderSnapshot are those that opening can still rely on;
 	// a caller that found newer ones puts them in. If no frame is to be
@@ -83,7 +85,7 @@ func (r *Recovery) add(found ...Damage) {
 // settle chooses the case that sums everything up, tail being that of the
 // journal's end.
 func (r *Recovery) settle(tail Case) {
-	r.Case, r.Verdict = tail, tail.Verdict()
+	r.Tail, r.Case, r.Verdict = tail, tail, tail.Verdict()
 	if len(r.Damage) > 0 {
 		r.Verdict = VerdictDamaged
 		if tail.Verdict() != VerdictDamaged {
@@ -100,8 +102,9 @@ func (r *Recovery) settle(tail Case) {
 // It reads headers and directories, and blocks only of frames that no later one
 // promises: those are rewritten and therefore held in memory, at most one
 // segment of them, and mostly one frame. If the newest snapshot does not open
-// (see Handler.End), it begins again at the older one, then at the beginning of
-// the journal, if that still is there.
+// (see Handler.End), it begins again at the older one, at those that the headers
+// of earlier segments know, and at last at the beginning of the journal, if that
+// still is there.
 //
 // Whatever does not verify is a verdict. The error is one of reading, of h, or
 // segment.ErrNewerVersion, wrapped.
@@ -109,15 +112,23 @@ func Recover(src Source, h Handler) (*Recovery, error) {
 	if len(src.Segments()) == 0 {
 		return recoverEmpty(h)
 	}
-	starts, found, err := findStarts(src)
-	if err != nil {
-		return nil, fmt.Errorf("recover: %w", err)
-	}
+	starts := startFinder{src: src}
 	last := &Recovery{}
-	for _, st := range starts {
-		a := attempt{src: src, h: h, start: st, fetch: NewFetcher(src), rec: &Recovery{From: st.from}}
+	tried := false
+	var found []Damage
+	for {
+		st, ok, err := starts.next()
+		if err != nil {
+			return nil, fmt.Errorf("recover: %w", err)
+		}
+		found = append(found, starts.damage()...)
+		if !ok {
+			break
+		}
+		tried = true
+		a := attempt{src: src, h: h, start: st, cut: st.cut, fetch: NewFetcher(src), rec: &Recovery{From: st.from}}
 		a.rec.add(found...)
-		err := a.run()
+		err = a.run()
 		err = errors.Join(err, a.fetch.Close())
 		switch {
 		case err == nil:
@@ -133,7 +144,7 @@ func Recover(src Source, h Handler) (*Recovery, error) {
 			})
 		}
 	}
-	why, err := noStart(src, len(starts) > 0)
+	why, err := noStart(src, tried)
 	if err != nil {
 		return nil, fmt.Errorf("recover: %w", err)
 	}
@@ -181,59 +192,112 @@ func noStart(src Source, tried bool) (Damage, error) {
 type start struct {
 	from     segment.FrameRef
 	snapshot bool
+	// cut ends what lies before from, if the header of from's segment says so:
+	// from is its first frame. If nothing promises that one, the journal goes on
+	// behind this cut.
+	cut segment.Cut
 	// What the next segment's header records if the scan from here succeeds.
 	newest, older segment.FrameRef
 }
 
-// findStarts returns where scans may begin, best first, and what it found
-// damaged on the way. The newest header knows the newest snapshots; if that one
-// is lost, the one before knows older ones.
-func findStarts(src Source) (starts []start, found []Damage, err error) {
-	ids := src.Segments()
-	header := func(id segment.ID) (*segment.SegmentHeader, error) {
-		h, err := src.Header(id)
-		if isCorrupt(err) {
-			e := evidence{err: err}
-			found = append(found, e.damage(CaseDamagedSegmentHeader.rule(), nil))
-			return nil, nil
-		}
-		return h, err
+// A startFinder finds where scans may begin, best first. The newest header knows
+// the newest snapshots. If those do not open, the headers before it know older
+// ones: they were kept if a log's records were. The journal's beginning comes
+// last. Only the first header is read unless what it knows is of no use.
+type startFinder struct {
+	src   Source
+	ids   []segment.ID // whose headers have not been looked at
+	begun bool
+	ended bool
+	ready []start
+	tried []segment.FrameRef
+	found []Damage
+}
+
+// damage returns what was found damaged on the way since it was asked last.
+func (s *startFinder) damage() []Damage {
+	found := s.found
+	s.found = nil
+	return found
+}
+
+// header returns a header, nil if it does not verify.
+func (s *startFinder) header(id segment.ID) (*segment.SegmentHeader, error) {
+	h, err := s.src.Header(id)
+	if isCorrupt(err) {
+		e := evidence{err: err}
+		s.found = append(s.found, e.damage(CaseDamagedSegmentHeader.rule(), nil))
+		return nil, nil
 	}
-	var newest *segment.SegmentHeader
-	for _, id := range slices.Backward(ids) {
-		if newest, err = header(id); err != nil {
-			return nil, nil, err
+	return h, err
+}
+
+// next returns the next start; ok is false if there is no other.
+func (s *startFinder) next() (st start, ok bool, err error) {
+	if !s.begun {
+		s.ids, s.begun = s.src.Segments(), true
+	}
+	for len(s.ready) == 0 && len(s.ids) > 0 {
+		id := s.ids[len(s.ids)-1]
+		s.ids = s.ids[:len(s.ids)-1]
+		h, err := s.header(id)
+		if err != nil {
+			return st, false, err
 		}
-		if newest != nil {
-			break
+		if h != nil {
+			s.offer(h.Snapshot, h.OlderSnapshot)
+			s.offer(h.OlderSnapshot, segment.FrameRef{})
 		}
 	}
+	if len(s.ready) > 0 {
+		st, s.ready = s.ready[0], s.ready[1:]
+		return st, true, s.behindCut(&st)
+	}
+	if s.ended || s.src.Segments()[0] != 1 {
+		return st, false, nil
+	}
+	s.ended = true
+	h, err := s.src.Header(1) // its damage is known by now
+	switch {
+	case isCorrupt(err):
+		return st, false, nil
+	case err != nil:
+		return st, false, err
+	}
+	return start{from: firstFrame(1, h.Cut), cut: h.Cut}, true, nil
+}
+
+// offer makes a snapshot ready to be tried, unless it was or is gone.
+func (s *startFinder) offer(ref, older segment.FrameRef) {
+	ids := s.src.Segments()
 	here := func(r segment.FrameRef) bool {
 		_, ok := slices.BinarySearch(ids, r.Pos.Segment)
 		return ok && !r.IsZero()
 	}
-	if newest != nil {
-		snap, older := newest.Snapshot, newest.OlderSnapshot
-		if !here(older) {
-			older = segment.FrameRef{}
-		}
-		if here(snap) {
-			starts = append(starts, start{from: snap, snapshot: true, newest: snap, older: older})
-		}
-		if !older.IsZero() {
-			starts = append(starts, start{from: older, snapshot: true, newest: older})
-		}
+	if !here(ref) || slices.Contains(s.tried, ref) {
+		return
 	}
-	if ids[0] != 1 {
-		return starts, found, nil
+	if !here(older) {
+		older = segment.FrameRef{}
 	}
-	switch first, err := header(1); {
+	s.tried = append(s.tried, ref)
+	s.ready = append(s.ready, start{from: ref, snapshot: true, newest: ref, older: older})
+}
+
+// behindCut sets the start's cut. A header that does not verify says nothing; the
+// scan will meet it.
+func (s *startFinder) behindCut(st *start) error {
+	h, err := s.src.Header(st.from.Pos.Segment)
+	switch {
+	case isCorrupt(err), errors.Is(err, segment.ErrReleased):
+		return nil
 	case err != nil:
-		return nil, nil, err
-	case first != nil:
-		starts = append(starts, start{from: firstFrame(1, first.Cut)})
+		return err
 	}
-	return starts, found, nil
+	if st.from == firstFrame(h.ID, h.Cut) {
+		st.cut = h.Cut
+	}
+	return nil
 }
 
 // An attempt is one scan from one start to the end of the journal.
@@ -268,7 +332,7 @@ func (a *attempt) run() (err error) {
 		}
 	}
 	a.h.Begin(a.start.from, a.start.snapshot)
-	e, rule, err := scanToEnd(a.src, s, &a.promise, true, func() error { return a.take(s.Frame()) })
+	e, rule, err := scanToEnd(a.src, s, &a.promise, true, func() error { return a.take(s) })
 	if err != nil {
 		return err
 	}
@@ -289,8 +353,12 @@ func (a *attempt) run() (err error) {
 	return a.h.End()
 }
 
-// take adds a frame to the run.
-func (a *attempt) take(f *segment.Frame) error {
+// take adds the scanner's frame to the run.
+func (a *attempt) take(s *Scanner) error {
+	f := s.Frame()
+	if err := s.BadSeal(); err != nil {
+		a.rec.add(badSeal(f, err))
+	}
 	a.pending = append(a.pending, f)
 	return a.keep(f.Header.Promise)
 }

@@ -45,6 +45,7 @@ func (v *volume) options() segment.Options {
 		SegmentSize: limits.MinSegmentSize,
 		PrepareRate: -1,
 		Rand:        rand.NewChaCha8(key),
+		Seal:        func(segment.ID, int) []byte { return []byte("index") },
 		Now:         func() int64 { return 1_700_000_000_000_000_000 },
 	}
 }

@@ -100,6 +100,7 @@ type Scanner struct {
 
 	promise uint64
 	time    int64
+	badSeal error // of frame
 	stop    stop
 	err     error
 }
@@ -112,6 +113,13 @@ func NewScanner(src Source, from segment.FrameRef) *Scanner {
 
 // Frame returns the frame that Next moved to. It is the caller's to keep.
 func (s *Scanner) Frame() *segment.Frame { return s.frame }
+
+// BadSeal returns what is wrong with the directory of the current frame, if that
+// is a seal: then the frame has no Meta. A seal carries no commands but the
+// segment's index, which is a cache, so the scan goes on behind it, provided
+// that the successor proves that the seal was durable: that its header repeats
+// the seal's checksum and that it holds a frame.
+func (s *Scanner) BadSeal() error { return s.badSeal }
 
 // Reader returns the Reader of the current frame's segment, for reading its
 // blocks. It is valid until Next or Close.
@@ -237,7 +245,14 @@ func (s *Scanner) lookUp(id segment.ID) {
 func (s *Scanner) take(f *segment.Frame, err error) bool {
 	switch {
 	case errors.Is(err, segment.ErrBadDirectory):
-		return s.end(stopDirectory, err)
+		proven, lerr := s.provenSeal(f)
+		if lerr != nil {
+			return s.end(stopError, lerr)
+		}
+		if !proven {
+			return s.end(stopDirectory, err)
+		}
+		f.Blocks, f.Meta = nil, nil
 	case errors.Is(err, segment.ErrNoFrame):
 		if s.blocked != nil {
 			return s.end(s.blockedBy, s.blocked)
@@ -251,10 +266,23 @@ func (s *Scanner) take(f *segment.Frame, err error) bool {
 			Path: s.reader.Path(), Pos: f.Pos, Reason: reason, Err: segment.ErrNoFrame,
 		})
 	}
-	s.frame = f
+	s.frame, s.badSeal = f, err
 	s.promise, s.time = f.Header.Promise, f.Header.Time
 	s.next = segment.FrameRef{Pos: f.End(), Sequence: f.Header.Sequence + 1, Chain: f.Header.Checksum}
 	return true
+}
+
+// provenSeal reports whether f, whose directory does not verify, is the seal that
+// the successor says ends the segment, and was durable.
+func (s *Scanner) provenSeal(f *segment.Frame) (bool, error) {
+	if f.Header.Kind != segment.KindSeal || s.successor == nil {
+		return false, nil
+	}
+	cut := s.successor.Cut
+	if cut.Last != f.Pos || cut.End != f.End() || cut.Sequence != f.Header.Sequence || cut.Chain != f.Header.Checksum {
+		return false, nil
+	}
+	return Live(s.src, firstFrame(s.successor.ID, cut))
 }
 
 // misfit says why a verified header is not that of the next frame, or "".

@@ -33,7 +33,7 @@ func TestScannerCrossesAtTheCut(t *testing.T) {
 	v.crash(nil, 1)
 	v.recover() // d and e are dead where they were, and live in a fresh segment
 	v.append(segment.KindCommands, "f", 100)
-	want := []string{"a", "", "b", "", "c", "d", "e", "f"}
+	want := []string{"a", "index", "b", "index", "c", "d", "e", "f"}
 
 	from, err := OldestRef(v.j)
 	must(t, err)
@@ -80,7 +80,7 @@ func TestScannerFollows(t *testing.T) {
 		got := scan(s)
 		want := []string{"x"}
 		if w.Rolled {
-			want = []string{"", "x"}
+			want = []string{"index", "x"}
 		}
 		if !slices.Equal(got, want) || s.Err() != nil {
 			t.Fatalf("frame %d: scanned %q, %v", w.Ref.Sequence, got, s.Err())

@@ -72,9 +72,13 @@ func gather(src Source, s *Scanner, promise uint64, all bool) (*evidence, error)
 		e.sealed = f.Header.Kind == segment.KindSeal && f.Pos.Segment == e.end.Pos.Segment
 	}
 	if s.stop == stopMissing || s.stop == stopSegmentHeader {
-		// Without the cut that the missing header records, nobody knows which
-		// of the frames here are dead: no more is looked for.
-		return e, nil
+		if s.reader == nil || s.reader.Header().ID != e.end.Pos.Segment {
+			return e, nil // it is the hole's own segment that cannot be read
+		}
+		// Without the cut that the successor's header records, nobody knows which of
+		// the frames behind the hole are dead. But one that promises the hole's
+		// frame proves that the segment does not end here.
+		e.stop, e.err = stopVoid, nil
 	}
 	ids := src.Segments()
 	e.newest = s.successor == nil && s.blocked == nil

@@ -14,6 +14,11 @@ type WalkOptions struct {
 	// Progress is called for every frame, and at the end, with the bytes of
 	// segments that were looked at and those there are. Nil: nobody asks.
 	Progress func(done, total int64)
+	// Block is called for every block, in order, with its bytes, or with nil if it
+	// does not verify. They are valid until it returns. An error makes the block a
+	// bad one; it should be a *segment.CorruptError that Is segment.ErrBadBlock,
+	// whose place is filled in. Nil: what verifies is good.
+	Block func(f *segment.Frame, block int, raw []byte) error
 }
 
 // Walk checks every frame, directory and block of a journal, from the oldest
@@ -119,13 +124,16 @@ func (w *walk) stretch(from segment.FrameRef) (_ Case, next segment.FrameRef, mo
 	w.pending = nil // dead, or nobody knows
 	w.rec.add(e.damage(rule, s.path))
 	w.rec.ReadOnly = true
-	next, more, err = w.resync(s)
+	next, more, err = w.resync(s, e)
 	return rule.Case, next, more, err
 }
 
 // take checks the blocks of the scanner's frame.
 func (w *walk) take(s *Scanner) error {
 	f := s.Frame()
+	if err := s.BadSeal(); err != nil {
+		w.rec.add(badSeal(f, err))
+	}
 	c := checked{Frame: f}
 	for i := range f.Blocks {
 		err := w.check(s.Reader(), f, i)
@@ -138,6 +146,9 @@ func (w *walk) take(s *Scanner) error {
 			c.errs = make([]error, len(f.Blocks))
 		}
 		c.errs[i] = err
+		if w.o.Block != nil {
+			_ = w.o.Block(f, i, nil) // it is bad already
+		}
 	}
 	w.pending = append(w.pending, c)
 	w.progress(s.Reader(), f.End())
@@ -166,8 +177,17 @@ func (w *walk) check(r *segment.Reader, f *segment.Frame, block int) error {
 	}
 	w.stored = stored
 	raw, err := openStored(r.Path(), f, block, stored, w.raw)
-	if err == nil {
-		w.raw = raw
+	if err != nil {
+		return err
+	}
+	w.raw = raw
+	if w.o.Block == nil {
+		return nil
+	}
+	err = w.o.Block(f, block, raw)
+	var c *segment.CorruptError
+	if errors.As(err, &c) {
+		c.Path, c.Pos = r.Path(), f.Pos
 	}
 	return err
 }
@@ -227,9 +247,9 @@ func (w *walk) finish(e *evidence) (Rule, error) {
 }
 
 // resync finds where to go on behind the damage that a stretch ended in.
-func (w *walk) resync(s *Scanner) (next segment.FrameRef, ok bool, err error) {
+func (w *walk) resync(s *Scanner, e *evidence) (next segment.FrameRef, ok bool, err error) {
 	hole := s.End().Pos
-	if s.stop == stopMissing || s.stop == stopSegmentHeader {
+	if e.stop == stopMissing || e.stop == stopSegmentHeader {
 		return w.nextSegment(hole.Segment)
 	}
 	err = s.reader.Lookahead(hole.Offset+limits.BlockSize, func(h segment.Header, off int64) bool {

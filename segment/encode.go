@@ -370,7 +370,8 @@ func mayBeFrame(b []byte) bool {
 // decodeFrameHeader decodes the header at the beginning of b, which was read
 // from off. Whatever it lets pass fits the segment and the limits, so that its
 // lengths may be believed. Its errors are a *CorruptError that Is ErrNoFrame,
-// without a place, or an error that Is ErrNewerVersion.
+// without a place, or an error that Is ErrNewerVersion, also for a kind, a flag
+// or a field that this version does not know.
 func decodeFrameHeader(b []byte, l life, off int64) (Header, error) {
 	switch {
 	case len(b) < limits.FrameHeaderSize:
@@ -402,10 +403,15 @@ func decodeFrameHeader(b []byte, l life, off int64) (Header, error) {
 		return Header{}, newer("frame", uint32(h.Version))
 	case h.Version == 0:
 		return Header{}, corrupt(ErrNoFrame, "version 0")
-	case h.Kind < KindCommands || h.Kind > KindSeal:
-		return Header{}, corrupt(ErrNoFrame, "unknown %s", h.Kind)
+	case h.Kind == 0:
+		return Header{}, corrupt(ErrNoFrame, "%s", h.Kind)
+	// The checksum says that a walsvc wrote it here, in this life of the file: to
+	// take it for the end of the journal would cut off what somebody was
+	// acknowledged.
+	case h.Kind > KindSeal:
+		return Header{}, fmt.Errorf("frame of unknown %s: %w", h.Kind, ErrNewerVersion)
 	case h.Flags != 0, !zero(b[frmReserved:frmChecksum]):
-		return Header{}, corrupt(ErrNoFrame, "reserved bytes are set")
+		return Header{}, fmt.Errorf("frame with unknown flags or fields: %w", ErrNewerVersion)
 	case h.Sequence == 0, h.Promise >= h.Sequence:
 		return Header{}, corrupt(ErrNoFrame, "sequence %d promises %d", h.Sequence, h.Promise)
 	case h.DirectorySize > limits.MaxDirectorySize, h.BlockCount > limits.MaxBlocksPerFrame,

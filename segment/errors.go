@@ -56,29 +56,6 @@ func (e *PoisonedError) Error() string { return fmt.Sprintf("%v: %s: %v", ErrPoi
 // Unwrap returns ErrPoisoned and the cause.
 func (e *PoisonedError) Unwrap() []error { return []error{ErrPoisoned, e.Cause} }
 
-// A MissingSegmentError lists the gaps in a volume's segments. It Is
-// ErrMissingSegment.
-type MissingSegmentError struct {
-	Dir  string
-	Gaps []Gap // oldest first, never empty
-}
-
-// A Gap is a run of missing segments, both ends included.
-type Gap struct{ First, Last ID }
-
-// Error implements error.
-func (e *MissingSegmentError) Error() string {
-	g := e.Gaps[0]
-	more := ""
-	if n := len(e.Gaps) - 1; n > 0 {
-		more = fmt.Sprintf(", and %d gaps more", n)
-	}
-	return fmt.Sprintf("%s: %v: %s to %s%s", e.Dir, ErrMissingSegment, g.First, g.Last, more)
-}
-
-// Unwrap returns ErrMissingSegment.
-func (e *MissingSegmentError) Unwrap() error { return ErrMissingSegment }
-
 // isFull reports whether an operation failed for want of space, which is a
 // refusal and no verdict on the disk.
 func isFull(err error) bool {

@@ -163,7 +163,8 @@ func (j *Journal) MaxFrame() int64 {
 // as Open found them. They are left alone.
 func (j *Journal) Strangers() []string { return slices.Clone(j.strangers) }
 
-// Segments returns the segments, oldest first. There is no gap between them.
+// Segments returns the segments, oldest first. A gap between their IDs is a
+// segment that was removed or lost.
 func (j *Journal) Segments() []ID {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -268,7 +269,9 @@ func (j *Journal) Resume(r Resume) ([]FrameRef, error) {
 	}
 	j.mu.Lock()
 	n := len(j.segments)
-	fits := n == 0 && id == 1 || n > 0 && id >= j.segments[0].id && id <= j.segments[n-1].id+1
+	// The newest segment may be the one that is missing: then the cut is where it
+	// would begin, so that its ID is not used again.
+	fits := n == 0 && id == 1 || n > 0 && id >= j.segments[0].id && id <= j.segments[n-1].id+2
 	j.snapshot, j.older = r.Snapshot, r.OlderSnapshot
 	j.mu.Unlock()
 	if !fits {

@@ -146,20 +146,6 @@ func (l *listing) requireVolume(dir string) error {
 	return fmt.Errorf("%s: %w: it has no %s file; is a file system not mounted?", dir, ErrNotVolume, volumeName)
 }
 
-// requireDense refuses a run of segments with a gap.
-func (l *listing) requireDense(dir string) error {
-	var gaps []Gap
-	for i := 1; i < len(l.segments); i++ {
-		if before, id := l.segments[i-1].id, l.segments[i].id; id != before+1 {
-			gaps = append(gaps, Gap{First: before + 1, Last: id - 1})
-		}
-	}
-	if gaps != nil {
-		return &MissingSegmentError{Dir: dir, Gaps: gaps}
-	}
-	return nil
-}
-
 // Create makes a new volume in o.Dir, and the directory if it is missing. When
 // it returns nil, the volume is durable; it has no segment until Resume. It
 // fails with ErrExists if there is a volume, with ErrVolumeFileLost if there
@@ -249,8 +235,10 @@ func readVolume(o Options) (*volumeFile, error) {
 // Open opens a volume: it takes the lock, reads the VOLUME file, lists the
 // segments and removes what an earlier run left unfinished. It reads no frame
 // and makes nothing durable. Its errors: ErrNotVolume, ErrVolumeFileLost,
-// ErrBadVolumeFile, ErrNewerVersion, ErrBadName, disk.ErrLocked, and a
-// *MissingSegmentError.
+// ErrBadVolumeFile, ErrNewerVersion, ErrBadName and disk.ErrLocked.
+//
+// A gap in the segments' IDs is none of them: what it means depends on what
+// stands in the segments around it, which is for recovery to say.
 func Open(o Options) (_ *Journal, err error) {
 	o = o.withDefaults()
 	// Looked at before it is locked: a directory that is no volume gets no
@@ -286,9 +274,6 @@ func Open(o Options) (_ *Journal, err error) {
 		return nil, fmt.Errorf("open volume: %w", err)
 	}
 	if j.volume, err = readVolume(o); err != nil {
-		return nil, fmt.Errorf("open volume: %w", err)
-	}
-	if err = l.requireDense(o.Dir); err != nil {
 		return nil, fmt.Errorf("open volume: %w", err)
 	}
 	j.target = o.spares(j.volume.segmentSize)

@@ -39,9 +39,10 @@ type LogInfo struct {
 	First     LSN      // oldest record kept; Next when there is none
 	Next      LSN      // what the next record gets; Next-1 is the durable LSN
 	Checksum  Checksum // behind Next-1
-	LiveBytes uint64   // framed bytes of the records from First on
+	LiveBytes uint64   // framed bytes of the records from First on, those lost included
 	Created   time.Time
 	Options   LogOptions
+	Lost      []LSNRange // given up by repairs, in order; reading them is a *DataLossError. Not to be changed
 }
 
 // Durable returns the durable LSN: everything up to it survives any crash.
@@ -217,6 +218,9 @@ type Damage struct {
 	Case     string // of the tail rule
 	Detail   string
 	Logs     []DamagedLog
+	// Repaired: a repair took account of it. What it hit is in LogInfo.Lost, and
+	// nothing is lost that was not told then. Only Verify says so.
+	Repaired bool
 }
 
 // Recovery is what opening a volume found.

@@ -6,6 +6,8 @@ import (
 	"hash/crc32"
 
 	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/replay"
+	"github.com/walsvc/walsvc/segment"
 )
 
 // SetCheckpoint sets a checkpoint's LSN and state, durably, and returns it with
@@ -92,7 +94,7 @@ func (v *Volume) Checkpoint(ctx context.Context, log, name string) (Checkpoint, 
 		if !placed {
 			return Checkpoint{}, &DataLossError{Log: log, Detail: fmt.Sprintf("the state of checkpoint %q is nowhere", name)}
 		}
-		cp.State, err = v.readState(at, was.sum)
+		cp.State, err = readState(v.fetch, at, was.sum)
 		if err == nil {
 			return cp, nil
 		}
@@ -109,21 +111,25 @@ func (v *Volume) Checkpoint(ctx context.Context, log, name string) (Checkpoint, 
 }
 
 // readState reads a checkpoint's bytes.
-func (v *Volume) readState(at statePlace, sum uint32) ([]byte, error) {
-	f, err := v.fetch.Frame(at.pos)
+func readState(fetch *replay.Fetcher, at statePlace, sum uint32) ([]byte, error) {
+	f, err := fetch.Frame(at.pos)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := v.fetch.Open(f, int(at.place.Block), nil)
+	raw, err := fetch.Open(f, int(at.place.Block), nil)
 	if err != nil {
 		return nil, err
 	}
 	if uint64(at.place.Offset)+uint64(at.place.Size) > uint64(len(raw)) {
-		return nil, fmt.Errorf("state at %d of %d bytes in a block of %d", at.place.Offset, at.place.Size, len(raw))
+		return nil, &segment.CorruptError{
+			Pos: at.pos, Reason: fmt.Sprintf("state at %d of %d bytes in a block of %d", at.place.Offset, at.place.Size, len(raw)), Err: segment.ErrBadBlock,
+		}
 	}
 	state := raw[at.place.Offset : at.place.Offset+at.place.Size : at.place.Offset+at.place.Size]
 	if got := crc32.Checksum(state, castagnoli); got != sum {
-		return nil, fmt.Errorf("checksum %08x where the state has %08x", got, sum)
+		return nil, &segment.CorruptError{
+			Pos: at.pos, Reason: fmt.Sprintf("checksum %08x where the state has %08x", got, sum), Err: segment.ErrBadBlock,
+		}
 	}
 	return state, nil
 }

@@ -35,6 +35,8 @@ type specimen struct {
 	acked  map[string][]string // by log, from LSN 1 on
 	first  map[string]LSN
 	claims map[string]Claim
+	// damaged is what a cell made of fs.
+	damaged *disk.Mem
 	// Where opening begins to scan, and where it would if that does not open.
 	newest, older segment.FrameRef
 }
@@ -498,6 +500,7 @@ func TestDamage(t *testing.T) {
 						continue
 					}
 					cell := name + " | " + d.name
+					s.damaged = fs.CrashClone(nil, 1)
 					verdict := examine(t, of.name+" | "+cell, s, fs, p)
 					if was, ok := got[cell]; ok && was != verdict {
 						t.Errorf("%s: %s: %s; with one log: %s", of.name, cell, verdict, was)
@@ -530,13 +533,12 @@ func TestDamage(t *testing.T) {
 // opened, what recovery said, which records are lost, and what Verify says.
 func examine(t *testing.T, cell string, s *specimen, fs *disk.Mem, p spot) string {
 	t.Helper()
-	dir := t.TempDir()
-	export(t, fs, dir)
-	found, err := Verify(t.Context(), dir, nil)
+	found, err := verifyOn(t.Context(), fs, "/vol", nil)
 	if err != nil {
 		t.Errorf("%s: verify: %v", cell, err)
 		return "verify fails"
 	}
+	repair := s.repair(t, cell+", repaired", fs.CrashClone(nil, 1), p, found)
 	lost, line := s.open(t, cell, fs, p, found)
 	named := map[recordID]bool{}
 	for _, d := range found.Damage {
@@ -554,7 +556,7 @@ func examine(t *testing.T, cell string, s *specimen, fs *disk.Mem, p spot) strin
 		says = found.Damage[0].Case
 	}
 	if strings.HasPrefix(line, "writable") {
-		return fmt.Sprintf("%s; loses %s; verify: %s, names %s", line, s.extent(lost, p), says, s.extent(named, p))
+		return fmt.Sprintf("%s; loses %s; verify: %s, names %s; repair: %s", line, s.extent(lost, p), says, s.extent(named, p), repair)
 	}
 	// The state that knows how far each log goes cannot be rebuilt: Verify names
 	// what it can prove, and nothing that is whole.
@@ -563,7 +565,120 @@ func examine(t *testing.T, cell string, s *specimen, fs *disk.Mem, p spot) strin
 			t.Errorf("%s: verify names %v, which is served", cell, id)
 		}
 	}
-	return fmt.Sprintf("%s; loses %s; verify: %s", line, s.extent(lost, p), says)
+	return fmt.Sprintf("%s; loses %s; verify: %s; repair: %s", line, s.extent(lost, p), says, repair)
+}
+
+// repair repairs a damaged volume, checks all that must hold of any that was, and
+// says in a few words what that gave up.
+func (s *specimen) repair(t *testing.T, cell string, fs *disk.Mem, p spot, found *Verification) string {
+	t.Helper()
+	o := RepairOptions{FS: fs}
+	plan, err := PlanRepair(t.Context(), "/vol", o)
+	if errors.Is(err, ErrBeyondRepair) {
+		return "beyond it"
+	}
+	if err != nil {
+		t.Errorf("%s: plan: %v", cell, err)
+		return "no plan"
+	}
+	if plan.Needed != (found.Verdict == "damaged") {
+		t.Errorf("%s: needed: %v, and verify says %s", cell, plan.Needed, found.Verdict)
+	}
+	if !plan.Needed {
+		return "no need"
+	}
+	if err := ApplyRepair(t.Context(), plan, o); err != nil {
+		t.Errorf("%s: apply: %v", cell, err)
+		return "fails"
+	}
+	for _, name := range plan.Files {
+		if !bytes.Equal(readFile(t, fs, "../"+filepath.Base(plan.Backup)+"/"+name), readFile(t, s.damaged, name)) {
+			t.Errorf("%s: %s is not backed up", cell, name)
+		}
+	}
+	if again, err := PlanRepair(t.Context(), "/vol", o); err != nil || again.Needed {
+		t.Errorf("%s: and planned again: %+v, %v", cell, again, err)
+	}
+	given := map[recordID]bool{}
+	open := map[string]LSN{}
+	for _, r := range plan.Records {
+		for lsn := r.First; lsn <= r.Last && !r.Open; lsn++ {
+			given[recordID{r.Log, lsn}] = true
+		}
+		if r.Open {
+			open[r.Log] = r.Last
+			for lsn := r.First; lsn <= max(r.Last, LSN(len(s.acked[r.Log]))); lsn++ {
+				given[recordID{r.Log, lsn}] = true
+			}
+		}
+	}
+	vo := Options{FS: fs, PrepareRate: -1, Codec: "none"}
+	lost := map[recordID]bool{}
+	for round := range 2 { // and once more, behind what was appended then
+		v, err := Open(t.Context(), "/vol", vo)
+		if err != nil {
+			t.Errorf("%s: open: %v", cell, err)
+			return "does not open"
+		}
+		if r := v.Recovery(); v.Status().State != Serving || round == 0 && r.Verdict != "clean" {
+			t.Errorf("%s: %+v", cell, r)
+		}
+		for log, acked := range s.acked {
+			end := LSN(len(acked))
+			if at, ok := open[log]; ok {
+				end = min(end, at-1)
+			}
+			s.servedAfterRepair(t, cell, v, log, end, given, lost)
+			c := s.claims[log]
+			if err := v.CheckClaim(log, c); lost[recordID{log, c.LSN}] != errors.Is(err, ErrDataLoss) {
+				t.Errorf("%s: a claim of log %q, LSN %d, gives %v", cell, log, c.LSN, err)
+			}
+			if at, ok := open[log]; ok {
+				var loss *DataLossError
+				if _, err := readOne(v, log, at); !errors.As(err, &loss) || loss.First > at || loss.Last != at {
+					t.Errorf("%s: the lost end of log %q at %d is read: %v", cell, log, at, err)
+				}
+			}
+			got := mustAppend(t, v, log, "after")
+			if old := s.claims[log].Epoch; got.First <= LSN(len(acked)) && got.Epoch == old || got.Epoch != old && open[log] == 0 {
+				t.Errorf("%s: log %q goes on at LSN %d in epoch %d, it had come to %d in epoch %d", cell, log, got.First, got.Epoch, len(acked), old)
+			}
+			if recs, err := readOne(v, log, got.First); err != nil || recs != "after" {
+				t.Errorf("%s: log %q, LSN %d: %q, %v", cell, log, got.First, recs, err)
+			}
+		}
+		closeTest(t, v)
+		again, err := verifyOn(t.Context(), fs, "/vol", nil)
+		if err != nil || again.Verdict != "repaired" && (again.Verdict != "clean" || len(plan.Records) > 0) {
+			t.Errorf("%s: verify: %s, %v", cell, spell(again), err)
+		}
+	}
+	line := "loses " + s.extent(lost, p)
+	if len(open) == len(s.acked) {
+		line += ", all ends open"
+	}
+	return line
+}
+
+// servedAfterRepair reads a log up to end: what the plan gave up answers with its
+// range, and all else is there.
+func (s *specimen) servedAfterRepair(t *testing.T, cell string, v *Volume, log string, end LSN, given, lost map[recordID]bool) {
+	t.Helper()
+	for lsn := s.first[log]; lsn <= LSN(len(s.acked[log])); lsn++ {
+		id := recordID{log, lsn}
+		if lsn > end {
+			lost[id] = true
+			continue
+		}
+		got, err := readOne(v, log, lsn)
+		var loss *DataLossError
+		switch {
+		case given[id] && errors.As(err, &loss) && loss.First <= lsn && lsn <= loss.Last && given[recordID{log, loss.First}] && given[recordID{log, loss.Last}]:
+			lost[id] = true
+		case err != nil || given[id] || got != s.acked[log][lsn-1]:
+			t.Errorf("%s: log %q, LSN %d: given up: %v; served %.30q, %v", cell, log, lsn, given[id], got, err)
+		}
+	}
 }
 
 // open opens a damaged volume, checks all that must hold of any, and returns
@@ -771,6 +886,10 @@ const damageHeader = `# What damage does to a volume: target and place | damage 
 # scanned by opening, "last" is the last of its kind. "unpromised" is the last
 # acknowledged frame of a process that was killed at once: the volume alone
 # cannot tell it from a torn write, but a client that claims it is told.
+#
+# A repair gives up what it says here. "All ends open" means that nothing tells
+# how far any log had come, so each begins a new epoch behind a lost LSN; where
+# only some do, it is not said.
 
 `
 

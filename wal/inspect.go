@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"maps"
 	"math"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/replay"
 	"github.com/walsvc/walsvc/segment"
 )
@@ -24,6 +26,9 @@ type Verification struct {
 	Segments     int
 	Records      uint64 // in blocks that verify, of logs that exist or existed
 	DurableFrame uint64 // the last frame that something on the disk proves durable
+	// Lost are records that repairs gave up, by log, limits.MaxDamage ranges at
+	// most; empty if the state cannot be rebuilt.
+	Lost []DamagedLog
 }
 
 // Verify reads everything in a volume: each frame, directory and block, and
@@ -34,7 +39,11 @@ type Verification struct {
 // Damage is a verdict, not an error. The error is ErrNoVolume, ErrVersion, the
 // context's or the disk's.
 func Verify(ctx context.Context, dir string, progress func(done, total int64)) (*Verification, error) {
-	src, found, err := inspect(dir)
+	return verifyOn(ctx, disk.OS(disk.OSOptions{}), dir, progress)
+}
+
+func verifyOn(ctx context.Context, fsys disk.FS, dir string, progress func(done, total int64)) (*Verification, error) {
+	src, found, err := inspect(fsys, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -42,31 +51,58 @@ func Verify(ctx context.Context, dir string, progress func(done, total int64)) (
 		return found, nil
 	}
 	defer src.close()
-	v := &Verification{Volume: src.now.Volume()}
+	v, _, err := audit(ctx, src, progress, nil)
+	if err != nil {
+		return nil, fmt.Errorf("verify volume %s: %w", dir, err)
+	}
+	v.Volume = src.now.Volume()
+	return v, nil
+}
+
+// audit walks a journal and names what is damaged. each, if not nil, sees every
+// frame as replay.Walk hands it over.
+func audit(ctx context.Context, src replay.Source, progress func(done, total int64),
+	each func(f *segment.Frame, blockErrs []error) error,
+) (*Verification, *replay.Recovery, error) {
+	v := &Verification{}
 	a := newAuditor()
 	before := logsOf(src)
-	walked, err := replay.Walk(src, replay.WalkOptions{Progress: progress}, func(f *segment.Frame, blockErrs []error) error {
-		if err := ctx.Err(); err != nil {
+	o := replay.WalkOptions{Progress: progress, Block: a.sums.block}
+	walked, err := replay.Walk(src, o, func(f *segment.Frame, blockErrs []error) error {
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		if each != nil {
+			if err := each(f, blockErrs); err != nil {
+				return err
+			}
 		}
 		return a.frame(f, blockErrs)
 	})
 	switch {
 	case errors.Is(err, segment.ErrNewerVersion):
-		return nil, fmt.Errorf("verify volume %s: %w: %w", dir, ErrVersion, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrVersion, err)
 	case err != nil:
-		return nil, fmt.Errorf("verify volume %s: %w", dir, err)
+		return nil, nil, err
 	}
 	v.Recovery = describe(walked)
-	v.Segments, v.Records, v.DurableFrame = len(src.now.Segments()), a.records, walked.Promised
+	ids := src.Segments()
+	v.Segments, v.Records, v.DurableFrame = len(ids), a.records, walked.Promised
 	oldest := segment.ID(0)
-	if ids := src.Segments(); len(ids) > 0 {
+	if len(ids) > 0 {
 		oldest = ids[0]
 	}
 	a.end(before)
-	a.explain(&v.Recovery, walked.Damage, logsOf(src), oldest)
-	return v, nil
+	logs := logsOf(src)
+	v.Lost = logs.givenUp()
+	a.explain(&v.Recovery, walked, logs, oldest)
+	sumUp(&v.Recovery, walked, len(v.Lost) > 0)
+	return v, walked, nil
 }
+
+// verdictRepaired is the verdict of Verify when a repair took account of all
+// that is damaged.
+const verdictRepaired = "repaired"
 
 // DumpOptions say what Dump shows. The zero value is all of it.
 type DumpOptions struct {
@@ -106,7 +142,7 @@ type SnapshotPart struct {
 // of damage, as Verify would but without the logs; nil if the limit ended it.
 // It takes no lock and writes nothing. Errors are those of Verify and of fn.
 func Dump(ctx context.Context, dir string, o DumpOptions, fn func(f *DumpedFrame) error) (*Recovery, error) {
-	src, found, err := inspect(dir)
+	src, found, err := inspect(disk.OS(disk.OSOptions{}), dir)
 	if err != nil {
 		return nil, err
 	}
@@ -158,24 +194,18 @@ var errEnough = errors.New("enough")
 
 // inspect opens a volume to be looked at. If it is so damaged that there is no
 // journal to walk, found says how.
-func inspect(dir string) (src *liveSource, found *Verification, err error) {
-	src = &liveSource{options: segment.Options{FS: disk.OS(disk.OSOptions{}), Dir: dir, ReadOnly: true}}
+func inspect(fsys disk.FS, dir string) (src *liveSource, found *Verification, err error) {
+	src = &liveSource{options: segment.Options{FS: fsys, Dir: dir, ReadOnly: true}}
 	src.now, err = segment.Open(src.options)
-	var missing *segment.MissingSegmentError
 	switch {
 	case err == nil:
 		return src, nil, nil
-	case errors.As(err, &missing):
-		var damage []Damage
-		for _, g := range missing.Gaps {
-			damage = append(damage, Damage{
-				File: g.First.String() + ".wal", Case: string(replay.CaseMissingSegment),
-				Detail: fmt.Sprintf("segments %s to %s are missing", g.First, g.Last),
-			})
-		}
-		return nil, beyondWalking(damage), nil
 	case errors.Is(err, segment.ErrVolumeFileLost), errors.Is(err, segment.ErrBadVolumeFile):
-		return nil, beyondWalking([]Damage{{File: "VOLUME", Case: "volume-file", Detail: err.Error()}}), nil
+		return nil, &Verification{Recovery: Recovery{
+			Verdict: replay.VerdictDamaged.String(), Case: caseVolumeFile,
+			Damage: []Damage{{File: "VOLUME", Case: caseVolumeFile, Detail: err.Error()}},
+			Detail: "The segments are read by what stands in that file. They say what that is: walctl repair writes it anew.",
+		}}, nil
 	case errors.Is(err, segment.ErrNotVolume):
 		return nil, nil, fmt.Errorf("%s: %w: %w", dir, ErrNoVolume, err)
 	case errors.Is(err, segment.ErrNewerVersion):
@@ -184,12 +214,8 @@ func inspect(dir string) (src *liveSource, found *Verification, err error) {
 	return nil, nil, fmt.Errorf("open volume %s: %w", dir, err)
 }
 
-func beyondWalking(damage []Damage) *Verification {
-	return &Verification{Recovery: Recovery{
-		Verdict: replay.VerdictDamaged.String(), Case: damage[0].Case, Damage: damage,
-		Detail: "The journal cannot be read as a whole: put back what is missing, or restore the volume.",
-	}}
-}
+// caseVolumeFile is damage to the file that says which volume this is.
+const caseVolumeFile = "volume-file"
 
 // A liveSource is a journal opened read-only that notices when the process that
 // writes it begins or releases segments: a scan that came to the end of an old
@@ -234,21 +260,55 @@ type knownLogs struct {
 	names map[uint64]string
 	first map[uint64]LSN // oldest record kept
 	next  map[uint64]LSN
+	state *State
 	whole bool // nothing keeps the state from being the newest
+	// Below this segment a repair took account of what it found.
+	repaired segment.ID
 }
 
 // logsOf returns the logs that the newest state knows. A state that cannot be
 // rebuilt knows none: then there are only those that the journal still creates.
 func logsOf(src replay.Source) *knownLogs {
-	k := &knownLogs{names: map[uint64]string{}, first: map[uint64]LSN{}, next: map[uint64]LSN{}}
+	k := &knownLogs{
+		names: map[uint64]string{}, first: map[uint64]LSN{}, next: map[uint64]LSN{}, state: NewState(), repaired: repairedBelow(src),
+	}
 	r := &rebuilder{}
 	if found, err := replay.Recover(src, r); err == nil && r.state != nil {
-		k.whole = !found.ReadOnly
+		k.state, k.whole = r.state, !found.ReadOnly
 		for number, l := range r.state.logs {
 			k.names[number], k.first[number], k.next[number] = l.name, l.first, l.next
 		}
 	}
 	return k
+}
+
+// lost reports whether a repair told that all those records are lost, in so far
+// as they are kept.
+func (k *knownLogs) lost(hits []hit) bool {
+	for _, h := range hits {
+		switch l := k.state.logs[h.log]; {
+		case l == nil && k.whole: // deleted
+		case l == nil, !l.loses(LSNRange{First: h.first, Last: h.last}):
+			return false
+		}
+	}
+	return true
+}
+
+// givenUp lists what repairs gave up, by log.
+func (k *knownLogs) givenUp() (lost []DamagedLog) {
+	if !k.whole {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(k.state.names)) {
+		for _, r := range k.state.names[name].lost {
+			if len(lost) == limits.MaxDamage {
+				return lost
+			}
+			lost = append(lost, DamagedLog{Log: name, First: r.First, Last: r.Last})
+		}
+	}
+	return lost
 }
 
 func (k *knownLogs) learn(commands []Command) {
@@ -279,6 +339,7 @@ type auditor struct {
 	hit      map[error][]hit      // by what the reader said of the bad block
 	states   map[error][]stateKey // of checkpoints, likewise
 	holes    []hole
+	sums     sums
 }
 
 // audited is how far a log was followed.
@@ -302,6 +363,7 @@ type hole struct {
 func newAuditor() *auditor {
 	return &auditor{
 		created: map[uint64]string{}, logs: map[uint64]*audited{}, hit: map[error][]hit{}, states: map[error][]stateKey{},
+		sums: sums{logs: map[uint64]summed{}},
 	}
 }
 
@@ -376,9 +438,11 @@ func (a *auditor) end(before *knownLogs) {
 }
 
 // explain adds to each damage the records it hit, and damage for holes that
-// nothing explains. Segments before oldest were released, some of them perhaps
-// before the walk came to them: holes that may be due to that are none.
-func (a *auditor) explain(r *Recovery, found []replay.Damage, logs *knownLogs, oldest segment.ID) {
+// nothing explains, and tells what a repair took account of from the rest.
+// Segments before oldest were released, some of them perhaps before the walk
+// came to them: holes that may be due to that are none.
+func (a *auditor) explain(r *Recovery, walked *replay.Recovery, logs *knownLogs, oldest segment.ID) {
+	found := walked.Damage
 	maps.Copy(logs.names, a.created)
 	a.holes = slices.DeleteFunc(a.holes, func(h hole) bool {
 		if h.first == 0 { // met for the first time, with nothing but the state to say where it begins
@@ -389,7 +453,8 @@ func (a *auditor) explain(r *Recovery, found []replay.Damage, logs *knownLogs, o
 	for i := range found {
 		d := &r.Damage[i]
 		hits := slices.Clone(a.hit[found[i].Err])
-		for _, k := range a.states[found[i].Err] {
+		states := a.states[found[i].Err]
+		for _, k := range states {
 			d.Detail += fmt.Sprintf("; it holds the state of checkpoint %q of log %q", k.name, logs.name(k.log))
 		}
 		if losesFrames(found[i].Case) {
@@ -400,12 +465,13 @@ func (a *auditor) explain(r *Recovery, found []replay.Damage, logs *knownLogs, o
 			}
 		}
 		d.Logs = logs.merge(hits)
+		d.Repaired = found[i].Pos.Segment < logs.repaired && logs.lost(hits)
 	}
 	for _, h := range a.holes {
 		explained := slices.ContainsFunc(found, func(d replay.Damage) bool {
 			return losesFrames(d.Case) && d.Pos.Compare(h.after) > 0 && d.Pos.Compare(h.before) < 0
 		})
-		if explained {
+		if explained || logs.repaired > 0 && logs.lost([]hit{h.hit}) {
 			continue
 		}
 		at, what := h.before, "the frame here lies behind a hole"
@@ -416,15 +482,9 @@ func (a *auditor) explain(r *Recovery, found []replay.Damage, logs *knownLogs, o
 			File: at.Segment.String() + ".wal", Offset: at.Offset, Case: caseHole, Detail: what,
 			Logs: logs.merge([]hit{h.hit}),
 		}
-		detail := "Records are missing between frames that all verify: this is a bug, please report it."
 		if h.first == 0 && oldest > 1 {
-			d.File, d.Offset, d.Case = (oldest-1).String()+".wal", 0, string(replay.CaseMissingSegment)
+			d.File, d.Offset, d.Case = nameOfSegment(oldest-1), 0, string(replay.CaseMissingSegment)
 			d.Detail = "it or one before it is gone, and had records that were not given up"
-			detail = replay.CaseMissingSegment.Means()
-		}
-		r.Verdict = replay.VerdictDamaged.String()
-		if len(r.Damage) == 0 {
-			r.Case, r.Detail = d.Case, detail
 		}
 		// Several logs may have lost records with the same segment.
 		if n := len(r.Damage) - 1; n >= 0 && d.Case != caseHole && r.Damage[n].File == d.File && r.Damage[n].Case == d.Case {
@@ -435,13 +495,98 @@ func (a *auditor) explain(r *Recovery, found []replay.Damage, logs *knownLogs, o
 	}
 }
 
+// sumUp makes the verdict that of the damage that no repair took account of.
+func sumUp(r *Recovery, walked *replay.Recovery, lost bool) {
+	left := slices.IndexFunc(r.Damage, func(d Damage) bool { return !d.Repaired })
+	switch {
+	case walked.MoreDamage > 0, walked.Tail.Verdict() == replay.VerdictDamaged:
+	case left < 0 && (lost || len(r.Damage) > 0):
+		r.Verdict, r.Case = verdictRepaired, string(walked.Tail)
+		r.Detail = "A repair gave up what was damaged: the records that are named answer DATA_LOSS. Nothing else is lost."
+	case left < 0: // clean, or torn
+	default:
+		r.Verdict, r.Case = replay.VerdictDamaged.String(), r.Damage[left].Case
+		if r.Detail = replay.Case(r.Case).Means(); r.Case == caseHole {
+			r.Detail = "Records are missing between frames that all verify: this is a bug, please report it."
+		}
+	}
+}
+
+// sums follows the logs' checksums through a walk, and holds each batch against
+// its command: a block that verifies may still hold other records than those
+// that were acknowledged.
+type sums struct {
+	frame    *segment.Frame // whose commands these are
+	commands []Command
+	logs     map[uint64]summed
+}
+
+// summed is how far a log was followed.
+type summed struct {
+	next     LSN
+	checksum Checksum
+}
+
+// block checks the commands whose bytes lie in a block; raw is nil if that does
+// not verify. It implements replay.WalkOptions.Block.
+func (s *sums) block(f *segment.Frame, block int, raw []byte) error {
+	if f.Header.Kind != segment.KindCommands {
+		return nil
+	}
+	if s.frame != f {
+		commands, err := DecodeCommands(s.commands[:0], f.Meta)
+		if err != nil {
+			return nil // the auditor decodes them too, and says so
+		}
+		s.frame, s.commands = f, commands
+	}
+	var bad error
+	for i := range s.commands {
+		c := &s.commands[i]
+		if int(c.Block) != block || c.Size == 0 {
+			continue
+		}
+		if raw != nil {
+			bad = cmp.Or(bad, s.command(c, raw))
+		}
+		if c.Kind == CommandAppend {
+			s.logs[c.Log] = summed{next: c.Last() + 1, checksum: c.Checksum}
+		}
+	}
+	return bad
+}
+
+// command checks what a block holds for one command.
+func (s *sums) command(c *Command, raw []byte) error {
+	b, err := c.slice(raw)
+	switch {
+	case err != nil:
+		return &segment.CorruptError{Reason: err.Error(), Err: segment.ErrBadBlock}
+	case c.Kind != CommandAppend && c.Kind != CommandSetCheckpoint:
+		return nil // a state that moved has its checksum where it was set
+	case crc32.Checksum(b, castagnoli) != c.RunSum:
+		return &segment.CorruptError{Reason: fmt.Sprintf("%s of log %d: the bytes have another checksum than the command", c.Kind, c.Log), Err: segment.ErrBadBlock}
+	case c.Kind != CommandAppend:
+		return nil
+	}
+	was := s.logs[c.Log]
+	if c.First == 1 {
+		was = summed{next: 1}
+	}
+	if was.next == c.First && Checksum(crc32.Update(uint32(was.checksum), castagnoli, b)) != c.Checksum {
+		return &segment.CorruptError{Reason: fmt.Sprintf("append of log %d: the log's checksum does not go on to that behind LSN %d", c.Log, c.Last()), Err: segment.ErrBadBlock}
+	}
+	return nil
+}
+
 // caseHole is damage that package replay cannot see.
 const caseHole = "hole-in-log"
 
 // losesFrames reports whether the case means that frames are gone, and not just
-// a block of one.
+// a block of one, or the index in a seal.
 func losesFrames(c replay.Case) bool {
-	return c.Verdict() == replay.VerdictDamaged && c != replay.CaseDamagedBlock && c != replay.CaseDamagedSnapshot
+	return c.Verdict() == replay.VerdictDamaged && c != replay.CaseDamagedBlock &&
+		c != replay.CaseDamagedSeal && c != replay.CaseDamagedSnapshot
 }
 
 // merge names logs, leaves out records that were truncated, and joins ranges

@@ -18,6 +18,7 @@ import (
 
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/records"
+	"github.com/walsvc/walsvc/replay"
 	"github.com/walsvc/walsvc/segment"
 )
 
@@ -427,14 +428,17 @@ func TestAuditorFindsAHole(t *testing.T) {
 	frame(3, Command{Kind: CommandAppend, Log: 8, First: 100, Count: 1}) // its beginning is gone: no hole
 	frame(4, Command{Kind: CommandAppend, Log: 7, First: 6, Count: 1}, Command{Kind: CommandAppend, Log: 8, First: 101, Count: 1})
 	var r Recovery
-	logs := &knownLogs{names: map[uint64]string{}, first: map[uint64]LSN{}}
-	a.explain(&r, nil, logs, 4)
+	logs := &knownLogs{names: map[uint64]string{}, first: map[uint64]LSN{}, state: NewState()}
+	walked := &replay.Recovery{Tail: replay.CaseClean}
+	a.explain(&r, walked, logs, 4)
+	sumUp(&r, walked, false)
 	want := []DamagedLog{{Log: "orders", First: 4, Last: 5}}
 	if r.Verdict != "damaged" || len(r.Damage) != 1 || r.Damage[0].Case != caseHole || !slices.Equal(r.Damage[0].Logs, want) {
 		t.Errorf("found %s", spell(r))
 	}
 	r = Recovery{Verdict: "clean"}
-	a.explain(&r, nil, logs, 5)
+	a.explain(&r, walked, logs, 5)
+	sumUp(&r, walked, false)
 	if r.Verdict != "clean" {
 		t.Errorf("frames that were released while they were read: %s", spell(r))
 	}

@@ -67,14 +67,25 @@ func (j *janitor) sweep() error {
 	// segment that may go.
 	ends := map[uint64]logEnd{}
 	var before segment.ID
+	blind := false // there are segments at the end of what was looked at that say nothing
 	for _, id := range v.journal.Segments() {
 		if id >= limit {
 			break
 		}
 		s, err := v.index.cache.get(id)
+		if unreadable(err) {
+			// Nobody reads what it held, and where each log was at its end a later
+			// segment says, if that one knows of all of them.
+			blind = true
+			continue
+		}
 		if err != nil {
 			return err
 		}
+		if blind && !s.complete {
+			continue
+		}
+		blind = false
 		if j.blocker, j.needed = blocking(logs, s); j.blocker != 0 {
 			break
 		}
@@ -119,6 +130,13 @@ func (j *janitor) sweep() error {
 	return nil
 }
 
+// unreadable reports whether err is about bytes that do not verify, which no
+// later attempt will mend.
+func unreadable(err error) bool {
+	var c *segment.CorruptError
+	return errors.As(err, &c) && !errors.Is(err, segment.ErrReleased)
+}
+
 // oldestNeeded returns the oldest segment that opening may need, 0 for all of
 // them. Newer snapshots than the newest segment's header records do not count:
 // opening does not know of them.
@@ -142,7 +160,9 @@ func blocking(logs []*logState, s *segmentIndex) (number uint64, needed LSN) {
 	return 0, 0
 }
 
-// carryStates moves the states of checkpoints out of segments before before.
+// carryStates moves the states of checkpoints out of segments before before. One
+// that does not verify stays behind: it is lost already, Checkpoint says so, and
+// it must not keep its segment, and all behind it, for ever.
 func (j *janitor) carryStates(before segment.ID) error {
 	v := j.v
 	type move struct {
@@ -150,9 +170,10 @@ func (j *janitor) carryStates(before segment.ID) error {
 		at  statePlace
 	}
 	var moves []move
+	oldest := v.journal.Segments()[0]
 	v.mu.RLock()
 	for k, at := range v.index.states {
-		if at.pos.Segment < before {
+		if oldest <= at.pos.Segment && at.pos.Segment < before {
 			moves = append(moves, move{k, at})
 		}
 	}
@@ -172,7 +193,10 @@ func (j *janitor) carryStates(before segment.ID) error {
 		if !found || was.size == 0 {
 			continue
 		}
-		state, err := v.readState(m.at, was.sum)
+		state, err := readState(v.fetch, m.at, was.sum)
+		if unreadable(err) {
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("carry forward the state of checkpoint %q: %w", m.key.name, err)
 		}
@@ -242,8 +266,12 @@ func (v *Volume) Truncate(ctx context.Context, name string, first LSN) (LogInfo,
 		return was.info(), nil
 	}
 	start := was.totalBytes
-	if first < was.next {
-		start, err = v.offsetAt(name, was.number, first)
+	at := first
+	if lost, ok := was.lostFrom(first); ok && lost.First <= first {
+		at = lost.Last + 1 // where a lost record began is not known
+	}
+	if at < was.next {
+		start, err = v.offsetAt(name, was.number, at)
 		if errors.Is(err, ErrLSNTruncated) {
 			return v.Log(name) // the janitor was faster
 		}

@@ -100,11 +100,10 @@ func (r *Reader) Next(ctx context.Context) (Span, error) {
 			r.held = nil
 			return Span{}, err
 		}
-		durable, changed, err := r.reach()
+		durable, end, changed, err := r.reach()
 		if err != nil {
 			return Span{}, err
 		}
-		end := durable
 		if !r.endless() {
 			end = min(end, r.to)
 		}
@@ -129,9 +128,10 @@ func (r *Reader) Next(ctx context.Context) (Span, error) {
 // endless reports whether the Reader follows without an end.
 func (r *Reader) endless() bool { return r.o.Follow && r.o.To == 0 }
 
-// reach returns how far the log is durable, and, if the Reader follows and has
-// come that far, a channel that is closed when there may be more.
-func (r *Reader) reach() (durable LSN, changed <-chan struct{}, err error) {
+// reach returns how far the log is durable, up to which record it is without a
+// lost range, and, if the Reader follows and has come that far, a channel that
+// is closed when there may be more.
+func (r *Reader) reach() (durable, whole LSN, changed <-chan struct{}, err error) {
 	v := r.v
 	v.mu.RLock()
 	l := v.durable.logs[r.number]
@@ -139,30 +139,49 @@ func (r *Reader) reach() (durable LSN, changed <-chan struct{}, err error) {
 	if l != nil && r.next < l.next {
 		defer v.mu.RUnlock()
 		if r.next < l.first {
-			return 0, nil, r.outside(l, ErrLSNTruncated)
+			return 0, 0, nil, r.outside(l, ErrLSNTruncated)
 		}
 		if errors.Is(failed, ErrClosed) {
-			return 0, nil, failed
+			return 0, 0, nil, failed
 		}
-		return l.next - 1, nil, nil
+		whole = l.next - 1
+		if lost, ok := l.lostFrom(r.next); ok {
+			if lost.First <= r.next {
+				return 0, 0, nil, givenUp(l.name, lost)
+			}
+			whole = lost.First - 1
+		}
+		return l.next - 1, whole, nil, nil
 	}
 	v.mu.RUnlock()
 	switch {
 	case l == nil:
-		return 0, nil, fmt.Errorf("log %q: %w: it was deleted", r.name, ErrLogNotFound)
+		return 0, 0, nil, fmt.Errorf("log %q: %w: it was deleted", r.name, ErrLogNotFound)
 	case !r.o.Follow || !r.endless() && r.next > r.to:
-		return r.next - 1, nil, nil
+		return r.next - 1, r.next - 1, nil, nil
 	case failed != nil:
-		return 0, nil, failed
+		return 0, 0, nil, failed
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if l = v.durable.logs[r.number]; l == nil || r.next < l.next {
 		closed := make(chan struct{})
 		close(closed)
-		return r.next - 1, closed, nil // look again
+		return r.next - 1, r.next - 1, closed, nil // look again
 	}
-	return r.next - 1, v.watch(r.number), nil
+	return r.next - 1, r.next - 1, v.watch(r.number), nil
+}
+
+// givenUp says that a repair gave up records of a log.
+func givenUp(name string, lost LSNRange) error {
+	return &DataLossError{Log: name, First: lost.First, Last: lost.Last, Detail: "they were lost to damage, which a repair took account of"}
+}
+
+// lostAt returns the lost range that a record is in.
+func (i *LogInfo) lostAt(lsn LSN) (LSNRange, bool) {
+	l := logState{lost: i.Lost}
+	lost, ok := l.lostFrom(lsn)
+	return lost, ok && lost.First <= lsn
 }
 
 // read returns records from r.next on, to end at the furthest.
@@ -407,7 +426,7 @@ func (p *Place) slice(raw []byte) ([]byte, error) {
 func (r *Reader) lost(c *Command, err error) error {
 	if errors.Is(err, segment.ErrReleased) || errors.Is(r.v.failure(), ErrClosed) {
 		r.batches.own = r.batches.own[:0] // read the directory again: it was released, or will say so
-		if _, _, rerr := r.reach(); rerr != nil {
+		if _, _, _, rerr := r.reach(); rerr != nil {
 			return rerr
 		}
 	}
@@ -440,6 +459,9 @@ func (v *Volume) CheckClaim(log string, c Claim) error {
 	case c.LSN < info.First:
 		return nil
 	}
+	if lost, ok := info.lostAt(c.LSN); ok {
+		return givenUp(log, lost)
+	}
 	sum, known, err := v.checksumAt(info, c.LSN)
 	switch {
 	case errors.Is(err, ErrLSNTruncated):
@@ -457,6 +479,9 @@ func (v *Volume) CheckClaim(log string, c Claim) error {
 func (v *Volume) checksumAt(info LogInfo, lsn LSN) (sum Checksum, known bool, err error) {
 	if lsn == info.Durable() {
 		return info.Checksum, true, nil
+	}
+	if _, lost := info.lostAt(lsn); lost {
+		return 0, false, nil
 	}
 	v.mu.RLock()
 	l := v.durable.names[info.Name]

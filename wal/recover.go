@@ -35,9 +35,9 @@ func (v *Volume) recover() error {
 	}
 	v.recovery = describe(found)
 	v.clock.start(v.o.Now, r.time)
-	v.missLost()
+	v.missLost(found.From.Pos.Segment)
 	if found.ReadOnly {
-		v.readOnly = fmt.Errorf("volume %s: %w: %s; run walctl verify on it", v.dir, ErrReadOnly, found.Detail)
+		v.readOnly = fmt.Errorf("volume %s: %w: %s; see walctl repair --plan %s", v.dir, ErrReadOnly, found.Detail, v.dir)
 		// What is not promised is not durable, and is not shown as if it were;
 		// but with the volume read-only nobody can be told otherwise later.
 		v.index.active = nil
@@ -82,56 +82,84 @@ func (v *Volume) recover() error {
 	return nil
 }
 
-// missLost finds out whether a segment at the journal's beginning was lost
-// rather than released. Opening begins at a snapshot and does not need it, and
-// its ID leaves no gap; but the seal of the oldest segment says where each log
-// was when that began, and what is released was truncated before. The volume
-// works on without the records, which are named.
-func (v *Volume) missLost() {
+// missLost finds out which segments were lost rather than released. Opening
+// begins at a snapshot and needs none before it: the volume works on without
+// their records, which are named. What a repair took account of is not.
+func (v *Volume) missLost(from segment.ID) {
 	ids := v.journal.Segments()
-	if len(ids) == 0 || ids[0] == 1 {
+	var lost []Damage
+	for i, id := range ids {
+		var before segment.ID
+		if i > 0 {
+			before = ids[i-1]
+		}
+		if id == before+1 || id > from {
+			continue // what lies behind the snapshot, the scan has met
+		}
+		d := Damage{
+			File: nameOfSegment(id - 1), Case: string(replay.CaseMissingSegment),
+			Detail: "it, and perhaps others before it, were removed or lost: the logs keep records that were there",
+		}
+		var more int
+		d.Logs, more = v.lostBefore(ids, i)
+		if more > 0 {
+			d.Detail += fmt.Sprintf("; so do %d more logs", more)
+		}
+		switch {
+		case len(d.Logs) > 0:
+		case before == 0, id <= repairedBelow(v.journal):
+			continue // released, or known
+		default:
+			d.Detail = fmt.Sprintf("the segments %s to %s were removed or lost, with nothing in them that a log keeps", before+1, id-1)
+		}
+		lost = append(lost, d)
+	}
+	if len(lost) == 0 {
 		return
 	}
-	oldest := v.index.cache.sealed(ids[0])
-	if oldest == nil {
-		return
+	r := &v.recovery
+	r.Damage = append(r.Damage, lost...)
+	if r.Verdict != replay.VerdictDamaged.String() {
+		r.Verdict, r.Case, r.Detail = replay.VerdictDamaged.String(), lost[0].Case, replay.CaseMissingSegment.Means()
 	}
-	var logs []DamagedLog
-	more := 0
+}
+
+// lostBefore returns the records that logs keep and that lay in a gap before
+// segment ids[i], as far as its seal and the segments before the gap say. more
+// counts logs beyond those.
+func (v *Volume) lostBefore(ids []segment.ID, i int) (logs []DamagedLog, more int) {
+	behind := v.index.cache.sealed(ids[i])
+	if behind == nil {
+		return nil, 0
+	}
 	for _, l := range v.durable.logs {
-		end, ok := oldest.ends[l.number]
+		end, ok := behind.ends[l.number]
 		if !ok {
 			continue
 		}
-		begin := end.next
-		if refs := oldest.refs[l.number]; len(refs) > 0 {
-			begin = refs[0].lsn
+		r := LSNRange{First: l.first, Last: end.next - 1}
+		if refs := behind.refs[l.number]; len(refs) > 0 {
+			r.Last = refs[0].lsn - 1
+		}
+		if i > 0 {
+			if _, next, known := v.index.endAtOrBefore(ids, 0, i-1, l.number); known {
+				r.First = max(r.First, next)
+			}
 		}
 		switch {
-		case l.first >= begin:
+		case l.loses(r):
 		case len(logs) == limits.MaxDamage:
 			more++
 		default:
-			logs = append(logs, DamagedLog{Log: l.name, First: l.first, Last: begin - 1})
+			logs = append(logs, DamagedLog{Log: l.name, First: r.First, Last: r.Last})
 		}
 	}
-	if len(logs) == 0 {
-		return
-	}
 	slices.SortFunc(logs, func(a, b DamagedLog) int { return cmp.Compare(a.Log, b.Log) })
-	d := Damage{
-		File: (ids[0] - 1).String() + ".wal", Case: string(replay.CaseMissingSegment), Logs: logs,
-		Detail: "it, and perhaps others before it, were removed or lost: the logs keep records that were there",
-	}
-	if more > 0 {
-		d.Detail += fmt.Sprintf("; so do %d more logs", more)
-	}
-	r := &v.recovery
-	r.Damage = append(r.Damage, d)
-	if r.Verdict != replay.VerdictDamaged.String() {
-		r.Verdict, r.Case, r.Detail = replay.VerdictDamaged.String(), d.Case, replay.CaseMissingSegment.Means()
-	}
+	return logs, more
 }
+
+// nameOfSegment returns the name of a segment's file.
+func nameOfSegment(id segment.ID) string { return id.String() + ".wal" }
 
 // A rebuilder builds the state from what recovery scans.
 type rebuilder struct {

@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"maps"
 	"slices"
+	"sort"
 	"strings"
 
 	"github.com/oklog/ulid/v2"
@@ -53,6 +54,28 @@ type logState struct {
 	totalBytes  uint64 // framed bytes ever appended
 	checkpoints []checkpointState
 	producers   []producerState // by slot-1; a slot may change hands
+	// lost are the records that a repair gave up: in order, apart from each other,
+	// from first on and below next. The slice is never written.
+	lost []LSNRange
+}
+
+// An LSNRange is a run of a log's LSNs, both ends included.
+type LSNRange struct{ First, Last LSN }
+
+// lostFrom returns the first lost range that ends at lsn or behind.
+func (l *logState) lostFrom(lsn LSN) (LSNRange, bool) {
+	i := sort.Search(len(l.lost), func(i int) bool { return l.lost[i].Last >= lsn })
+	if i == len(l.lost) {
+		return LSNRange{}, false
+	}
+	return l.lost[i], true
+}
+
+// loses reports whether all records of r, in so far as they are kept, are lost.
+func (l *logState) loses(r LSNRange) bool {
+	r.First = max(r.First, l.first)
+	lost, ok := l.lostFrom(r.First)
+	return r.First > r.Last || ok && lost.First <= r.First && r.Last <= lost.Last
 }
 
 // A checkpointState is a checkpoint without its bytes.
@@ -173,6 +196,12 @@ func (s *State) Apply(c *Command) error {
 			return disagree(c, "to %d with %d bytes, it has %d to %d with %d", c.First, c.LiveBytes, l.first, l.next-1, l.liveBytes)
 		}
 		l.first, l.liveBytes = c.First, c.LiveBytes
+		if i := sort.Search(len(l.lost), func(i int) bool { return l.lost[i].Last >= l.first }); i > 0 || i < len(l.lost) && l.lost[i].First < l.first {
+			l.lost = slices.Clone(l.lost[i:])
+			if len(l.lost) > 0 {
+				l.lost[0].First = max(l.lost[0].First, l.first)
+			}
+		}
 	case CommandMoveCheckpoint:
 		i, found := l.findCheckpoint(c.Name)
 		if !found || l.checkpoints[i].version != c.Version || l.checkpoints[i].size != c.Size {
@@ -219,7 +248,9 @@ func (p *producerState) remember(b batchState) {
 // recall returns the batch of a sequence that was used, if it is still remembered.
 func (p *producerState) recall(sequence uint64) (batchState, bool) {
 	i := (sequence - 1) % limits.ProducerWindow
-	if i < uint64(len(p.window)) && p.window[i].sequence == sequence {
+	// A batch without an LSN is one that was lost: it was committed, and no more is
+	// known.
+	if i < uint64(len(p.window)) && p.window[i].sequence == sequence && p.window[i].first > 0 {
 		return p.window[i], true
 	}
 	return batchState{}, false
@@ -356,6 +387,14 @@ func appendLogState(dst []byte, l *logState) []byte {
 			dst = binary.AppendUvarint(dst, uint64(b.epoch))
 		}
 	}
+	if len(l.lost) == 0 {
+		return dst
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(l.lost)))
+	for _, r := range l.lost {
+		dst = binary.AppendUvarint(dst, uint64(r.First))
+		dst = binary.AppendUvarint(dst, uint64(r.Last))
+	}
 	return dst
 }
 
@@ -407,6 +446,21 @@ func decodeLogState(d *decoder) (*logState, error) {
 		}
 		l.producers = append(l.producers, p)
 	}
+	if len(d.buf) > 0 {
+		n = d.uvarint()
+		if d.bad || n == 0 || n > limits.MaxLostRanges {
+			return nil, fmt.Errorf("log state: %w", ErrBadCommand)
+		}
+		free := l.first // the first LSN that a range may begin with
+		for range n {
+			r := LSNRange{First: LSN(d.uvarint()), Last: LSN(d.uvarint())}
+			if r.First < free || r.Last < r.First || r.Last >= l.next {
+				d.fail()
+			}
+			free = r.Last + 2 // ranges that touch are one
+			l.lost = append(l.lost, r)
+		}
+	}
 	if d.bad || l.number == 0 || l.first == 0 || l.first > l.next || l.liveBytes > l.totalBytes {
 		return nil, fmt.Errorf("log state: %w", ErrBadCommand)
 	}
@@ -427,7 +481,7 @@ func (s *State) insert(l *logState) error {
 func (l *logState) info() LogInfo {
 	return LogInfo{
 		Name: l.name, ID: l.id, Epoch: l.epoch, First: l.first, Next: l.next, Checksum: l.checksum,
-		LiveBytes: l.liveBytes, Created: timeOf(l.created), Options: l.options,
+		LiveBytes: l.liveBytes, Created: timeOf(l.created), Options: l.options, Lost: l.lost,
 	}
 }
 

@@ -187,6 +187,17 @@ var madeVolumes = []madeVolume{
 		m.close()
 		m.edit(nameOf(1), func(b []byte) []byte { return b[:m.last().End().Offset] })
 	}},
+	{name: "repaired", about: "an acknowledged frame and the newest segment were lost, and given up by a repair; then it was appended to", make: func(m *maker) {
+		m.base()
+		m.roll("orders")
+		m.close()
+		m.flip(m.middle(), 20)
+		m.corrupt(segment.Pos{Segment: 2}, 40)
+		m.repair()
+		m.open()
+		m.append("orders", 2, 100)
+		m.close()
+	}},
 
 	{name: "snapshots", about: "opening begins at a snapshot, with another one behind it", make: func(m *maker) {
 		m.snapshots()
@@ -349,6 +360,19 @@ func (m *maker) open() {
 	}
 	m.v = v
 	m.settle()
+}
+
+// repair plans a repair and applies it.
+func (m *maker) repair() {
+	m.t.Helper()
+	o := RepairOptions{FS: m.fs, Rand: &m.dice}
+	plan, err := PlanRepair(m.t.Context(), "/vol", o)
+	if err == nil {
+		err = ApplyRepair(m.t.Context(), plan, o)
+	}
+	if err != nil || !plan.Needed {
+		m.t.Fatalf("needed: %t, %v", plan.Needed, err)
+	}
 }
 
 // settle waits until nothing goes on behind the scenes. Snapshots are taken by

@@ -98,6 +98,11 @@ const (
 	// MaxCheckpointsPerLog bounds the checkpoints of one log.
 	MaxCheckpointsPerLog = 64
 
+	// MaxLostRanges bounds the lost ranges of LSNs that a log remembers from
+	// repairs. Of more, the oldest are forgotten: reading there still finds
+	// nothing, and says so record by record.
+	MaxLostRanges = 4096
+
 	// MaxCheckpointState bounds the opaque state of a checkpoint, in bytes.
 	MaxCheckpointState = 1 << 20
 
