@@ -143,3 +143,75 @@ func (c *powerCut) check() error {
 	}
 	return j.Close()
 }
+
+// TestFailedDirectorySync has the sync fail that makes a name durable, or its
+// going away. What is seen then is more than the disk will ever have, and a later
+// sync succeeds without it; so whoever opens the volume next, in the same life of
+// the machine, must not find it and build on it.
+func TestFailedDirectorySync(t *testing.T) {
+	t.Run("a volume's name", func(t *testing.T) {
+		mem := disk.NewMem()
+		fs := disk.NewFaulty(mem)
+		o := testOptions(fs)
+		fs.Inject(disk.Fault{Kinds: []disk.OpKind{disk.OpSyncDir}})
+		if err := Create(o); err == nil {
+			t.Fatal("created although its name is not durable")
+		}
+		if j, err := Open(o); err == nil {
+			defer j.Close()
+			if _, err := j.Resume(Resume{}); err != nil {
+				t.Fatal(err)
+			}
+		} else if !errors.Is(err, ErrNotVolume) {
+			t.Fatal(err)
+		}
+		cut := powerCut{mem: mem.CrashClone(nil, 1)}
+		if err := cut.check(); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, spares := range []int{2, 4} { // segments that are released are removed, or recycled
+		t.Run(fmt.Sprintf("a segment's name, %d spares", spares), func(t *testing.T) {
+			mem := disk.NewMem()
+			fs := disk.NewFaulty(mem)
+			o := testOptions(fs)
+			o.Spares = spares
+			j := newJournal(t, o)
+			n := uint64(0)
+			for len(j.Segments()) < 6 {
+				n++
+				if _, err := j.Append(testDraft(n, 20_000)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := j.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			awaitPool(t, j)
+			gone := lastBefore(t, j, 2)
+			fs.Inject(disk.Fault{Kinds: []disk.OpKind{disk.OpSyncDir}})
+			if err := j.Release(2); !errors.Is(err, ErrPoisoned) {
+				t.Fatalf("release: %v", err)
+			}
+			if err := j.Close(); err != nil {
+				t.Fatal(err)
+			}
+			// Whatever the next process sees of it, it may release some more.
+			j, _, err := reopen(o, gone, int(n))
+			if err != nil {
+				t.Fatal(err)
+			}
+			gone = lastBefore(t, j, 4)
+			if err := j.Release(4); err != nil {
+				t.Fatal(err)
+			}
+			if err := j.Close(); err != nil {
+				t.Fatal(err)
+			}
+			cut := powerCut{mem: mem.CrashClone(nil, 1), created: true, gone: gone, durable: int(n)}
+			if err := cut.check(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -440,9 +440,9 @@ func (j *Journal) removeFrom(id ID) error {
 		delete(j.headers, last.id)
 		j.segments = j.segments[:n-1]
 		j.mu.Unlock()
-		err := j.o.FS.Remove(filepath.Join(j.o.Dir, last.name))
+		err := j.unname(last.name, last.name+tmpSuffix)
 		if err == nil {
-			err = j.o.FS.SyncDir(j.o.Dir)
+			err = j.o.FS.Remove(filepath.Join(j.o.Dir, last.name+tmpSuffix))
 		}
 		if err != nil {
 			return fmt.Errorf("remove segment %s: %w", last.id, err)

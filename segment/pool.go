@@ -416,20 +416,20 @@ func (j *Journal) recycleReleased() (next time.Time, waiting bool) {
 // recycle takes the name of a released segment away, durably before the next
 // one's and before the file begins another life. REQUIRES: j.releaseMu.
 func (j *Journal) recycle(f file, keep bool) error {
-	var name string
-	var err error
+	name := f.name + tmpSuffix
 	if keep {
-		if name, err = j.newSpareName(); err == nil {
-			err = j.rename(f.name, name)
+		var err error
+		if name, err = j.newSpareName(); err != nil {
+			return err
 		}
-	} else {
-		err = j.o.FS.Remove(filepath.Join(j.o.Dir, f.name))
 	}
-	if err == nil {
-		err = j.o.FS.SyncDir(j.o.Dir)
-	}
-	if err != nil {
+	if err := j.unname(f.name, name); err != nil {
 		return err
+	}
+	if !keep {
+		if err := j.o.FS.Remove(filepath.Join(j.o.Dir, name)); err != nil {
+			return err
+		}
 	}
 	j.mu.Lock()
 	j.released = slices.Delete(j.released, 0, 1)
@@ -441,6 +441,20 @@ func (j *Journal) recycle(f file, keep bool) error {
 	j.kickPool()
 	if j.o.Events.Released != nil {
 		j.o.Events.Released(f.id, keep)
+	}
+	return nil
+}
+
+// unname takes a segment's name away and gives its file another, durably. If that
+// cannot be proven, it is undone: a later sync would not prove it either, and a
+// segment that seems to be gone and comes back after a power cut lies beyond a
+// gap by then.
+func (j *Journal) unname(from, to string) error {
+	if err := j.rename(from, to); err != nil {
+		return err
+	}
+	if err := j.o.FS.SyncDir(j.o.Dir); err != nil {
+		return errors.Join(err, j.rename(to, from))
 	}
 	return nil
 }

@@ -207,7 +207,12 @@ func writeVolume(o Options, v *volumeFile) error {
 	if err := o.FS.Rename(path+tmpSuffix, path); err != nil {
 		return err
 	}
-	return o.FS.SyncDir(o.Dir)
+	if err := o.FS.SyncDir(o.Dir); err != nil {
+		// The name is seen and may never become durable, whatever a later sync
+		// says: nobody may find it and build on it.
+		return errors.Join(err, o.FS.Remove(path))
+	}
+	return nil
 }
 
 // readVolume reads the VOLUME file.
