@@ -336,9 +336,8 @@ func (s *State) Clone() *State {
 
 // Hash returns a checksum of everything in the state.
 func (s *State) Hash() uint64 {
-	var crc uint32
-	var size uint64
-	var buf []byte
+	buf := binary.AppendUvarint(nil, s.next)
+	crc, size := crc32.Checksum(buf, castagnoli), uint64(len(buf))
 	for _, l := range s.freeze() {
 		buf = appendLogState(buf[:0], l)
 		crc = crc32.Update(crc, castagnoli, buf)

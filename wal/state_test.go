@@ -267,6 +267,15 @@ func TestHash(t *testing.T) {
 		}
 		seen[s.Hash()] = i
 	}
+	// A log that came and went leaves nothing behind but its number.
+	was := s.Hash()
+	s, err = applyAll(s, []Command{{Kind: CommandCreateLog, Log: s.next, Name: "brief"}, {Kind: CommandDeleteLog, Log: s.next}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Hash() == was {
+		t.Error("the hash does not depend on the number of the next log")
+	}
 }
 
 func TestKeep(t *testing.T) {
