@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -202,6 +203,31 @@ func TestCheckpointStateOutlivesItsSegment(t *testing.T) {
 	if err != nil || info.First != 3 || info.Next != 3 || info.LiveBytes != 0 {
 		t.Fatalf("the idle log: %+v, %v", info, err)
 	}
+}
+
+// TestTruncateWithinABatch checks that what a log is said to hold begins with the
+// record that is asked for, not with the batch that it came in: the quota counts it.
+func TestTruncateWithinABatch(t *testing.T) {
+	v := openTest(t, disk.NewMem())
+	defer closeTest(t, v)
+	if _, _, err := v.CreateLog(t.Context(), "log", LogOptions{QuotaBytes: 40}); err != nil {
+		t.Fatal(err)
+	}
+	mustAppend(t, v, "log", "a twenty-byte record", "and", "a")
+	for i, want := range []int{len(run("and", "a")), len(run("a")), 0} {
+		first := LSN(i + 2)
+		info, err := v.Truncate(t.Context(), "log", first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now, err := v.Log("log"); err != nil || !reflect.DeepEqual(now, info) {
+			t.Errorf("truncated to %d: %+v, and then it is %+v, %v", first, info, now, err)
+		}
+		if info.First != first || int(info.LiveBytes) != want {
+			t.Errorf("truncated to %d: %d bytes, want %d", first, info.LiveBytes, want)
+		}
+	}
+	mustAppend(t, v, "log", "forty bytes, with four of the framing")
 }
 
 func TestCheckpointDamagedState(t *testing.T) {

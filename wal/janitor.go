@@ -105,7 +105,7 @@ func (j *janitor) sweep() error {
 		if !ok || e.next <= l.first {
 			continue
 		}
-		if err := v.truncate(j.quit, l.name, l.number, e.next, e.total, false); err != nil {
+		if _, err := v.truncate(j.quit, l.name, l.number, e.next, e.total, false); err != nil {
 			return err
 		}
 	}
@@ -219,21 +219,26 @@ func (j *janitor) carryStates(before segment.ID) error {
 }
 
 // truncate makes first the log's oldest record, durably, unless it already is
-// or is beyond. start is how many framed bytes came before it. asked says that
-// the log's owner wants it, who may give up what no checkpoint covers.
-func (v *Volume) truncate(ctx context.Context, name string, number uint64, first LSN, start uint64, asked bool) error {
-	return v.do(ctx, 0, true, func(s *State) (*Command, []byte, error) {
+// or is beyond, and returns the log as it then was. start is how many framed bytes
+// came before first. asked says that the log's owner wants it, who may give up
+// what no checkpoint covers.
+func (v *Volume) truncate(ctx context.Context, name string, number uint64, first LSN, start uint64, asked bool) (info LogInfo, err error) {
+	err = v.do(ctx, 0, true, func(s *State) (*Command, []byte, error) {
 		l := s.logs[number]
-		switch {
-		case l == nil:
+		if l == nil {
 			return nil, nil, notFound(name)
+		}
+		info = l.info()
+		switch {
 		case first <= l.first:
 			return nil, nil, nil
 		case (len(l.checkpoints) > 0 || !asked) && first > l.keep():
 			return nil, nil, held(name, first, l.keep())
 		}
-		return &Command{Kind: CommandTruncate, Log: number, First: first, LiveBytes: min(l.totalBytes-start, l.liveBytes)}, nil, nil
+		info.First, info.LiveBytes = first, min(l.totalBytes-start, l.liveBytes)
+		return &Command{Kind: CommandTruncate, Log: number, First: first, LiveBytes: info.LiveBytes}, nil, nil
 	})
+	return info, err
 }
 
 func held(name string, first, keep LSN) error {
@@ -279,11 +284,12 @@ func (v *Volume) Truncate(ctx context.Context, name string, first LSN) (LogInfo,
 			return LogInfo{}, err
 		}
 	}
-	if err := v.truncate(ctx, name, was.number, first, start, true); err != nil {
+	info, err := v.truncate(ctx, name, was.number, first, start, true)
+	if err != nil {
 		return LogInfo{}, err
 	}
 	v.janitor.kick()
-	return v.Log(name)
+	return info, nil
 }
 
 // clockJump is how far the wall clock may part from the volume's before that is

@@ -523,12 +523,29 @@ func (v *Volume) checksumAt(info LogInfo, lsn LSN) (sum Checksum, known bool, er
 	return Checksum(crc32.Update(uint32(sum), castagnoli, run[:len(run)-len(rest)])), true, nil
 }
 
-// offsetAt returns how many framed bytes had been appended to the log before
-// the batch that has lsn.
+// offsetAt returns how many framed bytes had been appended to the log before a
+// record. Of one within a batch that does not verify it is how many came before
+// the batch: damage must not keep anybody from giving it up.
 func (v *Volume) offsetAt(name string, number uint64, lsn LSN) (uint64, error) {
 	var b batchFrame
 	if err := v.seek(&b, name, number, lsn); err != nil {
 		return 0, err
 	}
-	return b.covering(lsn).Start, nil
+	c := b.covering(lsn)
+	if c.First == lsn {
+		return c.Start, nil
+	}
+	raw, err := v.fetch.Open(b.frame, int(c.Block), nil)
+	if err != nil {
+		return c.Start, nil
+	}
+	run, err := c.slice(raw)
+	if err != nil {
+		return c.Start, nil
+	}
+	rest, err := records.Skip(run, int(lsn-c.First))
+	if err != nil {
+		return c.Start, nil
+	}
+	return c.Start + uint64(len(run)-len(rest)), nil
 }

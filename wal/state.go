@@ -111,6 +111,11 @@ func NewState() *State {
 	return &State{logs: map[uint64]*logState{}, names: map[string]*logState{}, next: 1}
 }
 
+// newLogState returns a log as it is when a CommandCreateLog made it.
+func newLogState(c *Command) *logState {
+	return &logState{number: c.Log, id: c.ID, name: c.Name, created: c.Time, options: c.Options, epoch: 1, first: 1, next: 1}
+}
+
 // mutable returns a log that may be changed: a clone, if a frozen copy shares it.
 func (s *State) mutable(number uint64) *logState {
 	l := s.logs[number]
@@ -144,10 +149,8 @@ func (s *State) Apply(c *Command) error {
 		if c.Log != s.next || s.names[c.Name] != nil {
 			return disagree(c, "number %d where %d is next, or name %q taken", c.Log, s.next, c.Name)
 		}
-		l := &logState{
-			generation: s.generation, number: c.Log, id: c.ID, name: c.Name, created: c.Time,
-			options: c.Options, epoch: 1, first: 1, next: 1,
-		}
+		l := newLogState(c)
+		l.generation = s.generation
 		s.logs[c.Log], s.names[c.Name] = l, l
 		s.next++
 		return nil

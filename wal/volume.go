@@ -694,19 +694,21 @@ func (v *Volume) CreateLog(ctx context.Context, name string, o LogOptions) (info
 			if !l.equalOptions(&o) {
 				return nil, nil, fmt.Errorf("log %q: %w", name, ErrLogExists)
 			}
+			info = l.info() // as decided on: when it is told, the log may be gone
 			return nil, nil, nil
 		}
 		if len(s.logs) >= limits.MaxLogs {
 			return nil, nil, fmt.Errorf("create log %q: %w: the limit is %d", name, ErrTooManyLogs, limits.MaxLogs)
 		}
 		created = true
-		return &Command{Kind: CommandCreateLog, Log: s.next, ID: id, Name: name, Time: v.clock.now(), Options: o}, nil, nil
+		cmd := &Command{Kind: CommandCreateLog, Log: s.next, ID: id, Name: name, Time: v.clock.now(), Options: o}
+		info = newLogState(cmd).info()
+		return cmd, nil, nil
 	})
 	if err != nil {
 		return LogInfo{}, false, err
 	}
-	info, err = v.Log(name)
-	return info, created, err
+	return info, created, nil
 }
 
 // newID draws a ULID. Its time is the volume's clock.
