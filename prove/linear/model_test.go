@@ -30,6 +30,7 @@ type key struct {
 	// The oldest LSN kept is from low to high. It moves by itself: the service
 	// gives up whole segments below the checkpoints, when it likes.
 	low, high              uint64
+	life                   int    // of the service
 	last                   uint64 // LSN
 	history                uint64
 	checked, known, former uint64
@@ -299,61 +300,62 @@ const (
 	checkpointBackwards = "CHECKPOINT_BACKWARDS"
 )
 
-// step returns the states that may follow when an operation was done and
-// answered at one instant; none if the answer is wrong.
-func (s *state) step(in *input, out *output) []*state {
-	var next []*state
-	if out.Unknown {
-		next = append(next, s) // it was not done
-	}
-	take := func(n *state, ok bool) {
-		if ok {
-			next = append(next, n)
-		}
-	}
-	if !s.exists && in.Kind != createLog {
-		if out.Reason == logNotFound {
-			return []*state{s}
-		}
-		return next
+// step returns the state that follows when an operation was done and answered at
+// one instant, and false if the answer is wrong.
+//
+// An operation that was not answered is done where its place in the order is if
+// that is in a life of the service that it may have reached; behind the crash that
+// ended the last such life it is nothing. So whatever became of it has a place:
+// to be tried where it would be refused now is none of them.
+func (s *state) step(in *input, out *output) (*state, bool) {
+	switch {
+	case in.Kind == crash:
+		c := s.changed()
+		c.life = in.Life
+		return c, true
+	case out.Unknown && s.life > in.Life:
+		return s, true
+	case !s.exists && in.Kind != createLog:
+		return s, out.Reason == logNotFound
 	}
 	switch in.Kind {
 	case appendRecords:
-		take(s.stepAppend(in, out))
+		return s.stepAppend(in, out)
 	case openProducer:
-		take(s.stepOpenProducer(in, out))
+		return s.stepOpenProducer(in, out)
 	case bindLog:
-		take(s.stepBind(in, out))
+		return s.stepBind(in, out)
 	case getLog:
-		if out.succeeded() {
-			take(s.sees(out.Info))
+		if !out.succeeded() {
+			return nil, false
 		}
+		return s.sees(out.Info)
 	case createLog:
-		take(s.stepCreate(in, out))
+		return s.stepCreate(in, out)
 	case deleteLog:
-		return append(next, s.stepDelete(in, out)...)
+		return s.stepDelete(in, out)
 	case truncateLog:
-		take(s.stepTruncate(in, out))
+		return s.stepTruncate(in, out)
 	case readRecords:
-		take(s.stepRead(in, out))
+		return s.stepRead(in, out)
 	case seeRecords:
-		take(s, s.holds(out.First, out.Records))
+		return s, s.holds(out.First, out.Records)
 	case seeDurable:
-		take(s, out.succeeded() && out.LSN == s.last && out.LSN >= in.LSN)
+		return s, out.succeeded() && in.LSN <= out.LSN && (out.LSN == s.last || !out.Complete && out.LSN < s.last)
 	case setCheckpoint:
-		take(s.stepSetCheckpoint(in, out))
+		return s.stepSetCheckpoint(in, out)
 	case getCheckpoint:
 		cp := s.find(in.Name)
-		take(s, cp == nil && out.Reason == checkpointNotFound || cp != nil && out.succeeded() && *cp == out.Checkpoints[0])
+		return s, cp == nil && out.Reason == checkpointNotFound || cp != nil && out.succeeded() && *cp == out.Checkpoints[0]
 	case listCheckpoints:
-		take(s, out.succeeded() && slices.EqualFunc(s.checkpoints, out.Checkpoints, func(a, b checkpoint) bool {
+		return s, out.succeeded() && slices.EqualFunc(s.checkpoints, out.Checkpoints, func(a, b checkpoint) bool {
 			a.State = ""
 			return a == b
-		}))
+		})
 	case deleteCheckpoint:
-		take(s.stepDeleteCheckpoint(in, out))
+		return s.stepDeleteCheckpoint(in, out)
 	}
-	return next
+	panic("no such kind: " + in.Kind)
 }
 
 // refused reports whether out is a refusal with that reason and, if told, those
@@ -376,12 +378,8 @@ func (s *state) stepAppend(in *input, out *output) (*state, bool) {
 	refuse := func(reason string, figures map[string]uint64) (*state, bool) {
 		return s, refused(out, reason, figures)
 	}
-	if in.ID != "" { // bound to a log that may be gone, with another one in its place
-		bound, ok := s.identified(in.ID)
-		if !ok || out.Reason == logNotFound && s.id == "" {
-			return refuse(logNotFound, nil)
-		}
-		s = bound
+	if in.ID != "" && in.ID != s.id { // bound to a log that is gone, with another one in its place
+		return refuse(logNotFound, nil)
 	}
 	p := s.producer(in.Producer)
 	run := frame(in.Records)
@@ -444,7 +442,7 @@ func (s *state) stepAppend(in *input, out *output) (*state, bool) {
 		}{p.history, own})})
 	}
 	if out.Unknown {
-		return n, true
+		return n, out.First == 0 || out.First == own.first
 	}
 	if out.Repeated || out.First != own.first || out.Count != own.count || out.Sum != nil && out.Through == n.last && *out.Sum != own.sum {
 		return nil, false
@@ -457,7 +455,7 @@ func (s *state) stepRepeat(p *producer, own *batch, out *output) (*state, bool) 
 	i := slices.IndexFunc(p.window, func(b batch) bool { return b.sequence == own.sequence })
 	switch {
 	case out.Unknown:
-		return nil, false // it changes nothing, and that is among the states already
+		return s, true
 	case i < 0:
 		return s, out.succeeded() && out.Repeated && out.First == 0
 	case p.window[i].run != own.run || p.window[i].count != own.count:
@@ -519,7 +517,7 @@ func (s *state) stepCreate(in *input, out *output) (*state, bool) {
 		return s.sees(out.Info)
 	}
 	n := s.changed()
-	*n = state{key: key{exists: true, options: in.Options, low: 1, high: 1, former: s.key.former}, former: s.former}
+	*n = state{key: key{exists: true, options: in.Options, low: 1, high: 1, life: s.life, former: s.key.former}, former: s.former}
 	switch {
 	case out.Unknown:
 		return n, true
@@ -529,23 +527,20 @@ func (s *state) stepCreate(in *input, out *output) (*state, bool) {
 	return n.sees(out.Info)
 }
 
-func (s *state) stepDelete(in *input, out *output) (next []*state) {
-	named, is := s.identified(in.ID)
-	if (!is || in.ID != "" && s.id == "") && out.Reason == logNotFound {
-		next = append(next, s)
+func (s *state) stepDelete(in *input, out *output) (*state, bool) {
+	// NB: an id that nobody was told of is not one that a client can name.
+	if in.ID != "" && in.ID != s.id {
+		return s, out.Reason == logNotFound
 	}
-	if !is || !out.Unknown && !out.succeeded() {
-		return next
-	}
-	n := &state{former: s.former, key: key{former: s.key.former}}
-	if named.id != "" {
-		n.former = append(slices.Clip(s.former), named.id)
+	n := &state{former: s.former, key: key{life: s.life, former: s.key.former}}
+	if s.id != "" {
+		n.former = append(slices.Clip(s.former), s.id)
 		n.key.former = hash(struct {
 			before uint64
 			id     string
-		}{s.key.former, named.id})
+		}{s.key.former, s.id})
 	}
-	return append(next, n)
+	return n, out.Unknown || out.succeeded()
 }
 
 func (s *state) stepTruncate(in *input, out *output) (*state, bool) {

@@ -23,6 +23,8 @@ const (
 	getCheckpoint    kind = "get-checkpoint"
 	listCheckpoints  kind = "list-checkpoints"
 	deleteCheckpoint kind = "delete-checkpoint"
+
+	crash kind = "crash" // the end of a life of the service, and the beginning of the next
 )
 
 // changes are the kinds that change something, whose outcome may be unknown.
@@ -59,6 +61,10 @@ type input struct {
 	State   string  `json:",omitempty"`
 	Version *uint64 `json:",omitempty"` // expected
 	Options options `json:",omitzero"`
+
+	// Life of the service: the last one that the operation may have reached, or,
+	// of a crash, the one that begins.
+	Life int
 }
 
 // options are a log's.
@@ -67,7 +73,7 @@ type options struct{ Quota, MaxRecord uint64 }
 // An output is what a client was told. Unknown, it was told nothing; with a
 // Reason, that it was refused.
 type output struct {
-	Unknown bool              `json:",omitempty"`
+	Unknown bool              `json:",omitempty"` // First may still be found out
 	Reason  string            `json:",omitempty"`
 	Figures map[string]string `json:",omitempty"`
 
@@ -81,8 +87,10 @@ type output struct {
 	Created  bool     `json:",omitempty"`
 	Info     *info    `json:",omitempty"`
 	Records  []string `json:",omitempty"`
-	Complete bool     `json:",omitempty"` // Records go to the end of the log
 	LSN      uint64   `json:",omitempty"`
+	// Complete says that Records went to the end of the log, or that LSN was its
+	// end, at one moment of the operation: not only that there was no less.
+	Complete bool `json:",omitempty"`
 
 	Checkpoints []checkpoint `json:",omitempty"`
 }

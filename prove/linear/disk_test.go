@@ -1,0 +1,220 @@
+package linear
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/server"
+	"github.com/walsvc/walsvc/wal"
+)
+
+// A service is walsvc in this process, on a disk that can fail and lose power.
+type service struct {
+	disk     *disk.Mem
+	faulty   *disk.Faulty
+	volume   *wal.Volume
+	server   *server.Server
+	served   chan error
+	socket   string
+	poisoned chan struct{}
+}
+
+// startService opens the volume on a disk and serves it at a socket.
+func startService(ctx context.Context, m *disk.Mem, socket, codec string) (*service, error) {
+	s := &service{disk: m, faulty: disk.NewFaulty(m), served: make(chan error, 1), socket: socket, poisoned: make(chan struct{})}
+	var err error
+	s.volume, err = wal.Open(ctx, "/vol", wal.Options{
+		FS: s.faulty, Create: true, SegmentSize: 128 << 10, PrepareRate: -1, SnapshotEvery: 64 << 10, Codec: codec,
+		Events: wal.Events{Poisoned: func(error) { close(s.poisoned) }},
+	})
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		return nil, errors.Join(err, s.volume.Close())
+	}
+	s.server = server.New(s.volume, server.Options{Log: slog.New(slog.DiscardHandler), Poisoned: s.poisoned})
+	go func() { s.served <- s.server.Serve(listener) }()
+	return s, nil
+}
+
+// stop ends the service at once. What closing the volume says is nobody's
+// business when the disk is gone.
+func (s *service) stop() {
+	s.server.Stop()
+	<-s.served
+	_ = s.volume.Close()
+}
+
+// drain ends the service in order.
+func (s *service) drain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := s.server.Drain(ctx)
+	return errors.Join(err, <-s.served, s.volume.Close())
+}
+
+// An outage is a disk that answers no more, from one of its changes on.
+type outage struct {
+	left    atomic.Int64 // changes until then
+	atSync  bool         // and it is a sync that comes next
+	once    sync.Once
+	hangs   chan struct{} // closed when something hangs
+	lets    chan struct{} // closed when what hangs fails
+	changes []disk.OpKind
+}
+
+// hook is for Faulty.Before.
+func (o *outage) hook(op disk.Op) error {
+	if !slices.Contains(o.changes, op.Kind) {
+		return nil
+	}
+	if o.left.Add(-1) >= 0 {
+		return nil
+	}
+	select {
+	case <-o.hangs:
+	default:
+		if o.atSync && op.Kind != disk.OpSync {
+			return nil
+		}
+	}
+	o.once.Do(func() { close(o.hangs) })
+	<-o.lets
+	return syscall.EIO
+}
+
+// diskTest is one run of TestDisk.
+type diskTest struct {
+	*world
+	service *service
+	lives   int
+
+	outages, poisonings, drains int
+}
+
+// start starts the service on a disk and lets the clients through.
+func (d *diskTest) start(m *disk.Mem) {
+	d.t.Helper()
+	d.history.live()
+	d.lives++
+	codecs := []string{"auto", "none", "s2", "zstd"}
+	s, err := startService(d.ctx, m, filepath.Join(d.dir, strconv.Itoa(d.lives)), codecs[d.rng.IntN(len(codecs))])
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if state := s.volume.Status().State; state != wal.Serving {
+		d.t.Fatalf("life %d: it opens in state %d: %+v", d.lives, state, s.volume.Recovery())
+	}
+	d.service = s
+	d.admit(s.socket)
+}
+
+// crash cuts the power: no client hears anything more, and the disk keeps what it
+// happens to keep.
+func (d *diskTest) crash(lets chan struct{}) {
+	d.hold()
+	d.proxy.cut()
+	survive := []float64{0, 0, 0.5, 1}
+	m := d.service.disk.CrashClone(d.rng, survive[d.rng.IntN(len(survive))])
+	close(lets)
+	d.service.stop()
+	d.start(m)
+}
+
+// outage hangs the disk, and after a while cuts the power.
+func (d *diskTest) outage() {
+	d.t.Helper()
+	o := &outage{
+		atSync: d.rng.IntN(4) > 0, hangs: make(chan struct{}), lets: make(chan struct{}),
+		changes: []disk.OpKind{disk.OpCreate, disk.OpRename, disk.OpRemove, disk.OpSyncDir, disk.OpWrite, disk.OpSync, disk.OpTruncate},
+	}
+	o.left.Store(d.rng.Int64N(40))
+	d.service.faulty.Before(o.hook)
+	select {
+	case <-o.hangs:
+	case <-time.After(limit):
+		d.t.Fatal("nobody asks the disk for anything")
+	}
+	d.linger(40, 20*time.Millisecond)
+	d.outages++
+	d.crash(o.lets)
+}
+
+// poison fails an operation of the disk, and some time after that cuts the power.
+func (d *diskTest) poison() {
+	d.t.Helper()
+	inject := func() {
+		d.service.faulty.Inject(disk.Fault{
+			At: d.rng.IntN(20), Kinds: []disk.OpKind{disk.OpWrite, disk.OpSync}, Short: d.rng.IntN(4) == 0, Late: d.rng.IntN(4) == 0,
+		})
+	}
+	inject()
+	for deadline := time.After(limit); ; {
+		select {
+		case <-d.service.poisoned:
+			d.linger(80, 50*time.Millisecond)
+			d.poisonings++
+			d.crash(make(chan struct{}))
+			return
+		case <-d.history.after(100):
+			inject() // it hit a segment that was being prepared, which is no poison
+		case <-deadline:
+			d.t.Fatal("the volume does not end")
+		}
+	}
+}
+
+// drain stops the service in order and starts it again on the same disk.
+func (d *diskTest) drain() {
+	d.t.Helper()
+	if err := d.service.drain(d.ctx); err != nil {
+		d.t.Fatal(err)
+	}
+	d.hold()
+	d.proxy.cut()
+	d.drains++
+	d.start(d.service.disk)
+}
+
+// TestDisk has the disk fail or lose power under clients, again and again.
+func TestDisk(t *testing.T) {
+	rng := seeded(t)
+	d := &diskTest{world: newWorld(t, rng, time.Second)}
+	d.start(disk.NewMem())
+	d.populate()
+	for range *rounds {
+		d.await(*between + rng.IntN(*between))
+		switch n := rng.IntN(10); {
+		case n < 6:
+			d.outage()
+		case n < 9:
+			d.poison()
+		default:
+			d.drain()
+		}
+	}
+	d.await(*between)
+	d.retire()
+	if err := d.service.drain(t.Context()); err != nil {
+		t.Error(err)
+	}
+	c := d.judge()
+	t.Logf("%d outages, %d poisonings, %d drains", d.outages, d.poisonings, d.drains)
+	c.mustBeRich(t, *rounds >= 10)
+	if d.outages == 0 || d.poisonings == 0 {
+		t.Errorf("%d outages and %d poisonings, want some of each", d.outages, d.poisonings)
+	}
+}

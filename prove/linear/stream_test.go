@@ -1,0 +1,177 @@
+package linear
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+)
+
+// A burst is an append stream of a few messages, sent without waiting for their
+// verdicts: binds, batches, then the end.
+type burst struct {
+	c        *rawClient
+	producer string
+	epoch    uint64
+	bound    string // id of the log
+
+	sent    []sentBatch // without a verdict so far
+	refused bool
+	ended   bool // the service said so, after the last verdict
+}
+
+// A sentBatch is a batch that waits for its verdict.
+type sentBatch struct {
+	sequence uint64
+	in       *input
+	end      func(output)
+}
+
+// burst appends over a stream of its own, with a producer or without. What is
+// pending of the producer goes first, again.
+func (c *rawClient) burst() {
+	if !c.changing() {
+		c.consult()
+		return
+	}
+	b := &burst{c: c}
+	if c.rng.IntN(3) > 0 {
+		if !c.ready() {
+			return
+		}
+		b.producer = c.producer.id
+	}
+	if c.rng.IntN(10) == 0 {
+		b.epoch = 1 + c.rng.Uint64N(2)
+	}
+	ctx, cancel := context.WithTimeout(c.w.ctx, c.w.timeout)
+	defer cancel()
+	stream, err := c.appends.AppendStream(ctx)
+	if err == nil {
+		err = b.run(stream)
+	}
+	b.settle(err)
+}
+
+func (b *burst) run(stream walsvcv1.AppendService_AppendStreamClient) error {
+	if open, err := b.bind(stream); !open {
+		return err
+	}
+	c := b.c
+	batches := c.producer.pending
+	if b.producer == "" {
+		batches = nil
+	}
+	for range 1 + c.rng.IntN(6) {
+		batches = append(batches, c.batch(2))
+	}
+	if b.producer != "" {
+		c.producer.pending = batches
+	}
+	_, _, next := c.look()
+	for i, data := range batches {
+		req := &walsvcv1.Batch{Binding: 1, Records: wire(data)}
+		if b.producer != "" {
+			req.Sequence = c.producer.last + uint64(i) + 1
+		} else if c.rng.IntN(4) == 0 {
+			req.ExpectedLsn = c.likely(next, 1)
+		}
+		next += uint64(len(data))
+		in := input{Kind: appendRecords, ID: b.bound, Producer: b.producer, Sequence: req.GetSequence(), Expected: req.GetExpectedLsn(), Records: data}
+		s := sentBatch{sequence: req.GetSequence()}
+		s.in, s.end = c.beginOpen(in)
+		b.sent = append(b.sent, s)
+		if err := stream.Send(&walsvcv1.AppendStreamRequest{Batches: []*walsvcv1.Batch{req}}); err != nil {
+			break // Recv has the reason
+		}
+	}
+	if err := stream.CloseSend(); err != nil {
+		return err
+	}
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		for _, v := range m.GetVerdicts() {
+			if !b.verdict(v) {
+				return nil
+			}
+		}
+	}
+}
+
+// bind opens the log on the stream and reports whether that went well.
+func (b *burst) bind(stream walsvcv1.AppendService_AppendStreamClient) (open bool, err error) {
+	end := b.c.begin(input{Kind: bindLog, Producer: b.producer, Epoch: b.epoch})
+	out := output{Unknown: true}
+	defer func() { end(out) }()
+	err = stream.Send(&walsvcv1.AppendStreamRequest{Binds: []*walsvcv1.Bind{{Binding: 1, Log: b.c.log, Producer: b.producer, Epoch: b.epoch}}})
+	for err == nil || errors.Is(err, io.EOF) { // which says that Recv has the reason
+		var m *walsvcv1.AppendStreamResponse
+		if m, err = stream.Recv(); err != nil {
+			break
+		}
+		if len(m.GetBounds()) == 0 {
+			continue // the credit
+		}
+		switch bound := m.GetBounds()[0]; {
+		case bound.GetRefusal() != nil:
+			out = refusal(bound.GetRefusal())
+			if out.Reason == noProducer || out.Reason == logNotFound {
+				b.c.producer = rawProducer{}
+			}
+			return false, stream.CloseSend()
+		default:
+			out = output{Info: logInfo(bound.GetLog()), Last: bound.GetLastSequence()}
+			b.bound = bound.GetLog().GetId()
+			return true, nil
+		}
+	}
+	out = heard(err)
+	return false, err
+}
+
+func refusal(r *walsvcv1.Refusal) output {
+	return output{Reason: r.GetReason(), Figures: r.GetMetadata()}
+}
+
+// verdict settles the oldest batch without one, and reports whether the stream
+// may go on.
+func (b *burst) verdict(v *walsvcv1.Verdict) bool {
+	if len(b.sent) == 0 || v.GetBinding() != 1 || v.GetSequence() != b.sent[0].sequence {
+		b.c.w.fail("log %s: a verdict on binding %d, sequence %d, and %d batches are without", b.c.log, v.GetBinding(), v.GetSequence(), len(b.sent))
+		return false
+	}
+	s := b.sent[0]
+	b.sent = b.sent[1:]
+	s.in.After = b.refused
+	sum := v.GetLogChecksum()
+	out := output{ID: b.bound, First: v.GetFirstLsn(), Count: uint64(v.GetCount()), Sum: &sum, Repeated: v.GetRepeated()}
+	out.Through = out.First + out.Count - 1
+	if v.GetRefusal() != nil {
+		out = refusal(v.GetRefusal())
+		b.refused = b.refused || !unsettled[out.Reason]
+	}
+	s.end(out)
+	if b.producer != "" && b.c.producer.id != "" && len(b.c.producer.pending) > 0 {
+		b.c.producer.settle(&out)
+	}
+	return true
+}
+
+// settle ends what has no verdict. If the service ended the stream by itself,
+// because it stops, that was not appended.
+func (b *burst) settle(err error) {
+	out := output{Unknown: true}
+	if why := heard(err); err != nil && elsewhere[why.Reason] {
+		out = why
+	}
+	for _, s := range b.sent {
+		s.end(out)
+	}
+	if err == nil && len(b.sent) > 0 || errors.Is(err, io.EOF) && len(b.sent) > 0 {
+		b.c.w.fail("log %s: the stream ended well without %d verdicts", b.c.log, len(b.sent))
+	}
+}

@@ -1,0 +1,363 @@
+package linear
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// limit bounds every wait; it is only reached when something is broken.
+const limit = 30 * time.Second
+
+// The logs. Every client works on one of them.
+const (
+	steady  = "steady"  // stays
+	bounded = "bounded" // stays, and has a quota
+	passing = "passing" // is deleted and created again
+)
+
+// optionsOf are the options that a log is created with.
+func optionsOf(log string) options {
+	o := options{MaxRecord: maxRecord}
+	if log == bounded {
+		o.Quota = 24 << 10
+	}
+	return o
+}
+
+// maxRecord bounds a record of every log, in bytes.
+const maxRecord = 1 << 10
+
+// A world is clients, their history, and what stands between them and the
+// service.
+type world struct {
+	t       *testing.T
+	dir     string
+	history *history
+	proxy   *proxy
+	timeout time.Duration // of a raw call
+	rng     *rand.Rand
+	clients int
+
+	ctx     context.Context // ends when the clients are to stop at once
+	working sync.WaitGroup
+	failed  chan error // something that no order of operations explains
+
+	mu    sync.Mutex
+	open  chan struct{} // closed while clients are let through
+	ended bool
+	views map[string]*view
+}
+
+// A view is what is roughly known of a log, for asking what makes sense. Nothing
+// is checked against it.
+type view struct {
+	mu          sync.Mutex
+	id          string
+	first, next uint64
+	checkpoints map[string]checkpoint
+}
+
+// newWorld returns a world without clients, and without a service behind its proxy.
+func newWorld(t *testing.T, rng *rand.Rand, timeout time.Duration) *world {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "wl-") // short enough for sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	w := &world{
+		t: t, dir: dir, history: &history{}, timeout: timeout, rng: rng,
+		ctx: t.Context(), failed: make(chan error, 100), open: make(chan struct{}), views: map[string]*view{},
+	}
+	for _, log := range []string{steady, bounded, passing} {
+		w.views[log] = &view{first: 1, next: 1, checkpoints: map[string]checkpoint{}}
+	}
+	if w.proxy, err = newProxy(filepath.Join(dir, "p"), rand.New(rand.NewPCG(rng.Uint64(), 0))); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.proxy.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+// admit lets clients through to a service.
+func (w *world) admit(socket string) {
+	w.proxy.aim(socket)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	close(w.open)
+}
+
+// hold keeps clients from asking for anything more.
+func (w *world) hold() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.open = make(chan struct{})
+}
+
+// gate waits until clients are let through. It returns false when they are to stop.
+func (w *world) gate() bool {
+	w.mu.Lock()
+	open, ended := w.open, w.ended
+	w.mu.Unlock()
+	if ended {
+		return false
+	}
+	select {
+	case <-open:
+		return true
+	case <-w.ctx.Done():
+		return false
+	}
+}
+
+// end has the clients stop and waits for them. They must be let through.
+func (w *world) end() {
+	w.mu.Lock()
+	w.ended = true
+	w.mu.Unlock()
+	w.working.Wait()
+}
+
+// await waits for n more operations.
+func (w *world) await(n int) {
+	w.t.Helper()
+	select {
+	case <-w.history.after(n):
+	case err := <-w.failed:
+		w.t.Fatal(err)
+	case <-time.After(limit):
+		w.t.Fatalf("there were no %d more operations in %v", n, limit)
+	}
+}
+
+// linger waits for n more operations, or for as long as it takes until it is
+// likely that everybody waits.
+func (w *world) linger(n int, atMost time.Duration) {
+	select {
+	case <-w.history.after(n):
+	case <-time.After(atMost):
+	}
+}
+
+// fail ends the test with something that is wrong in itself.
+func (w *world) fail(format string, args ...any) {
+	select {
+	case w.failed <- fmt.Errorf(format, args...):
+	default: // enough
+	}
+}
+
+// judge checks the history, when everybody has stopped.
+func (w *world) judge() *census {
+	w.t.Helper()
+	select {
+	case err := <-w.failed:
+		w.t.Error(err)
+	default:
+	}
+	began := time.Now()
+	if err := w.history.check(); err != nil {
+		w.t.Error(err)
+	}
+	c := w.history.census()
+	w.t.Logf("%v\nchecked in %.1f s; %d connections broke in a message", &c, time.Since(began).Seconds(), w.proxy.broken)
+	return &c
+}
+
+// client is what all kinds of clients have.
+type client struct {
+	w        *world
+	number   int
+	name     string
+	log      string
+	view     *view
+	rng      *rand.Rand
+	made     int // records
+	poisoned int // the life in which it heard POISONED, so that it asks for no more changes; -1 for none
+}
+
+// newClient names a client of a log.
+func (w *world) newClient(kind, log string) *client {
+	c := &client{
+		w: w, number: w.clients, name: fmt.Sprintf("%s%d", kind, w.clients), log: log, view: w.views[log],
+		rng: rand.New(rand.NewPCG(w.rng.Uint64(), 0)), poisoned: -1,
+	}
+	w.clients++
+	return c
+}
+
+// run has the client do something again and again.
+func (c *client) run(work func()) {
+	c.w.working.Go(func() {
+		for c.w.gate() {
+			work()
+		}
+	})
+}
+
+// changing reports whether the client may ask for changes.
+func (c *client) changing() bool { return c.poisoned < 0 || c.poisoned != c.w.history.life() }
+
+// begin begins an operation.
+func (c *client) begin(in input) (end func(output)) {
+	_, end = c.beginOpen(in)
+	return end
+}
+
+// beginOpen begins an operation of which the client may find out what it was
+// until it ends.
+func (c *client) beginOpen(in input) (asked *input, end func(output)) {
+	in.Log, in.By = c.log, c.name
+	o := c.w.history.begin(c.number, in)
+	return &o.In, func(out output) {
+		switch {
+		case elsewhere[out.Reason]:
+			return
+		case unsettled[out.Reason]:
+			if out.Reason != "OUTCOME_UNKNOWN" || changes[in.Kind] {
+				c.poisoned = c.w.history.life()
+			}
+			out = output{Unknown: true}
+		}
+		c.learn(&o.In, &out)
+		c.w.history.end(o, out)
+	}
+}
+
+// elsewhere are refusals for reasons that are not the log's, and which change
+// nothing: the model has nothing to say to them.
+var elsewhere = map[string]bool{"DRAINING": true, "FULL": true}
+
+// unsettled are reasons that leave the outcome unknown.
+var unsettled = map[string]bool{"POISONED": true, "OUTCOME_UNKNOWN": true, "CLOSED": true}
+
+// learn takes what an answer tells about the log.
+func (c *client) learn(in *input, out *output) {
+	v := c.view
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case out.Info != nil:
+		v.id, v.first, v.next = out.Info.ID, out.Info.First, out.Info.Next
+	case in.Kind == deleteLog && out.succeeded():
+		v.id, v.first, v.next = "", 1, 1
+		clear(v.checkpoints)
+	case in.Kind == appendRecords && out.succeeded():
+		v.next = max(v.next, out.First+out.Count)
+	}
+	for _, cp := range out.Checkpoints {
+		v.checkpoints[cp.Name] = cp
+	}
+}
+
+// look returns what is known of the log.
+func (c *client) look() (id string, first, next uint64) {
+	c.view.mu.Lock()
+	defer c.view.mu.Unlock()
+	return c.view.id, c.view.first, max(c.view.next, c.view.first)
+}
+
+// batch makes up to n records that nobody made before.
+func (c *client) batch(n int) []string {
+	data := make([]string, 1+c.rng.IntN(n))
+	for i := range data {
+		c.made++
+		data[i] = fmt.Sprintf("%s.%d %s", c.name, c.made, strings.Repeat(string(rune('a'+c.made%26)), c.rng.IntN(200)))
+	}
+	return data
+}
+
+// likely returns a value near one: at most by apart, most often the value.
+func (c *client) likely(value, by uint64) uint64 {
+	if c.rng.IntN(4) > 0 {
+		return value
+	}
+	return value + c.rng.Uint64N(2*by+1) - min(by, value)
+}
+
+// names are the checkpoints' names.
+var names = []string{"engine", "backup"}
+
+// condition returns a checkpoint's name, what is known of it, and the version
+// that it is to have, if any.
+func (c *client) condition() (was checkpoint, expected *uint64) {
+	c.view.mu.Lock()
+	defer c.view.mu.Unlock()
+	was = c.view.checkpoints[names[c.rng.IntN(len(names))]]
+	was.Name = cmp.Or(was.Name, names[0])
+	if c.rng.IntN(2) == 0 {
+		version := c.likely(was.Version, 1)
+		expected = &version
+	}
+	return was, expected
+}
+
+// populate creates the logs that stay, and lets clients of every kind loose. The
+// service must be there.
+func (w *world) populate() {
+	w.t.Helper()
+	for _, log := range []string{steady, bounded, passing} {
+		calls, streams := w.connect(), w.connect()
+		if log != passing {
+			for c := w.newRaw("founder", log, calls); ; {
+				if id, _, _ := c.look(); id != "" {
+					break
+				}
+				if out := c.createWith(optionsOf(log)); out.Reason != "" {
+					w.t.Fatalf("create log %s: %s", log, out.Reason)
+				}
+			}
+		}
+		for range 2 {
+			c := w.newRaw("unary", log, calls)
+			c.run(c.work)
+		}
+		c := w.newRaw("stream", log, streams)
+		c.run(c.burst)
+		if log == passing {
+			continue
+		}
+		f := w.newRaw("follower", log, streams)
+		f.run(f.follow)
+		logs := w.openSDK()
+		w.t.Cleanup(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), limit)
+			defer cancel()
+			if err := logs.Close(ctx); err != nil {
+				w.t.Error(err)
+			}
+		})
+		for range 2 {
+			c := w.newSDK(log, logs)
+			c.run(c.work)
+		}
+	}
+}
+
+// retire stops the clients, and has the last word on each log: all that it holds.
+func (w *world) retire() {
+	w.t.Helper()
+	w.end()
+	for _, log := range []string{steady, bounded, passing} {
+		c := w.newRaw("last", log, w.connect())
+		for _, look := range []func(){c.get, c.listCheckpoints, c.readAll} {
+			look()
+		}
+	}
+}
