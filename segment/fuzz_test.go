@@ -176,7 +176,10 @@ func FuzzNames(f *testing.F) {
 		f.Add(name)
 	}
 	f.Fuzz(func(t *testing.T, name string) {
-		allocs.AtMost(t, slack+64*uint64(len(name)), func() { // errors quote the name
+		if len(name) > 512 {
+			return // no directory has names so long
+		}
+		allocs.AtMost(t, slack+128*uint64(len(name)), func() { // errors quote it, some twice, bytes as \x00
 			if id, err := ParseID(name); err == nil && id.String() != name {
 				t.Fatalf("ID %q spells itself %q", name, id)
 			}

@@ -28,7 +28,10 @@ func wantBadCommand(t *testing.T, err error) {
 	}
 }
 
+// FuzzCommands decodes what a frame carries, and applies it to a state: what does
+// not follow changes nothing, and what does leaves a state that a snapshot can hold.
 func FuzzCommands(f *testing.F) {
+	base, _ := sampleState(f)
 	var all []byte
 	commands := sampleCommands()
 	for i := range commands {
@@ -44,6 +47,17 @@ func FuzzCommands(f *testing.F) {
 	history := sampleHistory()
 	for i := range history {
 		f.Add(AppendCommand(nil, &history[i]))
+	}
+	for _, next := range []Command{ // to what the history left
+		{Kind: CommandCreateLog, Log: 4, Name: "d"},
+		{Kind: CommandOpenProducer, Log: 2, Producer: producerID(3)},
+		{Kind: CommandAppend, Log: 2, Epoch: 1, First: 5, Count: 1<<32 - 1, Start: 40, Place: Place{Size: 1<<32 - 1}},
+		{Kind: CommandAppend, Log: 1, Epoch: 1, Slot: 1, Sequence: 1, First: base.logs[1].next, Count: 1, Start: base.logs[1].totalBytes, Place: Place{Size: 2}},
+		{Kind: CommandSetCheckpoint, Log: 2, Name: "cp", LSN: 4, Version: 2, Place: Place{Size: 9}},
+		{Kind: CommandTruncate, Log: 2, First: 5},
+		{Kind: CommandTruncate, Log: 2, First: 4, LiveBytes: 20},
+	} {
+		f.Add(AppendCommand(nil, &next))
 	}
 	f.Fuzz(func(t *testing.T, meta []byte) {
 		var commands []Command
@@ -62,6 +76,18 @@ func FuzzCommands(f *testing.F) {
 		}
 		if !bytes.HasPrefix(meta, again) || err == nil && len(again) != len(meta) {
 			t.Fatalf("accepted\n%x\nbut it is spelled\n%x", meta, again)
+		}
+
+		s := base.Clone()
+		for i := range commands[:min(len(commands), limits.MaxCheckpointsPerLog/2)] {
+			before := s.Hash()
+			if err := s.Apply(&commands[i]); err != nil && (!errors.Is(err, errDisagree) || s.Hash() != before) {
+				t.Fatalf("%s was refused, or changed the state all the same: %v", commands[i].Kind, err)
+			}
+		}
+		restored, _, err := decodeSnapshot(encodeSnapshot(s, nil))
+		if err != nil || restored.Hash() != s.Hash() {
+			t.Fatalf("a snapshot cannot hold the state: %v", err)
 		}
 	})
 }

@@ -186,7 +186,7 @@ func normal[M proto.Message](m M) M {
 			}
 		}
 	case *walsvcv1.ReplayResponse:
-		if m.Records == nil && m.Block == nil {
+		if m.Records == nil {
 			m.Records = &walsvcv1.Records{}
 		}
 	}
