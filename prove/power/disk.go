@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 )
 
 const rootNumber = 1 // of the root's inode, as FUSE has it
@@ -33,6 +34,7 @@ func (k Kind) String() string {
 // by several goroutines.
 type Disk struct {
 	kind Kind
+	slow time.Duration // how long a sync takes
 	cut  chan struct{} // closed by the cut
 	gone chan struct{} // closed when nobody is left who could be answered
 
@@ -50,14 +52,15 @@ type Disk struct {
 	journal []*inode // directories of unsynced changes of names, one for each, oldest first
 }
 
-// New returns an empty disk.
-func New(kind Kind) *Disk {
-	return newDisk(newInode(rootNumber, syscall.S_IFDIR|0o700), rootNumber, kind)
+// New returns an empty disk whose syncs are answered after a time, so that more
+// gathers meanwhile. What is written while a sync takes its time is not synced.
+func New(kind Kind, sync time.Duration) *Disk {
+	return newDisk(newInode(rootNumber, syscall.S_IFDIR|0o700), rootNumber, kind, sync)
 }
 
-func newDisk(root *inode, last uint64, kind Kind) *Disk {
+func newDisk(root *inode, last uint64, kind Kind, sync time.Duration) *Disk {
 	return &Disk{
-		kind: kind, cut: make(chan struct{}), gone: make(chan struct{}),
+		kind: kind, slow: sync, cut: make(chan struct{}), gone: make(chan struct{}),
 		root: root, known: map[uint64]*inode{rootNumber: root}, last: last,
 	}
 }
@@ -147,7 +150,7 @@ func (d *Disk) Survivor(rng *rand.Rand, loss Loss) (after *Disk, lost int) {
 		}
 	}
 	root := c.inode(d.root)
-	return newDisk(root, d.last, d.kind), c.lost
+	return newDisk(root, d.last, d.kind, d.slow), c.lost
 }
 
 // An op is what an operation does to the disk.
@@ -175,6 +178,23 @@ func (d *Disk) begin(o op) syscall.Errno {
 		return syscall.EIO
 	}
 	return 0
+}
+
+// finish lets a sync take its time, without the lock. It returns EIO if the power
+// goes meanwhile: then nobody learns that it was made.
+func (d *Disk) finish() syscall.Errno {
+	if d.slow == 0 {
+		return 0
+	}
+	t := time.NewTimer(d.slow)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return 0
+	case <-d.cut:
+		<-d.gone
+		return syscall.EIO
+	}
 }
 
 // node returns what the kernel means by a number, with the lock held.
@@ -320,7 +340,7 @@ func (d *Disk) Clone() *Disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c := crash{rng: rand.New(rand.NewPCG(0, 0)), Loss: Loss{Survive: 1}, done: map[*inode]*inode{}}
-	return newDisk(c.inode(d.root), d.last, d.kind)
+	return newDisk(c.inode(d.root), d.last, d.kind, d.slow)
 }
 
 // Export writes the files of a disk into a directory of the machine, which it makes.

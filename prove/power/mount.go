@@ -257,14 +257,16 @@ func (f *fileSystem) sync(number uint64) fuse.Status {
 	if errno := f.d.begin(syncs); errno != 0 {
 		return fuse.Status(errno)
 	}
-	defer f.d.mu.Unlock()
 	n, errno := f.d.node(number)
-	if errno != 0 {
-		return fuse.Status(errno)
+	if errno == 0 {
+		f.d.syncs++
+		f.d.sync(n)
 	}
-	f.d.syncs++
-	f.d.sync(n)
-	return fuse.OK
+	f.d.mu.Unlock()
+	if errno == 0 {
+		errno = f.d.finish()
+	}
+	return fuse.Status(errno)
 }
 
 // Flush comes with every close and makes nothing durable.

@@ -7,11 +7,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -187,7 +189,7 @@ func TestCut(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			for survive, want := range []string{tc.lost, tc.whole} {
-				d := New(tc.kind)
+				d := New(tc.kind, 0)
 				m, dir := mounted(t, d)
 				tc.do(t, dir)
 				if got := content(after(t, m, Loss{Survive: float64(survive)})); got != want {
@@ -200,7 +202,7 @@ func TestCut(t *testing.T) {
 
 // TestBlocksSurviveOneByOne writes two files, cuts, and wants to see parts.
 func TestBlocksSurviveOneByOne(t *testing.T) {
-	d := New(Strict)
+	d := New(Strict, 0)
 	m, dir := mounted(t, d)
 	must(t, os.WriteFile(dir+"/f", make([]byte, 64*blockSize), 0o600))
 	syncPath(t, dir+"/f")
@@ -230,7 +232,7 @@ func TestBlocksSurviveOneByOne(t *testing.T) {
 // TestSectorsSurviveOneByOne overwrites blocks and cuts, and wants to see some in
 // parts, and no sector in parts.
 func TestSectorsSurviveOneByOne(t *testing.T) {
-	d := New(Strict)
+	d := New(Strict, 0)
 	m, dir := mounted(t, d)
 	must(t, os.WriteFile(dir+"/f", bytes.Repeat([]byte("a"), 16*blockSize), 0o600))
 	syncPath(t, dir+"/f")
@@ -260,7 +262,7 @@ func TestSectorsSurviveOneByOne(t *testing.T) {
 
 // TestSizeSurvives lets a file grow and cuts: any block on the way may be its end.
 func TestSizeSurvives(t *testing.T) {
-	d := New(Strict)
+	d := New(Strict, 0)
 	m, dir := mounted(t, d)
 	must(t, os.WriteFile(dir+"/f", []byte("aa"), 0o600))
 	syncPath(t, dir+"/f")
@@ -286,7 +288,7 @@ func TestSizeSurvives(t *testing.T) {
 // TestNamesSurviveInOrder makes names in two directories of a disk with a journal,
 // and cuts: some of the first are there.
 func TestNamesSurviveInOrder(t *testing.T) {
-	d := New(Journaling)
+	d := New(Journaling, 0)
 	m, dir := mounted(t, d)
 	const made = 8
 	for _, sub := range []string{"/0", "/1"} {
@@ -321,7 +323,7 @@ func TestNamesSurviveInOrder(t *testing.T) {
 
 // TestCutAfter checks where a cut comes, and that nothing is answered behind it.
 func TestCutAfter(t *testing.T) {
-	d := New(Strict)
+	d := New(Strict, 0)
 	m, dir := mounted(t, d)
 	f, err := os.Create(filepath.Join(dir, "f"))
 	must(t, err)
@@ -358,7 +360,7 @@ func TestCutAfter(t *testing.T) {
 // TestCutAtSync checks that a cut which is due waits for a sync, and that this
 // one counts for nothing.
 func TestCutAtSync(t *testing.T) {
-	d := New(Strict)
+	d := New(Strict, 0)
 	m, dir := mounted(t, d)
 	must(t, os.WriteFile(dir+"/f", nil, 0o600))
 	syncPath(t, dir)
@@ -379,9 +381,54 @@ func TestCutAtSync(t *testing.T) {
 	}
 }
 
+// TestSlowSync writes while a sync takes its time, and cuts: what was there before
+// is durable, and nobody was told.
+func TestSlowSync(t *testing.T) {
+	d := New(Strict, time.Hour)
+	m, dir := mounted(t, d)
+	f, err := os.Create(filepath.Join(dir, "f"))
+	must(t, err)
+	_, err = f.Write([]byte("a"))
+	must(t, err)
+	g, err := os.Create(filepath.Join(dir, "g"))
+	must(t, err)
+	synced := make(chan error, 2)
+	for _, path := range []string{dir, filepath.Join(dir, "f")} {
+		opened, err := os.Open(path)
+		must(t, err)
+		go func() { synced <- errors.Join(opened.Sync(), opened.Close()) }()
+	}
+	for deadline := time.Now().Add(time.Minute); ; {
+		if syncs, _ := d.Counts(); syncs == 2 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the syncs do not come")
+		}
+		runtime.Gosched()
+	}
+	_, err = g.Write([]byte("b")) // f itself waits: the kernel locks what is synced
+	must(t, err)
+	select {
+	case err := <-synced:
+		t.Fatalf("a sync of an hour returned %v", err)
+	default:
+	}
+	d.Abandon()
+	for range 2 {
+		if err := <-synced; !errors.Is(err, syscall.EIO) {
+			t.Errorf("the sync returned %v, want EIO", err)
+		}
+	}
+	must(t, errors.Join(f.Close(), g.Close()))
+	if got := content(after(t, m, Loss{})); got != "f=a g=" {
+		t.Errorf("there is %q", got)
+	}
+}
+
 // TestLock checks that locks hold between openers, as a volume needs it.
 func TestLock(t *testing.T) {
-	_, dir := mounted(t, New(Strict))
+	_, dir := mounted(t, New(Strict, 0))
 	var files [2]*os.File
 	for i := range files {
 		f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)

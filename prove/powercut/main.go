@@ -195,9 +195,9 @@ func verdict(results []result) error {
 		case lies && 2*r.CutsWithLoss < r.Cuts:
 			errs = append(errs, fmt.Errorf("the cuts are too gentle: a sync that does nothing lost acknowledged data in %d of %d", r.CutsWithLoss, r.Cuts))
 		case lies || !r.Judged:
-		case !r.tally.clean() || r.Refused > 0:
-			errs = append(errs, fmt.Errorf("%s: %d lost, %d reappeared, %d garbage, %d times refused to start; again with -seed %d",
-				r.Subject, r.Lost, r.Reappeared, r.Garbage, r.Refused, r.Seed))
+		case !r.tally.clean() || r.Refused > 0 || r.Failed > 0:
+			errs = append(errs, fmt.Errorf("%s: %d lost, %d reappeared, %d garbage, %d times refused to start, %d times failed under load; again with -seed %d",
+				r.Subject, r.Lost, r.Reappeared, r.Garbage, r.Refused, r.Failed, r.Seed))
 		case r.Acknowledged == 0:
 			errs = append(errs, fmt.Errorf("%s acknowledged nothing", r.Subject))
 		}

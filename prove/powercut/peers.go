@@ -132,7 +132,7 @@ func (s *library) load(ctx context.Context, l *ledger, _ uint64) error {
 	case <-ctx.Done():
 	case <-s.process.exited:
 		if ctx.Err() == nil && !s.process.killed.Load() {
-			return fmt.Errorf("%w: %s", errEnded, s.process.tell())
+			return errors.New("it ended by itself")
 		}
 	}
 	return nil

@@ -153,6 +153,7 @@ func TestVerdict(t *testing.T) {
 		{"back", func(r *result) { r.Reappeared = 1 }, false},
 		{"garbage", func(r *result) { r.Garbage = 1 }, false},
 		{"refused", func(r *result) { r.Refused = 1 }, false},
+		{"failed", func(r *result) { r.Failed = 1 }, false},
 		{"idle", func(r *result) { r.Acknowledged = 0 }, false},
 		{"gentle", func(r *result) { r.Disk, r.CutsWithLoss = "lying", 4 }, false},
 		{"a peer lost", func(r *result) { r.Judged, r.Lost = false, 1 }, true},

@@ -24,7 +24,7 @@ var columns = []struct {
 	{"refused to start", func(r result) string { return fmt.Sprint(r.Refused) }},
 	{"reappeared", func(r result) string { return fmt.Sprint(r.Reappeared) }},
 	{"garbage", func(r result) string { return fmt.Sprint(r.Garbage) }},
-	{"ended by itself", func(r result) string { return fmt.Sprint(r.Ended) }},
+	{"failed under load", func(r result) string { return fmt.Sprint(r.Failed) }},
 	{"while opening", func(r result) string { return fmt.Sprint(r.WhileOpening) }},
 	{"seconds", func(r result) string { return fmt.Sprintf("%.1f", r.Seconds) }},
 }
