@@ -94,8 +94,20 @@
 // # Trust, and what is checked
 //
 // On every stream the client states what it was last acknowledged for each log,
-// and the service proves that it has exactly that. A log whose proof fails takes
-// no more appends: ErrDataLoss. The client for its part checks that verdicts come
+// whichever producer appended it, and the service proves that it has exactly
+// that. A log whose proof fails takes no more appends: ErrDataLoss. So with a
+// replay: it states what was acknowledged, or what the log was when it began,
+// and, when it has to connect anew, what it has read. A process that keeps the
+// Claim of its last Receipt states it after its own restart with Log.Resume.
+//
+//	client                              service
+//	7: [a] ---------------------------> 7 at LSN 20, checksum c
+//	                                    loses the end of the log, ends at 19
+//	                                    somebody else appends: 20 is [x]
+//	bind, claim 20, c ----------------> 20 has another checksum
+//	   <------------------------------- DATA_LOSS: nothing is sent again
+//
+// The client for its part checks that verdicts come
 // in the order of the batches with their sequences and counts, that LSNs grow,
 // that an expected LSN was met, and, where nobody else appended in between, that
 // the log's checksum is what the records sent make it.

@@ -13,6 +13,12 @@ import (
 // example serves a volume for one example, opens a client and creates the log
 // "orders".
 func example() (ctx context.Context, c *client.Client, end func()) {
+	ctx, _, c, end = exampleAt()
+	return ctx, c, end
+}
+
+// exampleAt is example with the address of the service.
+func exampleAt() (ctx context.Context, target string, c *client.Client, end func()) {
 	ctx = context.Background()
 	dir, err := os.MkdirTemp("", "walsvc")
 	if err != nil {
@@ -29,7 +35,7 @@ func example() (ctx context.Context, c *client.Client, end func()) {
 	if _, _, err := c.CreateLog(ctx, "orders", client.LogOptions{}); err != nil {
 		log.Fatal(err)
 	}
-	return ctx, c, func() {
+	return ctx, s.socket(), c, func() {
 		if err := errors.Join(c.Close(ctx), s.stop(), os.RemoveAll(dir)); err != nil {
 			log.Fatal(err)
 		}
@@ -123,4 +129,41 @@ func ExampleLog_Replay() {
 	// Output:
 	// 2 two
 	// 3 three
+}
+
+// An engine that keeps the claim of its last receipt, wherever it keeps its own
+// state, cannot go on in a log that has lost what it was acknowledged.
+func ExampleLog_Resume() {
+	ctx, target, c, end := exampleAt()
+	defer end()
+
+	receipt, err := c.Log("orders").AppendBatch(ctx, [][]byte{[]byte("one"), []byte("two")})
+	if err != nil {
+		log.Fatal(err)
+	}
+	kept := receipt.Claim().String()
+
+	// After a restart of the engine: another process, another Client.
+	again, err := client.Open(ctx, target, client.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer again.Close(ctx)
+	claim, err := client.ParseClaim(kept)
+	if err != nil {
+		log.Fatal(err)
+	}
+	orders := again.Log("orders")
+	if err := orders.Resume(claim); err != nil {
+		log.Fatal(err)
+	}
+	lsn, err := orders.Append(ctx, []byte("three"))
+	if errors.Is(err, client.ErrDataLoss) {
+		log.Fatal("the log is not the one that this engine wrote: ", err)
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("the log is whole, and goes on at LSN", lsn)
+	// Output: the log is whole, and goes on at LSN 3
 }

@@ -44,6 +44,8 @@ type fake struct {
 	onVerdict func(v *wire.Verdict)
 	// onReplay says how many parts a replay sends before it breaks; negative: all.
 	onReplay func(stream int) int
+	// onBreak is called, with mu held, when a replay is about to break.
+	onBreak func()
 	// onPart may change a part of a replay.
 	onPart func(m *wire.ReplayResponse)
 	// onDrain is called between a stream's last message and its end.
@@ -55,6 +57,7 @@ type fake struct {
 	streams  int
 	replays  int
 	binds    []*walsvcv1.Bind
+	claims   []*walsvcv1.Claim // of replays
 	messages int
 	grown    chan struct{} // closed when records were added
 
@@ -175,6 +178,12 @@ func (l *fakeLog) sum(lsn uint64) uint32 {
 		return 0
 	}
 	return l.checksums[lsn-l.first]
+}
+
+// proves reports whether the log has what is claimed.
+func (l *fakeLog) proves(c *walsvcv1.Claim) bool {
+	return c.GetLsn() == 0 || c.GetLsn() < l.first ||
+		c.GetLogId() == l.id.String() && c.GetLsn() < l.first+uint64(len(l.records)) && l.sum(c.GetLsn()) == c.GetLogChecksum()
 }
 
 func (l *fakeLog) add(record []byte) {
@@ -344,7 +353,7 @@ func (f *fake) bind(bindings map[uint32]*binding, b *walsvcv1.Bind) *walsvcv1.Bo
 	case l.producers[b.GetProducer()] == nil:
 		out.Refusal = refusal(codes.FailedPrecondition, "NO_PRODUCER")
 		return out
-	case claim.GetLsn() >= l.first+uint64(len(l.records)), claim.GetLsn() > 0 && l.sum(claim.GetLsn()) != claim.GetLogChecksum():
+	case !l.proves(claim):
 		out.Refusal = refusal(codes.DataLoss, "DATA_LOSS")
 		return out
 	}
@@ -405,14 +414,19 @@ func (f *fake) append(on *binding, b *wire.Batch) wire.Verdict {
 func (f *fake) Replay(req *walsvcv1.ReplayRequest, stream grpc.ServerStreamingServer[walsvcv1.ReplayResponse]) error {
 	f.mu.Lock()
 	f.replays++
+	f.claims = append(f.claims, req.GetClaim())
 	parts := -1
 	if f.onReplay != nil {
 		parts = f.onReplay(f.replays)
 	}
 	l := f.logs[req.GetLog()]
+	proven := l != nil && l.proves(req.GetClaim())
 	f.mu.Unlock()
-	if l == nil {
+	switch {
+	case l == nil:
 		return failure(codes.NotFound, "LOG_NOT_FOUND", "no such log")
+	case !proven:
+		return failure(codes.DataLoss, "DATA_LOSS", "another history")
 	}
 	from := max(req.GetFromLsn(), l.first)
 	if req.GetFromLsn() != 0 && req.GetFromLsn() < l.first {
@@ -423,6 +437,11 @@ func (f *fake) Replay(req *walsvcv1.ReplayRequest, stream grpc.ServerStreamingSe
 	}
 	for ; ; parts-- {
 		if parts == 0 {
+			if f.onBreak != nil {
+				f.mu.Lock()
+				f.onBreak()
+				f.mu.Unlock()
+			}
 			return status.Error(codes.Unavailable, "broken by the test")
 		}
 		f.mu.Lock()

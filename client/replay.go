@@ -33,6 +33,11 @@ type ReplayOptions struct {
 	Checkpoint string // if set, begin behind that checkpoint's LSN; not with From
 	To         LSN    // last record; 0 means the end; not with Follow
 	Follow     bool   // go on with what is appended, until ctx ends
+	// Claim is what the caller has last read, or was acknowledged: the service
+	// proves it before it shows anything, and every time the replay has to connect
+	// anew. Zero means Log.Claim, and if that claims nothing, the log's end as it
+	// is when the replay begins.
+	Claim Claim
 }
 
 const (
@@ -59,10 +64,11 @@ type part struct {
 // Replay yields the log's records in order, without a gap or a repeat, and never
 // one that could still be lost. What is compressed on disk comes compressed and
 // is opened here, ahead of the loop. When the connection breaks it goes on at
-// the next record. After an error it ends; there is none at the end of the
-// records. It yields ErrLSNTruncated and ErrLSNAhead for a place that is not
+// the next record, once the service has proven that it still has those before.
+// After an error it ends; there is none at the end of the records. It yields ErrLSNTruncated and ErrLSNAhead for a place that is not
 // there, ErrCheckpointNotFound, ErrLogNotFound, ErrTooManyReplays, ErrDataLoss
-// for records that are damaged or missing, and the context's cause when that ends.
+// for records that are damaged or missing and for a history that is not the
+// claimed one, and the context's cause when that ends.
 func (l *Log) Replay(ctx context.Context, o ReplayOptions) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
@@ -110,9 +116,18 @@ func (l *Log) Replay(ctx context.Context, o ReplayOptions) iter.Seq2[Record, err
 // receive fills parts, over as many streams as it takes.
 func (l *Log) receive(ctx context.Context, o ReplayOptions, parts chan<- part) error {
 	pause := backoff{first: l.client.patient}
+	if o.Claim.LSN == 0 {
+		o.Claim = l.Claim()
+	}
 	for {
 		before := o.From
-		err := l.receiveStream(ctx, &o, parts)
+		var err error
+		if o.Claim.IsZero() {
+			o.Claim, err = l.end(ctx)
+		}
+		if err == nil {
+			err = l.receiveStream(ctx, &o, parts)
+		}
 		switch {
 		case err == nil:
 			return nil
@@ -137,14 +152,21 @@ func (l *Log) receive(ctx context.Context, o ReplayOptions, parts chan<- part) e
 	}
 }
 
-// receiveStream fills parts from one stream, and moves o behind what it got. It
+// end returns the log's end as a claim, or an *Error.
+func (l *Log) end(ctx context.Context) (Claim, error) {
+	info, err := l.Info(ctx)
+	return info.Claim(), err
+}
+
+// receiveStream fills parts from one stream, and moves o behind what it got, its
+// claim included: the next stream is asked to prove what this one showed. It
 // returns nil at the end of the records, and an *Error if the stream broke.
 func (l *Log) receiveStream(ctx context.Context, o *ReplayOptions, parts chan<- part) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := l.client.replayService.Replay(ctx, &walsvcv1.ReplayRequest{
 		Log: l.name, FromLsn: uint64(o.From), Checkpoint: o.Checkpoint, ToLsn: uint64(o.To), Follow: o.Follow,
-		Codecs: []uint32{uint32(codec.None), uint32(codec.S2), uint32(codec.Zstd)},
+		Codecs: []uint32{uint32(codec.None), uint32(codec.S2), uint32(codec.Zstd)}, Claim: o.Claim.message(),
 	}, grpc.WaitForReady(true))
 	if err != nil {
 		return fromStatus(err)
@@ -176,6 +198,9 @@ func (l *Log) receiveStream(ctx context.Context, o *ReplayOptions, parts chan<- 
 		}
 		if o.From != 0 && p.first != o.From {
 			return fmt.Errorf("%w: LSN %d came where %d was due", ErrProtocol, p.first, o.From)
+		}
+		if err := o.Claim.extend(&p); err != nil {
+			return err
 		}
 		o.From, o.Checkpoint = p.first+LSN(p.count), ""
 		if watch != nil {

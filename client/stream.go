@@ -80,7 +80,7 @@ type appender struct {
 
 	id        ulid.ULID // of the log, once bound
 	maxRecord int       // the log's own bound on records, in bytes; 0 for none
-	acked     position  // the last acknowledgement, which the service must prove
+	claim     Claim     // the last acknowledgement, which the service must prove
 	known     position  // the highest position known, by whoever it was appended
 }
 
@@ -90,6 +90,9 @@ type position struct {
 	lsn      LSN
 	checksum uint32
 }
+
+// acked returns where the last acknowledgement is. REQUIRES: mu.
+func (l *Log) acked() position { return position{l.claim.Epoch, l.claim.LSN, l.claim.LogChecksum} }
 
 // openCall is an attempt to open a log's producer.
 type openCall struct {
@@ -271,7 +274,7 @@ func (s *stream) openLog(l *Log) {
 		}
 		l.phase, l.next = opened, last+1
 		l.maxRecord, l.id = int(info.Options.MaxRecordBytes), info.ID
-		l.acked, l.known = position{}, position{}
+		l.known = position{}
 		s.logs = append(s.logs, l)
 		s.binds = append(s.binds, l)
 		poke(s.called)
@@ -452,11 +455,7 @@ func (l *Log) outAt(sequence uint64) *batch {
 
 // bind returns the request to bind the log, with what it was last acknowledged.
 func (l *Log) bind() *walsvcv1.Bind {
-	m := &walsvcv1.Bind{Binding: l.binding, Log: l.name, Producer: l.producer.String()}
-	if l.acked.lsn > 0 {
-		m.Claim = &walsvcv1.Claim{LogId: l.id.String(), Epoch: l.acked.epoch, Lsn: uint64(l.acked.lsn), LogChecksum: l.acked.checksum}
-	}
-	return m
+	return &walsvcv1.Bind{Binding: l.binding, Log: l.name, Producer: l.producer.String(), Claim: l.claim.message()}
 }
 
 // push sends what send leaves to it.
@@ -709,9 +708,9 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 		if v.First == 0 {
 			s.settle(b, Receipt{}, ErrPositionLost)
 		} else {
-			l.acked = position{v.Epoch, r.Through, v.Checksum}
+			l.claim = r.Claim()
 			if l.known.lsn < r.Through || l.known.epoch != v.Epoch {
-				l.known = l.acked
+				l.known = l.acked()
 			}
 			s.settle(b, r, nil)
 		}
@@ -798,13 +797,13 @@ func (l *Log) contradicts(b *batch, v *wire.Verdict) error {
 		return fmt.Errorf("%w: sequence %d landed with %d records, it has %d", ErrProtocol, v.Sequence, v.Count, b.count)
 	case b.expected != 0 && first != b.expected:
 		return fmt.Errorf("%w: sequence %d landed at LSN %d, it was for %d", ErrProtocol, v.Sequence, first, b.expected)
-	case v.Epoch < l.acked.epoch, v.Epoch == l.acked.epoch && first <= l.acked.lsn:
+	case v.Epoch < l.claim.Epoch, v.Epoch == l.claim.Epoch && first <= l.claim.LSN:
 		return fmt.Errorf("%w: sequence %d landed at LSN %d of epoch %d, the one before it at %d of epoch %d", ErrProtocol,
-			v.Sequence, first, v.Epoch, l.acked.lsn, l.acked.epoch)
+			v.Sequence, first, v.Epoch, l.claim.LSN, l.claim.Epoch)
 	}
 	// If nobody appended in between, it is known what the checksum must be: the
 	// service has the bytes that were sent, and not others.
-	for _, before := range []position{l.acked, l.known} {
+	for _, before := range []position{l.acked(), l.known} {
 		if before.epoch == v.Epoch && before.lsn+1 == first {
 			if want := crc32.Update(before.checksum, castagnoli, b.run.Data); want != v.Checksum {
 				return fmt.Errorf("%w: the log's checksum behind LSN %d is %08x, the records sent make it %08x", ErrProtocol,
@@ -833,7 +832,12 @@ func (s *stream) settle(b *batch, r Receipt, err error) {
 // lost acknowledged data takes no more. REQUIRES: mu.
 func (s *stream) drop(l *Log, why error) {
 	s.withdraw(l)
-	next := appender{used: true, hint: l.hint, producer: l.producer}
+	// What was acknowledged stays acknowledged, whoever appends next, unless the
+	// log was deleted, with all that it held.
+	next := appender{used: true, hint: l.hint, producer: l.producer, claim: l.claim}
+	if errors.Is(why, ErrLogNotFound) {
+		next.claim = Claim{}
+	}
 	if errors.Is(why, ErrProtocol) || errors.Is(why, ErrSequenceGap) || errors.Is(why, ErrSequenceReuse) {
 		next.producer = ulid.ULID{}
 	}

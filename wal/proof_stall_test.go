@@ -269,7 +269,11 @@ func stallOnce(t *testing.T, kind disk.OpKind) {
 	_, changed := v.Stalled()
 	time.Sleep(limits.StallAfter)
 	synctest.Wait()
-	<-changed
+	select {
+	case <-changed:
+	default:
+		t.Error("nobody was told that the disk hangs")
+	}
 	for len(answered) > 0 {
 		t.Errorf("%s: answered while the disk hangs", <-answered)
 	}

@@ -279,13 +279,15 @@ func (a *appendStream) binding(number uint32) *wal.Binding {
 	return nil
 }
 
-// bind opens a log and queues the answer. Only a claim that cannot be proven, or
-// a client that does not read its answers, is an error of the stream.
+// bind opens a log and queues the answer. That a claim cannot be proven is the
+// answer for its log alone: the other logs of the stream have lost nothing. Only
+// the end of the volume, or a client that does not read its answers, is an error
+// of the stream.
 func (a *appendStream) bind(req *walsvcv1.Bind) error {
 	out := answer{number: req.GetBinding()}
 	binding, err := a.open(req, &out)
 	switch {
-	case errors.Is(err, wal.ErrDataLoss), errors.Is(err, wal.ErrPoisoned), errors.Is(err, wal.ErrClosed):
+	case errors.Is(err, wal.ErrPoisoned), errors.Is(err, wal.ErrClosed):
 		return err
 	case err != nil:
 		out.err = err

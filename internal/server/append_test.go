@@ -220,9 +220,12 @@ func TestRefusedBind(t *testing.T) {
 	}
 }
 
-func TestUnprovenClaimEndsTheStream(t *testing.T) {
+// TestUnprovenClaim: a log whose claim cannot be proven is not opened, and no
+// batch for it lands; the other logs of the stream have lost nothing and go on.
+func TestUnprovenClaim(t *testing.T) {
 	w := newWorld(t, Options{})
 	l := w.create("l")
+	w.create("damaged")
 	ack := w.append("l", "a")
 	claim := func(lsn uint64, sum uint32) *walsvcv1.Claim {
 		return &walsvcv1.Claim{LogId: l.GetId(), Epoch: 1, Lsn: lsn, LogChecksum: sum}
@@ -231,18 +234,35 @@ func TestUnprovenClaimEndsTheStream(t *testing.T) {
 	if bound := s.bind(&walsvcv1.Bind{Binding: 1, Log: "l", Claim: claim(1, ack.GetLogChecksum())}); bound.GetRefusal() != nil {
 		t.Fatalf("a claim that holds: %v", bound)
 	}
-	s.send(&wire.AppendRequest{
-		Batches: []wire.Batch{{Binding: 1, Run: runOf("due")}},
-	})
-	s.send(&wire.AppendRequest{
-		Binds:   []*walsvcv1.Bind{{Binding: 2, Log: "l", Claim: claim(40, 1)}},
-		Batches: []wire.Batch{{Binding: 1, Run: runOf("not any more")}},
-	})
-	got, _, err := s.end()
-	wantReason(t, err, codes.DataLoss, "DATA_LOSS")
-	if len(got) != 1 || got[0].First != 2 {
-		t.Errorf("verdicts that were due: %+v", got)
+	ahead := claim(40, 1)
+	ahead.LogId = w.log("damaged").GetId()
+	for i, c := range []*walsvcv1.Claim{
+		ahead,
+		claim(1, ack.GetLogChecksum()+1), // other records in its place
+		{LogId: ulid.Make().String(), Epoch: 1, Lsn: 1, LogChecksum: ack.GetLogChecksum()}, // another log
+	} {
+		number, name := uint32(2+i), "l"
+		if c == ahead {
+			name = "damaged"
+		}
+		r := s.bind(&walsvcv1.Bind{Binding: number, Log: name, Claim: c}).GetRefusal()
+		if codes.Code(r.GetCode()) != codes.DataLoss || r.GetReason() != "DATA_LOSS" || r.GetMetadata()["log"] != name {
+			t.Fatalf("binding %d: %v", number, r)
+		}
+		s.send(&wire.AppendRequest{Batches: []wire.Batch{{Binding: number, Run: runOf("into another history")}, {Binding: 1, Run: runOf("b")}}})
+		got := s.verdicts(2)
+		if got[0].Refusal.GetReason() != "AFTER_REFUSAL" || got[1].Refusal != nil || got[1].First != uint64(number) {
+			t.Errorf("binding %d: verdicts %+v", number, got)
+		}
 	}
+	if next := w.log("damaged").GetNextLsn(); next != 1 {
+		t.Errorf("something landed: next LSN %d", next)
+	}
+	replay, err := walsvcv1.NewReplayServiceClient(w.conn).Replay(w.ctx, &walsvcv1.ReplayRequest{Log: "l", Claim: claim(1, 7)})
+	if err == nil {
+		_, err = replay.Recv()
+	}
+	wantReason(t, err, codes.DataLoss, "DATA_LOSS")
 }
 
 // TestBadBatches: each is refused by itself, with its reason, and the stream

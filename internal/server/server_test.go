@@ -172,6 +172,15 @@ func (w *world) create(name string) *walsvcv1.Log {
 	return resp.GetLog()
 }
 
+func (w *world) log(name string) *walsvcv1.Log {
+	w.t.Helper()
+	resp, err := walsvcv1.NewLogServiceClient(w.conn).GetLog(w.ctx, &walsvcv1.GetLogRequest{Name: name})
+	if err != nil {
+		w.t.Fatalf("log %q: %v", name, err)
+	}
+	return resp.GetLog()
+}
+
 func (w *world) append(log string, recs ...string) *walsvcv1.AppendResponse {
 	w.t.Helper()
 	resp, err := walsvcv1.NewAppendServiceClient(w.conn).Append(w.ctx, &walsvcv1.AppendRequest{Log: log, Records: batchOf(recs...)})
