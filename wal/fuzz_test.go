@@ -103,6 +103,10 @@ func FuzzSnapshot(f *testing.F) {
 	}
 	l := &logState{number: 1, name: "log", first: 1, next: 1, producers: []producerState{last}}
 	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: l}, next: 2}, nil))
+	lost := &logState{number: 1, name: "log", first: 2, next: 20, lost: []LSNRange{{2, 3}, {7, 7}, {9, 19}}}
+	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: lost}, next: 2}, nil))
+	lost.lost = []LSNRange{{2, 3}, {4, 7}} // these are one
+	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: lost}, next: 2}, nil))
 	many := NewState()
 	for many.next = 1; many.next < 20; many.next++ {
 		many.logs[many.next] = &logState{number: many.next, name: string(rune('a' + many.next)), first: 1, next: LSN(many.next)}
@@ -206,6 +210,11 @@ func TestLengthsAreNotBelieved(t *testing.T) {
 			_, _, err := decodeSnapshot(append([]byte{snapshotVersion, 1, 1}, after...))
 			return err
 		},
+		"lost ranges of a log": func(after []byte) error {
+			one := append(appendLogState(nil, &logState{number: 1, name: "log", first: 1, next: 1}), after...)
+			_, _, err := decodeSnapshot(append(append([]byte{snapshotVersion, 2, 1}, byte(len(one))), one...))
+			return err
+		},
 		"logs of an index": func(after []byte) error {
 			_, err := decodeSegmentIndex(1, append([]byte{sealVersion, 1}, after...))
 			return err
@@ -215,7 +224,7 @@ func TestLengthsAreNotBelieved(t *testing.T) {
 			return err
 		},
 	} {
-		for _, n := range []uint64{1 << 16, 1 << 20, 1 << 26} {
+		for _, n := range []uint64{limits.MaxLostRanges, 1 << 16, 1 << 20, 1 << 26} {
 			allocs.AtMost(t, slack, func() {
 				if err := decode(binary.AppendUvarint(nil, n)); !errors.Is(err, ErrBadCommand) {
 					t.Errorf("%s: %d: %v", name, n, err)

@@ -456,8 +456,8 @@ func decodeLogState(d *decoder) (*logState, error) {
 		free := l.first // the first LSN that a range may begin with
 		for range n {
 			r := LSNRange{First: LSN(d.uvarint()), Last: LSN(d.uvarint())}
-			if r.First < free || r.Last < r.First || r.Last >= l.next {
-				d.fail()
+			if d.bad || r.First < free || r.Last < r.First || r.Last >= l.next {
+				return nil, fmt.Errorf("log state: %w", ErrBadCommand)
 			}
 			free = r.Last + 2 // ranges that touch are one
 			l.lost = append(l.lost, r)

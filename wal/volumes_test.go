@@ -236,7 +236,7 @@ func look(t *testing.T, files map[string][]byte) string {
 	for _, name := range strangers {
 		fmt.Fprintf(&out, "  stranger %s\n", name)
 	}
-	fmt.Fprintf(&out, "state: %016x\n", v.durable.Hash())
+	fmt.Fprintf(&out, "state: %08x\n", crc32.ChecksumIEEE(encodeSnapshot(v.durable, nil)))
 	logs := writeLogs(t, &out, v)
 	if v.readOnly != nil {
 		closeTest(t, v)
@@ -317,6 +317,9 @@ func writeLogs(t *testing.T, out *strings.Builder, v *Volume) []LogInfo {
 			}
 		}
 		fmt.Fprintf(out, ", %d read, content %08x\n", len(held), sum.Sum32())
+		for _, r := range l.Lost {
+			fmt.Fprintf(out, "  lost %d to %d\n", r.First, r.Last)
+		}
 		writeCheckpoints(t, out, v, l.Name)
 		writeProducers(t, out, v, l, held)
 	}
