@@ -103,18 +103,19 @@ func fixedVolume(t *testing.T) string {
 		return u
 	}
 	three, hundred := run(3), run(100)
+	sum := func(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 	whole := func(b []byte) wal.Place { return wal.Place{Size: uint32(len(b))} }
 	write(segment.KindCommands, 0, nil,
 		wal.Command{Kind: wal.CommandCreateLog, Log: 1, Name: "orders", ID: id(1), Time: epoch},
 		wal.Command{Kind: wal.CommandCreateLog, Log: 2, Name: "users", ID: id(2), Time: epoch},
 		wal.Command{Kind: wal.CommandOpenProducer, Log: 1, Producer: id(9)})
 	write(segment.KindCommands, codec.None, three,
-		wal.Command{Kind: wal.CommandAppend, Log: 1, Epoch: 1, Slot: 1, Sequence: 1, First: 1, Count: 3, Checksum: 0xdecade, Place: whole(three)})
+		wal.Command{Kind: wal.CommandAppend, Log: 1, Epoch: 1, Slot: 1, Sequence: 1, First: 1, Count: 3, RunSum: sum(three), Checksum: wal.Checksum(sum(three)), Place: whole(three)})
 	write(segment.KindCommands, codec.S2, hundred,
-		wal.Command{Kind: wal.CommandAppend, Log: 2, Epoch: 1, First: 1, Count: 100, Checksum: 0xfacade, Place: whole(hundred)})
+		wal.Command{Kind: wal.CommandAppend, Log: 2, Epoch: 1, First: 1, Count: 100, RunSum: sum(hundred), Checksum: wal.Checksum(sum(hundred)), Place: whole(hundred)})
 	write(segment.KindPromise, 0, nil)
 	write(segment.KindCommands, codec.None, []byte("engine"),
-		wal.Command{Kind: wal.CommandSetCheckpoint, Log: 2, Name: "nightly", LSN: 60, Version: 1, Time: epoch, Place: wal.Place{Size: 6}},
+		wal.Command{Kind: wal.CommandSetCheckpoint, Log: 2, Name: "nightly", LSN: 60, Version: 1, Time: epoch, RunSum: sum([]byte("engine")), Place: wal.Place{Size: 6}},
 		wal.Command{Kind: wal.CommandMoveCheckpoint, Log: 2, Name: "nightly", Version: 1, Place: wal.Place{Size: 6}},
 		wal.Command{Kind: wal.CommandTruncate, Log: 2, First: 51},
 		wal.Command{Kind: wal.CommandDeleteCheckpoint, Log: 2, Name: "nightly"},

@@ -121,7 +121,7 @@ var explanations = []struct {
 }{
 	{client.ErrDataLoss, exitDamage, "stop appending; see walctl status, and run walctl verify on the volume"},
 	{wal.ErrDataLoss, exitDamage, ""},
-	{wal.ErrDamaged, exitDamage, "run walctl verify on a copy of the volume"},
+	{wal.ErrDamaged, exitDamage, "run walctl verify on the volume, then walctl repair --plan"},
 	{client.ErrLogNotFound, exitNotFound, "create it with walctl log create, or see walctl log list"},
 	{client.ErrCheckpointNotFound, exitNotFound, "see walctl checkpoint list"},
 	{client.ErrLSNTruncated, exitNotFound, "see with walctl log get where the log begins"},

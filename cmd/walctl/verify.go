@@ -23,6 +23,7 @@ type verifyResult struct {
 	DurableFrame   uint64         `json:"durable_frame"`
 	DiscardedBytes int64          `json:"discarded_bytes"`
 	Damage         []verifyDamage `json:"damage"`
+	Lost           []verifyLog    `json:"lost"`
 }
 
 type verifyDamage struct {
@@ -32,6 +33,7 @@ type verifyDamage struct {
 	Case     string      `json:"case"`
 	Detail   string      `json:"detail"`
 	Logs     []verifyLog `json:"logs"`
+	Repaired bool        `json:"repaired"`
 }
 
 type verifyLog struct {
@@ -43,16 +45,26 @@ type verifyLog struct {
 func newVerifyResult(dir string, v *wal.Verification) verifyResult {
 	r := verifyResult{
 		Dir: dir, Verdict: v.Verdict, Case: v.Case, Detail: v.Detail, Segments: v.Segments, Frames: v.Frames,
-		Records: v.Records, DurableFrame: v.DurableFrame, DiscardedBytes: v.DiscardedBytes, Damage: []verifyDamage{},
-	}
-	for _, d := range v.Damage {
-		logs := []verifyLog{}
-		for _, l := range d.Logs {
-			logs = append(logs, verifyLog{l.Log, uint64(l.First), uint64(l.Last)})
-		}
-		r.Damage = append(r.Damage, verifyDamage{d.File, d.Offset, d.Sequence, d.Case, d.Detail, logs})
+		Records: v.Records, DurableFrame: v.DurableFrame, DiscardedBytes: v.DiscardedBytes,
+		Damage: newVerifyDamage(v.Damage), Lost: newVerifyLogs(v.Lost),
 	}
 	return r
+}
+
+func newVerifyDamage(damage []wal.Damage) []verifyDamage {
+	list := []verifyDamage{}
+	for _, d := range damage {
+		list = append(list, verifyDamage{d.File, d.Offset, d.Sequence, d.Case, d.Detail, newVerifyLogs(d.Logs), d.Repaired})
+	}
+	return list
+}
+
+func newVerifyLogs(logs []wal.DamagedLog) []verifyLog {
+	list := []verifyLog{}
+	for _, l := range logs {
+		list = append(list, verifyLog{l.Log, uint64(l.First), uint64(l.Last)})
+	}
+	return list
 }
 
 func (r verifyResult) damaged() bool { return r.Verdict == "damaged" }
@@ -68,12 +80,29 @@ func (r verifyResult) tables() []grid {
 		{"durable frame", r.DurableFrame},
 		{"discarded", size(r.DiscardedBytes)},
 	}}
-	if len(r.Damage) == 0 {
-		return []grid{summary}
+	tables := []grid{summary}
+	if len(r.Damage) > 0 {
+		tables = append(tables, damageGrid(r.Damage))
 	}
+	if len(r.Lost) > 0 {
+		lost := grid{title: "Given up by repairs", head: []string{"log", "LSNs"}}
+		for _, l := range r.Lost {
+			lost.rows = append(lost.rows, []any{l.Log, fmt.Sprintf("%d-%d", l.FirstLSN, l.LastLSN)})
+		}
+		tables = append(tables, lost)
+	}
+	return tables
+}
+
+// damageGrid lists damage, a row for each log that it hit.
+func damageGrid(list []verifyDamage) grid {
 	damage := grid{title: "Damage", head: []string{"file", "offset", "frame", "case", "what", "log", "LSNs"}}
-	for _, d := range r.Damage {
-		row := []any{d.File, fmt.Sprintf("%#x", d.Offset), d.Sequence, d.Case, d.Detail}
+	for _, d := range list {
+		what := d.Detail
+		if d.Repaired {
+			what += "; given up"
+		}
+		row := []any{d.File, fmt.Sprintf("%#x", d.Offset), d.Sequence, d.Case, what}
 		for _, l := range d.Logs {
 			damage.rows = append(damage.rows, append(row, l.Log, fmt.Sprintf("%d-%d", l.FirstLSN, l.LastLSN)))
 			row = []any{"", "", "", "", ""}
@@ -82,7 +111,7 @@ func (r verifyResult) tables() []grid {
 			damage.rows = append(damage.rows, row)
 		}
 	}
-	return []grid{summary, damage}
+	return damage
 }
 
 func newVerifyCommand(g *globals) *cobra.Command {
@@ -94,12 +123,14 @@ say of themselves and of each other. Nothing is written and no lock is taken:
 the volume may be in use.
 
 The verdict is clean, torn (the last write did not reach the disk; nothing that
-was acknowledged is lost) or damaged. Damage names file, offset, and the logs
-and LSNs that are lost. The exit code is 0 for clean and torn, ` + strconv.Itoa(exitDamage) + ` for damaged.
+was acknowledged is lost), repaired (what is damaged was given up by walctl
+repair) or damaged. Damage names file, offset, and the logs and LSNs that are
+lost. The exit code is ` + strconv.Itoa(exitDamage) + ` for damaged, else 0.
 
 JSON: dir, verdict, case, detail, segments, frames, records, durable_frame,
-discarded_bytes, damage [] with file, offset, sequence, case, detail and logs []
-of log, first_lsn and last_lsn.`,
+discarded_bytes, damage [] with file, offset, sequence, case, detail, logs []
+of log, first_lsn and last_lsn, and repaired; lost [] of log, first_lsn and
+last_lsn.`,
 		Example: `  walctl verify /var/lib/walsvc
   walctl verify /var/lib/walsvc -o json | jq -r '.damage[].logs[].log'`,
 		GroupID: groupOffline,
@@ -127,9 +158,10 @@ of log, first_lsn and last_lsn.`,
 
 // damagedVolume is how a command ends that found damage.
 func damagedVolume(r verifyResult) error {
-	next := "copy the volume before anything else, then restore the logs that are named from their own backups or peers"
+	next := "copy the volume before anything else, then restore the logs that are named from their own backups or peers; to go on without, see walctl repair --plan "
 	if !strings.HasSuffix(r.Case, "block") {
-		next = "copy the volume before anything else; started on it, walsvc serves it read-only"
+		next = "copy the volume before anything else; walctl repair says what it takes to go on: walctl repair --plan "
 	}
+	next += r.Dir
 	return &failure{code: exitDamage, err: fmt.Errorf("volume %s is damaged", r.Dir), next: next}
 }

@@ -22,7 +22,7 @@ func spoil(t *testing.T, dir string, offset int64) {
 	}
 }
 
-var verifyKeys = []string{"dir", "verdict", "case", "detail", "segments", "frames", "records", "durable_frame", "discarded_bytes", "damage"}
+var verifyKeys = []string{"dir", "verdict", "case", "detail", "segments", "frames", "records", "durable_frame", "discarded_bytes", "damage", "lost"}
 
 func TestVerifyClean(t *testing.T) {
 	dir := fixedVolume(t)
@@ -60,7 +60,7 @@ func TestVerifyDamaged(t *testing.T) {
 	if err := json.Unmarshal(got["damage"], &damage); err != nil || len(damage) != 1 {
 		t.Fatalf("damage %s: %v", got["damage"], err)
 	}
-	d := keys(t, damage[0], "file", "offset", "sequence", "case", "detail", "logs")
+	d := keys(t, damage[0], "file", "offset", "sequence", "case", "detail", "logs", "repaired")
 	if string(d["file"]) != `"0000000000000001.wal"` || string(d["offset"]) != "12288" || string(d["sequence"]) != "3" {
 		t.Errorf("damage %s", damage[0])
 	}

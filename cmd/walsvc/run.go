@@ -130,6 +130,11 @@ func serve(ctx context.Context, signals <-chan os.Signal, c config.Config, stdou
 	if err := printRecovery(stdout, c.Data, volume.Recovery()); err != nil {
 		return err
 	}
+	if s := volume.Status(); s.State == wal.ReadOnly {
+		if _, err := fmt.Fprintf(stdout, "  %s\n", s.Detail); err != nil {
+			return fmt.Errorf("say that the volume is read-only: %w", err)
+		}
+	}
 
 	listeners, err := listen(ctx, c)
 	if err != nil {
