@@ -237,5 +237,8 @@ func (s *shutdowns) cut(drain func()) error {
 	if err != nil {
 		return err
 	}
-	return disk.Remount(s.place)
+	if err := disk.Remount(s.place); err != nil {
+		return fmt.Errorf("%s was shut down and has to be mounted anew: %w", s.dir, err)
+	}
+	return nil
 }

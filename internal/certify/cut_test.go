@@ -23,12 +23,12 @@ func cutFake(t *testing.T, d *fakeDisk, cuts int) *Report {
 func TestHonestDisk(t *testing.T) {
 	for _, survive := range []float64{0, 0.5, 0.9} {
 		d := newFakeDisk(uint64(10*survive), survive)
-		r := cutFake(t, d, 3)
+		r := cutFake(t, d, 2)
 		if r.Verdict != Certified || r.Cut.Bad() != 0 {
 			t.Fatalf("survive %v: %s: %q: %+v", survive, r.Verdict, r.Words, r.Cut.Losses)
 		}
 		c := r.Cut
-		if c.Cuts != 3 || c.Acknowledged < 3*6*minSteps || c.Checked == 0 || c.Unsynced == 0 || c.Dropped == 0 {
+		if c.Cuts != 2 || c.Acknowledged < 2*uint64(len(laneNames))*minSteps || c.Checked == 0 || c.Unsynced == 0 || c.Dropped == 0 {
 			t.Errorf("survive %v: %+v", survive, c)
 		}
 		for _, l := range c.Lanes {

@@ -348,25 +348,51 @@ func (r *Report) aboutFlushes(o Options, home string) (err error) {
 			return err
 		}
 	}
+	did := map[string]disk.Counters{}
 	for _, d := range r.Place.Devices {
-		was, ok := before[d.Number]
-		now, still := o.counters(d)
-		if !ok || !still {
-			continue
+		if was, ok := before[d.Number]; ok {
+			now, _ := o.counters(d)
+			did[d.Name] = disk.Counters{Written: now.Written - was.Written, Flushes: now.Flushes - was.Flushes}
 		}
-		flushes, written := now.Flushes-was.Flushes, now.Written-was.Written
-		switch {
-		case len(r.Place.Bottom()) == 1 && written < probeSyncs*limits.BlockSize:
-			r.find(Against, "sync", "%d blocks of 4 KiB were synced one by one, and %s wrote %d bytes: syncs return before anything is written", probeSyncs, d.Name, written)
-		case d.WriteCache != "write back":
-			r.find(Good, "sync", "%s writes what is synced", d.Name)
-		case flushes < probeSyncs:
-			r.find(Against, "sync", "of %d syncs %d told %s to empty its cache: what it has in there is lost with the power", probeSyncs, flushes, d.Name)
-		default:
-			r.find(Good, "sync", "each sync has %s write and empty its cache", d.Name)
+	}
+	// Of several devices at the bottom some may have had no part in it: spares,
+	// other paths to the same disk, the slow half of a cache.
+	r.aboutShare(r.Place.Bottom(), did)
+	for _, d := range r.Place.Devices {
+		if d.Backing != "" {
+			r.aboutShare([]disk.BlockDevice{d}, did)
 		}
 	}
 	return nil
+}
+
+// aboutShare judges what devices on one level did for the syncs of aboutFlushes,
+// all of them together and each as much as any.
+func (r *Report) aboutShare(devices []disk.BlockDevice, did map[string]disk.Counters) {
+	var names []string
+	var most, written uint64
+	cached := false
+	for _, d := range devices {
+		c, ok := did[d.Name]
+		if !ok {
+			return // who does not count may have done it
+		}
+		names = append(names, d.Name)
+		most, written = max(most, c.Flushes), written+c.Written
+		cached = cached || d.WriteCache == "write back"
+	}
+	name := strings.Join(names, ", ")
+	switch {
+	case len(names) == 0:
+	case written < probeSyncs*limits.BlockSize:
+		r.find(Against, "sync", "%d blocks of 4 KiB were synced one by one, and %s wrote %d bytes: syncs return before anything is written", probeSyncs, name, written)
+	case !cached:
+		r.find(Good, "sync", "%s writes what is synced", name)
+	case most < probeSyncs:
+		r.find(Against, "sync", "of %d syncs %d told %s to empty its cache: what it has in there is lost with the power", probeSyncs, most, name)
+	default:
+		r.find(Good, "sync", "each sync has %s write and empty its cache", name)
+	}
 }
 
 // aboutTime judges how long a sync takes.

@@ -47,6 +47,24 @@ func TestInspect(t *testing.T) {
 		{"some syncs are not passed on", good, 0, 4096, 100, Unfit, "lost with the power"},
 		{"syncs write nothing", good, 1, 0, 100, Unfit, "syncs return before anything is written"},
 		{"write through", with(func(p *disk.Place) { p.Devices = []disk.BlockDevice{drive("sda", "write through")} }), 0, 4096, 30, NothingFound, "Nothing"},
+		{"one disk of two", with(func(p *disk.Place) {
+			spare := drive("sdb", "write back")
+			spare.Number = "idle"
+			p.Devices = []disk.BlockDevice{drive("sda", "write back"), spare}
+		}), 1, 4096, 200, NothingFound, "Nothing"},
+		{"two disks that are not told", with(func(p *disk.Place) {
+			p.Devices = []disk.BlockDevice{drive("sda", "write back"), drive("sdb", "write back")}
+		}), 0, 4096, 200, Unfit, "of 32 syncs 0 told sda, sdb"},
+		{"one that counts and one that does not", with(func(p *disk.Place) {
+			mute := drive("sdb", "write back")
+			mute.Number, mute.Counts = "mute", false
+			p.Devices = []disk.BlockDevice{drive("sda", "write back"), mute}
+		}), 0, 0, 200, NothingFound, "Nothing"},
+		{"a loop device that is not told", with(func(p *disk.Place) {
+			loop := drive("loop0", "write back")
+			loop.Backing = "/image"
+			p.Devices = []disk.BlockDevice{loop}
+		}), 0, 4096, 200, Unfit, "told loop0 to empty"},
 		{"too fast", good, 1, 4096, 4, Suspect, "which no disk can do"},
 		{"turning too fast", with(func(p *disk.Place) {
 			d := drive("sda", "write back")
@@ -77,6 +95,9 @@ func TestInspect(t *testing.T) {
 			})
 			o.locate = func(string) (*disk.Place, error) { return &tc.place, nil }
 			o.counters = func(d disk.BlockDevice) (disk.Counters, bool) {
+				if d.Number == "idle" {
+					return disk.Counters{}, true
+				}
 				return disk.Counters{Flushes: syncs * tc.flushes, Written: syncs * tc.written}, d.Counts
 			}
 			o.measure = func(context.Context, string) (*bench.DiskReport, error) { return timed(tc.us), nil }

@@ -112,7 +112,7 @@ func TestPowerCutOfAnHonestDisk(t *testing.T) {
 // faster than it empties. The witness heard of what they said.
 func TestLostTail(t *testing.T) {
 	d := newFakeDisk(12, 0)
-	honest := locked(countdown(200))
+	honest := locked(countdown(60))
 	d.lieSync = func() bool { return !honest() }
 	r := powerCut(t, d, "two")
 	if r.Verdict != Dishonest || r.Cut.Lost == 0 {

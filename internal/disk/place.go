@@ -179,8 +179,9 @@ func (s *sysfs) below(all []BlockDevice, dir string) []BlockDevice {
 	d.Backing = s.read(filepath.Join(dir, "loop/backing_file"))
 	_, counts := parseStat(s.read(filepath.Join(dir, "stat")))
 	d.On = append([]string{}, s.list(filepath.Join(dir, "slaves"))...)
-	// Devices that only pass requests on do not count the flushes among them.
-	d.Counts = counts && len(d.On) == 0 && s.read(filepath.Join(dir, "queue/iostats")) == "1"
+	// Only a device with queues of its own (mq) counts the flushes among its
+	// requests. Those that pass requests on do not, NVMe's multipath among them.
+	d.Counts = counts && len(d.On) == 0 && len(s.list(filepath.Join(dir, "mq"))) > 0 && s.read(filepath.Join(dir, "queue/iostats")) == "1"
 	all = append(all, d)
 	for _, slave := range d.On {
 		if at := s.real(filepath.Join(dir, "slaves", slave)); at != "" {

@@ -67,10 +67,13 @@ func TestDevices(t *testing.T) {
 		"/s/block/dm-0/dev": "253:0", "/s/block/dm-0/dm/name": "vg-data", "/s/block/dm-0/queue/write_cache": "write back",
 		"/s/block/dm-0/stat": counts, "/s/block/dm-0/queue/iostats": "1",
 		"/s/block/loop0/dev": "7:0", "/s/block/loop0/loop/backing_file": "/srv/image", "/s/block/loop0/stat": counts, "/s/block/loop0/queue/iostats": "1",
+		// A namespace with several paths: they count, and not what is above them.
+		"/s/block/nvme0n1/dev": "259:0", "/s/block/nvme0n1/stat": counts, "/s/block/nvme0n1/queue/iostats": "1",
 	}
 	links := map[string]string{
 		"/s/dev/block/8:1": "/s/block/sda/sda1", "/s/dev/block/253:0": "/s/block/dm-0", "/s/dev/block/7:0": "/s/block/loop0",
 		"/s/block/dm-0/slaves/sda1": "/s/block/sda/sda1", "/s/block/dm-0/slaves/sdb": "/s/block/sdb",
+		"/s/block/sda/mq/0": "", "/s/block/sdb/mq/0": "", "/s/block/loop0/mq/0": "", "/s/dev/block/259:0": "/s/block/nvme0n1",
 	}
 	s := &sysfs{
 		root: "/s",
@@ -89,6 +92,7 @@ func TestDevices(t *testing.T) {
 		"8:1":   "sda1 8:1 on [sda]; sda 8:0 on [] Turning 4T write back turns counts",
 		"253:0": "dm-0 253:0 on [sda1 sdb] vg-data write back; sda1 8:1 on [sda]; sda 8:0 on [] Turning 4T write back turns counts; sdb 8:16 on [] write through",
 		"7:0":   "loop0 7:0 on [] in /srv/image counts",
+		"259:0": "nvme0n1 259:0 on []",
 		"0:22":  "",
 	} {
 		var said []string
@@ -115,7 +119,7 @@ func TestDevices(t *testing.T) {
 			t.Errorf("%s: %s\nwant %s", number, got, want)
 		}
 		for _, d := range p.Bottom() {
-			if d.Name != "sda" && d.Name != "sdb" {
+			if d.Name == "sda1" || d.Name == "dm-0" || d.Backing != "" {
 				t.Errorf("%s: %s is at the bottom", number, d.Name)
 			}
 		}
