@@ -302,11 +302,12 @@ func (l *lab) try(ctx context.Context, m mutant) (by string, err error) {
 	return "", fmt.Errorf("it survived %v: %s", m.proofs, m.plants)
 }
 
-// build compiles the tests of a package. The paths are trimmed, so that what
-// one copy of the tree compiled serves the next.
+// build compiles the tests of a package, which may be one of a module that is
+// apart. The paths are trimmed, so that what one copy of the tree compiled serves
+// the next.
 func (l *lab) build(ctx context.Context, dir string) error {
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-trimpath", "-o", l.binary(dir), "./"+dir)
-	cmd.Dir = l.dir
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-trimpath", "-o", l.binary(dir), ".")
+	cmd.Dir = filepath.Join(l.dir, filepath.FromSlash(dir))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("compile the tests of %s: %w\n%s", dir, err, out)
 	}
