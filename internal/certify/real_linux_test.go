@@ -177,3 +177,39 @@ func TestNobodyIsHurt(t *testing.T) {
 		t.Errorf("their file: %q, %v", text, err)
 	}
 }
+
+// TestShutdownCatchesALie: with syncs that do nothing, a cut of a real file
+// system takes what was acknowledged. Else it would be too gentle to certify.
+func TestShutdownCatchesALie(t *testing.T) {
+	for fileSystem, needs := range shutdownNeeds {
+		t.Run(fileSystem, func(t *testing.T) {
+			proofs.Need(t, needs...)
+			o := quick(mounted(t, fileSystem, ""))
+			o.fs = syncless{disk.OS(disk.OSOptions{})}
+			r, err := Cuts(t.Context(), CutOptions{Options: o, Cuts: 3, For: time.Millisecond}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Verdict != Dishonest || r.Cut.Cuts != 1 || r.Cut.Lost+r.Cut.Torn == 0 {
+				t.Errorf("%s: %q: %+v", r.Verdict, r.Words, r.Cut)
+			}
+		})
+	}
+}
+
+// syncless is a file system whose files' syncs do nothing.
+type syncless struct{ disk.FS }
+
+func (s syncless) Create(path string) (disk.File, error) {
+	f, err := s.FS.Create(path)
+	return synclessFile{f}, err
+}
+
+func (s syncless) Open(path string, write bool) (disk.File, error) {
+	f, err := s.FS.Open(path, write)
+	return synclessFile{f}, err
+}
+
+type synclessFile struct{ disk.File }
+
+func (synclessFile) Sync() error { return nil }
