@@ -1,0 +1,180 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/internal/records"
+)
+
+// TestLiveBytes truncates logs everywhere, by hand and by the janitor, also
+// within batches and across restarts: what a log is said to hold is the framed
+// size of the records that it has. The quota depends on it.
+func TestLiveBytes(t *testing.T) {
+	ctx := context.Background()
+	mem := disk.NewMem()
+	v := openTest(t, mem)
+	rng := rand.New(rand.NewPCG(3, 4))
+	sizes := map[string][]uint64{"a": nil, "b": nil} // of the records, from LSN 1 on
+	for name := range sizes {
+		mustCreate(t, v, name)
+	}
+	check := func() {
+		t.Helper()
+		for name, sizes := range sizes {
+			info, err := v.Log(name)
+			if err != nil || int(info.Durable()) != len(sizes) {
+				t.Fatalf("log %q: %+v, %v; it has %d records", name, info, err, len(sizes))
+			}
+			var want uint64
+			for _, n := range sizes[info.First-1:] {
+				want += n
+			}
+			if info.LiveBytes != want {
+				t.Fatalf("log %q holds %d bytes from LSN %d on, its records have %d", name, info.LiveBytes, info.First, want)
+			}
+		}
+	}
+	for step := range 600 {
+		name := "a"
+		if rng.IntN(2) == 0 {
+			name = "b"
+		}
+		info, err := v.Log(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch rng.IntN(12) {
+		case 0:
+			if _, err := v.Truncate(ctx, name, info.First+LSN(rng.IntN(int(info.Next-info.First)+1))); err != nil && !errors.Is(err, ErrHeld) {
+				t.Fatal(err)
+			}
+		case 1:
+			lsn := info.Durable() - min(LSN(rng.IntN(8)), info.Durable())
+			_, err := v.SetCheckpoint(ctx, name, Checkpoint{Name: "cp", LSN: lsn}, nil)
+			if err != nil && !errors.Is(err, ErrCheckpointBackwards) && !errors.Is(err, ErrLSNTruncated) {
+				t.Fatal(err)
+			}
+		case 2:
+			if step%4 == 0 {
+				closeTest(t, v)
+				v = openTest(t, mem)
+			}
+		default:
+			var recs []string
+			for range 1 + rng.IntN(4) {
+				recs = append(recs, strings.Repeat("x", rng.IntN(3000)))
+				sizes[name] = append(sizes[name], uint64(records.Size(len(recs[len(recs)-1]))))
+			}
+			mustAppend(t, v, name, recs...)
+		}
+		check()
+	}
+	if v.journal.Segments()[0] == 1 {
+		t.Error("the janitor never gave up a segment")
+	}
+	closeTest(t, v)
+}
+
+// TestSegmentsAreReused checkpoints as it goes, for many segments: the journal
+// lives on its first few files, and none of what lay in them comes back.
+func TestSegmentsAreReused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := disk.NewMem()
+		var mu sync.Mutex
+		created, begun := 0, 0
+		fs := disk.Record(mem, func(op disk.Op) {
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case !op.Done():
+			case op.Kind == disk.OpCreate:
+				created++
+			case op.Kind == disk.OpRename && strings.HasPrefix(op.Name, "spare-") && strings.HasSuffix(op.To, ".wal"):
+				begun++
+			}
+		})
+		o := testOptions(fs)
+		// From this size on few spares are kept, so that one that is recycled is
+		// not one too many.
+		o.SegmentSize, o.Codec, o.SnapshotEvery = 1<<20, "none", 256<<10
+		v, err := Open(context.Background(), "/vol", o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustCreate(t, v, "log")
+		rec := func(n LSN) string { return fmt.Sprintf("%d %s", n, strings.Repeat("x", 100<<10)) }
+		next := LSN(1)
+		turn := func(segments int) {
+			for until := begun + segments; begun < until; next++ {
+				if got := mustAppend(t, v, "log", rec(next)); got.First != next {
+					t.Fatalf("record %d got LSN %d", next, got.First)
+				}
+				mustCheckpoint(t, v, "log", "cp", next-min(next, 5), "")
+				time.Sleep(2 * limits.OpenSegmentIdle)
+				synctest.Wait()
+			}
+		}
+		turn(6) // until snapshots let segments go
+		was := created
+		turn(20)
+		if created != was {
+			t.Errorf("%d files were created for 20 segments", created-was)
+		}
+		if n := len(v.journal.Segments()); n > 6 {
+			t.Errorf("%d segments are kept", n)
+		}
+		closeTest(t, v)
+		v = openLarge(t, mem, "none")
+		info, err := v.Log("log")
+		if err != nil || info.Next != next {
+			t.Fatalf("%+v, %v; the last record was %d", info, err, next-1)
+		}
+		for at, got := range readAll(t, v, "log", info.First) {
+			if want := rec(info.First + LSN(at)); got != want {
+				t.Fatalf("LSN %d is %.20q", info.First+LSN(at), got)
+			}
+		}
+		closeTest(t, v)
+	})
+}
+
+// TestIdleLogsHoldWhatTheyKeep: a log without a checkpoint keeps everything, and
+// with it every segment from its first record on, however far others have come;
+// once it gives that up, the journal lets go of all of them.
+func TestIdleLogsHoldWhatTheyKeep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := openPlain(t, disk.NewMem())
+		defer closeTest(t, v)
+		mustCreate(t, v, "idle")
+		mustCreate(t, v, "busy")
+		mustAppend(t, v, "idle", "kept")
+		busy := func(segments uint64) {
+			for until := v.Status().Rolls + segments; v.Status().Rolls < until; {
+				got := mustAppend(t, v, "busy", strings.Repeat("x", 9000))
+				mustCheckpoint(t, v, "busy", "cp", got.First, "")
+				time.Sleep(2 * limits.OpenSegmentIdle)
+				synctest.Wait()
+			}
+		}
+		busy(10)
+		if ids := v.journal.Segments(); ids[0] != 1 {
+			t.Fatalf("segments %s and before are gone, with a record that nobody gave up", ids[0]-1)
+		}
+		equal(t, readAll(t, v, "idle", 1), []string{"kept"})
+		mustCheckpoint(t, v, "idle", "cp", 1, "")
+		busy(2)
+		if ids := v.journal.Segments(); len(ids) > 5 {
+			t.Errorf("%d segments from %s on are kept for nobody", len(ids), ids[0])
+		}
+	})
+}

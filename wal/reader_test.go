@@ -1,0 +1,356 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/walsvc/walsvc/internal/codec"
+	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
+)
+
+// openLarge opens a volume whose frames take blocks of every size.
+func openLarge(t testing.TB, fs disk.FS, codec string) *Volume {
+	t.Helper()
+	o := testOptions(fs)
+	o.SegmentSize, o.SnapshotEvery, o.Codec = 1<<20, 1<<20, codec
+	v, err := Open(context.Background(), "/vol", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// opened returns the records of spans, and how many of them came in stored blocks.
+func opened(t testing.TB, spans []Span) (all []string, stored int) {
+	t.Helper()
+	for _, s := range spans {
+		raw := s.Run
+		if s.Stored != nil {
+			var err error
+			if crc32.Checksum(s.Stored, castagnoli) != s.Checksum {
+				t.Fatalf("the block at LSN %d has another checksum", s.First)
+			}
+			if raw, err = s.Codec.Open(nil, s.Stored, int(s.RawSize)); err != nil {
+				t.Fatal(err)
+			}
+			stored += int(s.Count)
+		}
+		recs, err := split(raw)
+		if err != nil || len(recs) != int(s.Count) {
+			t.Fatalf("span of %d at LSN %d has %d records, %v", s.Count, s.First, len(recs), err)
+		}
+		all = append(all, recs...)
+	}
+	return all, stored
+}
+
+// TestStoredBlocks reads blocks that hold one log and blocks that hold several,
+// whole and in part. A block goes out as it lies only if every record in it is
+// wanted and is this log's: it would hand one client the records of another.
+func TestStoredBlocks(t *testing.T) {
+	for _, name := range []string{"none", "s2", "zstd"} {
+		t.Run(name, func(t *testing.T) {
+			c, err := codec.Parse(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v := openLarge(t, disk.NewMem(), name)
+			defer closeTest(t, v)
+			secret := strings.Repeat("secret ", 1000)
+			mustCreate(t, v, "a")
+			mustCreate(t, v, "b")
+			s := newSeat(t, v)
+			a, b := s.bind("a", ulid.ULID{}), s.bind("b", ulid.ULID{})
+			var want []string
+			batch := func(n, size int) Batch {
+				var recs []string
+				for range n {
+					recs = append(recs, fmt.Sprintf("%d %s", len(want), strings.Repeat("x", size)))
+					want = append(want, recs[len(recs)-1])
+				}
+				return Batch{Binding: a, Run: run(recs...)}
+			}
+			other := func() Batch { return Batch{Binding: b, Run: run(secret)} }
+			for _, frame := range [][]Batch{
+				{batch(4, 5000), batch(4, 5000)},          // LSN 1 to 8: a's alone
+				{batch(2, 5000), other(), batch(2, 5000)}, // 9 to 12: b's between
+				{other(), batch(4, 5000)},                 // 13 to 16: b's in front
+				{batch(4, 5000), other()},                 // 17 to 20: b's behind
+				{batch(4, 100)},                           // 21 to 24: a's alone, small
+				{batch(8, 5000)},                          // 25 to 32: a's alone
+			} {
+				for _, got := range s.verdicts(frame...) {
+					if got.Err != nil {
+						t.Fatal(got.Err)
+					}
+				}
+			}
+			all := []codec.Codec{codec.None, codec.S2, codec.Zstd}
+			for _, tc := range []struct {
+				name   string
+				o      ReadOptions
+				stored int
+			}{
+				{"everything", ReadOptions{Codecs: all}, 16},
+				{"no block asked for", ReadOptions{}, 0},
+				{"of this codec", ReadOptions{Codecs: []codec.Codec{c}}, 16},
+				{"of other codecs", ReadOptions{Codecs: others(all, c)}, 0},
+				{"from within the first block", ReadOptions{From: 2, Codecs: all}, 8},
+				{"from within its second batch", ReadOptions{From: 5, Codecs: all}, 8},
+				{"to within the last block", ReadOptions{To: 31, Codecs: all}, 8},
+				{"small spans", ReadOptions{Max: 1, Codecs: all}, 16},
+				{"blocks of several logs", ReadOptions{From: 9, To: 20, Codecs: all}, 0},
+			} {
+				r, err := v.NewReader("a", tc.o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				spans, err := drain(r)
+				if err != nil {
+					t.Fatalf("%s: %v", tc.name, err)
+				}
+				for _, span := range spans {
+					if raw, err := span.Codec.Open(nil, span.Stored, int(span.RawSize)); span.Stored != nil && (err != nil || strings.Contains(string(raw), secret)) {
+						t.Errorf("%s: the block at LSN %d has another log's record, %v", tc.name, span.First, err)
+					}
+				}
+				got, stored := opened(t, spans)
+				from, to := max(tc.o.From, 1), tc.o.To
+				if to == 0 {
+					to = LSN(len(want))
+				}
+				equal(t, got, want[from-1:to])
+				if stored != tc.stored {
+					t.Errorf("%s: %d records came in stored blocks, want %d", tc.name, stored, tc.stored)
+				}
+				r.Close()
+			}
+			// What was given up is not handed out either, with the rest of its block.
+			if _, err := v.Truncate(context.Background(), "a", 3); err != nil {
+				t.Fatal(err)
+			}
+			r, err := v.NewReader("a", ReadOptions{Codecs: all})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			spans, err := drain(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, stored := opened(t, spans)
+			equal(t, got, want[2:])
+			if stored != 8 {
+				t.Errorf("after a truncation %d records came in stored blocks, want 8", stored)
+			}
+		})
+	}
+}
+
+func others(all []codec.Codec, but codec.Codec) (out []codec.Codec) {
+	for _, c := range all {
+		if c != but {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// TestFollowAcrossSegments follows a log while the journal rolls under it and
+// the segments behind it are recycled: it sees every record once, in order, and
+// each as soon as it is durable.
+func TestFollowAcrossSegments(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := openPlain(t, disk.NewMem())
+		defer closeTest(t, v)
+		mustCreate(t, v, "log")
+		mustCreate(t, v, "noise")
+		r, err := v.NewReader("log", ReadOptions{Follow: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		read := make(chan []string, 1)
+		go func() {
+			for {
+				recs, err := follow(t.Context(), r, 1)
+				if err != nil {
+					t.Error(err)
+					close(read)
+					return
+				}
+				read <- recs
+				if recs[len(recs)-1] == "end" {
+					return
+				}
+			}
+		}()
+		oldest := v.journal.Segments()[0]
+		for n := range 120 {
+			rec := fmt.Sprintf("%d %s", n, strings.Repeat("x", n*97%9000))
+			got := mustAppend(t, v, "log", rec)
+			mustAppend(t, v, "noise", rec)
+			synctest.Wait()
+			select {
+			case recs := <-read:
+				equal(t, recs, []string{rec})
+			default:
+				t.Fatalf("LSN %d is durable, and the follower has not seen it", got.First)
+			}
+			if n%10 == 9 {
+				mustCheckpoint(t, v, "log", "cp", got.First, "")
+				mustCheckpoint(t, v, "noise", "cp", got.First, "")
+				time.Sleep(2 * limits.OpenSegmentIdle) // its reader lets go of segments
+			}
+		}
+		if s := v.Status(); s.Rolls < 8 || s.Recycles < 4 || v.journal.Segments()[0] == oldest {
+			t.Errorf("too little happened: %d rolls, %d segments recycled", s.Rolls, s.Recycles)
+		}
+		mustAppend(t, v, "log", "end")
+		<-read
+	})
+}
+
+// TestFollowerFallsBehind: a follower whose next record is given up is told so,
+// with what there is, and is not led on elsewhere; a new one at the beginning
+// of what is left reads on.
+func TestFollowerFallsBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := openPlain(t, disk.NewMem())
+		defer closeTest(t, v)
+		mustCreate(t, v, "log")
+		rec := func(n LSN) string { return fmt.Sprintf("%d %s", n, strings.Repeat("x", 9000)) }
+		mustAppend(t, v, "log", rec(1))
+		r, err := v.NewReader("log", ReadOptions{Follow: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if got, err := follow(t.Context(), r, 1); err != nil || got[0] != rec(1) {
+			t.Fatalf("%.20q, %v", got, err)
+		}
+		last := LSN(1)
+		for v.Status().Recycles < 3 {
+			last = mustAppend(t, v, "log", rec(last+1)).First
+			mustCheckpoint(t, v, "log", "cp", last-1, "")
+			time.Sleep(2 * limits.OpenSegmentIdle)
+		}
+		info, err := v.Log("log")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var gone *RangeError
+		if _, err := follow(t.Context(), r, 1); !errors.Is(err, ErrLSNTruncated) || !errors.As(err, &gone) || gone.Asked != 2 || gone.First != info.First || gone.Next != info.Next {
+			t.Fatalf("the follower: %v (%+v), the log has %d to %d", err, gone, info.First, info.Next-1)
+		}
+		for at, got := range readAll(t, v, "log", gone.First) {
+			if want := rec(gone.First + LSN(at)); got != want {
+				t.Fatalf("LSN %d is %.20q", gone.First+LSN(at), got)
+			}
+		}
+	})
+}
+
+// TestFollowTo: a reader that follows to an LSN waits for it and ends there.
+func TestFollowTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := openPlain(t, disk.NewMem())
+		defer closeTest(t, v)
+		mustCreate(t, v, "log")
+		r, err := v.NewReader("log", ReadOptions{Follow: true, To: 3})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		read := make(chan []string, 1)
+		go func() {
+			recs, err := follow(t.Context(), r, 100)
+			if !errors.Is(err, io.EOF) {
+				t.Errorf("it ends with %v", err)
+			}
+			read <- recs
+		}()
+		for _, recs := range [][]string{{"1"}, {"2", "3", "4"}} {
+			synctest.Wait()
+			if len(read) > 0 {
+				t.Fatal("it ended before it had come there")
+			}
+			mustAppend(t, v, "log", recs...)
+		}
+		equal(t, <-read, []string{"1", "2", "3"})
+	})
+}
+
+// TestClaimOfEveryRecord claims each record of a log that spans many segments,
+// before and after a restart and a truncation: what is kept is proven and told
+// from anything else, what was given up passes unproven.
+func TestClaimOfEveryRecord(t *testing.T) {
+	mem := disk.NewMem()
+	v := openTest(t, mem)
+	info := mustCreate(t, v, "log")
+	rng := rand.New(rand.NewPCG(1, 2))
+	sums := []Checksum{0}           // behind each LSN
+	begins := map[LSN]bool{1: true} // first records of batches
+	for len(sums) < 300 {
+		var recs []string
+		for range 1 + rng.IntN(5) {
+			recs = append(recs, strings.Repeat(string(rune('a'+rng.IntN(26))), 1+rng.IntN(3000)))
+			sums = append(sums, Checksum(crc32.Update(uint32(sums[len(sums)-1]), castagnoli, run(recs[len(recs)-1]))))
+		}
+		got := mustAppend(t, v, "log", recs...)
+		begins[got.First] = true
+		if got.Checksum != sums[len(sums)-1] {
+			t.Fatalf("LSN %d has checksum %08x, want %08x", len(sums)-1, got.Checksum, sums[len(sums)-1])
+		}
+	}
+	check := func(what string, first LSN) {
+		t.Helper()
+		for lsn := LSN(1); lsn < LSN(len(sums)); lsn++ {
+			c := Claim{Log: info.ID, Epoch: 1, LSN: lsn, Checksum: sums[lsn]}
+			if err := v.CheckClaim("log", c); err != nil {
+				t.Fatalf("%s: LSN %d: %v", what, lsn, err)
+			}
+			// A checksum is known from the first batch on that is kept whole: the one
+			// behind it is in its command, those before depend on what came before.
+			known := lsn >= first
+			if at := lsn; known && !begins[lsn+1] && lsn+1 < LSN(len(sums)) {
+				for !begins[at] {
+					at--
+				}
+				known = at == 1 || at-1 >= first
+			}
+			c.Checksum++
+			if err := v.CheckClaim("log", c); errors.Is(err, ErrDataLoss) != known {
+				t.Fatalf("%s: LSN %d with another checksum: %v, and it is known: %t", what, lsn, err, known)
+			}
+		}
+		beyond := Claim{Log: info.ID, Epoch: 1, LSN: LSN(len(sums)), Checksum: sums[len(sums)-1]}
+		if err := v.CheckClaim("log", beyond); !errors.Is(err, ErrDataLoss) {
+			t.Errorf("%s: beyond the end: %v", what, err)
+		}
+	}
+	check("at first", 1)
+	closeTest(t, v)
+	v = openTest(t, mem)
+	check("after a restart", 1)
+	var within LSN = 100
+	for begins[within] {
+		within++
+	}
+	if _, err := v.Truncate(context.Background(), "log", within); err != nil {
+		t.Fatal(err)
+	}
+	check("after a truncation", within)
+	closeTest(t, v)
+}
