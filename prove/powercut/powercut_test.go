@@ -168,3 +168,44 @@ func TestVerdict(t *testing.T) {
 		})
 	}
 }
+
+// TestShow prints results in each format for people.
+func TestShow(t *testing.T) {
+	results := []result{
+		{Subject: service, Judged: true, Disk: "strict", Cuts: 200, tally: tally{Lost: 1}, Acknowledged: 1234567, CutsWithLoss: 1,
+			Examples: []string{"cut 7: a record\nis lost"}, Evidence: []string{"/here"}},
+		{Subject: "peer", Version: "1.2", Disk: "journaling", Cuts: 20, Acknowledged: 999, Refused: 2,
+			Examples: []string{"cut 1: refused to start\nloading\nthe end of the log is bad\n"}},
+		{Subject: service, Judged: true, Disk: "lying", Cuts: 20, Examples: []string{"as it should be"}},
+		{Subject: "other", Absent: "no such program"},
+	}
+	const absent = "other: not cut, for it is not here: no such program\n"
+	for format, want := range map[string]string{
+		"table": `subject        disk  cuts  acknowledged  lost  cuts with loss  refused to start  reappeared  garbage  failed under load  while opening  seconds
+    walsvc      strict   200     1,234,567     1               1                 0           0        0                  0              0      0.0
+  peer 1.2  journaling    20           999     0               0                 2           0        0                  0              0      0.0
+    walsvc       lying    20             0     0               0                 0           0        0                  0              0      0.0
+walsvc, strict: cut 7: a record
+is lost
+walsvc: disk before it was started: /here
+peer, journaling: cut 1: refused to start: ... the end of the log is bad
+` + absent,
+		"markdown": `| subject | disk | cuts | acknowledged | lost | cuts with loss | refused to start | reappeared | garbage | failed under load | while opening | seconds |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| walsvc | strict | 200 | 1,234,567 | 1 | 1 | 0 | 0 | 0 | 0 | 0 | 0.0 |
+| peer 1.2 | journaling | 20 | 999 | 0 | 0 | 2 | 0 | 0 | 0 | 0 | 0.0 |
+| walsvc | lying | 20 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0.0 |
+
+` + absent,
+	} {
+		t.Run(format, func(t *testing.T) {
+			var out strings.Builder
+			if err := formats[format](&out, results); err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.TrimSpace(out.String()) + "\n"; got != want {
+				t.Errorf("it prints\n%s\nwant\n%s", got, want)
+			}
+		})
+	}
+}

@@ -35,7 +35,7 @@ type redis struct {
 func findRedis(o options) ([]subject, error) {
 	binary, err := exec.LookPath("redis-server")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w; Debian has it in the package redis-server", err)
 	}
 	var out []subject
 	for _, fsync := range []string{"always", "everysec"} {

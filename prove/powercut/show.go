@@ -10,7 +10,7 @@ import (
 	"github.com/walsvc/walsvc/prove/power"
 )
 
-// columns are those of the tables for people. A brief table has the first only.
+// columns are those of the tables for people.
 var columns = []struct {
 	title string
 	cell  func(result) string
