@@ -443,8 +443,12 @@ func decodeLogState(d *decoder) (*logState, error) {
 		p.window = make([]batchState, k)
 		for i := range k {
 			q := p.last - k + 1 + i
-			p.window[(q-1)%limits.ProducerWindow] = batchState{sequence: q, first: LSN(d.uvarint()), count: d.uvarint32(),
+			b := batchState{sequence: q, first: LSN(d.uvarint()), count: d.uvarint32(),
 				runSum: d.uint32(), checksum: Checksum(d.uint32()), epoch: Epoch(d.uvarint())}
+			if b.first == 0 && b != (batchState{sequence: q}) { // of a batch that was lost no more is kept
+				return nil, fmt.Errorf("log state: %w", ErrBadCommand)
+			}
+			p.window[(q-1)%limits.ProducerWindow] = b
 		}
 		l.producers = append(l.producers, p)
 	}
