@@ -29,11 +29,11 @@ func (r certifyResult) tables() []grid {
 	if r.Place != nil {
 		summary.rows = append(summary.rows,
 			[]any{"file system", fmt.Sprintf("%s on %s, at %s", r.Place.FileSystem, r.Place.Source, r.Place.MountPoint)},
-			[]any{"options", strings.Join(r.Place.Options, ",")})
+			[]any{"options", wrap(strings.Join(r.Place.Options, ", "), 64)})
 	}
 	found := grid{title: "Found", head: []string{"check", "", "what"}}
 	for _, f := range r.Findings {
-		found.rows = append(found.rows, []any{f.Check, mood{string(f.Level), f.Level != certify.Good}, f.Detail})
+		found.rows = append(found.rows, []any{f.Check, mood{string(f.Level), f.Level != certify.Good}, wrap(f.Detail, 54)})
 	}
 	grids := []grid{summary, found}
 	if r.Cut == nil {
@@ -55,6 +55,26 @@ func (r certifyResult) tables() []grid {
 		grids = append(grids, losses)
 	}
 	return grids
+}
+
+// wrap breaks a text at its spaces into lines of at most so many bytes.
+func wrap(text string, width int) string {
+	var b strings.Builder
+	at := 0
+	for word := range strings.FieldsSeq(text) {
+		switch {
+		case at == 0:
+		case at+1+len(word) > width:
+			b.WriteByte('\n')
+			at = 0
+		default:
+			b.WriteByte(' ')
+			at++
+		}
+		b.WriteString(word)
+		at += len(word)
+	}
+	return b.String()
 }
 
 // runResult is what `walctl certify DIR --witness` prints when it is interrupted.

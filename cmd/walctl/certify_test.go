@@ -48,6 +48,21 @@ func TestCertifyLosses(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, b.String())
 		}
 	}
+	b.Reset()
+	long := certify.Finding{Check: "mount option", Level: certify.Suspicion, Detail: strings.Repeat("as long as it takes ", 20)}
+	for _, g := range (certifyResult{&certify.Report{Findings: []certify.Finding{long}}}).tables() {
+		if err := g.write(&b, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for line := range strings.Lines(b.String()) {
+		if len(line) > 81 {
+			t.Errorf("wider than a terminal: %s", line)
+		}
+	}
+	if n := strings.Count(b.String(), "long"); n != 20 {
+		t.Errorf("%d of 20 are left of\n%s", n, b.String())
+	}
 	for verdict, want := range map[certify.Verdict]int{
 		certify.Dishonest: exitDamage, certify.Unfit: exitFailed, certify.Inconclusive: exitFailed,
 		certify.Certified: exitOK, certify.Suspect: exitOK, certify.NothingFound: exitOK,

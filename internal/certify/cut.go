@@ -146,8 +146,9 @@ func cutOnce(ctx context.Context, o CutOptions, s site) (*CutResult, error) {
 	}
 	// What is acknowledged from here on does not count. In a power cut nobody
 	// lives to see it, but a kernel that shuts a file system down lets syncs that
-	// are under way return without an error now and then, and forgets what they
-	// covered.
+	// are under way return without an error, and forgets what they covered: ext4
+	// that of an appended block in one cut of six, xfs that of a directory in one
+	// of sixty. Blocks that were written before, as a volume's, were never among it.
 	acked := a.all()
 	err = o.cutter.cut(func() { _ = l.stop() }) // the cut is why they fail
 	if err != nil {
