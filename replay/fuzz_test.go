@@ -115,8 +115,12 @@ func FuzzRecover(f *testing.F) {
 	})
 }
 
-// same compares a frame with one that was written.
+// same compares a frame with one that was written. A seal may have lost its
+// index, which is a cache; the frame itself is where it was.
 func same(f, w *segment.Frame) bool {
+	if f.Header.Kind == segment.KindSeal && len(f.Meta) == 0 && f.Pos == w.Pos {
+		return f.Header == w.Header
+	}
 	return f.Header.Kind == w.Header.Kind && string(f.Meta) == string(w.Meta) && slices.Equal(f.Blocks, w.Blocks)
 }
 
