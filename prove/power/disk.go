@@ -1,6 +1,7 @@
 package power
 
 import (
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -9,6 +10,9 @@ import (
 	"syscall"
 	"time"
 )
+
+// ErrNoFUSE is returned by Mount where this system does not let it.
+var ErrNoFUSE = errors.New("FUSE is not available: it takes Linux with /dev/fuse, and root or fusermount3")
 
 const rootNumber = 1 // of the root's inode, as FUSE has it
 

@@ -12,9 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoFUSE is returned by Mount where this system does not let it.
-var ErrNoFUSE = errors.New("FUSE is not available: it takes /dev/fuse, and root or fusermount3")
-
 // A Mounted is a Disk that programs see.
 type Mounted struct {
 	disk   *Disk
