@@ -401,6 +401,12 @@ func (f *memFile) writeAt(p []byte, off int64) {
 	}
 	for len(p) > 0 {
 		i, at := int(off/limits.BlockSize), off%limits.BlockSize
+		if at == 0 && len(p) >= limits.BlockSize && *(*memBlock)(p) == (memBlock{}) {
+			// Preparing a segment writes nothing else: not worth a block each.
+			f.blocks[i], f.dirty[i] = nil, true
+			p, off = p[limits.BlockSize:], off+limits.BlockSize
+			continue
+		}
 		var b memBlock
 		if old := f.blocks[i]; old != nil {
 			b = *old

@@ -318,6 +318,103 @@ func TestCrashLeavesHoles(t *testing.T) {
 	}
 }
 
+// TestNamesSurviveOneByOne: each change of a directory survives by itself, so a
+// later one can be there while an earlier one is not.
+func TestNamesSurviveOneByOne(t *testing.T) {
+	const each = 6
+	m := NewMem()
+	for i := range each {
+		create(t, m, fmt.Sprintf("old-%d", i), "")
+	}
+	if err := m.SyncDir("/"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range each {
+		create(t, m, fmt.Sprintf("new-%d", i), "")
+		if err := m.Remove(fmt.Sprintf("old-%d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const draws = 200
+	alone := [2 * each][2 * each]int{} // how often the first change survived and the second did not
+	for seed := range uint64(draws) {
+		after := dump(t, m.CrashClone(rand.New(rand.NewPCG(seed, 0)), 0.5))
+		var survived [2 * each]bool
+		for i := range each {
+			_, survived[2*i] = after[fmt.Sprintf("/new-%d", i)]
+			_, stayed := after[fmt.Sprintf("/old-%d", i)]
+			survived[2*i+1] = !stayed
+		}
+		for i := range survived {
+			for k := range survived {
+				if survived[i] && !survived[k] {
+					alone[i][k]++
+				}
+			}
+		}
+	}
+	for i := range alone {
+		for k, n := range alone[i] {
+			if i != k && (n < draws/10 || n > draws/2) {
+				t.Errorf("change %d survived without change %d in %d of %d crashes, want about a quarter", i, k, n, draws)
+			}
+		}
+	}
+}
+
+// TestWritesInFlight: of several writes that no sync has covered any may be lost,
+// in any file; a sync covers one file, and what was written before it.
+func TestWritesInFlight(t *testing.T) {
+	m := NewMem()
+	var files []File
+	for _, name := range []string{"f", "g"} {
+		f, err := m.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(bytes.Repeat([]byte("."), 3*block), 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, f)
+	}
+	if err := m.SyncDir("/"); err != nil {
+		t.Fatal(err)
+	}
+	write := func(f File, b byte, at int) {
+		t.Helper()
+		if _, err := f.WriteAt(bytes.Repeat([]byte{b}, block), int64(at*block)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(files[0], '1', 0)
+	if err := files[0].Sync(); err != nil {
+		t.Fatal(err)
+	}
+	write(files[0], '2', 1)
+	write(files[1], '3', 0)
+	write(files[0], '4', 2)
+	outcomes := map[string]int{}
+	for seed := range uint64(200) {
+		after := dump(t, m.CrashClone(rand.New(rand.NewPCG(seed, 0)), 0.5))
+		var s strings.Builder
+		for _, b := range []byte{after["/f"][0], after["/f"][block], after["/g"][0], after["/f"][2*block]} {
+			s.WriteByte(b)
+		}
+		outcomes[s.String()]++
+	}
+	for _, want := range []string{"1...", "12..", "1.3.", "1..4", "123.", "12.4", "1.34", "1234"} {
+		if outcomes[want] < 10 {
+			t.Errorf("%q in %d of 200 crashes, want about 25", want, outcomes[want])
+		}
+	}
+	if len(outcomes) != 8 {
+		t.Errorf("outcomes %v", outcomes)
+	}
+}
+
 // TestRenameIsAtomic draws many crashes around the rename by which a file gets
 // its name: it is there under exactly one of the two, with its content, and
 // what it replaces is there until then.
@@ -393,6 +490,16 @@ func TestFailedSync(t *testing.T) {
 	}
 	if got := read(m.CrashClone(nil, 1)); got != "ca" {
 		t.Errorf("a crash left %q, want only what a sync covered that had not failed", got)
+	}
+	// A page is written back whole: what touches one that was dropped saves it.
+	if _, err := f.WriteAt([]byte("d"), block+1); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(m.CrashClone(nil, 0)); got != "cb" {
+		t.Errorf("a crash left %q, want the page that was written to again", got)
 	}
 }
 
