@@ -8,6 +8,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/wal"
 )
 
@@ -145,20 +146,23 @@ func TestDamageIsSeen(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, path := range []string{"/d/blocks", "/d/files/slot-2", "/d/files/slot-1", "/d/files/gone-10"} {
+	for _, tc := range []struct {
+		lane, path string
+		slot       uint64
+		torn       uint64
+	}{
+		{"blocks", "/d/blocks", slotOf(43), 1},
+		{"blocks", "/d/blocks", slotOf(45), 1}, // of step 0
+		{"blocks", "/d/blocks", slotOf(44), 0}, // step 44 may be under way
+		{"files", "/d/files/slot-1", 0, 1},
+		{"files", "/d/files/slot-2", 0, 1},
+		{"files", "/d/files/slot-2", 1, 1},
+		{"files", "/d/files/gone-10", 0, 0}, // step 44 removes it
+	} {
 		crashed := mem.CrashClone(nil, 1)
-		flip(t, crashed, path, 100)
-		lane := "files"
-		if path == "/d/blocks" {
-			lane = "blocks"
-		}
-		// Of step 44, gone-10 is being removed: what it holds no longer counts.
-		want := uint64(1)
-		if path == "/d/files/gone-10" {
-			want = 0
-		}
-		if got := found(t, crashed, lane, 43); got.Torn != want || got.Lost+got.Reappeared != 0 {
-			t.Errorf("%s: %+v, want %d torn", path, got.losses, want)
+		flip(t, crashed, tc.path, int64(tc.slot)*limits.BlockSize+100)
+		if got := found(t, crashed, tc.lane, 43); got.Torn != tc.torn || got.Lost+got.Reappeared != 0 {
+			t.Errorf("block %d of %s: %+v, want %d torn", tc.slot, tc.path, got.losses, tc.torn)
 		}
 	}
 }
