@@ -63,7 +63,7 @@ type finding struct {
 // the others tell: no two batches and no two states of checkpoints are the same,
 // so who saw one knows which it was. What nobody saw is left out.
 func guess(all []*operation) (settled, out []*operation) {
-	found, answered, attempts := map[string]finding{}, map[string]bool{}, map[string]int{}
+	found, answered, tried := map[string]finding{}, map[string]bool{}, map[string]int{}
 	note := func(what string, at uint64, o *operation) {
 		if f, ok := found[what]; !ok || o.Return < f.until {
 			found[what] = finding{at, o.Return}
@@ -72,7 +72,7 @@ func guess(all []*operation) (settled, out []*operation) {
 	for _, o := range all {
 		switch {
 		case o.Out.Unknown && o.In.Kind == appendRecords && len(o.In.Records) > 0:
-			attempts[o.In.Records[0]]++
+			tried[o.In.Records[0]]++
 		case !o.Out.succeeded():
 		case o.In.Kind == appendRecords:
 			note(o.In.Records[0], o.Out.First, o)
@@ -85,6 +85,7 @@ func guess(all []*operation) (settled, out []*operation) {
 			note(o.Out.Checkpoints[0].State, o.Out.Checkpoints[0].Version, o)
 		}
 	}
+	first := map[string]*operation{}
 	for _, o := range all {
 		if !o.Out.Unknown {
 			settled = append(settled, o)
@@ -100,8 +101,13 @@ func guess(all []*operation) (settled, out []*operation) {
 		case !seen || answered[what]:
 			out = append(out, o)
 			continue
-		case attempts[what] > 1:
-			c.Out.First = f.at // by one of the attempts
+		case tried[what] > 1: // it was one of these; the first, until that proves wrong
+			c.Out.First = f.at
+			if first[what] != nil {
+				out = append(out, &c)
+				continue
+			}
+			first[what] = o
 		case o.In.Kind == setCheckpoint:
 			c.Out = output{Checkpoints: []checkpoint{{Name: o.In.Name, LSN: o.In.LSN, Version: f.at, Size: uint64(len(o.In.State))}}}
 			c.Return = max(c.Call, f.until)
@@ -114,13 +120,21 @@ func guess(all []*operation) (settled, out []*operation) {
 	return settled, out
 }
 
-// attempt looks for an order for as long as a guess is worth. If it finds none,
+// attempt looks for an order with as much work as a guess is worth. If it finds none,
 // stuck is the instant up to which it came: when the first operation ended that
 // has no place behind the longest beginning of an order.
 func (h *history) attempt(all []*operation) (verdict porcupine.CheckResult, stuck int64) {
-	const worth = 2 * time.Second
+	const worth = 50 // steps for an operation; those that find an order take 20 at most
 	partition := h.partition(all)
-	verdict, found := porcupine.CheckOperationsVerbose(model, partition, worth)
+	steps := worth * len(partition)
+	bounded := model
+	bounded.Step = func(s, in, out any) (bool, any) {
+		if steps--; steps < 0 {
+			return false, nil // so that it ends soon
+		}
+		return model.Step(s, in, out)
+	}
+	verdict, found := porcupine.CheckOperationsVerbose(bounded, partition, patience)
 	var longest []int
 	for _, order := range found.PartialLinearizations()[0] {
 		if len(order) > len(longest) {
@@ -145,31 +159,28 @@ func (h *history) attempt(all []*operation) (verdict porcupine.CheckResult, stuc
 //
 // Every operation without an answer doubles what a search has to look through.
 // So it begins with a guess at what became of them, and where an order ends
-// early takes in the one that was left out with which it gets furthest: a
-// history that is in order with some of this settled in one way is in order. If
-// none is found like this, the history as it is has the word.
+// early takes in one that was left out and with which it gets further: a history
+// that is in order with some of this settled in one way is in order. If none is
+// found like this, the history as it is has the word.
 func (h *history) decide(all []*operation) porcupine.CheckResult {
 	settled, out := guess(all)
 	verdict, stuck := h.attempt(settled)
 	for verdict != porcupine.Ok {
-		best, furthest := -1, stuck
-		for i, o := range out {
+		further := false
+		for i, o := range slices.Backward(out) { // it is one of the last, most often
 			if o.Call > stuck || o.In.Life+1 < len(h.lives) && h.lives[o.In.Life+1] < stuck-slack {
 				continue // it was not open there
 			}
-			v, got := h.attempt(append(slices.Clip(settled), o))
-			if v == porcupine.Ok {
-				return v
-			}
-			if got > furthest {
-				best, furthest = i, got
+			var reached int64
+			verdict, reached = h.attempt(append(slices.Clip(settled), o))
+			if further = verdict == porcupine.Ok || reached > stuck; further {
+				settled, stuck, out = append(settled, o), reached, slices.Delete(out, i, i+1)
+				break
 			}
 		}
-		if best < 0 {
+		if !further {
 			return porcupine.CheckOperationsTimeout(model, h.partition(all), patience)
 		}
-		settled, stuck = append(settled, out[best]), furthest
-		out = slices.Delete(out, best, best+1)
 	}
 	return verdict
 }

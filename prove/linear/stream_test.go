@@ -63,7 +63,10 @@ func (b *burst) run(stream walsvcv1.AppendService_AppendStreamClient) error {
 	if b.producer == "" {
 		batches = nil
 	}
-	for range 1 + c.rng.IntN(6) {
+	for range 1 + c.rng.IntN(5) {
+		if len(batches) > 4 {
+			break // much is pending
+		}
 		batches = append(batches, c.batch(2))
 	}
 	if b.producer != "" {
