@@ -53,6 +53,14 @@ func (h *history) partition(all []*operation) []porcupine.Operation {
 	return operations
 }
 
+// over returns when the last life that an operation may have reached was over.
+func (h *history) over(o *operation) int64 {
+	if o.In.Life+1 < len(h.lives) {
+		return h.lives[o.In.Life+1]
+	}
+	return forever
+}
+
 // A finding is what the rest of a history says of an operation without an answer.
 type finding struct {
 	at    uint64 // LSN of a batch's first record, version of a checkpoint
@@ -62,7 +70,7 @@ type finding struct {
 // guess settles what became of the operations that were not answered, as far as
 // the others tell: no two batches and no two states of checkpoints are the same,
 // so who saw one knows which it was. What nobody saw is left out.
-func guess(all []*operation) (settled, out []*operation) {
+func (h *history) guess(all []*operation) (settled, out []*operation) {
 	found, answered, tried := map[string]finding{}, map[string]bool{}, map[string]int{}
 	note := func(what string, at uint64, o *operation) {
 		if f, ok := found[what]; !ok || o.Return < f.until {
@@ -110,10 +118,10 @@ func guess(all []*operation) (settled, out []*operation) {
 			first[what] = o
 		case o.In.Kind == setCheckpoint:
 			c.Out = output{Checkpoints: []checkpoint{{Name: o.In.Name, LSN: o.In.LSN, Version: f.at, Size: uint64(len(o.In.State))}}}
-			c.Return = max(c.Call, f.until)
+			c.Return = min(f.until, h.over(o))
 		default:
 			c.Out = output{First: f.at, Count: uint64(len(o.In.Records))}
-			c.Return = max(c.Call, f.until)
+			c.Return = min(f.until, h.over(o))
 		}
 		settled = append(settled, &c)
 	}
@@ -163,12 +171,12 @@ func (h *history) attempt(all []*operation) (verdict porcupine.CheckResult, stuc
 // that is in order with some of this settled in one way is in order. If none is
 // found like this, the history as it is has the word.
 func (h *history) decide(all []*operation) porcupine.CheckResult {
-	settled, out := guess(all)
+	settled, out := h.guess(all)
 	verdict, stuck := h.attempt(settled)
 	for verdict != porcupine.Ok {
 		further := false
 		for i, o := range slices.Backward(out) { // it is one of the last, most often
-			if o.Call > stuck || o.In.Life+1 < len(h.lives) && h.lives[o.In.Life+1] < stuck-slack {
+			if o.Call > stuck || h.over(o) < stuck-slack {
 				continue // it was not open there
 			}
 			var reached int64
@@ -224,7 +232,7 @@ func (h *history) save(dir, name string, all []*operation) error {
 	if err != nil {
 		return err
 	}
-	settled, _ := guess(all)
+	settled, _ := h.guess(all)
 	partition := h.partition(settled)
 	_, found := porcupine.CheckOperationsVerbose(model, partition, patience)
 	return errors.Join(

@@ -1,0 +1,318 @@
+package linear
+
+import (
+	"hash/crc32"
+	"testing"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// A script makes histories by hand, of one log that exists.
+type script struct{ history }
+
+func newScript() *script {
+	s := &script{}
+	s.live()
+	s.do(input{Kind: createLog}, output{Created: true, Info: s.info(1, 1)})
+	return s
+}
+
+// begin begins an operation, which ends with what the client hears.
+func (s *script) begin(in input) (end func(output)) {
+	in.Log = steady
+	o := s.history.begin(0, in)
+	return func(out output) { s.end(o, out) }
+}
+
+// do is an operation alone.
+func (s *script) do(in input, out output) { s.begin(in)(out) }
+
+// info is the log without records, or with one, "a", or two, "a" and "b".
+func (s *script) info(first, next uint64) *info {
+	run := frame([]string{"a", "b"}[:next-1])
+	return &info{ID: "x", Epoch: 1, First: first, Next: next, Live: 3 * (next - first), Sum: crc32.Checksum(run, castagnoli)}
+}
+
+func (s *script) append(data string, out output) {
+	s.do(input{Kind: appendRecords, Records: []string{data}}, out)
+}
+
+func (s *script) appended(data string, at uint64) { s.append(data, output{First: at, Count: 1}) }
+
+// read reads all from an LSN on.
+func (s *script) read(from uint64, data ...string) {
+	s.do(input{Kind: readRecords, LSN: from}, output{First: from, Records: data, Complete: true})
+}
+
+// produced appends as a producer's batch.
+func (s *script) produced(sequence uint64, data string, out output) {
+	s.do(input{Kind: appendRecords, Producer: "p", Sequence: sequence, Records: []string{data}}, out)
+}
+
+// set sets a checkpoint that is then of that version.
+func (s *script) set(lsn, version uint64) {
+	s.do(input{Kind: setCheckpoint, Name: "c", LSN: lsn}, output{Checkpoints: []checkpoint{{Name: "c", LSN: lsn, Version: version}}})
+}
+
+// get gets a checkpoint.
+func (s *script) get(lsn, version uint64) {
+	s.do(input{Kind: getCheckpoint, Name: "c"}, output{Checkpoints: []checkpoint{{Name: "c", LSN: lsn, Version: version}}})
+}
+
+func refusedWith(reason string) output { return output{Reason: reason} }
+
+// TestWrongHistories feeds the checker what must never happen: it has to see each.
+func TestWrongHistories(t *testing.T) {
+	for name, play := range map[string]func(*script){
+		"an acknowledged append is lost": func(s *script) {
+			s.appended("a", 1)
+			s.live()
+			s.read(1)
+		},
+		"and an append gets its LSN": func(s *script) {
+			s.appended("a", 1)
+			s.live()
+			s.appended("b", 1)
+		},
+		"a read is stale": func(s *script) {
+			s.appended("a", 1)
+			s.appended("b", 2)
+			s.read(1, "a")
+		},
+		"the log looks as it was before": func(s *script) {
+			s.appended("a", 1)
+			s.do(input{Kind: getLog}, output{Info: s.info(1, 1)})
+		},
+		"records change places": func(s *script) {
+			s.appended("a", 1)
+			s.appended("b", 2)
+			s.read(1, "b", "a")
+		},
+		"records change places over a crash, though nobody was told of them": func(s *script) {
+			s.append("a", output{Unknown: true})
+			s.append("b", output{Unknown: true})
+			s.read(1, "a", "b")
+			s.live()
+			s.read(1, "b", "a")
+		},
+		"what was shown is gone": func(s *script) {
+			s.append("a", output{Unknown: true})
+			s.read(1, "a")
+			s.live()
+			s.read(1)
+		},
+		"what a follower was shown is gone": func(s *script) {
+			s.append("a", output{Unknown: true})
+			s.do(input{Kind: seeRecords}, output{First: 1, Records: []string{"a"}})
+			s.live()
+			s.read(1)
+		},
+		"what was durable is not": func(s *script) {
+			s.append("a", output{Unknown: true})
+			s.do(input{Kind: seeDurable}, output{LSN: 1})
+			s.live()
+			s.read(1)
+		},
+		"a record that was cut off is back": func(s *script) {
+			s.append("a", output{Unknown: true})
+			s.live()
+			s.read(1)
+			s.live()
+			s.read(1, "a")
+		},
+		"and is back in the same life": func(s *script) {
+			s.append("a", output{Unknown: true})
+			s.live()
+			s.read(1)
+			s.read(1, "a")
+		},
+		"what was refused is there": func(s *script) {
+			s.do(input{Kind: appendRecords, Records: []string{"a"}, Expected: 2}, refusedWith(lsnMismatch))
+			s.read(1, "a")
+		},
+		"there is a hole": func(s *script) {
+			s.appended("a", 2)
+		},
+		"a batch is there in part": func(s *script) {
+			s.do(input{Kind: appendRecords, Records: []string{"a", "b"}}, output{Unknown: true})
+			s.read(1, "a")
+		},
+		"a batch is there twice": func(s *script) {
+			s.append("a", output{Unknown: true})
+			s.read(1, "a", "a")
+		},
+		"a retry is appended again": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.produced(1, "a", output{First: 1, Count: 1})
+			s.produced(1, "a", output{First: 2, Count: 1})
+		},
+		"a retry is told another LSN": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.produced(1, "a", output{First: 1, Count: 1})
+			s.live()
+			s.appended("b", 2)
+			s.produced(1, "a", output{First: 2, Count: 1, Repeated: true})
+		},
+		"a retry is appended again behind a crash, unheard": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.produced(1, "a", output{Unknown: true})
+			s.live()
+			s.produced(1, "a", output{Unknown: true})
+			s.read(1, "a", "a")
+		},
+		"a producer is forgotten": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.live()
+			s.produced(1, "a", refusedWith(noProducer))
+		},
+		"a sequence is skipped": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.produced(2, "a", output{First: 1, Count: 1})
+		},
+		"a checkpoint goes backwards": func(s *script) {
+			s.appended("a", 1)
+			s.appended("b", 2)
+			s.set(2, 1)
+			s.set(1, 2)
+		},
+		"a checkpoint is as it was before the crash but one": func(s *script) {
+			s.appended("a", 1)
+			s.set(0, 1)
+			s.set(1, 2)
+			s.live()
+			s.get(0, 1)
+		},
+		"a checkpoint that was set is not there": func(s *script) {
+			s.set(0, 1)
+			s.live()
+			s.do(input{Kind: getCheckpoint, Name: "c"}, refusedWith(checkpointNotFound))
+		},
+		"a refusal was decided on what is lost": func(s *script) {
+			none := uint64(0)
+			s.do(input{Kind: setCheckpoint, Name: "c"}, output{Unknown: true})
+			s.do(input{Kind: setCheckpoint, Name: "c", Version: &none}, refusedWith(checkpointConflict))
+			s.live()
+			s.do(input{Kind: getCheckpoint, Name: "c"}, refusedWith(checkpointNotFound))
+		},
+		"two set one version": func(s *script) {
+			none := uint64(0)
+			set := input{Kind: setCheckpoint, Name: "c", Version: &none}
+			done := output{Checkpoints: []checkpoint{{Name: "c", Version: 1}}}
+			one, two := s.begin(set), s.begin(set)
+			one(done)
+			two(done)
+		},
+		"truncation passes a checkpoint": func(s *script) {
+			s.appended("a", 1)
+			s.set(0, 1)
+			s.do(input{Kind: truncateLog, LSN: 2}, output{Info: s.info(2, 2)})
+		},
+		"records are given up by themselves that a checkpoint holds": func(s *script) {
+			s.appended("a", 1)
+			s.set(0, 1)
+			s.do(input{Kind: readRecords, LSN: 1}, refusedWith(lsnTruncated))
+		},
+		"truncation is undone": func(s *script) {
+			s.appended("a", 1)
+			s.do(input{Kind: truncateLog, LSN: 2}, output{Info: s.info(2, 2)})
+			s.live()
+			s.read(1, "a")
+		},
+		"a deleted log is back": func(s *script) {
+			s.do(input{Kind: deleteLog}, output{})
+			s.live()
+			s.do(input{Kind: getLog}, output{Info: s.info(1, 1)})
+		},
+		"a new log has the id of a deleted one": func(s *script) {
+			s.do(input{Kind: deleteLog}, output{})
+			s.do(input{Kind: createLog}, output{Created: true, Info: s.info(1, 1)})
+		},
+		"data loss is claimed": func(s *script) {
+			s.do(input{Kind: readRecords, LSN: 1}, refusedWith("DATA_LOSS"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScript()
+			play(s)
+			if verdict := s.decide(s.logs()[steady]); verdict != porcupine.Illegal {
+				t.Errorf("it is %s", verdict)
+			}
+		})
+	}
+}
+
+// TestRightHistories feeds the checker what looks odd and is right.
+func TestRightHistories(t *testing.T) {
+	for name, play := range map[string]func(*script){
+		"an append that was not answered is there": func(s *script) {
+			s.append("a", output{Unknown: true})
+			s.live()
+			s.read(1, "a")
+		},
+		"or not": func(s *script) {
+			s.append("a", output{Unknown: true})
+			s.live()
+			s.read(1)
+			s.appended("b", 1)
+		},
+		"or comes late": func(s *script) {
+			s.append("a", output{Unknown: true})
+			s.read(1)
+			s.read(1, "a")
+		},
+		"or is missed and never seen": func(s *script) {
+			s.append("a", output{Unknown: true})
+			s.append("b", output{Unknown: true})
+			s.append("c", output{Unknown: true})
+			s.appended("d", 3)
+		},
+		"a retry is told the first one's LSN": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.produced(1, "a", output{Unknown: true})
+			s.live()
+			s.appended("b", 2)
+			s.produced(1, "a", output{First: 1, Count: 1, Repeated: true})
+			s.produced(1, "c", refusedWith(sequenceReuse))
+		},
+		"a retry is the first one": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.produced(1, "a", output{Unknown: true})
+			s.live()
+			s.produced(1, "a", output{Unknown: true})
+			s.produced(1, "a", output{First: 1, Count: 1})
+		},
+		"two appends at once are in either order": func(s *script) {
+			one, two := s.begin(input{Kind: appendRecords, Records: []string{"a"}}), s.begin(input{Kind: appendRecords, Records: []string{"b"}})
+			one(output{First: 2, Count: 1})
+			two(output{First: 1, Count: 1})
+		},
+		"a segment below the checkpoints is given up": func(s *script) {
+			s.appended("a", 1)
+			s.read(1, "a")
+			s.set(1, 1)
+			s.do(input{Kind: readRecords, LSN: 1}, output{Reason: lsnTruncated, Figures: map[string]string{"first_lsn": "2"}})
+			s.do(input{Kind: getLog}, output{Info: s.info(2, 2)})
+		},
+		"a checkpoint is set by two, and by neither with an answer": func(s *script) {
+			s.do(input{Kind: setCheckpoint, Name: "c"}, output{Unknown: true})
+			s.do(input{Kind: setCheckpoint, Name: "c"}, output{Unknown: true})
+			s.set(0, 3)
+		},
+		"a log is created and deleted without an answer": func(s *script) {
+			s.do(input{Kind: deleteLog, ID: "x"}, output{Unknown: true})
+			s.do(input{Kind: createLog}, output{Unknown: true})
+			i := s.info(1, 1)
+			i.ID = "y"
+			s.do(input{Kind: getLog}, output{Info: i})
+			s.do(input{Kind: deleteLog, ID: "x"}, refusedWith(logNotFound))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScript()
+			play(s)
+			if verdict := s.decide(s.logs()[steady]); verdict != porcupine.Ok {
+				t.Errorf("it is %s", verdict)
+			}
+		})
+	}
+}
