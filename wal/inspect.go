@@ -51,7 +51,7 @@ func verifyOn(ctx context.Context, fsys disk.FS, dir string, progress func(done,
 		return found, nil
 	}
 	defer src.close()
-	v, _, err := audit(ctx, src, progress, nil)
+	v, _, _, err := audit(ctx, src, progress, nil)
 	if err != nil {
 		return nil, fmt.Errorf("verify volume %s: %w", dir, err)
 	}
@@ -59,11 +59,12 @@ func verifyOn(ctx context.Context, fsys disk.FS, dir string, progress func(done,
 	return v, nil
 }
 
-// audit walks a journal and names what is damaged. each, if not nil, sees every
+// audit walks a journal and names what is damaged; logs are those of the newest
+// state, as it is afterwards. each, if not nil, sees every
 // frame as replay.Walk hands it over.
 func audit(ctx context.Context, src replay.Source, progress func(done, total int64),
 	each func(f *segment.Frame, blockErrs []error) error,
-) (*Verification, *replay.Recovery, error) {
+) (*Verification, *replay.Recovery, *knownLogs, error) {
 	v := &Verification{}
 	a := newAuditor()
 	before := logsOf(src)
@@ -81,9 +82,9 @@ func audit(ctx context.Context, src replay.Source, progress func(done, total int
 	})
 	switch {
 	case errors.Is(err, segment.ErrNewerVersion):
-		return nil, nil, fmt.Errorf("%w: %w", ErrVersion, err)
+		return nil, nil, nil, fmt.Errorf("%w: %w", ErrVersion, err)
 	case err != nil:
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	v.Recovery = describe(walked)
 	ids := src.Segments()
@@ -97,7 +98,7 @@ func audit(ctx context.Context, src replay.Source, progress func(done, total int
 	v.Lost = logs.givenUp()
 	a.explain(&v.Recovery, walked, logs, oldest)
 	sumUp(&v.Recovery, walked, len(v.Lost) > 0)
-	return v, walked, nil
+	return v, walked, logs, nil
 }
 
 // verdictRepaired is the verdict of Verify when a repair took account of all
@@ -465,7 +466,7 @@ func (a *auditor) explain(r *Recovery, walked *replay.Recovery, logs *knownLogs,
 			}
 		}
 		d.Logs = logs.merge(hits)
-		d.Repaired = found[i].Pos.Segment < logs.repaired && logs.lost(hits)
+		d.Repaired = logs.whole && found[i].Pos.Segment < logs.repaired && logs.lost(hits)
 	}
 	for _, h := range a.holes {
 		explained := slices.ContainsFunc(found, func(d replay.Damage) bool {

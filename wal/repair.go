@@ -214,15 +214,15 @@ func plan(ctx context.Context, src replay.Source, volume ulid.ULID, dir string, 
 	p := &RepairPlan{Dir: dir, Volume: volume}
 	s := newSurvey(src)
 	defer s.close()
-	v, walked, err := audit(ctx, src, o.Progress, s.frame)
+	v, walked, logs, err := audit(ctx, src, o.Progress, s.frame)
 	if err != nil {
 		return nil, err
 	}
 	p.Damage = slices.DeleteFunc(v.Damage, func(d Damage) bool { return d.Repaired })
-	if len(p.Damage) == 0 {
+	p.ReadOnly = !logs.whole
+	if p.Needed = p.ReadOnly || len(p.Damage) > 0; !p.Needed {
 		return p, nil
 	}
-	p.Needed = true
 	if p.cut, err = s.end(walked); err != nil {
 		return nil, err
 	}
@@ -231,7 +231,6 @@ func plan(ctx context.Context, src replay.Source, volume ulid.ULID, dir string, 
 	if err != nil {
 		return nil, err
 	}
-	p.ReadOnly = !logsOf(src).whole
 	p.tell(s, state)
 	fresh := p.cut.End.Segment + 1
 	p.Writes = nameOfSegment(fresh)
@@ -245,9 +244,9 @@ func plan(ctx context.Context, src replay.Source, volume ulid.ULID, dir string, 
 			p.Files = append(p.Files, e.Name)
 		}
 	}
-	logs := state.freeze()
-	p.snapshot = appendSnapshotStart(nil, state.next, len(logs))
-	for _, l := range logs {
+	frozen := state.freeze()
+	p.snapshot = appendSnapshotStart(nil, state.next, len(frozen))
+	for _, l := range frozen {
 		p.snapshot = appendSnapshotLog(p.snapshot, l, state.states)
 	}
 	return p, p.seal(entries)
