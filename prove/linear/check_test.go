@@ -93,7 +93,7 @@ func (h *history) guess(all []*operation) (settled, out []*operation) {
 			note(o.Out.Checkpoints[0].State, o.Out.Checkpoints[0].Version, o)
 		}
 	}
-	first := map[string]*operation{}
+	first := map[string]bool{}
 	for _, o := range all {
 		if !o.Out.Unknown {
 			settled = append(settled, o)
@@ -109,13 +109,14 @@ func (h *history) guess(all []*operation) (settled, out []*operation) {
 		case !seen || answered[what]:
 			out = append(out, o)
 			continue
-		case tried[what] > 1: // it was one of these; the first, until that proves wrong
+		case tried[what] > 1: // it was one of these; the first that may have, until that proves wrong
 			c.Out.First = f.at
-			if first[what] != nil {
+			since, until := bounds(all, o.In.ID, f)
+			if first[what] || h.over(o) < since || o.Call > until {
 				out = append(out, &c)
 				continue
 			}
-			first[what] = o
+			first[what] = true
 		case o.In.Kind == setCheckpoint:
 			c.Out = output{Checkpoints: []checkpoint{{Name: o.In.Name, LSN: o.In.LSN, Version: f.at, Size: uint64(len(o.In.State))}}}
 			c.Return = min(f.until, h.over(o))
@@ -126,6 +127,31 @@ func (h *history) guess(all []*operation) (settled, out []*operation) {
 		settled = append(settled, &c)
 	}
 	return settled, out
+}
+
+// bounds returns between which instants the log came to have a record, as far as
+// the answers tell that name the log.
+func bounds(all []*operation, id string, f finding) (since, until int64) {
+	until = f.until
+	for _, o := range all {
+		var next uint64 // LSN when it was done
+		switch {
+		case !o.Out.succeeded() || o.Out.Repeated:
+			continue
+		case o.Out.Info != nil && (id == "" || o.Out.Info.ID == id):
+			next = o.Out.Info.Next
+		case o.In.Kind == appendRecords && (id == "" || o.Out.ID == id):
+			next = o.Out.First
+		default:
+			continue
+		}
+		if next <= f.at {
+			since = max(since, o.Call)
+		} else {
+			until = min(until, o.Return)
+		}
+	}
+	return since, until
 }
 
 // attempt looks for an order with as much work as a guess is worth. If it finds none,
