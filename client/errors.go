@@ -35,6 +35,7 @@ var (
 	ErrLSNAhead            = errors.New("LSN is beyond the durable end")
 	ErrLSNTruncated        = errors.New("LSN is truncated")
 	ErrDataLoss            = errors.New("acknowledged data is missing or damaged")
+	ErrReadFailed          = errors.New("disk of the service failed to read")
 	ErrCheckpointNotFound  = errors.New("checkpoint not found")
 	ErrCheckpointBackwards = errors.New("checkpoint would move backwards")
 	ErrCheckpointConflict  = errors.New("checkpoint has another version")
@@ -101,6 +102,7 @@ var reasons = []reason{
 	{"LSN_AHEAD", ErrLSNAhead, "if that LSN was acknowledged once, stop: this is another history"},
 	{"LSN_TRUNCATED", ErrLSNTruncated, "begin at the log's first LSN, from a state that covers what is below"},
 	{"DATA_LOSS", ErrDataLoss, "do not append; run walctl verify on the volume"},
+	{"READ_FAILED", ErrReadFailed, "repeat it; if it fails again, look at the service's disk"},
 	{"CHECKPOINT_NOT_FOUND", ErrCheckpointNotFound, "set the checkpoint first"},
 	{"CHECKPOINT_BACKWARDS", ErrCheckpointBackwards, "delete the checkpoint first if that is meant"},
 	{"CHECKPOINT_CONFLICT", ErrCheckpointConflict, "get the checkpoint, then decide again"},

@@ -292,6 +292,7 @@ var (
 	ErrLSNAhead            = errors.New("LSN is beyond the durable end")                // *RangeError has the figures
 	ErrLSNTruncated        = errors.New("LSN is truncated")                             // *RangeError has the figures
 	ErrDataLoss            = errors.New("acknowledged data is missing or damaged")      //
+	ErrReadFailed          = errors.New("disk failed to read")                          // which says nothing of what lies there
 	ErrCheckpointNotFound  = errors.New("checkpoint not found")                         //
 	ErrCheckpointBackwards = errors.New("checkpoint would move backwards")              //
 	ErrCheckpointConflict  = errors.New("checkpoint has another version")               // *ConflictError has the figures

@@ -68,7 +68,8 @@ func (v *Volume) SetCheckpoint(ctx context.Context, log string, cp Checkpoint, e
 }
 
 // Checkpoint returns a checkpoint with its state. It returns ErrLogNotFound,
-// ErrCheckpointNotFound, or a *DataLossError if the state does not verify.
+// ErrCheckpointNotFound, a *DataLossError if the state does not verify, or
+// ErrReadFailed if it could not be read.
 func (v *Volume) Checkpoint(ctx context.Context, log, name string) (Checkpoint, error) {
 	// The state may be carried forward, and its old segment recycled, between
 	// looking up where it is and reading it: then look again.
@@ -101,6 +102,9 @@ func (v *Volume) Checkpoint(ctx context.Context, log, name string) (Checkpoint, 
 		v.mu.RLock()
 		now, still := v.index.states[stateKey{l.number, name}]
 		v.mu.RUnlock()
+		if failed := readFailed(log, was.lsn, err); failed != nil {
+			return Checkpoint{}, failed
+		}
 		if still && now == at {
 			return Checkpoint{}, &DataLossError{Log: log, Detail: fmt.Sprintf("the state of checkpoint %q does not verify", name), Err: err}
 		}

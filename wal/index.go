@@ -400,6 +400,11 @@ func (c *indexCache) scanRun(s *segmentIndex, from segment.FrameRef) (_ segment.
 			}
 		}
 	}
+	// What could not be read is no hole: an index without it would look whole, and
+	// let the janitor release what is still needed.
+	if stopped := scan.Err(); isUnread(stopped) {
+		return segment.Pos{}, fmt.Errorf("index segment %s: %w", s.id, stopped)
+	}
 	return scan.End().Pos, nil
 }
 
@@ -408,7 +413,12 @@ func (c *indexCache) scanRun(s *segmentIndex, from segment.FrameRef) (_ segment.
 // nobody knows what is.
 func (c *indexCache) behind(hole segment.Pos, id segment.ID) (next segment.FrameRef, err error) {
 	successor, err := c.v.journal.Header(id + 1)
-	if hole.Segment != id || err != nil {
+	switch {
+	case hole.Segment != id:
+		return segment.FrameRef{}, nil
+	case isUnread(err):
+		return segment.FrameRef{}, err
+	case err != nil:
 		return segment.FrameRef{}, nil
 	}
 	r, err := c.v.journal.Reader(id)

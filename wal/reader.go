@@ -1,11 +1,13 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 
 	"github.com/walsvc/walsvc/internal/codec"
 	"github.com/walsvc/walsvc/internal/limits"
@@ -91,7 +93,9 @@ func (r *Reader) Close() error {
 // Next returns the next span. At the end it returns io.EOF, or waits if the
 // Reader follows, for more records or for ctx. Other errors are a *RangeError
 // if the records were truncated meanwhile, ErrLogNotFound if the log was
-// deleted, a *DataLossError if they do not verify, ErrPoisoned or ErrClosed.
+// deleted, a *DataLossError if they do not verify, ErrReadFailed if they could
+// not be read, ErrPoisoned or ErrClosed. After ErrReadFailed it may be called
+// again: nothing was skipped.
 // The span is valid until the next call.
 func (r *Reader) Next(ctx context.Context) (Span, error) {
 	for {
@@ -249,6 +253,7 @@ func (v *Volume) seek(b *batchFrame, name string, number uint64, lsn LSN) error 
 	if err == nil {
 		return nil
 	}
+	first := err
 	b.frame, b.own = nil, b.own[:0]
 	// The segment may have been released since the reader last looked.
 	if err := v.live(name, number, lsn); err != nil {
@@ -272,7 +277,25 @@ func (v *Volume) seek(b *batchFrame, name string, number uint64, lsn LSN) error 
 		}
 		// A segment went away under the search, which is no loss: there is one less.
 	}
+	if failed := cmp.Or(readFailed(name, lsn, first), readFailed(name, lsn, err)); failed != nil {
+		return failed
+	}
 	return &DataLossError{Log: name, First: lsn, Last: lsn, Detail: "no frame has the record", Err: err}
+}
+
+// isUnread reports whether err is the disk's failure to read: what could not be
+// read may be there, unlike what was and does not verify.
+func isUnread(err error) bool {
+	_, ok := errors.AsType[*fs.PathError](err)
+	return ok && !errors.Is(err, fs.ErrNotExist)
+}
+
+// readFailed returns ErrReadFailed with its cause, nil if that is another one.
+func readFailed(log string, lsn LSN, cause error) error {
+	if !isUnread(cause) {
+		return nil
+	}
+	return fmt.Errorf("log %q: LSN %d: %w: %w", log, lsn, ErrReadFailed, cause)
 }
 
 // live returns why a record is none of the log's any more, nil if it is.
@@ -430,13 +453,16 @@ func (r *Reader) lost(c *Command, err error) error {
 			return rerr
 		}
 	}
+	if failed := readFailed(r.name, c.First, err); failed != nil {
+		return failed
+	}
 	return &DataLossError{Log: r.name, First: c.First, Last: c.Last(),
 		Detail: fmt.Sprintf("block %d of the frame at %s does not verify", c.Block, r.batches.frame.Pos), Err: err}
 }
 
 // CheckClaim proves that the log has exactly what a client says it was last
-// acknowledged. It returns a *DataLossError if it does not, ErrLogNotFound if
-// there is no log of that name and nothing is claimed. A claim below what is
+// acknowledged. It returns a *DataLossError if it does not, and ErrReadFailed if
+// the disk does not let it. A claim below what is
 // kept cannot be proven any more and passes: those records were given up on
 // purpose.
 func (v *Volume) CheckClaim(log string, c Claim) error {
@@ -509,6 +535,9 @@ func (v *Volume) checksumAt(info LogInfo, lsn LSN) (sum Checksum, known bool, er
 		}
 	}
 	raw, err := v.fetch.Open(b.frame, int(c.Block), nil)
+	if failed := readFailed(info.Name, c.First, err); failed != nil {
+		return 0, false, failed
+	}
 	if err != nil {
 		return 0, false, &DataLossError{Log: info.Name, First: c.First, Last: c.Last(), Detail: "the batch does not verify", Err: err}
 	}

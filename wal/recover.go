@@ -293,6 +293,9 @@ func (r *rebuilder) snapshot(f *segment.Frame, open func(block int) ([]byte, err
 	var chunk []byte
 	for i := range f.Blocks {
 		part, err := open(i)
+		if isUnread(err) {
+			return err // which is no reason to call it damaged
+		}
 		if err != nil {
 			return fmt.Errorf("%w: snapshot part at %s: %w", replay.ErrNoState, f.Pos, err)
 		}

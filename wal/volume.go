@@ -650,7 +650,8 @@ func (v *Volume) poisoned() error {
 	if errors.Is(v.failed, ErrPoisoned) {
 		return v.failed
 	}
-	return nil
+	// The journal knows a moment earlier, and tells whoever asks it.
+	return v.wrap(v.journal.Poisoned())
 }
 
 // lookup returns a durable log by name. REQUIRES: mu is held, for reading at least.

@@ -54,6 +54,12 @@ type Fault struct {
 	Late bool
 	// Sticky fails all later operations of Kinds too, until Clear.
 	Sticky bool
+	// Only, if not nil, says which operations of Kinds are counted and failed. It
+	// is called on their goroutines and without a lock held.
+	Only func(Op) bool
+	// Hit, if not nil, is called with each operation before it fails, on its
+	// goroutine and without a lock held.
+	Hit func(Op)
 }
 
 // NewFaulty returns a file system that does what fs does until told otherwise.
@@ -105,17 +111,24 @@ func (f *Faulty) around(op Op, c call) error {
 			return fail(op, c, Fault{Err: err})
 		}
 	}
-	if fault, ok := f.fire(op.Kind); ok {
+	if fault, ok := f.fire(op); ok {
+		if fault.Hit != nil {
+			fault.Hit(op)
+		}
 		return fail(op, c, fault)
 	}
 	return c.run()
 }
 
 // fire counts an operation and reports whether it fails.
-func (f *Faulty) fire(kind OpKind) (Fault, bool) {
+func (f *Faulty) fire(op Op) (Fault, bool) {
+	f.mu.Lock()
+	only := f.fault.Only
+	f.mu.Unlock()
+	counts := only == nil || only(op)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.armed || len(f.fault.Kinds) > 0 && !slices.Contains(f.fault.Kinds, kind) {
+	if !f.armed || !counts || len(f.fault.Kinds) > 0 && !slices.Contains(f.fault.Kinds, op.Kind) {
 		return Fault{}, false
 	}
 	n := f.seen

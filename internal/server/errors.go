@@ -97,6 +97,8 @@ var Table = []Row{
 		Hint: "Those records were given up. Begin at first_lsn, from a checkpoint or a copy that covers what is below."},
 	{Err: wal.ErrDataLoss, Code: codes.DataLoss, Reason: "DATA_LOSS", spoken: true,
 		Hint: "Acknowledged records are missing or damaged. Do not append; run walctl verify on the volume and restore from another copy."},
+	{Err: wal.ErrReadFailed, Code: codes.Internal, Reason: "READ_FAILED",
+		Hint: "The disk failed to read, which says nothing of what lies there. Repeat it; if it fails again, look at the service's log and its disk."},
 
 	{Err: wal.ErrCheckpointNotFound, Code: codes.NotFound, Reason: "CHECKPOINT_NOT_FOUND", spoken: true,
 		Hint: "Set the checkpoint first, or look for its name with ListCheckpoints."},
