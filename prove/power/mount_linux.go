@@ -44,13 +44,15 @@ func Mount(d *Disk, dir string) (*Mounted, error) {
 }
 
 // Unmount ends the mount, and with it what waits for the disk. A mount that
-// somebody still uses is detached: its name is free in any case.
+// somebody still uses is aborted and detached: its name is free in any case, and
+// nobody asks this process for an answer any more. One that exits with files of its
+// own mount open would else wait for itself, for ever and unkillable.
 func (m *Mounted) Unmount() error {
 	m.disk.Abandon()
 	if err := m.server.Unmount(); err == nil {
 		return nil
 	}
-	if err := unix.Unmount(m.dir, unix.MNT_DETACH); err != nil {
+	if err := unix.Unmount(m.dir, unix.MNT_FORCE|unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("unmount %s: %w", m.dir, err)
 	}
 	return nil

@@ -426,6 +426,23 @@ func TestSlowSync(t *testing.T) {
 	}
 }
 
+// TestUnmountInUse unmounts what a file is open on: its name is free, and whoever
+// still asks is refused and does not wait.
+func TestUnmountInUse(t *testing.T) {
+	proofs.Need(t, proofs.Mount) // fusermount3 aborts nothing
+	m, dir := mounted(t, New(Strict, 0))
+	f, err := os.Create(filepath.Join(dir, "f"))
+	must(t, err)
+	must(t, m.Unmount())
+	if _, err := os.Stat(filepath.Join(dir, "f")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("behind the mount there is %v", err)
+	}
+	if _, err := f.Write([]byte("a")); !errors.Is(err, syscall.ENOTCONN) {
+		t.Errorf("a write returns %v, want ENOTCONN", err)
+	}
+	_ = f.Close() // of what is gone
+}
+
 // TestLock checks that locks hold between openers, as a volume needs it.
 func TestLock(t *testing.T) {
 	_, dir := mounted(t, New(Strict, 0))
