@@ -14,13 +14,19 @@ RELEASE := $(shell git tag --list 'v*' --sort=-v:refname | head -n 1)
 HASH    := \#
 AGAINST := $(if $(RELEASE),.git$(HASH)tag=$(RELEASE),proto/baseline.binpb)
 
-.PHONY: build test race lint breaking gen gen-check proto-baseline fmt bench fuzz demo powercut kill mutants clean
+# How long each fuzz target runs.
+FUZZTIME ?= 1h
+
+.PHONY: build test race lint breaking gen gen-check proto-baseline fmt bench fuzz demo crash powercut kill mutants clean
 
 build:
 	go build -o bin/ ./cmd/...
 
 test:
+	go test -v -count=1 -run '^TestMachine$$' ./internal/proofs
 	go test $(TESTFLAGS) ./...
+	cd prove && go test $(TESTFLAGS) ./...
+	$(MAKE) fuzz FUZZTIME=5s
 
 race:
 	go test -race $(TESTFLAGS) $(ENGINE)
@@ -55,9 +61,10 @@ fmt: $(GOLANGCI_LINT) $(BUF)
 bench:
 	go run ./cmd/walctl bench all
 
+# Minimizing what is merely new would take most of a short run.
 fuzz:
-	go test -list '^Fuzz' ./... | awk '/^Fuzz/ { f[n++] = $$1 } /^ok/ { while (n) print $$2, f[--n] }' | \
-	while read -r pkg name; do go test -run '^$$' -fuzz "^$$name\$$" -fuzztime 10s "$$pkg" || exit 1; done
+	grep -ro '^func Fuzz[A-Za-z]*' --include='*_test.go' . | sort | sed 's|/[^/]*:func | |' | \
+	while read -r pkg name; do go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x "$$pkg" || exit 1; done
 
 kill:
 	go test ./internal/e2e -run '^TestKill$$' -kill.rounds=1000 -timeout 30m -v
