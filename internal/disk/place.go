@@ -2,11 +2,16 @@ package disk
 
 import (
 	"cmp"
+	"errors"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 )
+
+// ErrShared says that a file system is in use elsewhere: by a process that has
+// a file of it open or stands in it, or mounted a second time.
+var ErrShared = errors.New("file system is in use elsewhere")
 
 // A Place is what the operating system says of where a directory lies. All of it
 // is hearsay: what a file system and a device say of themselves, not what they do.

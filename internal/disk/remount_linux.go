@@ -12,10 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrShared says that a file system is in use elsewhere: by a process that has
-// a file of it open or stands in it, or mounted a second time.
-var ErrShared = errors.New("file system is in use elsewhere")
-
 // Remount takes the file system of a Place away and mounts it again in the same
 // place with the same options, so that nothing of it is left in memory but on a
 // device: after Shutdown this is what a restart finds.
