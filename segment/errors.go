@@ -31,8 +31,11 @@ var (
 	// Nothing was written; it is no poison.
 	ErrNoSpace = errors.New("no space for the journal")
 	// ErrPreparing: there is no written space for it yet, but a spare is being
-	// prepared: Journal.WaitSpare waits for it.
+	// prepared: Journal.WaitSpace waits for it.
 	ErrPreparing = errors.New("no spare segment ready yet")
+	// ErrCrowded: there is written space for it once what was admitted before is
+	// appended.
+	ErrCrowded = errors.New("too many frames are under way for the segments that are ready")
 	// ErrTooLarge: a frame is over a limit. Nothing was written.
 	ErrTooLarge = errors.New("frame too large")
 	// ErrReadOnly: the journal was opened to be looked at.

@@ -135,7 +135,7 @@ func (l *lifeOfFaults) after(t *testing.T, fs *disk.Faulty, j *Journal) {
 	defer fs.Before(nil)
 	var p *PoisonedError
 	_, err := j.Append(testDraft(1, 1))
-	for what, err := range map[string]error{"Append": err, "Sync": j.Sync(), "Release": j.Release(1 << 40), "WaitSpare": j.WaitSpare(t.Context()), "Admit": j.Admit(1, true)} {
+	for what, err := range map[string]error{"Append": err, "Sync": j.Sync(), "Release": j.Release(1 << 40), "Admit": j.Admit(1, Reserve{Spare: TakeSpare})} {
 		if !errors.Is(err, ErrPoisoned) || !errors.As(err, &p) || error(p) != cause {
 			t.Errorf("%s on a poisoned journal: %v, want %v", what, err, cause)
 		}

@@ -44,6 +44,7 @@ type Journal struct {
 	// releaseMu makes recycling one after the other. Taken before mu, never
 	// while mu is held.
 	releaseMu sync.Mutex
+	reclaimed ID // reclaim has looked at the segments below. Guarded by releaseMu
 
 	mu         sync.Mutex
 	segments   []file // oldest first, dense
@@ -52,6 +53,7 @@ type Journal struct {
 	released   []releasing // oldest first
 	spares     []string    // oldest first
 	rolling    bool        // a spare was taken whose room is not in remaining yet
+	ended      bool        // the current segment takes no more than was admitted: see EndSegment
 	prepareErr error
 	snapshot   FrameRef
 	older      FrameRef
@@ -62,8 +64,8 @@ type Journal struct {
 
 	// ready is len(spares), or 0 once the journal is unusable.
 	ready atomic.Int64
-	// remaining is what the current segment still takes, and room what it took
-	// when it was begun, both written by the appender.
+	// remaining is what the current segment still takes, 0 once it is ended, and
+	// room what it took when it was begun. They are written with mu held.
 	remaining, room atomic.Int64
 	// durable is what Durable returns, written by the appender.
 	durable atomic.Uint64
@@ -81,6 +83,9 @@ type tail struct {
 	file disk.File
 	life life
 	off  int64 // where the next frame goes
+	last Pos   // of the last frame, which may be in the segment before
+	// noted: the file ends at off, with a note that says so. No frame goes there.
+	noted bool
 
 	sequence uint64 // of the last frame; above durable: written, not yet synced
 	chain    uint32 // its checksum
@@ -124,9 +129,6 @@ type Space struct {
 	Remaining int64
 	// Usable is Remaining and what the spares take.
 	Usable int64
-	// Reserve is the part of Usable that only callers with reserve set may take;
-	// see Journal.Admit.
-	Reserve int64
 	// PrepareError is why the last preparation of a spare failed; nil before the
 	// first and after one that succeeded.
 	PrepareError error
@@ -152,12 +154,14 @@ func (j *Journal) Volume() ulid.ULID { return j.volume.volume }
 // may be shorter.
 func (j *Journal) SegmentSize() int64 { return j.volume.segmentSize }
 
+// SegmentTakes returns how many bytes of frames a fresh segment takes, as
+// FrameSize counts them.
+func (j *Journal) SegmentTakes() int64 { return usable(j.volume.segmentSize) }
+
 // MaxFrame returns the size of the largest frame that may be appended, as
 // FrameSize counts: what a fresh segment takes, but no more than
 // limits.MaxFrameSize.
-func (j *Journal) MaxFrame() int64 {
-	return min(limits.MaxFrameSize, usable(j.volume.segmentSize))
-}
+func (j *Journal) MaxFrame() int64 { return min(limits.MaxFrameSize, j.SegmentTakes()) }
 
 // Strangers returns the names in the volume's directory that are not walsvc's,
 // as Open found them. They are left alone.
@@ -317,7 +321,7 @@ func (j *Journal) resume(id ID, size int64, r Resume) ([]FrameRef, error) {
 	}
 	t := tail{
 		id: id, file: f, life: hdr.life(), off: limits.SegmentHeaderSize,
-		sequence: r.Cut.Sequence, chain: r.Cut.Chain, time: r.Cut.Time,
+		last: r.Cut.Last, sequence: r.Cut.Sequence, chain: r.Cut.Chain, time: r.Cut.Time,
 	}
 	err = writeHeader(f, hdr)
 	refs := make([]FrameRef, 0, len(r.Rewrite))
@@ -342,15 +346,14 @@ func (j *Journal) resume(id ID, size int64, r Resume) ([]FrameRef, error) {
 	}
 	j.tail = t
 	j.durable.Store(t.sequence)
-	j.room.Store(t.remaining())
-	j.remaining.Store(t.remaining())
+	j.measure(true)
 	return refs, nil
 }
 
 // freshFile returns the name and size of a file for a segment that has to take
 // need bytes before its seal: a spare, the reserve if it must be, or a short
-// file written on the spot, if it must be a very short one. It returns
-// ErrNoSpace, wrapped, if there is none of these.
+// file written on the spot; if veryShort is set, whatever there is room for. It
+// returns ErrNoSpace, wrapped, if there is none of these.
 func (j *Journal) freshFile(id ID, need int64, veryShort bool) (string, int64, error) {
 	j.mu.Lock()
 	if len(j.spares) > 0 {
@@ -359,20 +362,39 @@ func (j *Journal) freshFile(id ID, need int64, veryShort bool) (string, int64, e
 		return name, j.volume.segmentSize, nil
 	}
 	j.mu.Unlock()
+	if veryShort {
+		return j.shortFile(id, need)
+	}
 	size := max(shortSegment, roundUp(need+sealRoom(limits.MaxSegmentSize)))
 	size = min(size, j.volume.segmentSize)
 	name := segmentName(id) + tmpSuffix
-	for {
+	err := j.createZeroed(name, size, func(int64) error { return nil })
+	if isFull(err) {
+		err = fmt.Errorf("%w: a segment of %d bytes: %w", ErrNoSpace, size, err)
+	}
+	return name, size, err
+}
+
+// shortFile returns the name and size of a file, written on the spot, for
+// segment id, which has to take need bytes before its seal. It is as large as
+// the disk allows, since what is left of it cannot become a spare. It returns
+// ErrNoSpace, wrapped, if the disk has too little.
+func (j *Journal) shortFile(id ID, need int64) (string, int64, error) {
+	free, err := j.o.FS.Free(j.o.Dir)
+	if err != nil {
+		return "", 0, fmt.Errorf("ask for room: %w", err)
+	}
+	name := segmentName(id) + tmpSuffix
+	size := min(int64(min(free, limits.MaxSegmentSize)), j.volume.segmentSize) &^ (limits.BlockSize - 1)
+	for size >= limits.MinSegmentSize && need+sealRoom(size) <= size {
 		err := j.createZeroed(name, size, func(int64) error { return nil })
 		if !isFull(err) {
 			return name, size, err
 		}
-		less := roundUp(size / 2)
-		if !veryShort || less < limits.MinSegmentSize || need+sealRoom(less) > less {
-			return "", 0, fmt.Errorf("%w: a segment of %d bytes: %w", ErrNoSpace, size, err)
-		}
-		size = less // it need only take what allows room to be made
+		// File systems take some of what they say is free for themselves.
+		size = (size - size/8) &^ (limits.BlockSize - 1)
 	}
+	return "", 0, fmt.Errorf("%w: a segment that takes %d bytes: the disk has %d", ErrNoSpace, need, free)
 }
 
 // giveUpDeadSpace frees what lies behind the last valid frame, but for a note
@@ -383,11 +405,17 @@ func (j *Journal) giveUpDeadSpace(id ID, from Pos) error {
 		return err
 	}
 	j.mu.Lock()
-	at := slices.IndexFunc(j.segments, func(f file) bool { return f.id == from.Segment })
+	known := slices.ContainsFunc(j.segments, func(f file) bool { return f.id == from.Segment })
 	j.mu.Unlock()
-	if at < 0 || from.Offset < limits.SegmentHeaderSize {
+	if !known || from.Offset < limits.SegmentHeaderSize {
 		return nil
 	}
+	return j.giveUp(from)
+}
+
+// giveUp frees what lies behind from in its segment, where a frame ends that no
+// frame follows, but for a note that says so.
+func (j *Journal) giveUp(from Pos) error {
 	f, err := j.fileOf(segmentName(from.Segment), true)
 	if err != nil {
 		return err
@@ -401,8 +429,17 @@ func (j *Journal) giveUpDeadSpace(id ID, from Pos) error {
 		return fmt.Errorf("give up dead space of segment %s: %w", from.Segment, err)
 	}
 	j.mu.Lock()
-	j.segments[at].size = size
-	j.mu.Unlock()
+	defer j.mu.Unlock()
+	for i := range j.segments {
+		if j.segments[i].id == from.Segment {
+			j.segments[i].size = size
+		}
+	}
+	for i := range j.released { // since it was looked for
+		if j.released[i].id == from.Segment {
+			j.released[i].size = size
+		}
+	}
 	return nil
 }
 
@@ -543,8 +580,8 @@ func (j *Journal) check(d *Draft) (int64, error) {
 
 // Append writes one frame behind the last one, in one write, with the next
 // sequence. It is durable only after Sync. It rolls into a new segment if it
-// must: then everything before this frame is durable when it returns, and it
-// may have waited for a spare.
+// must: then everything before this frame is durable when it returns. If the
+// frame was not admitted, it may have waited for a spare.
 //
 // The checksums of d's blocks are the caller's to get right. Errors that Are
 // ErrTooLarge or ErrNoSpace, and those about a malformed draft, leave the
@@ -568,8 +605,63 @@ func (j *Journal) Append(d *Draft) (Written, error) {
 		return Written{}, j.poisoned(fmt.Sprintf("write frame %d at %s", j.tail.sequence+1, Pos{j.tail.id, j.tail.off}), err)
 	}
 	w.Rolled = rolled
-	j.remaining.Store(j.tail.remaining())
+	j.measure(false)
 	return w, nil
+}
+
+// measure tells admission what the current segment still takes. begun: it is a
+// fresh one.
+func (j *Journal) measure(begun bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	left := j.tail.remaining()
+	if begun {
+		j.rolling, j.ended = false, false
+		j.room.Store(left)
+	}
+	if !j.ended {
+		j.remaining.Store(left)
+	}
+}
+
+// EndSegment makes admission count on the current segment no more, so that Roll
+// can begin another one without taking the ground from what was admitted. When
+// everything that was admitted before has been appended, Roll may come.
+func (j *Journal) EndSegment() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.ended = true
+	j.remaining.Store(0)
+}
+
+// Roll begins a new segment behind one that EndSegment ended, unless that
+// happened already: its header records the snapshots that were set since the
+// current one was begun, so that what only older ones need can be released. It
+// comes from whoever calls Append, and takes the last spare. Without one, it
+// gives up what is left of the current segment and begins a short one there.
+//
+// An error that Is ErrNoSpace means that there was no room for that either: the
+// current segment goes on, or, if its space has gone to somebody else on the
+// disk, takes nothing until there is room and Roll comes again. Every other
+// error is for good.
+func (j *Journal) Roll() error {
+	if err := j.usable(); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	ended := j.ended
+	j.mu.Unlock()
+	if !ended {
+		return nil
+	}
+	err := j.roll()
+	if errors.Is(err, ErrNoSpace) {
+		j.mu.Lock()
+		j.ended = false
+		j.mu.Unlock()
+		j.measure(false)
+	}
+	return err
 }
 
 // Sync makes everything appended durable, or poisons the journal. With nothing
@@ -588,40 +680,89 @@ func (j *Journal) Sync() error {
 	return nil
 }
 
-// roll seals the current segment and goes on in a new one.
+// roll ends the current segment and goes on in a new one.
 func (j *Journal) roll() error {
 	if err := j.Sync(); err != nil {
 		return err
 	}
 	t := &j.tail
-	limit := sealLimit(t.life.size)
-	d := &Draft{Kind: KindSeal, Time: j.o.Now(), Meta: j.o.Seal(t.id, limit)}
-	if len(d.Meta) > limit {
-		return fmt.Errorf("%w: index of %d bytes in the seal of segment %s, the limit is %d", ErrTooLarge, len(d.Meta), t.id, limit)
+	d := &Draft{Kind: KindSeal, Time: j.o.Now()}
+	if !t.noted {
+		limit := sealLimit(t.life.size)
+		if d.Meta = j.o.Seal(t.id, limit); len(d.Meta) > limit {
+			return fmt.Errorf("%w: index of %d bytes in the seal of segment %s, the limit is %d", ErrTooLarge, len(d.Meta), t.id, limit)
+		}
 	}
-	spare, err := j.takeSpare()
+	name, size, err := j.successor()
 	if err != nil {
 		return err
 	}
-	// The seal's bytes are known before they are written, so that the successor
-	// says where this segment ends before anything tells that it does: a sealed
-	// segment without a successor is damage, not a crash.
-	seal := t.assemble(d, j.durable.Load())
-	cut := Cut{
-		End:      Pos{t.id, t.off + seal.Size()},
-		Last:     Pos{t.id, t.off},
-		Sequence: seal.Sequence,
-		Chain:    seal.Checksum,
-		Time:     seal.Time,
+	if t.noted {
+		return j.goOn(name, size, nil)
 	}
-	next, err := j.begin(spare, cut)
+	seal := t.assemble(d, j.durable.Load())
+	return j.goOn(name, size, &seal)
+}
+
+// successor returns a file for the segment that is begun next: a spare, or, if
+// the current segment is ended, a short one in place of what is left of that.
+func (j *Journal) successor() (name string, size int64, err error) {
+	name, err = j.takeSpare()
+	if err == nil {
+		return name, j.volume.segmentSize, nil
+	}
+	t := &j.tail
+	j.mu.Lock()
+	ended := j.ended
+	j.mu.Unlock()
+	if !ended || !errors.Is(err, ErrNoSpace) {
+		return "", 0, err
+	}
+	if !t.noted {
+		free, ferr := j.o.FS.Free(j.o.Dir)
+		if ferr != nil || int64(min(free, limits.MaxSegmentSize))+t.life.size-roundUp(t.off+noteSize) < limits.MinSegmentSize {
+			return "", 0, err
+		}
+		// From here on the segment ends as one does that a restart ends: with the
+		// last frame, which is durable, and without a seal.
+		if err := j.giveUp(Pos{t.id, t.off}); err != nil {
+			return "", 0, j.poisoned(fmt.Sprintf("end segment %s", t.id), err)
+		}
+		t.noted = true
+	}
+	name, size, err = j.shortFile(t.id+1, limits.SegmentHeaderSize)
+	if err != nil && !errors.Is(err, ErrNoSpace) {
+		err = fmt.Errorf("%w: %w", ErrNoSpace, err) // as when a spare cannot be prepared
+	}
+	return name, size, err
+}
+
+// goOn begins the next segment in a file of size bytes, and then writes the
+// current one's seal, if it gets one. The seal's bytes are known before they
+// are written, so that the successor says where this segment ends before
+// anything tells that it does: a sealed segment without a successor is damage,
+// not a crash.
+func (j *Journal) goOn(name string, size int64, seal *Header) error {
+	t := &j.tail
+	cut := Cut{End: Pos{t.id, t.off}, Last: t.last, Sequence: t.sequence, Chain: t.chain, Time: t.time}
+	if seal != nil {
+		cut = Cut{
+			End:      Pos{t.id, t.off + seal.Size()},
+			Last:     Pos{t.id, t.off},
+			Sequence: seal.Sequence,
+			Chain:    seal.Checksum,
+			Time:     seal.Time,
+		}
+	}
+	next, err := j.begin(name, size, cut)
 	if err != nil {
 		return j.poisoned(fmt.Sprintf("begin segment %s", t.id+1), err)
 	}
 	next.buf = t.buf
-	err = t.put(&seal)
-	if err == nil {
-		err = t.file.Sync()
+	if seal != nil {
+		if err = t.put(seal); err == nil {
+			err = t.file.Sync()
+		}
 	}
 	if err == nil {
 		err = t.file.Close()
@@ -633,22 +774,18 @@ func (j *Journal) roll() error {
 		return j.poisoned(fmt.Sprintf("seal segment %s", t.id), err)
 	}
 	sealed := t.id
-	j.durable.Store(seal.Sequence)
+	j.durable.Store(cut.Sequence)
 	j.tail = next
-	j.mu.Lock()
-	j.rolling = false
-	j.room.Store(next.remaining())
-	j.remaining.Store(next.remaining())
-	j.mu.Unlock()
-	if j.o.Events.Sealed != nil {
+	j.measure(true)
+	if seal != nil && j.o.Events.Sealed != nil {
 		j.o.Events.Sealed(sealed)
 	}
 	return nil
 }
 
-// begin makes a spare the segment behind cut, durably.
-func (j *Journal) begin(spare string, cut Cut) (tail, error) {
-	h, err := j.newHeader(cut.End.Segment+1, j.volume.segmentSize, cut)
+// begin makes a file of size bytes the segment behind cut, durably.
+func (j *Journal) begin(spare string, size int64, cut Cut) (tail, error) {
+	h, err := j.newHeader(cut.End.Segment+1, size, cut)
 	if err != nil {
 		return tail{}, err
 	}
@@ -667,12 +804,17 @@ func (j *Journal) begin(spare string, cut Cut) (tail, error) {
 	}
 	return tail{
 		id: h.ID, file: f, life: h.life(), off: limits.SegmentHeaderSize,
-		sequence: cut.Sequence, chain: cut.Chain, time: cut.Time,
+		last: cut.Last, sequence: cut.Sequence, chain: cut.Chain, time: cut.Time,
 	}, nil
 }
 
 // remaining returns what the segment still takes, the seal's room subtracted.
-func (t *tail) remaining() int64 { return t.life.size - sealRoom(t.life.size) - t.off }
+func (t *tail) remaining() int64 {
+	if t.noted {
+		return 0
+	}
+	return t.life.size - sealRoom(t.life.size) - t.off
+}
 
 // write appends one frame.
 func (t *tail) write(d *Draft, promise uint64) (Written, error) {
@@ -725,6 +867,7 @@ func (t *tail) put(h *Header) error {
 	if _, err := t.file.WriteAt(t.buf[:size], t.off); err != nil {
 		return err
 	}
+	t.last = Pos{t.id, t.off}
 	t.off += size
 	t.sequence, t.chain, t.time = h.Sequence, h.Checksum, h.Time
 	return nil

@@ -22,10 +22,15 @@ const (
 	syncEvery = 4 << 20
 
 	// A preparation that failed is tried again after retryMin, and then after
-	// twice the time each, up to retryMax.
+	// twice the time each, up to retryMax; one that only asked how much room
+	// there is, every retryMin.
 	retryMin = time.Second
 	retryMax = time.Minute
 )
+
+// errAsked is an ErrNoSpace that the disk was asked about before anything was
+// written.
+var errAsked = fmt.Errorf("%w", ErrNoSpace)
 
 var zeroes = sync.OnceValue(func() []byte { return disk.AlignedBuffer(zeroChunk) })
 
@@ -78,6 +83,9 @@ func (j *Journal) pool(ctx context.Context) {
 				retry = retryMin
 				continue
 			}
+			if errors.Is(err, errAsked) {
+				retry = retryMin // asking costs nothing
+			}
 			if again := time.Now().Add(retry); !waiting || again.Before(next) {
 				next, waiting = again, true
 			}
@@ -117,6 +125,7 @@ func (j *Journal) prepare(ctx context.Context) error {
 		return err
 	}
 	j.mu.Lock()
+	again := errors.Is(err, errAsked) && errors.Is(j.prepareErr, errAsked)
 	j.prepareErr = err
 	if err == nil {
 		j.spares = append(j.spares, name)
@@ -126,7 +135,7 @@ func (j *Journal) prepare(ctx context.Context) error {
 	switch {
 	case err == nil && j.o.Events.Prepared != nil:
 		j.o.Events.Prepared(j.volume.segmentSize, time.Since(began))
-	case err != nil && j.o.Events.PrepareFailed != nil:
+	case err != nil && !again && j.o.Events.PrepareFailed != nil:
 		j.o.Events.PrepareFailed(err)
 	}
 	return err
@@ -135,10 +144,8 @@ func (j *Journal) prepare(ctx context.Context) error {
 // writeSpare writes a file of zeroes, as fast as pace lets it, and makes it a spare, durably.
 func (j *Journal) writeSpare(ctx context.Context, began time.Time) (string, error) {
 	size := j.volume.segmentSize
-	// Asked first: filling a disk to its last byte to find out would take from
-	// its other users what they need.
-	if free, err := j.o.FS.Free(j.o.Dir); err == nil && free < uint64(size) {
-		return "", fmt.Errorf("prepare spare: %w: it takes %d bytes, the disk has %d", ErrNoSpace, size, free)
+	if err := j.askForRoom(size); err != nil {
+		return "", fmt.Errorf("prepare spare: %w", err)
 	}
 	name, err := j.newSpareName()
 	if err != nil {
@@ -164,6 +171,56 @@ func (j *Journal) writeSpare(ctx context.Context, began time.Time) (string, erro
 		return "", fmt.Errorf("prepare spare: %w", err)
 	}
 	return name, nil
+}
+
+// askForRoom says whether the disk has room for size bytes, after giving up dead
+// space if it must. It is asked before they are written: filling a disk to its
+// last byte to find out would take from its other users what they need.
+func (j *Journal) askForRoom(size int64) error {
+	free, err := j.o.FS.Free(j.o.Dir)
+	if err != nil || free >= uint64(size) {
+		return nil // who does not answer finds out
+	}
+	if err := j.reclaim(); err != nil {
+		return err
+	}
+	if free, err = j.o.FS.Free(j.o.Dir); err != nil || free >= uint64(size) {
+		return nil
+	}
+	return fmt.Errorf("%w: it takes %d bytes, the disk has %d", errAsked, size, free)
+}
+
+// reclaim gives up the dead space of segments that a restart ended early. A
+// service that is started again and again would else fill a disk with segments
+// of a few frames each. What a roll ended has little dead space, and stays whole:
+// a file that was shortened cannot be recycled.
+func (j *Journal) reclaim() error {
+	j.releaseMu.Lock() // no file gets another name meanwhile
+	defer j.releaseMu.Unlock()
+	ids := j.Segments()
+	for i, id := range ids[:max(len(ids), 1)-1] {
+		if id < j.reclaimed {
+			continue
+		}
+		next, err := j.Header(ids[i+1])
+		if err != nil {
+			continue // where the segment ends is not known, and a reader will tell why
+		}
+		j.mu.Lock()
+		at := slices.IndexFunc(j.segments, func(f file) bool { return f.id == id })
+		var size int64
+		if at >= 0 {
+			size = j.segments[at].size
+		}
+		j.mu.Unlock()
+		if end := next.Cut.End; end.Segment == id && size-end.Offset >= max(size/4, limits.MinSegmentSize/2) {
+			if err := j.giveUp(end); err != nil {
+				return err
+			}
+		}
+		j.reclaimed = id + 1
+	}
+	return nil
 }
 
 // paceCheck is how often a preparer that holds itself back looks whether it may.
@@ -222,16 +279,16 @@ func (j *Journal) announceLocked() {
 	}
 }
 
-// takeSpare takes a spare for a segment that frames roll into. It leaves the
-// reserve alone for as long as another spare can be had: then it waits for the
-// preparer. It returns ErrNoSpace, wrapped, if there is none at all.
+// takeSpare takes a spare for a segment that frames roll into. What was admitted
+// finds one; who did not ask waits for the preparer. It returns ErrNoSpace,
+// wrapped, if there is none and none is being prepared.
 func (j *Journal) takeSpare() (string, error) {
 	for {
 		j.mu.Lock()
 		err, n, changed := j.usableLocked(), len(j.spares), j.changed
 		switch {
 		case err != nil:
-		case n > 1, n == 1 && j.prepareErr != nil:
+		case n > 0:
 			name := j.takeLocked()
 			j.rolling = true
 			j.mu.Unlock()
@@ -265,20 +322,39 @@ func (j *Journal) takeLocked() string {
 	return name
 }
 
-// WaitSpare waits until a spare beyond the reserve is ready. It returns early
-// with ctx's error, with what makes the journal unusable, or with an error that
-// Is ErrNoSpace if the last preparation failed: it is tried again, but nobody
-// can say when it will succeed.
-func (j *Journal) WaitSpare(ctx context.Context) error {
+// A SpareUse says what frames may do to the last spare.
+type SpareUse uint8
+
+const (
+	// LeaveSpare says that one spare has to be there when they are written.
+	LeaveSpare SpareUse = iota
+	// KeepSpare says that if there is one it has to stay, but the current segment may be
+	// filled without one.
+	KeepSpare
+	// TakeSpare says that they may take it.
+	TakeSpare
+)
+
+// A Reserve is what frames have to leave for what must go on when there is no
+// room for more. Its zero value leaves one spare.
+type Reserve struct {
+	// Bytes of frames that have to fit behind them.
+	Bytes int64
+	Spare SpareUse
+	// Again: without any spare, they have to fit once more. The next opening
+	// rewrites the last frame, in what is left of the current segment.
+	Again bool
+}
+
+// WaitSpace waits while Admit says ErrPreparing, and returns nil when it says
+// something else. The error is ctx's.
+func (j *Journal) WaitSpace(ctx context.Context, pending int64, leave Reserve) error {
 	for {
 		j.mu.Lock()
-		err, n, changed := j.usableLocked(), len(j.spares), j.changed
-		if err == nil && n < 2 && j.prepareErr != nil {
-			err = fmt.Errorf("%w: no spare segment: %w", ErrNoSpace, j.prepareErr)
-		}
+		err, changed := j.admitLocked(pending, leave), j.changed
 		j.mu.Unlock()
-		if err != nil || n > 1 {
-			return err
+		if !errors.Is(err, ErrPreparing) {
+			return nil
 		}
 		select {
 		case <-ctx.Done():
@@ -292,14 +368,13 @@ func (j *Journal) WaitSpare(ctx context.Context) error {
 func (j *Journal) Space() Space {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	one := usable(j.volume.segmentSize)
+	one := j.SegmentTakes()
 	remaining := j.remaining.Load()
 	return Space{
 		Segments:     len(j.segments),
 		Spares:       len(j.spares),
 		Remaining:    remaining,
 		Usable:       remaining + int64(j.writtenLocked())*one,
-		Reserve:      one,
 		PrepareError: j.prepareErr,
 	}
 }
@@ -307,29 +382,39 @@ func (j *Journal) Space() Space {
 // Admit says whether frames of together at most pending bytes can be appended,
 // FrameSize of each: everything the caller has admitted and not yet appended,
 // and what it is about to admit. It is asked before anything is decided, so that
-// a full disk is a refusal, never a hole. Only written space counts. With
-// reserve set, the last spare counts too: for what makes room again.
+// a full disk is a refusal, never a hole. Only space that is written counts, in
+// the worst order of frames, so Append of what was admitted never waits and never
+// fails for space.
 //
 // It returns nil; ErrPreparing if there is not enough now, but the preparer is
-// at work (WaitSpare, then ask again); ErrNoSpace, wrapped, if it is not; or
-// what makes the journal unusable. It never blocks.
-//
-// Append of a frame that was admitted may wait for the preparer. It fails for
-// space only if the preparer fails after the question, and pending was more
-// than a fresh segment takes; it has written nothing then, and may be repeated.
-func (j *Journal) Admit(pending int64, reserve bool) error {
-	if pending <= j.remaining.Load() && j.ready.Load() > 0 {
+// at work (WaitSpace, then ask again); ErrCrowded if all spares are there and
+// what is pending has to be appended first; ErrNoSpace, wrapped, if there is not
+// enough and the preparer failed; or what makes the journal unusable. It never
+// blocks.
+func (j *Journal) Admit(pending int64, leave Reserve) error {
+	if pending+leave.Bytes <= j.remaining.Load() && j.ready.Load() > 0 {
 		return nil // the common case costs two loads
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	return j.admitLocked(pending, leave)
+}
+
+func (j *Journal) admitLocked(pending int64, leave Reserve) error {
 	if err := j.usableLocked(); err != nil {
 		return err
 	}
 	remaining, written := j.remaining.Load(), j.writtenLocked()
-	need, own := segmentsFor(pending, remaining, usable(j.volume.segmentSize)), written
-	if !reserve {
+	if written == 0 && leave.Again {
+		pending += pending + pending/4 + 4*limits.BlockSize // a segment's header and seal
+	}
+	need, own := segmentsFor(pending+leave.Bytes, remaining, j.SegmentTakes()), written
+	switch leave.Spare {
+	case LeaveSpare:
 		own--
+	case KeepSpare:
+		own = max(0, own-1)
+	case TakeSpare:
 	}
 	switch {
 	case need > 0 && len(j.segments)+need > limits.MaxSegments:
@@ -337,14 +422,12 @@ func (j *Journal) Admit(pending int64, reserve bool) error {
 	case need <= own:
 		return nil
 	case j.prepareErr != nil:
-		return fmt.Errorf("%w: %d bytes pending, %d left in the segment, %d spares: %w",
-			ErrNoSpace, pending, remaining, written, j.prepareErr)
-	case need <= written, written > 1:
-		// The preparer makes up for the reserve, should this take it. With all
-		// the spares there that are kept, nothing is gained by waiting.
-		return nil
+		return fmt.Errorf("%w: %d bytes pending, %d to be left, %d left in the segment, %d spares: %w",
+			ErrNoSpace, pending, leave.Bytes, remaining, written, j.prepareErr)
+	case len(j.spares) < j.target:
+		return ErrPreparing
 	}
-	return ErrPreparing
+	return ErrCrowded
 }
 
 // segmentsFor bounds the fresh segments that frames of together pending bytes
@@ -386,6 +469,23 @@ func (j *Journal) Release(before ID) error {
 		j.kickPool() // so that it sets its clock
 	}
 	return j.Poisoned()
+}
+
+// Releasable says what Release(before) would give back: full segments, which
+// become spares, and the bytes on disk of those that are shorter.
+func (j *Journal) Releasable(before ID) (full int, bytes int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, f := range j.segments[:max(len(j.segments), 1)-1] {
+		switch {
+		case f.id >= before:
+		case f.size == j.volume.segmentSize:
+			full++
+		default:
+			bytes += roundUp(f.size)
+		}
+	}
+	return full, bytes
 }
 
 // recycleReleased recycles released segments, oldest first, up to one that is
@@ -435,6 +535,9 @@ func (j *Journal) recycle(f file, keep bool) error {
 	j.released = slices.Delete(j.released, 0, 1)
 	if keep {
 		j.spares = append(j.spares, name)
+	}
+	if len(j.spares) >= j.target {
+		j.prepareErr = nil // nobody will ask the disk before one is taken
 	}
 	j.announceLocked()
 	j.mu.Unlock()

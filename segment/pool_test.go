@@ -63,9 +63,6 @@ func TestPrepareFails(t *testing.T) {
 		o.Events.PrepareFailed = func(err error) { failed++ }
 		j := newJournal(t, o)
 		awaitPool(t, j)
-		if err := j.WaitSpare(t.Context()); err != nil {
-			t.Fatal(err)
-		}
 		fs.Inject(disk.Fault{Kinds: []disk.OpKind{disk.OpCreate}, Sticky: true})
 		for range 5 {
 			appendSync(t, j, rawDraft("x", 10_000))
@@ -75,7 +72,10 @@ func TestPrepareFails(t *testing.T) {
 			t.Fatalf("told %d times, %+v", failed, s)
 		}
 		once := failed
-		if err := j.WaitSpare(t.Context()); !errors.Is(err, ErrNoSpace) {
+		if err := j.Admit(j.MaxFrame(), Reserve{}); !errors.Is(err, ErrNoSpace) {
+			t.Errorf("admit: %v", err)
+		}
+		if err := j.WaitSpace(t.Context(), j.MaxFrame(), Reserve{}); err != nil {
 			t.Errorf("waiting for what cannot be said: %v", err)
 		}
 		<-time.After(retryMin + retryMin/2)
@@ -113,9 +113,10 @@ func holdPreparer(fs *disk.Faulty) (release func()) {
 	return func() { close(gate) }
 }
 
-// TestRollWaits has frames come faster than spares: the roll leaves the reserve
-// alone and waits for the preparer.
-func TestRollWaits(t *testing.T) {
+// TestAdmissionWaits has frames come faster than spares: what leaves the reserve
+// alone is told to wait for the preparer, what may take it is not, and both find
+// what they were promised.
+func TestAdmissionWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := disk.NewFaulty(disk.NewMem())
 		o := testOptions(fs)
@@ -129,27 +130,39 @@ func TestRollWaits(t *testing.T) {
 		if s := j.Space(); s.Spares != 1 {
 			t.Fatalf("%+v", s)
 		}
-		for _, reserve := range []bool{false, true} {
-			if err := j.Admit(j.MaxFrame(), reserve); err != nil {
-				t.Errorf("written space is there, and the preparer at work: %v", err)
+		for use, want := range map[SpareUse]error{LeaveSpare: ErrPreparing, KeepSpare: ErrPreparing, TakeSpare: nil} {
+			if err := j.Admit(j.MaxFrame(), Reserve{Spare: use}); !errors.Is(err, want) {
+				t.Errorf("with %d: %v, want %v", use, err, want)
 			}
-		}
-		rolled := make(chan Written)
-		go func() { rolled <- appendSync(t, j, rawDraft("x", 10_000)) }()
-		synctest.Wait()
-		select {
-		case w := <-rolled:
-			t.Fatalf("took the reserve: %+v", w)
-		default:
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := j.WaitSpare(ctx); !errors.Is(err, context.Canceled) {
-			t.Errorf("WaitSpare: %v", err)
+		if err := j.WaitSpace(ctx, j.MaxFrame(), Reserve{}); !errors.Is(err, context.Canceled) {
+			t.Errorf("WaitSpace: %v", err)
+		}
+		waited := make(chan error)
+		go func() { waited <- j.WaitSpace(t.Context(), j.MaxFrame(), Reserve{}) }()
+		synctest.Wait()
+		select {
+		case err := <-waited:
+			t.Fatalf("did not wait: %v", err)
+		default:
 		}
 		release()
-		if w := <-rolled; !w.Rolled || w.Ref.Pos.Segment != 3 {
+		if err := <-waited; err != nil {
+			t.Error(err)
+		}
+		if err := j.Admit(j.MaxFrame(), Reserve{}); err != nil {
+			t.Error(err)
+		}
+		if w := appendSync(t, j, rawDraft("x", 10_000)); !w.Rolled || w.Ref.Pos.Segment != 3 {
 			t.Errorf("%+v", w)
+		}
+		// More than the segments take that are kept ready: it never will be there
+		// at once.
+		awaitPool(t, j)
+		if err := j.Admit(3*j.MaxFrame(), Reserve{}); !errors.Is(err, ErrCrowded) {
+			t.Errorf("%v", err)
 		}
 	})
 }
@@ -163,7 +176,7 @@ func TestCloseEndsWaiting(t *testing.T) {
 		j := newJournal(t, o)
 		awaitPool(t, j)
 		release := holdPreparer(fs)
-		for range 8 {
+		for range 12 { // takes the last spare
 			appendSync(t, j, rawDraft("x", 10_000))
 		}
 		errs := make(chan error)
@@ -171,13 +184,15 @@ func TestCloseEndsWaiting(t *testing.T) {
 			_, err := j.Append(rawDraft("x", 10_000))
 			errs <- err
 		}()
-		go func() { errs <- j.WaitSpare(t.Context()) }()
+		waited := make(chan error)
+		go func() { waited <- j.WaitSpace(t.Context(), j.MaxFrame(), Reserve{}) }()
 		synctest.Wait()
 		go func() { errs <- j.Close() }()
-		for range 2 {
-			if err := <-errs; !errors.Is(err, ErrClosed) {
-				t.Errorf("%v", err)
-			}
+		if err := <-errs; !errors.Is(err, ErrClosed) {
+			t.Errorf("%v", err)
+		}
+		if err := <-waited; err != nil {
+			t.Errorf("WaitSpace: %v", err)
 		}
 		release()
 		if err := <-errs; err != nil {
@@ -186,7 +201,7 @@ func TestCloseEndsWaiting(t *testing.T) {
 		if _, err := j.Append(rawDraft("x", 1)); !errors.Is(err, ErrClosed) {
 			t.Errorf("append: %v", err)
 		}
-		if err := j.Admit(1, false); !errors.Is(err, ErrClosed) {
+		if err := j.Admit(1, Reserve{}); !errors.Is(err, ErrClosed) {
 			t.Errorf("admit: %v", err)
 		}
 	})
@@ -202,10 +217,10 @@ func TestFullDisk(t *testing.T) {
 		mem.SetCapacity(6*limits.MinSegmentSize + 2*limits.BlockSize)
 		j := newJournal(t, o)
 		frame := FrameSize(1, 1, 10_000)
-		fill := func(reserve bool) (n int) {
+		fill := func(leave Reserve) (n int) {
 			for {
 				synctest.Wait() // the preparer has done, or failed at, what it could
-				err := j.Admit(frame, reserve)
+				err := j.Admit(frame, leave)
 				if err != nil {
 					if !errors.Is(err, ErrNoSpace) {
 						t.Fatal(err)
@@ -216,13 +231,13 @@ func TestFullDisk(t *testing.T) {
 				n++
 			}
 		}
-		if n := fill(false); n < 16 {
+		if n := fill(Reserve{}); n < 16 {
 			t.Errorf("%d frames", n)
 		}
-		if s := j.Space(); s.Usable < s.Reserve || s.Reserve != j.MaxFrame() || s.PrepareError == nil {
+		if s := j.Space(); s.Usable < j.SegmentTakes() || s.PrepareError == nil {
 			t.Errorf("%+v", s)
 		}
-		if n := fill(true); n < 4 {
+		if n := fill(Reserve{Spare: TakeSpare}); n < 4 {
 			t.Errorf("%d frames into the reserve", n)
 		}
 		if _, err := j.Append(rawDraft("x", 10_000)); !errors.Is(err, ErrNoSpace) {
@@ -235,7 +250,7 @@ func TestFullDisk(t *testing.T) {
 		if err := j.Release(ids[len(ids)-1]); err != nil {
 			t.Fatal(err)
 		}
-		if err := j.Admit(frame, false); err != nil {
+		if err := j.Admit(frame, Reserve{}); err != nil {
 			t.Errorf("after a release: %v", err)
 		}
 		if w := appendSync(t, j, rawDraft("x", 10_000)); !w.Rolled {
@@ -257,7 +272,7 @@ func TestAdmitWhileItRolls(t *testing.T) {
 		frame := FrameSize(1, 1, 10_000)
 		for {
 			synctest.Wait() // the preparer has done, or failed at, what it could
-			if err := j.Admit(frame, false); errors.Is(err, ErrNoSpace) {
+			if err := j.Admit(frame, Reserve{}); errors.Is(err, ErrNoSpace) {
 				break
 			} else if err != nil {
 				t.Fatal(err)
@@ -267,7 +282,7 @@ func TestAdmitWhileItRolls(t *testing.T) {
 		var asked atomic.Int64 // the preparer asks too
 		faulty.Before(func(op disk.Op) error {
 			asked.Add(1)
-			if err := j.Admit(2*frame, true); err != nil { // the frame that rolls, and one behind it
+			if err := j.Admit(2*frame, Reserve{Spare: TakeSpare}); err != nil { // the frame that rolls, and one behind it
 				t.Errorf("before %v: %v", op, err)
 			}
 			if s := j.Space(); s.Usable < 2*frame {
@@ -276,7 +291,7 @@ func TestAdmitWhileItRolls(t *testing.T) {
 			return nil
 		})
 		for {
-			if err := j.Admit(frame, true); err != nil {
+			if err := j.Admit(frame, Reserve{Spare: TakeSpare}); err != nil {
 				t.Fatal(err)
 			}
 			if w := appendSync(t, j, rawDraft("x", 10_000)); w.Rolled {

@@ -44,7 +44,7 @@ func TestResumeRefuses(t *testing.T) {
 			t.Errorf("resumed: %s", name)
 		}
 	}
-	for what, err := range map[string]error{"Sync": j.Sync(), "Release": j.Release(3), "WaitSpare": j.WaitSpare(t.Context()), "Admit": j.Admit(1, true)} {
+	for what, err := range map[string]error{"Sync": j.Sync(), "Release": j.Release(3), "Admit": j.Admit(1, Reserve{Spare: TakeSpare})} {
 		if !errors.Is(err, ErrNotResumed) {
 			t.Errorf("%s before Resume: %v", what, err)
 		}
@@ -186,7 +186,7 @@ func TestResumeIntoWhatIsLeft(t *testing.T) {
 	if _, err := j.Resume(r); err != nil {
 		t.Fatal(err)
 	}
-	if h, err := j.Header(2); err != nil || h.Size != o.SegmentSize/2 {
+	if h, err := j.Header(2); err != nil || h.Size < o.SegmentSize*2/3 {
 		t.Errorf("the fresh segment: %+v, %v", h, err)
 	}
 	appendSync(t, j, testDraft(2, 100))

@@ -268,7 +268,7 @@ func TestLock(t *testing.T) {
 	j := mustOpen(t, o) // a volume in use can be looked at
 	_, err := j.Append(testDraft(1, 1))
 	_, err2 := j.Resume(Resume{})
-	for _, err := range []error{err, err2, j.Sync(), j.Release(1), j.Admit(1, true)} {
+	for _, err := range []error{err, err2, j.Sync(), j.Release(1), j.Admit(1, Reserve{Spare: TakeSpare})} {
 		if !errors.Is(err, ErrReadOnly) {
 			t.Errorf("writing to it: %v", err)
 		}

@@ -12,7 +12,6 @@ import (
 	"github.com/walsvc/walsvc/batcher"
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/records"
-	"github.com/walsvc/walsvc/segment"
 )
 
 // A Binding is a log opened for appending on an Appender.
@@ -191,7 +190,7 @@ func (a *Appender) Append(ctx context.Context, batches []Batch) error {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		f, full, err := v.board(ctx, len(batches[i].Run)+maxAppendBytes, false)
+		f, full, err := v.board(ctx, len(batches[i].Run)+maxAppendBytes, forRecords)
 		if err != nil {
 			return err
 		}
@@ -207,8 +206,8 @@ func (a *Appender) Append(ctx context.Context, batches []Batch) error {
 				if f.RawSize() >= v.fullSize || f.Commands() >= limits.MaxCommandsPerFrame {
 					break
 				}
-				if full = v.admit(len(batches[i].Run)+maxAppendBytes, false); errors.Is(full, segment.ErrPreparing) {
-					break
+				if full = v.admit(len(batches[i].Run)+maxAppendBytes, forRecords); full != nil && !errors.Is(full, ErrFull) {
+					break // board waits, or says why not
 				}
 			}
 			first = false

@@ -31,7 +31,7 @@ func (v *Volume) SetCheckpoint(ctx context.Context, log string, cp Checkpoint, e
 	}
 	sum := crc32.Checksum(cp.State, castagnoli)
 	var set Command
-	err = v.do(ctx, len(cp.State), true, func(s *State) (*Command, []byte, error) {
+	err = v.do(ctx, maxSmallCommand+len(cp.State), forState(len(cp.State)), func(s *State) (*Command, []byte, error) {
 		l := s.names[log]
 		if l == nil || l.id != info.ID {
 			return nil, nil, notFound(log)
@@ -170,7 +170,7 @@ func (v *Volume) Checkpoints(log string) ([]Checkpoint, error) {
 // *ConflictError.
 func (v *Volume) DeleteCheckpoint(ctx context.Context, log, name string, expected *uint64) error {
 	defer v.janitor.kick()
-	return v.do(ctx, 0, true, func(s *State) (*Command, []byte, error) {
+	return v.do(ctx, maxSmallCommand, forRoom, func(s *State) (*Command, []byte, error) {
 		l := s.names[log]
 		if l == nil {
 			return nil, nil, notFound(log)

@@ -172,7 +172,7 @@ func newHistory(seed uint64, length int) (steps []historyStep, logs map[string]*
 
 // createAs creates a log with an ID of the caller's choice.
 func createAs(ctx context.Context, v *Volume, name string, id ulid.ULID) error {
-	return v.do(ctx, 0, false, func(s *State) (*Command, []byte, error) {
+	return v.do(ctx, maxCommandBytes, forRecords, func(s *State) (*Command, []byte, error) {
 		if s.names[name] != nil {
 			return nil, nil, nil
 		}

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
+	"github.com/walsvc/walsvc/batcher"
+	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/segment"
 )
 
@@ -17,6 +20,11 @@ import (
 //	states     checkpoints' states in it are carried forward
 //	truncate   each log that had records in it says so, durably
 //	release    the files become spares
+//
+// A full disk does not roll, and without a roll no header records newer
+// snapshots. If only that holds segments back that nobody keeps, and space is
+// short, the janitor takes two snapshots and has a segment begun whose header
+// records them: see makeRoom.
 type janitor struct {
 	v *Volume
 	worker
@@ -25,6 +33,18 @@ type janitor struct {
 	// needed, looking at all the others is in vain.
 	blocker uint64
 	needed  LSN
+
+	// seen is the last durable frame when the last turn began.
+	seen atomic.Uint64
+}
+
+// refused hears that there was no room for something. If anything has happened
+// since the last turn, another one may make some; asked by everybody who is
+// refused, it looks no more often than that.
+func (j *janitor) refused() {
+	if j.seen.Load() != j.v.journal.Durable() {
+		j.kick()
+	}
 }
 
 func (j *janitor) start(v *Volume) {
@@ -32,14 +52,79 @@ func (j *janitor) start(v *Volume) {
 	j.worker.start(j.turn)
 }
 
-// turn sweeps. What fails here fails loudly elsewhere (a poisoned volume), or is
-// tried again at the next roll (a full disk, damage that a reader will name):
+// turn sweeps, and makes room while that is worth it. What fails here fails
+// loudly elsewhere (a poisoned volume), or is tried again at the next roll, the
+// next command that may give space back, when the disk has become full or
+// somebody was refused (no room for it now, damage that a reader will name):
 // keeping a segment too long loses nothing.
 func (j *janitor) turn() (more bool) {
-	if err := j.sweep(); err == nil {
+	j.seen.Store(j.v.journal.Durable())
+	err := j.sweep()
+	for err == nil {
+		var made bool
+		if made, err = j.makeRoom(); !made {
+			break
+		}
+		err = j.sweep()
+	}
+	if err == nil {
 		j.v.watchClock()
 	}
 	return true
+}
+
+// A sweeping is what may be released, as the durable state has it.
+type sweeping struct {
+	before segment.ID        // the oldest segment that stays; 0 if none may go
+	ends   map[uint64]logEnd // how far each log had come where that begins
+	logs   []*logState
+
+	// blocker is the log that keeps the segment at before, 0 if that is not it,
+	// and needed how far it would have to give its records up.
+	blocker uint64
+	needed  LSN
+}
+
+// survey says which segments below limit may go, from the oldest on.
+func (j *janitor) survey(limit segment.ID) (sweeping, error) {
+	v := j.v
+	s := sweeping{ends: map[uint64]logEnd{}}
+	v.mu.RLock()
+	s.logs = make([]*logState, 0, len(v.durable.logs))
+	for _, l := range v.durable.logs {
+		c := *l
+		c.checkpoints = slices.Clone(l.checkpoints)
+		s.logs = append(s.logs, &c)
+	}
+	v.mu.RUnlock()
+	blind := false // there are segments at the end of what was looked at that say nothing
+	for _, id := range v.journal.Segments() {
+		if id >= limit {
+			break
+		}
+		one, err := v.index.cache.get(id)
+		if unreadable(err) {
+			// Nobody reads what it held, and where each log was at its end a later
+			// segment says, if that one knows of all of them.
+			blind = true
+			continue
+		}
+		if err != nil {
+			return s, err
+		}
+		if blind && !one.complete {
+			continue
+		}
+		blind = false
+		if s.blocker, s.needed = blocking(s.logs, one); s.blocker != 0 {
+			break
+		}
+		for n, e := range one.ends {
+			s.ends[n] = e
+		}
+		s.before = id + 1
+	}
+	return s, nil
 }
 
 // sweep releases what may go.
@@ -50,76 +135,37 @@ func (j *janitor) sweep() error {
 		return err
 	}
 	v.mu.RLock()
-	if l := v.durable.logs[j.blocker]; l != nil && l.keep() < j.needed {
-		v.mu.RUnlock()
-		return nil
-	}
-	j.blocker = 0
-	logs := make([]*logState, 0, len(v.durable.logs))
-	for _, l := range v.durable.logs {
-		c := *l
-		c.checkpoints = slices.Clone(l.checkpoints)
-		logs = append(logs, &c)
-	}
+	l := v.durable.logs[j.blocker]
+	blocked := l != nil && l.keep() < j.needed
 	v.mu.RUnlock()
-
-	// From the oldest on: how far each log had come at the end of the last
-	// segment that may go.
-	ends := map[uint64]logEnd{}
-	var before segment.ID
-	blind := false // there are segments at the end of what was looked at that say nothing
-	for _, id := range v.journal.Segments() {
-		if id >= limit {
-			break
-		}
-		s, err := v.index.cache.get(id)
-		if unreadable(err) {
-			// Nobody reads what it held, and where each log was at its end a later
-			// segment says, if that one knows of all of them.
-			blind = true
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if blind && !s.complete {
-			continue
-		}
-		blind = false
-		if j.blocker, j.needed = blocking(logs, s); j.blocker != 0 {
-			break
-		}
-		for n, e := range s.ends {
-			ends[n] = e
-		}
-		before = id + 1
-	}
-	if before == 0 {
+	if blocked {
 		return nil
 	}
-	if err := j.carryStates(before); err != nil {
+	s, err := j.survey(limit)
+	if err != nil {
 		return err
 	}
-	for _, l := range logs {
-		e, ok := ends[l.number]
-		if !ok || e.next <= l.first {
-			continue
-		}
-		if _, err := v.truncate(j.quit, l.name, l.number, e.next, e.total, false); err != nil {
-			return err
-		}
+	j.blocker, j.needed = s.blocker, s.needed
+	if s.before == 0 {
+		return nil
+	}
+	if err := j.carryStates(s.before); err != nil {
+		return err
+	}
+	if err := j.truncateAll(s); err != nil {
+		return err
 	}
 	released := len(v.journal.Segments())
-	if err := v.journal.Release(before); err != nil {
+	if err := v.journal.Release(s.before); err != nil {
 		return err
 	}
-	v.index.cache.release(before)
+	v.index.cache.release(s.before)
 	released -= len(v.journal.Segments())
 	if v.o.Events.Released != nil {
 		v.o.Events.Released(released)
 	}
 	// A snapshot that had no room may have some now.
-	if v.journal.Admit(snapshotPart, false) == nil {
+	if v.journal.Admit(snapshotPart, v.leave(forRecords)) == nil {
 		v.mu.RLock()
 		due := v.snapshotDue(false)
 		v.mu.RUnlock()
@@ -128,6 +174,111 @@ func (j *janitor) sweep() error {
 		}
 	}
 	return nil
+}
+
+// makeRoom moves what opening needs out of the way of segments that no log
+// keeps, when space is short and that gains some, and reports whether it did.
+//
+//	snapshots   two, into the current segment: the header of the next one
+//	            records both
+//	end         admission counts on the current segment no more, and what was
+//	            admitted lands
+//	roll        the next one begins: in the reserve, or in what is left of this
+//
+// It gains at least an eighth of a segment, so that a full volume does not turn
+// over for ever.
+func (j *janitor) makeRoom() (made bool, err error) {
+	v := j.v
+	want := v.leave(forRecords)
+	if err := v.journal.Admit(v.admitted.Load()+int64(v.maxBatch)+frameOverhead, want); !errors.Is(err, segment.ErrNoSpace) {
+		return false, nil
+	}
+	ids := v.journal.Segments()
+	current := ids[len(ids)-1]
+	s, err := j.survey(current)
+	if err != nil {
+		return false, err
+	}
+	// What lies in there and has to be carried forward must fit in one segment.
+	for ; s.before > ids[0] && j.carries(s.before) > v.journal.SegmentTakes()/2; s.before-- {
+	}
+	if j.gain(s.before, current, s.logs) < v.journal.SegmentTakes()/8 {
+		return false, nil
+	}
+	for range 2 {
+		v.mu.RLock()
+		enough := v.snapshots.older.Pos.Segment >= s.before
+		v.mu.RUnlock()
+		if enough {
+			break
+		}
+		if err := v.snapshots.writeFor(forRelease); err != nil {
+			return false, err
+		}
+	}
+	if err := j.roll(); err != nil {
+		return false, err
+	}
+	ids = v.journal.Segments()
+	return ids[len(ids)-1] > current, nil
+}
+
+// gain returns how many bytes of journal there would be room for in addition if
+// a segment were begun behind current and everything below before released.
+func (j *janitor) gain(before, current segment.ID, logs []*logState) int64 {
+	v := j.v
+	each, size := v.journal.SegmentTakes(), v.journal.SegmentSize()
+	space := v.journal.Space()
+	full, free := v.journal.Releasable(before)
+	disk, err := v.fs.Free(v.dir)
+	if err != nil {
+		return 0
+	}
+	left := int64(min(disk, limits.MaxSegmentSize))
+	if space.Spares == 0 {
+		// The segment takes what is left of the current one, and of the disk.
+		left = max(0, left+space.Remaining-size)
+		return (int64(full) + (free+left)/size - left/size) * each
+	}
+	// What the disk has room for alone, it has without this.
+	gain := (int64(full)+(free+left)/size-left/size)*each - space.Remaining
+	if gain <= 0 && each >= splittable && !j.keeps(current, logs) {
+		// Nothing but the current one is worth releasing. It goes when another one
+		// has been begun, in two steps: into the spare, and then into what is left
+		// of that, so that the file of this one becomes the spare.
+		gain = each - space.Remaining
+	}
+	return gain
+}
+
+// keeps reports whether a log keeps records of the current segment.
+func (j *janitor) keeps(current segment.ID, logs []*logState) bool {
+	v := j.v
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	if v.index.active.id != current {
+		return v.last.Pos.Segment != current // unless nothing was appended to it
+	}
+	blocker, _ := blocking(logs, v.index.active)
+	return blocker != 0
+}
+
+// roll begins a segment, if there is room for one.
+func (j *janitor) roll() error {
+	v := j.v
+	if _, err := v.bus.Board(); err != nil {
+		return v.wrap(err)
+	}
+	v.journal.EndSegment()
+	v.bus.LeaveUnused()
+	if err := v.bus.Flush(j.quit); err != nil {
+		return v.wrap(err)
+	}
+	w := newWaiter()
+	if err := v.bus.Insert(tagRoll, func(f *batcher.Frame) { f.Ride(w) }); err != nil {
+		return v.wrap(err)
+	}
+	return <-w.landed
 }
 
 // unreadable reports whether err is about bytes that do not verify, which no
@@ -160,57 +311,130 @@ func blocking(logs []*logState, s *segmentIndex) (number uint64, needed LSN) {
 	return 0, 0
 }
 
-// carryStates moves the states of checkpoints out of segments before before. One
-// that does not verify stays behind: it is lost already, Checkpoint says so, and
-// it must not keep its segment, and all behind it, for ever.
+// carries returns how many bytes of checkpoints' states lie below before.
+func (j *janitor) carries(before segment.ID) (size int64) {
+	v := j.v
+	oldest := v.journal.Segments()[0]
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for _, at := range v.index.states {
+		if oldest <= at.pos.Segment && at.pos.Segment < before {
+			size += int64(at.place.Size)
+		}
+	}
+	return size
+}
+
+// A stateMove is a checkpoint's state on its way out of a segment.
+type stateMove struct {
+	key   stateKey
+	was   checkpointState
+	state []byte
+}
+
+// carryStates moves the states of checkpoints out of segments before before,
+// many in a frame: alone each would take a disk block. One that does not verify
+// stays behind: it is lost already, Checkpoint says so, and it must not keep its
+// segment, and all behind it, for ever.
 func (j *janitor) carryStates(before segment.ID) error {
 	v := j.v
-	type move struct {
+	type source struct {
 		key stateKey
 		at  statePlace
 	}
-	var moves []move
+	var sources []source
 	oldest := v.journal.Segments()[0]
 	v.mu.RLock()
 	for k, at := range v.index.states {
 		if oldest <= at.pos.Segment && at.pos.Segment < before {
-			moves = append(moves, move{k, at})
+			sources = append(sources, source{k, at})
 		}
 	}
 	v.mu.RUnlock()
-	for _, m := range moves {
+	var moves []stateMove
+	size := 0
+	for i, src := range sources {
 		v.mu.RLock()
-		l := v.durable.logs[m.key.log]
-		var was checkpointState
-		found := false
-		if l != nil {
-			var i int
-			if i, found = l.findCheckpoint(m.key.name); found {
-				was = l.checkpoints[i]
-			}
-		}
+		was, found := v.durable.checkpoint(src.key)
 		v.mu.RUnlock()
-		if !found || was.size == 0 {
+		if found && was.size > 0 {
+			state, err := readState(v.fetch, src.at, was.sum)
+			switch {
+			case err == nil:
+				moves = append(moves, stateMove{src.key, was, state})
+				size += len(state) + maxSmallCommand
+			case !unreadable(err):
+				return fmt.Errorf("carry forward the state of checkpoint %q: %w", src.key.name, err)
+			}
+		}
+		if len(moves) == 0 || size < min(v.fullSize, limits.TargetBlockSize) && i < len(sources)-1 {
 			continue
 		}
-		state, err := readState(v.fetch, m.at, was.sum)
-		if unreadable(err) {
-			continue
+		if err := j.move(moves, size); err != nil {
+			return err
 		}
-		if err != nil {
-			return fmt.Errorf("carry forward the state of checkpoint %q: %w", m.key.name, err)
+		moves, size = moves[:0], 0
+	}
+	return nil
+}
+
+// move carries states forward, those of checkpoints that were set again
+// meanwhile left out.
+func (j *janitor) move(moves []stateMove, size int) error {
+	return j.v.doAll(j.quit, size, forRoom, func(s *State, put func(*Command, []byte)) {
+		for i := range moves {
+			m := &moves[i]
+			if now, found := s.checkpoint(m.key); found && now.version == m.was.version {
+				put(&Command{Kind: CommandMoveCheckpoint, Log: m.key.log, Name: m.key.name, Version: m.was.version}, m.state)
+			}
 		}
-		err = v.do(j.quit, len(state), true, func(s *State) (*Command, []byte, error) {
-			l := s.logs[m.key.log]
-			if l == nil {
-				return nil, nil, nil
+	})
+}
+
+// checkpoint returns a checkpoint.
+func (s *State) checkpoint(k stateKey) (c checkpointState, found bool) {
+	l := s.logs[k.log]
+	if l == nil {
+		return c, false
+	}
+	i, found := l.findCheckpoint(k.name)
+	if found {
+		c = l.checkpoints[i]
+	}
+	return c, found
+}
+
+// truncateAll truncates every log up to where it had come at the end of what is
+// released, many in a frame.
+func (j *janitor) truncateAll(s sweeping) error {
+	const most = 512
+	var due []*logState
+	for _, l := range s.logs {
+		if e, ok := s.ends[l.number]; ok && e.next > l.first {
+			due = append(due, l)
+		}
+	}
+	for some := range slices.Chunk(due, most) {
+		var refused error
+		err := j.v.doAll(j.quit, len(some)*maxTruncateBytes, forRelease, func(state *State, put func(*Command, []byte)) {
+			for _, was := range some {
+				l := state.logs[was.number]
+				if l == nil {
+					continue // deleted meanwhile
+				}
+				e := s.ends[was.number]
+				cmd, err := l.truncation(e.next, e.total, false)
+				switch {
+				case err != nil:
+					refused = err
+				case cmd != nil:
+					put(cmd, nil)
+				}
 			}
-			i, found := l.findCheckpoint(m.key.name)
-			if !found || l.checkpoints[i].version != was.version {
-				return nil, nil, nil // set again meanwhile: its state is elsewhere
-			}
-			return &Command{Kind: CommandMoveCheckpoint, Log: m.key.log, Name: m.key.name, Version: was.version}, state, nil
 		})
+		if err == nil {
+			err = refused
+		}
 		if err != nil {
 			return err
 		}
@@ -218,27 +442,62 @@ func (j *janitor) carryStates(before segment.ID) error {
 	return nil
 }
 
+// maxTruncateBytes is more than a truncation takes in a directory.
+const maxTruncateBytes = 64
+
 // truncate makes first the log's oldest record, durably, unless it already is
 // or is beyond, and returns the log as it then was. start is how many framed bytes
-// came before first. asked says that the log's owner wants it, who may give up
-// what no checkpoint covers.
-func (v *Volume) truncate(ctx context.Context, name string, number uint64, first LSN, start uint64, asked bool) (info LogInfo, err error) {
-	err = v.do(ctx, 0, true, func(s *State) (*Command, []byte, error) {
+// came before first. The log's owner wants it, who may give up what no checkpoint
+// covers.
+func (v *Volume) truncate(ctx context.Context, name string, number uint64, first LSN, start uint64) (info LogInfo, err error) {
+	err = v.do(ctx, maxTruncateBytes, forRoom, func(s *State) (*Command, []byte, error) {
 		l := s.logs[number]
 		if l == nil {
 			return nil, nil, notFound(name)
 		}
 		info = l.info()
-		switch {
-		case first <= l.first:
-			return nil, nil, nil
-		case (len(l.checkpoints) > 0 || !asked) && first > l.keep():
-			return nil, nil, held(name, first, l.keep())
+		cmd, err := l.truncation(first, start, true)
+		if cmd != nil {
+			info.First, info.LiveBytes = first, cmd.LiveBytes
 		}
-		info.First, info.LiveBytes = first, min(l.totalBytes-start, l.liveBytes)
-		return &Command{Kind: CommandTruncate, Log: number, First: first, LiveBytes: info.LiveBytes}, nil, nil
+		return cmd, nil, err
 	})
 	return info, err
+}
+
+// truncation returns the command that makes first the log's oldest record, nil
+// if it is needless. asked says that the log's owner wants it.
+func (l *logState) truncation(first LSN, start uint64, asked bool) (*Command, error) {
+	switch {
+	case first <= l.first:
+		return nil, nil
+	case (len(l.checkpoints) > 0 || !asked) && first > l.keep():
+		return nil, held(l.name, first, l.keep())
+	}
+	return &Command{Kind: CommandTruncate, Log: l.number, First: first, LiveBytes: min(l.totalBytes-start, l.liveBytes)}, nil
+}
+
+// doAll is do for many commands at once, of at most size bytes together, that
+// put takes one by one. They ride in one frame, and land together.
+func (v *Volume) doAll(ctx context.Context, size int, use purpose, decide func(s *State, put func(*Command, []byte))) error {
+	f, full, err := v.board(ctx, size, use)
+	if err != nil {
+		return err
+	}
+	if full != nil {
+		v.bus.LeaveUnused()
+		return full
+	}
+	decide(v.ahead, func(cmd *Command, payload []byte) { v.put(f, cmd, payload) })
+	w := newWaiter()
+	f.Ride(w)
+	v.bus.Leave()
+	select {
+	case err := <-w.landed:
+		return v.wrap(err)
+	case <-ctx.Done():
+		return fmt.Errorf("outcome unknown: %w", context.Cause(ctx))
+	}
 }
 
 func held(name string, first, keep LSN) error {
@@ -284,7 +543,7 @@ func (v *Volume) Truncate(ctx context.Context, name string, first LSN) (LogInfo,
 			return LogInfo{}, err
 		}
 	}
-	info, err := v.truncate(ctx, name, was.number, first, start, true)
+	info, err := v.truncate(ctx, name, was.number, first, start)
 	if err != nil {
 		return LogInfo{}, err
 	}

@@ -256,6 +256,13 @@ func stallOnce(t *testing.T, kind disk.OpKind) {
 			return err
 		}},
 	}
+	if v.admitted.Load() == 0 {
+		// It is the preparer that hangs: the append waits for its space, with nothing
+		// under way, and what may take the reserve is durable by itself.
+		asked = slices.DeleteFunc(asked, func(i inquiry) bool {
+			return slices.Contains([]string{"set a checkpoint", "refused checkpoint", "refused deletion"}, i.name)
+		})
+	}
 	var waiting sync.WaitGroup
 	answered := make(chan string, len(asked))
 	for _, a := range asked {

@@ -63,6 +63,8 @@ func (v *Volume) recover() error {
 		}
 	}
 	v.snapshots.newest, v.snapshots.older = resume.Snapshot, resume.OlderSnapshot
+	v.snapshots.size = r.size
+	v.stateSize.Store(r.size)
 	fresh := resume.Cut.End.Segment + 1
 	if v.index.active == nil || v.index.active.id != fresh {
 		// Never nil while the volume is written: what is not active is cached,
@@ -171,8 +173,10 @@ type rebuilder struct {
 	bytes  int64 // of the frames scanned
 
 	from segment.FrameRef
-	// base is the snapshot the state was restored from, zero for none.
+	// base is the snapshot the state was restored from, zero for none, and size
+	// what it takes in bytes.
 	base  segment.FrameRef
+	size  int64
 	parts snapshotParts
 	// waiting are frames of commands before the snapshot is whole.
 	waiting []waitingFrame
@@ -308,6 +312,7 @@ func (r *rebuilder) snapshot(f *segment.Frame, open func(block int) ([]byte, err
 	if err != nil {
 		return fmt.Errorf("%w: snapshot at %s: %w", replay.ErrNoState, h.From.Pos, err)
 	}
+	r.size = int64(len(r.parts.buf))
 	r.state, r.states, r.base, r.parts = state, states, h.From, snapshotParts{}
 	for _, w := range r.waiting {
 		if err := r.apply(w.pos, w.commands); err != nil {

@@ -813,15 +813,16 @@ func appendDraft(ctx context.Context, j *segment.Journal, d *segment.Draft) erro
 	for _, b := range d.Blocks {
 		stored += int64(len(b.Stored))
 	}
+	size, leave := segment.FrameSize(len(d.Meta), len(d.Blocks), stored), segment.Reserve{Spare: segment.TakeSpare}
 	for {
-		err := j.Admit(segment.FrameSize(len(d.Meta), len(d.Blocks), stored), true)
+		err := j.Admit(size, leave)
 		if err == nil {
 			break
 		}
 		if !errors.Is(err, segment.ErrPreparing) {
 			return err
 		}
-		if err := j.WaitSpare(ctx); err != nil {
+		if err := j.WaitSpace(ctx, size, leave); err != nil {
 			return err
 		}
 	}

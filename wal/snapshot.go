@@ -68,7 +68,7 @@ func (s *snapshotter) start(v *Volume) {
 func (s *snapshotter) turn() (more bool) {
 	err := s.write()
 	for errors.Is(err, segment.ErrPreparing) { // there will be room
-		if err = s.v.journal.WaitSpare(s.quit); err == nil {
+		if err = s.v.journal.WaitSpace(s.quit, s.v.admitted.Load()+s.needs(), s.v.leave(forRoom)); err == nil {
 			err = s.write()
 		}
 	}
@@ -77,7 +77,21 @@ func (s *snapshotter) turn() (more bool) {
 	}
 	// For room the janitor wakes it again. Anything else has poisoned or closed
 	// the volume, which tells everybody.
-	return err == nil || errors.Is(err, ErrFull) || errors.Is(err, segment.ErrNoSpace)
+	return err == nil || errors.Is(err, ErrFull)
+}
+
+// needs returns about how many bytes of journal the next snapshot takes.
+func (s *snapshotter) needs() int64 {
+	s.v.mu.RLock()
+	defer s.v.mu.RUnlock()
+	return snapshotTakes(s.size)
+}
+
+// snapshotTakes returns how many bytes of journal a snapshot of size bytes
+// takes, grown by a quarter.
+func snapshotTakes(size int64) int64 {
+	size += size / 4
+	return size + (size/snapshotPart+1)*2*limits.BlockSize
 }
 
 // snapshotAtOpen takes a snapshot before anything is served if opening had much
@@ -98,15 +112,19 @@ func (v *Volume) snapshotAtOpen() error {
 // errStopped ends a snapshot when the volume closes.
 var errStopped = errors.New("stopped")
 
-// write takes one snapshot.
-func (s *snapshotter) write() error {
+// write takes one snapshot of every day. It returns ErrFull, with
+// segment.ErrPreparing if there will be room, when there is none for it.
+func (s *snapshotter) write() error { return s.writeFor(forRoom) }
+
+// writeFor takes one snapshot, in space that use may take.
+func (s *snapshotter) writeFor(use purpose) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	v := s.v
 	began := time.Now()
 	// Asked before the state is frozen, which makes every log that changes
 	// afterwards pay for a clone.
-	if err := v.journal.Admit(max(int64(min(snapshotPart, v.maxBatch)), s.size+s.size/4), true); err != nil {
+	if err := v.journal.Admit(v.admitted.Load()+s.needs(), v.leave(use)); err != nil && !errors.Is(err, segment.ErrCrowded) {
 		return fmt.Errorf("%w: %w", ErrFull, err)
 	}
 	v.mu.Lock()
@@ -123,7 +141,7 @@ func (s *snapshotter) write() error {
 		return nil
 	}
 
-	w := &snapshotWriter{s: s, from: from}
+	w := &snapshotWriter{s: s, from: from, use: use}
 	w.buf = appendSnapshotStart(w.buf, next, len(logs))
 	for _, l := range logs {
 		w.buf = appendSnapshotLog(w.buf, l, states)
@@ -138,6 +156,7 @@ func (s *snapshotter) write() error {
 	v.mu.Lock()
 	s.older, s.newest = s.newest, from
 	s.size = w.written
+	v.stateSize.Store(s.size)
 	v.bytes -= was
 	newest, older := s.newest, s.older
 	v.mu.Unlock()
@@ -186,6 +205,7 @@ func appendPlaces(dst []byte, l *logState, states map[stateKey]statePlace) []byt
 type snapshotWriter struct {
 	s       *snapshotter
 	from    segment.FrameRef
+	use     purpose
 	buf     []byte
 	part    uint64
 	sum     uint32
@@ -222,8 +242,7 @@ func (w *snapshotWriter) send(h snapshotHeader, chunk []byte) error {
 		return errStopped
 	default:
 	}
-	// The reserve is there for snapshots too: without one, nothing is released.
-	give, err := v.admitInserted(len(chunk) + maxCommandBytes)
+	give, err := w.admit(len(chunk) + maxSmallCommand)
 	if err != nil {
 		return err
 	}
@@ -238,6 +257,29 @@ func (w *snapshotWriter) send(h snapshotHeader, chunk []byte) error {
 		return err
 	}
 	return <-wait.landed
+}
+
+// admit takes space for a part. It waits for a segment that is being prepared, and
+// for frames under way when they are too many for the segments that are ready.
+func (w *snapshotWriter) admit(size int) (give int64, err error) {
+	v := w.s.v
+	for {
+		if give, err = v.admitInserted(size, w.use); err == nil {
+			return give, nil
+		}
+		wait := err
+		switch {
+		case errors.Is(err, segment.ErrPreparing):
+			err = v.journal.WaitSpace(w.s.quit, v.pending(size), v.leave(w.use))
+		case errors.Is(err, segment.ErrCrowded) && v.admitted.Load() > 0:
+			err = v.bus.Flush(w.s.quit)
+		default:
+			return 0, err
+		}
+		if err != nil {
+			return 0, errors.Join(err, wait)
+		}
+	}
 }
 
 // snapshotVersion is the version of a snapshot's layout: version, number of the

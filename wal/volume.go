@@ -49,6 +49,8 @@ type Volume struct {
 	unpromised atomic.Bool
 	// admitted counts bytes that were sequenced and not yet appended.
 	admitted atomic.Int64
+	// stateSize is that of the newest snapshot, in bytes; see leave.
+	stateSize atomic.Int64
 
 	// ahead is the state with everything that was sequenced, bound the binding of
 	// each producer. The bus's lock guards them.
@@ -83,6 +85,7 @@ type counters struct {
 const (
 	tagSnapshot uint8 = 1
 	tagPromise  uint8 = 2
+	tagRoll     uint8 = 3
 )
 
 // An orderer puts frames into their final order and makes them durable. Submit
@@ -105,6 +108,9 @@ type cargo struct {
 	records  int
 	write    time.Duration
 	sync     time.Duration
+	// unwritten is set of a frame that was to begin a segment for which there is
+	// no room: it lands without having gone anywhere.
+	unwritten bool
 }
 
 var cargoPool = sync.Pool{New: func() any { return new(cargo) }}
@@ -134,10 +140,17 @@ func (l localOrderer) Submit(f *batcher.Frame) {
 	switch f.Tag {
 	case tagSnapshot:
 		d.Kind = segment.KindSnapshot
-	case tagPromise:
+	case tagPromise, tagRoll:
 		d.Kind = segment.KindPromise
 	default:
 		d.Kind = segment.KindCommands
+	}
+	if f.Tag == tagRoll {
+		if err := v.journal.Roll(); errors.Is(err, segment.ErrNoSpace) {
+			c.unwritten = true
+			v.bus.Landed(f.Ticket, nil)
+			return
+		}
 	}
 	began := time.Now()
 	w, err := v.journal.Append(&d)
@@ -203,6 +216,8 @@ func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
 	v := &Volume{o: o, fs: fs, dir: dir, watches: map[uint64]chan struct{}{}, bound: map[bindKey]*Binding{}, done: make(chan struct{})}
 	v.orderer = localOrderer{v}
 	v.index.init(v)
+	v.janitor.init() // the preparer kicks it, and works before it does
+	v.snapshots.init()
 	if o.Codec == "" {
 		o.Codec = batcher.Auto.String()
 	}
@@ -215,7 +230,7 @@ func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
 		Seal: v.sealMeta,
 		Events: segment.Events{
 			Stranger:      o.Events.Stranger,
-			PrepareFailed: o.Events.PrepareFailed,
+			PrepareFailed: v.prepareFailed,
 			Poisoned:      func(cause error) { v.fail(v.wrap(cause)) },
 			Released:      func(segment.ID, bool) { v.counters.recycles.Add(1) },
 			Sealed:        func(id segment.ID) { v.counters.rolls.Add(1); v.tellRolled(id) },
@@ -239,13 +254,13 @@ func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
 	maxFrame := int(min(v.journal.MaxFrame(), limits.MaxFrameSize))
 	v.fullSize = min(limits.FrameFullSize, maxFrame/4)
 	v.maxBatch = min(limits.MaxBatchSize, maxFrame/2)
-	v.snapshots.start(v)
-	v.janitor.start(v)
 	v.bus = batcher.New(batcher.Options{
 		FullSize: v.fullSize, BlockSize: min(limits.TargetBlockSize, v.fullSize), Codec: policy,
 		Submit: v.orderer.Submit, Publish: v.publish, Idle: v.promiseWhenIdle,
 		Events: batcher.Events{FrameLanded: v.landed},
 	})
+	v.snapshots.start(v)
+	v.janitor.start(v) // it may have been kicked: what it rides on comes before it
 	if v.needsPromise() { // what was rewritten is acknowledged as of now
 		if err := v.promise(); err != nil {
 			return nil, errors.Join(err, v.Close())
@@ -291,6 +306,9 @@ func (v *Volume) publish(f *batcher.Frame, err error) {
 		return
 	}
 	c := cargoOf(f)
+	if c.unwritten {
+		return
+	}
 	v.mu.Lock()
 	v.last = c.next
 	v.bytes += c.size
@@ -332,7 +350,7 @@ func (v *Volume) publish(f *batcher.Frame, err error) {
 // know.
 func (v *Volume) landed(i batcher.FrameInfo) {
 	c := i.Attached.(*cargo)
-	if v.o.Events.Frame != nil {
+	if v.o.Events.Frame != nil && !c.unwritten {
 		v.o.Events.Frame(FrameInfo{
 			Sequence: c.next.Sequence - 1, Commands: i.Commands, Records: c.records, Blocks: i.Blocks,
 			RawSize: i.RawSize, StoredSize: i.StoredSize,
@@ -378,7 +396,7 @@ func (v *Volume) promiseWhenIdle(f *batcher.Frame) bool {
 	if !v.needsPromise() {
 		return false
 	}
-	give, err := v.admitInserted(0)
+	give, err := v.admitInserted(0, forRoom)
 	if err != nil {
 		return false // no room: opening will do what a promise would have spared it
 	}
@@ -390,7 +408,7 @@ func (v *Volume) promiseWhenIdle(f *batcher.Frame) bool {
 // promise writes a frame that promises everything before it, and waits for it.
 // Without room it does nothing.
 func (v *Volume) promise() error {
-	give, err := v.admitInserted(0)
+	give, err := v.admitInserted(0, forRoom)
 	if err != nil {
 		return nil
 	}
@@ -438,16 +456,16 @@ func (v *Volume) Close() error {
 	return nil
 }
 
-// do sequences one command that decide makes against the state ahead, with the
-// bytes it carries, and waits until it is durable. A refusal, and a command that
+// do sequences one command that decide makes against the state ahead, of at most
+// size bytes with those it carries, and waits until it is durable. A refusal, and a command that
 // turns out to be needless (nil), wait likewise until the state they were
 // decided on is durable: no answer may show what a crash could take back. If
 // ctx ends first, the outcome is unknown.
-func (v *Volume) do(ctx context.Context, carries int, reserve bool, decide func(s *State) (*Command, []byte, error)) error {
+func (v *Volume) do(ctx context.Context, size int, use purpose, decide func(s *State) (*Command, []byte, error)) error {
 	if v.readOnly != nil {
 		return v.readOnly
 	}
-	f, full, err := v.board(ctx, carries+maxCommandBytes, reserve)
+	f, full, err := v.board(ctx, size, use)
 	if err != nil {
 		return err
 	}
@@ -474,9 +492,6 @@ func (v *Volume) do(ctx context.Context, carries int, reserve bool, decide func(
 	}
 }
 
-// maxCommandBytes is more than any command without records takes, labels included.
-const maxCommandBytes = 2*limits.MaxLabels*(limits.MaxLabelBytes+2) + 4*limits.MaxLogNameBytes
-
 // put applies a command to the state ahead and puts it on the bus. REQUIRES:
 // boarded; the command was decided against the state ahead.
 func (v *Volume) put(f *batcher.Frame, cmd *Command, payload []byte) {
@@ -497,59 +512,6 @@ func (v *Volume) put(f *batcher.Frame, cmd *Command, payload []byte) {
 	}
 	c.admitted += size
 	v.admitted.Add(size)
-}
-
-// blockTableEntry is more than a block takes in a directory, frameOverhead more
-// than a frame takes besides what it carries, both in bytes.
-const (
-	blockTableEntry = 64
-	frameOverhead   = limits.FrameHeaderSize + limits.BlockSize
-)
-
-// board boards the bus when there is written space for size more bytes, or it
-// is known that there is none: then refusal is ErrFull. It waits for a segment
-// that is being prepared. The reserve is for what gives space back.
-func (v *Volume) board(ctx context.Context, size int, reserve bool) (f *batcher.Frame, refusal, err error) {
-	for {
-		if f, err = v.bus.Board(); err != nil {
-			return nil, nil, v.wrap(err)
-		}
-		switch refusal = v.admit(size, reserve); {
-		case refusal == nil, errors.Is(refusal, ErrFull):
-			return f, refusal, nil
-		case !errors.Is(refusal, segment.ErrPreparing):
-			v.bus.LeaveUnused()
-			return nil, nil, refusal
-		}
-		v.bus.LeaveUnused()
-		if err := v.journal.WaitSpare(ctx); err != nil && !errors.Is(err, segment.ErrNoSpace) {
-			return nil, nil, v.wrap(err)
-		}
-	}
-}
-
-// admit says whether there is written space for size more bytes. It returns
-// segment.ErrPreparing if there will be soon, ErrFull if not. REQUIRES: boarded.
-func (v *Volume) admit(size int, reserve bool) error {
-	err := v.journal.Admit(v.admitted.Load()+int64(size)+frameOverhead, reserve)
-	switch {
-	case err == nil, errors.Is(err, segment.ErrPreparing):
-		return err
-	case errors.Is(err, segment.ErrNoSpace):
-		return fmt.Errorf("%w: %w; truncate logs, set checkpoints, or make room on the file system", ErrFull, err)
-	}
-	return v.wrap(err)
-}
-
-// admitInserted takes written space, the reserve included, for a frame that rides
-// between those of commands; give is to be its cargo's. It returns ErrFull.
-func (v *Volume) admitInserted(size int) (give int64, err error) {
-	give = int64(size) + frameOverhead
-	if err := v.journal.Admit(v.admitted.Add(give), true); err != nil {
-		v.admitted.Add(-give)
-		return 0, fmt.Errorf("%w: %w", ErrFull, err)
-	}
-	return give, nil
 }
 
 // A waiter waits for one frame.
@@ -584,7 +546,7 @@ func (v *Volume) Status() Status {
 	s := Status{
 		Volume: v.journal.Volume(), Recovery: v.recovery, DurableFrame: v.journal.Durable(),
 		Segments: space.Segments, SegmentSize: v.journal.SegmentSize(), Spares: space.Spares,
-		AppendableBytes: max(0, space.Usable-space.Reserve),
+		AppendableBytes: v.appendable(space),
 		Commits:         v.counters.commits.Load(), Syncs: v.counters.syncs.Load(), Records: v.counters.records.Load(),
 		RawBytes: v.counters.rawBytes.Load(), StoredBytes: v.counters.storedBytes.Load(), Rolls: v.counters.rolls.Load(),
 		Recycles: v.counters.recycles.Load(), Snapshots: v.counters.snapshots.Load(),
@@ -637,7 +599,7 @@ func (v *Volume) State() (state VolumeState, detail string) {
 		return ReadOnly, v.readOnly.Error()
 	}
 	space := v.journal.Space()
-	if space.PrepareError != nil && max(0, space.Usable-space.Reserve) < limits.BlockSize {
+	if space.PrepareError != nil && v.appendable(space) < limits.BlockSize {
 		return Full, fmt.Sprintf("no room to prepare segments: %v; truncate logs, set checkpoints, or make room on the file system", space.PrepareError)
 	}
 	return Serving, ""
@@ -690,7 +652,7 @@ func (v *Volume) CreateLog(ctx context.Context, name string, o LogOptions) (info
 	if err != nil {
 		return LogInfo{}, false, fmt.Errorf("create log %q: %w", name, err)
 	}
-	err = v.do(ctx, 0, false, func(s *State) (*Command, []byte, error) {
+	err = v.do(ctx, maxCommandBytes, forRecords, func(s *State) (*Command, []byte, error) {
 		if l := s.names[name]; l != nil {
 			if !l.equalOptions(&o) {
 				return nil, nil, fmt.Errorf("log %q: %w", name, ErrLogExists)
@@ -753,7 +715,7 @@ func (v *Volume) ListLogs(prefix, after string, limit int) (logs []LogInfo, more
 // returns ErrLogNotFound.
 func (v *Volume) DeleteLog(ctx context.Context, name string, id ulid.ULID) error {
 	defer v.janitor.kick()
-	return v.do(ctx, 0, true, func(s *State) (*Command, []byte, error) {
+	return v.do(ctx, maxSmallCommand, forRoom, func(s *State) (*Command, []byte, error) {
 		l := s.names[name]
 		if l == nil || id != (ulid.ULID{}) && l.id != id {
 			return nil, nil, notFound(name)
@@ -771,7 +733,7 @@ func (v *Volume) OpenProducer(ctx context.Context, log string, producer ulid.ULI
 		return ProducerInfo{}, fmt.Errorf("open producer on log %q: %w: the producer is a zero ULID", log, ErrInvalid)
 	}
 	var last uint64
-	err := v.do(ctx, 0, false, func(s *State) (*Command, []byte, error) {
+	err := v.do(ctx, maxSmallCommand, forRecords, func(s *State) (*Command, []byte, error) {
 		l := s.names[log]
 		if l == nil {
 			return nil, nil, notFound(log)

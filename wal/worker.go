@@ -11,10 +11,13 @@ type worker struct {
 	stopped chan struct{}
 }
 
-// start begins the goroutine. It ends when it is stopped, or when a turn says
-// that there will be no more.
+// init lets it be kicked. It comes before everybody who might.
+func (w *worker) init() { w.wake = make(chan struct{}, 1) }
+
+// start begins the goroutine, with what it was kicked for since init. It ends
+// when it is stopped, or when a turn says that there will be no more.
 func (w *worker) start(turn func() (more bool)) {
-	w.wake, w.stopped = make(chan struct{}, 1), make(chan struct{})
+	w.stopped = make(chan struct{})
 	w.quit, w.cancel = context.WithCancel(context.Background())
 	go w.run(turn)
 }

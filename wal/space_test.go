@@ -1,0 +1,400 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
+)
+
+// A tenant is what a log has to hold.
+type tenant struct {
+	first, next LSN
+	checkpoint  LSN
+	state       string
+}
+
+// A fullDisk is a volume on a disk of a few segments, and what it has to hold.
+type fullDisk struct {
+	t    *testing.T
+	rng  *rand.Rand
+	mem  *disk.Mem
+	v    *Volume
+	what string // for failures: what was done
+	logs map[string]*tenant
+}
+
+// newFullDisk makes a volume with three logs on a disk with room for segments
+// of size bytes together.
+func newFullDisk(t *testing.T, size int64) *fullDisk {
+	d := &fullDisk{
+		t: t, mem: disk.NewMem(), rng: rand.New(rand.NewPCG(1, uint64(size))),
+		what: fmt.Sprintf("%d bytes: %.1f segments\n", size, float64(size)/(1<<20)),
+		logs: map[string]*tenant{"a": {1, 1, 0, ""}, "b": {1, 1, 0, ""}, "c": {1, 1, 0, ""}},
+	}
+	d.mem.SetCapacity(size + 2*limits.BlockSize) // VOLUME takes one
+	d.open()
+	for log := range d.logs {
+		mustCreate(t, d.v, log)
+		d.add(log, 100)
+	}
+	return d
+}
+
+func (d *fullDisk) failf(format string, args ...any) {
+	d.t.Helper()
+	files, _ := d.mem.List("/vol") // for people
+	err := fmt.Sprintf(format, args...)
+	_ = d.v.Close() // it ended badly already
+	d.t.Fatalf("%s\n%sfiles: %+v", err, d.what, files)
+}
+
+func (d *fullDisk) note(format string, args ...any) {
+	d.what += fmt.Sprintf(format, args...) + fmt.Sprintf(": %+v\n", d.v.journal.Space())
+}
+
+func (d *fullDisk) open() {
+	d.t.Helper()
+	o := testOptions(d.mem)
+	o.SegmentSize, o.Codec, o.SnapshotEvery = 1<<20, "none", 2<<20
+	v, err := Open(context.Background(), "/vol", o)
+	if err != nil {
+		d.failf("open: %v", err)
+	}
+	d.v = v
+	if r := v.Recovery(); r.Verdict == "damaged" {
+		d.failf("opened: %+v", r)
+	}
+}
+
+// text is record lsn of a log.
+func text(log string, lsn LSN, size int) string {
+	head := fmt.Sprintf("%s %d ", log, lsn)
+	return head + strings.Repeat("x", max(0, size-len(head)))
+}
+
+// add appends one record and reports whether there was room for it.
+func (d *fullDisk) add(log string, size int) bool {
+	l := d.logs[log]
+	got, err := d.v.Append(context.Background(), log, ulid.ULID{}, 0, Batch{Run: run(text(log, l.next, size))})
+	switch {
+	case errors.Is(err, ErrFull):
+		return false
+	case err != nil:
+		d.failf("append to %s: %v", log, err)
+	case got.First != l.next:
+		d.failf("append to %s got LSN %d, want %d", log, got.First, l.next)
+	}
+	l.next++
+	return true
+}
+
+// fill appends to all logs at once until there is no room for more.
+func (d *fullDisk) fill() {
+	var all sync.WaitGroup
+	for _, log := range slices.Sorted(maps.Keys(d.logs)) {
+		rng := rand.New(rand.NewPCG(d.rng.Uint64(), 0))
+		all.Go(func() {
+			for most := 1 + rng.IntN(d.v.maxBatch-20); d.add(log, 1+rng.IntN(most)); {
+			}
+		})
+	}
+	all.Wait()
+	if s := d.v.Status(); s.State == Poisoned {
+		d.failf("poisoned: %s", s.Detail)
+	}
+	d.note("fill")
+}
+
+// set sets a log's checkpoint, with a state of some size, and reports whether
+// there was room for it.
+func (d *fullDisk) set(log string, lsn LSN, size int) bool {
+	l := d.logs[log]
+	state := text(log, lsn, size)
+	_, err := d.v.SetCheckpoint(context.Background(), log, Checkpoint{Name: "engine", LSN: lsn, State: []byte(state)}, nil)
+	if errors.Is(err, ErrFull) {
+		return false
+	}
+	if err != nil {
+		d.failf("checkpoint of %s at %d: %v", log, lsn, err)
+	}
+	l.checkpoint, l.state = lsn, state
+	return true
+}
+
+// truncate gives records of a log up.
+func (d *fullDisk) truncate(log string, first LSN) {
+	l := d.logs[log]
+	if l.checkpoint != 0 {
+		first = min(first, l.checkpoint+1)
+	}
+	if _, err := d.v.Truncate(context.Background(), log, first); err != nil {
+		d.failf("truncate %s below %d: %v", log, first, err)
+	}
+	l.first = max(l.first, first)
+}
+
+// check reads everything back.
+func (d *fullDisk) check() {
+	for log, l := range d.logs {
+		info, err := d.v.Log(log)
+		// What the checkpoint covers the janitor may give up at any time.
+		keeps := max(l.first, l.checkpoint+min(l.checkpoint, 1))
+		if err != nil || info.Next != l.next || info.First > keeps {
+			d.failf("%s: %+v, want %d to %d; %v", log, info, keeps, l.next, err)
+		}
+		if l.checkpoint != 0 {
+			cp, err := d.v.Checkpoint(context.Background(), log, "engine")
+			if err != nil || cp.LSN != l.checkpoint || string(cp.State) != l.state {
+				d.failf("%s: checkpoint at %d, want %d: %v", log, cp.LSN, l.checkpoint, err)
+			}
+		}
+		if keeps == l.next {
+			continue
+		}
+		recs := readAll(d.t, d.v, log, keeps)
+		if len(recs) != int(l.next-keeps) {
+			d.failf("%s: %d records from %d on, want up to %d", log, len(recs), keeps, l.next)
+		}
+		for i, rec := range recs {
+			if want := text(log, keeps+LSN(i), 0); !strings.HasPrefix(rec, want) {
+				d.failf("%s: LSN %d is %.20q", log, keeps+LSN(i), rec)
+			}
+		}
+	}
+}
+
+// empty gives up everything that the logs keep, and wants appends to resume
+// without the volume being opened again.
+func (d *fullDisk) empty() {
+	for log, l := range d.logs {
+		if l.checkpoint != 0 && !d.set(log, l.next-1, 100) {
+			d.failf("a checkpoint of %s that gives everything up is refused", log)
+		}
+		d.truncate(log, l.next)
+	}
+	d.note("gave up everything")
+	for log := range d.logs {
+		for deadline := time.Now().Add(5 * time.Minute); !d.add(log, 200<<10); {
+			if time.Now().After(deadline) {
+				d.note("later")
+				d.failf("appends do not resume: %+v", d.v.Status())
+			}
+			<-time.After(100 * time.Millisecond)
+		}
+	}
+	d.note("resumed")
+}
+
+// TestSpaceComesBack fills disks of every size from three segments on, with
+// anything between, and wants them to be usable again without being opened again
+// when what they hold is given up, and nothing lost on the way.
+func TestSpaceComesBack(t *testing.T) {
+	const size = 1 << 20
+	for blocks := int64(3 * size / limits.BlockSize); blocks <= 20*size/limits.BlockSize; blocks += 113 {
+		for seed := range uint64(1) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newFullDisk(t, blocks*limits.BlockSize)
+				d.rng = rand.New(rand.NewPCG(uint64(blocks), seed))
+				d.live()
+			})
+		}
+	}
+}
+
+func (d *fullDisk) live() {
+	d.fill()
+	for range 12 {
+		log := []string{"a", "b", "c"}[d.rng.IntN(3)]
+		l := d.logs[log]
+		switch d.rng.IntN(9) {
+		case 0, 1:
+			d.fill()
+		case 2:
+			first := l.first + LSN(d.rng.IntN(int(l.next-l.first)+1))
+			d.truncate(log, first)
+			d.note("truncate %s to %d of %d", log, first, l.next)
+		case 3: // all of them, up to some share
+			share := d.rng.Float64()
+			for log, l := range d.logs {
+				d.truncate(log, l.first+LSN(share*float64(l.next-l.first)))
+			}
+			d.note("truncate all by %.2f", share)
+		case 4:
+			lsn := max(l.checkpoint, l.first-1) + LSN(d.rng.IntN(int(l.next-max(l.checkpoint+1, l.first))+1))
+			if size := d.rng.IntN(1000); lsn > 0 && !d.set(log, lsn, size) {
+				d.failf("a checkpoint with a state of %d bytes is refused", size)
+			}
+			d.note("checkpoint %s at %d", log, lsn)
+		case 5: // large ones, as long as they are taken
+			n := 0
+			for ; l.checkpoint > 0 && n < 100 && d.set(log, l.checkpoint, d.v.maxBatch-100); n++ {
+			}
+			d.note("%d large checkpoints of %s", n, log)
+		case 6:
+			closeTest(d.t, d.v)
+			d.open()
+			d.note("reopen")
+		case 7:
+			for range 1 + d.rng.IntN(6) {
+				mem := d.mem.CrashClone(d.rng, d.rng.Float64())
+				_ = d.v.Close() // of what was left behind
+				d.mem = mem
+				d.open()
+				d.note("crash")
+				if d.rng.IntN(2) == 0 {
+					d.truncate(log, l.first)
+				}
+			}
+		case 8:
+			<-time.After(time.Duration(d.rng.IntN(5)) * time.Second)
+		}
+	}
+	d.check()
+	d.fill()
+	d.empty()
+	d.check()
+	d.fill()
+	d.empty()
+	closeTest(d.t, d.v)
+}
+
+// TestLargeCheckpointsLeaveRoom sets large checkpoints on a full disk until they
+// are refused: what makes room goes on, also in the next life.
+func TestLargeCheckpointsLeaveRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newFullDisk(t, 5<<20)
+		d.fill()
+		for round := range 3 {
+			if !d.set("a", 1, 100) {
+				d.failf("round %d: a small checkpoint is refused", round)
+			}
+			n := 0
+			for size := d.v.maxBatch - 100; size > smallState; size /= 2 {
+				for ; d.set("a", 1, size); n++ {
+					if n == 1000 {
+						d.failf("there is no end to it")
+					}
+				}
+			}
+			d.note("%d large checkpoints", n)
+			for range 5 {
+				if !d.set("a", 1, 100) {
+					d.failf("round %d: a small checkpoint is refused behind %d large ones", round, n)
+				}
+			}
+			b := d.logs["b"]
+			d.truncate("b", min(b.first+1, b.next))
+			closeTest(t, d.v)
+			d.open()
+			d.note("reopen")
+		}
+		d.check()
+		d.empty()
+		d.check()
+		closeTest(t, d.v)
+	})
+}
+
+// TestPreparerFailsBehindAdmission has the preparer fail while appends wait for
+// it: they are refused, and the volume is not poisoned.
+func TestPreparerFailsBehindAdmission(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := disk.NewMem()
+		faulty := disk.NewFaulty(mem)
+		gate := make(chan error)
+		var held atomic.Bool
+		faulty.Before(func(op disk.Op) error {
+			if op.Kind == disk.OpCreate && held.Load() {
+				return <-gate
+			}
+			return nil
+		})
+		o := testOptions(faulty)
+		o.SegmentSize, o.Codec = 1<<20, "none"
+		v, err := Open(t.Context(), "/vol", o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustCreate(t, v, "log")
+		synctest.Wait() // the spares are there
+		held.Store(true)
+		const clients = 8
+		refused := make(chan error, clients)
+		for range clients {
+			go func() {
+				for {
+					_, err := v.Append(t.Context(), "log", ulid.ULID{}, 0, Batch{Run: run(strings.Repeat("x", 300<<10))})
+					if err != nil {
+						refused <- err
+						return
+					}
+				}
+			}()
+		}
+		synctest.Wait() // until all wait for the preparer
+		if n := v.journal.Space().Spares; n != 1 {
+			t.Errorf("%d spares, the reserve is one", n)
+		}
+		select {
+		case err := <-refused:
+			t.Errorf("refused while the preparer is at work: %v", err)
+		default:
+		}
+		gate <- syscall.ENOSPC
+		for range clients {
+			if err := <-refused; !errors.Is(err, ErrFull) {
+				t.Errorf("%v", err)
+			}
+		}
+		if s := v.Status(); s.State == Poisoned {
+			t.Errorf("poisoned: %s", s.Detail)
+		}
+		held.Store(false)
+		for range 3 { // it tries again
+			<-time.After(2 * time.Second)
+		}
+		mustAppend(t, v, "log", "on")
+		closeTest(t, v)
+	})
+}
+
+// TestRestartsDoNotFillTheDisk crashes a volume again and again, each time after
+// an append and a checkpoint that gives nothing up.
+func TestRestartsDoNotFillTheDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newFullDisk(t, 5<<20)
+		for life := range 60 {
+			for deadline := time.Now().Add(time.Minute); !d.add("a", 300); {
+				if time.Now().After(deadline) {
+					d.failf("life %d: 300 bytes a life fill the disk", life)
+				}
+				<-time.After(100 * time.Millisecond)
+			}
+			if !d.set("a", 1, 100) {
+				d.failf("life %d: no checkpoint", life)
+			}
+			mem := d.mem.CrashClone(d.rng, 0.5)
+			_ = d.v.Close() // of what was left behind
+			d.mem = mem
+			d.open()
+			d.note("life %d", life)
+		}
+		d.check()
+		closeTest(t, d.v)
+	})
+}
