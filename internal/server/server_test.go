@@ -47,6 +47,7 @@ type world struct {
 	dial   func() *grpc.ClientConn
 	ctx    context.Context
 	others sync.WaitGroup
+	deaf   sync.WaitGroup // the service does not hear of a poison before it is done
 
 	mu      sync.Mutex
 	hang    chan struct{}   // syncs wait until it is closed; nil: they do not
@@ -82,7 +83,12 @@ func worldOn(t testing.TB, mem *disk.Mem, o Options) *world {
 	poisoned := make(chan struct{})
 	v, err := wal.Open(ctx, "/vol", wal.Options{
 		FS: w.disk, Create: true, SegmentSize: 1 << 20, PrepareRate: -1, StallAfter: 20 * time.Millisecond,
-		Events: wal.Events{Poisoned: func(error) { close(poisoned) }},
+		Events: wal.Events{Poisoned: func(error) {
+			w.others.Go(func() {
+				w.deaf.Wait()
+				close(poisoned)
+			})
+		}},
 	})
 	if err != nil {
 		t.Fatal(err)
