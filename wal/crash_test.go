@@ -31,9 +31,12 @@ import (
 
 var (
 	crashSeed   = flag.Uint64("crash.seed", 1, "seed of the crash test's first round; each round says its own")
-	crashStates = flag.Int("crash.states", 5000, "power cuts to reopen, at least")
+	crashStates = flag.Int("crash.states", crashEnough, "power cuts to reopen, at least; with fewer than the default, nothing has to come up")
 	crashOnly   = flag.String("crash.shape", "", "only rounds of the shape of this name; then nothing has to come up")
 )
+
+// crashEnough is how many power cuts it takes for everything to come up that has to.
+const crashEnough = 5000
 
 // A crashShape is a kind of volume that workloads run on.
 type crashShape struct {
@@ -104,6 +107,7 @@ var crashCases = map[replay.Case]string{
 	replay.CaseDamagedHeader:        "a frame is promised only after its sync has returned",
 	replay.CaseDamagedDirectory:     "a frame is promised only after its sync has returned",
 	replay.CaseDamagedBlock:         "a frame is promised only after its sync has returned",
+	replay.CaseDamagedSeal:          "a segment takes its first frame only after the seal before it is durable",
 	replay.CaseDamagedSnapshot:      "a header records a snapshot only after its last part is durable",
 	replay.CaseDamagedSegmentHeader: "a segment's header is durable before the file gets its name",
 	replay.CaseShortPredecessor:     "a segment takes its first frame only after the seal before it is durable",
@@ -134,8 +138,8 @@ func TestCrashCasesAreAllNamed(t *testing.T) {
 // A round is one seed: the same seed asks the same and loses the same again, only
 // that what goroutines do side by side may come in another order. Rounds go on until
 // -crash.states power cuts were reopened, each shape has had its turn, and
-// everything of crashMustSee has come up; with more than enough rounds, what
-// has not is a failure.
+// everything of crashMustSee has come up; what has not after four turns each is a
+// failure.
 func TestCrash(t *testing.T) {
 	// Its machinery must not belong to one round's bubble.
 	if _, err := codec.Zstd.Open(nil, codec.Zstd.Compress(nil, []byte("warm")), 4); err != nil {
@@ -149,7 +153,7 @@ func TestCrash(t *testing.T) {
 	}
 	workers.Wait()
 	run.report("in all")
-	if *crashOnly != "" {
+	if !mustSeeAll() {
 		return
 	}
 	for _, what := range run.missing() {
@@ -198,8 +202,11 @@ func (c *crashRun) enough(n uint64) bool {
 	states := c.states
 	c.mu.Unlock()
 	shapes := uint64(len(crashShapes))
-	return states >= *crashStates && n >= shapes && (len(c.missing()) == 0 || n >= 4*shapes)
+	return states >= *crashStates && (!mustSeeAll() || n >= shapes && (len(c.missing()) == 0 || n >= 4*shapes))
 }
+
+// mustSeeAll reports whether the run is long enough for what has to come up.
+func mustSeeAll() bool { return *crashStates >= crashEnough && *crashOnly == "" }
 
 func (c *crashRun) missing() []string {
 	c.mu.Lock()
@@ -1343,4 +1350,77 @@ func readSpan(v *Volume, log string, from LSN) (out []string, err error) {
 		out = append(out, recs...)
 	}
 	return out, err
+}
+
+// TestCrashCheckNotices looks at a volume with expectations that it does not
+// meet, one after the other: a check that lets one of them pass proves nothing.
+func TestCrashCheckNotices(t *testing.T) {
+	v := openTest(t, disk.NewMem())
+	defer closeTest(t, v)
+	info := mustCreate(t, v, "a")
+	first := mustAppend(t, v, "a", "1/0/x", "1/1/x")
+	second := mustAppend(t, v, "a", "2/0/y")
+	mustCheckpoint(t, v, "a", "cp", 1, "state")
+	// What was done to it, and what it had shown before: nothing.
+	made := func() (w *crashWant, create, one, two, cp *crashOp) {
+		create = &crashOp{kind: crashCreate, log: "a", asked: 1, answered: 2}
+		one = &crashOp{kind: crashAppend, log: "a", id: 1, records: []string{"1/0/x", "1/1/x"}, verdict: first, asked: 3, answered: 4}
+		two = &crashOp{kind: crashAppend, log: "a", id: 2, records: []string{"2/0/y"}, verdict: second, asked: 5, answered: 6}
+		cp = &crashOp{kind: crashCheckpoint, log: "a", cp: Checkpoint{Name: "cp", LSN: 1, Version: 1, State: []byte("state")}, asked: 7, answered: 8}
+		life := &crashLife{ops: []*crashOp{create, one, two, cp}}
+		return &crashWant{base: &crashShown{logs: map[string]*shownLog{}}, life: life, sure: 99, possible: 99}, create, one, two, cp
+	}
+	verify := func(w *crashWant) error {
+		_, err := w.verify(v, map[string]int{})
+		return err
+	}
+	w, _, _, _, _ := made()
+	if err := verify(w); err != nil {
+		t.Fatal(err)
+	}
+	shown := func(w *crashWant, l shownLog) { w.base.logs["a"] = &l }
+	also := func(w *crashWant, op crashOp) {
+		op.asked, op.answered = 9, 10
+		w.life.ops = append(w.life.ops, &op)
+	}
+	for name, unmet := range map[string]func(w *crashWant, create, one, two, cp *crashOp){
+		"a batch that was cut off once is back": func(w *crashWant, _, _, two, _ *crashOp) {
+			w.life.ops = slices.DeleteFunc(w.life.ops, func(op *crashOp) bool { return op == two })
+		},
+		"a batch comes before it is sent": func(_ *crashWant, _, _, two, _ *crashOp) { two.asked, two.answered = 100, 0 },
+		"a refused batch is there":        func(_ *crashWant, _, _, two, _ *crashOp) { two.refused = true },
+		"an acknowledged batch is lost": func(w *crashWant, _, _, _, _ *crashOp) {
+			also(w, crashOp{kind: crashAppend, log: "a", id: 3, records: []string{"3/0/z"}, verdict: Verdict{First: 4, Count: 1}})
+		},
+		"a batch is elsewhere":    func(_ *crashWant, _, _, two, _ *crashOp) { two.verdict.First = 9 },
+		"half a batch is there":   func(_ *crashWant, _, _, two, _ *crashOp) { two.records = []string{"2/0/y", "2/1/y"} },
+		"a batch has other bytes": func(_ *crashWant, _, _, two, _ *crashOp) { two.records = []string{"2/0/yy"} },
+		"a later batch is in front": func(_ *crashWant, _, one, two, _ *crashOp) {
+			two.asked, two.answered, one.asked, one.answered = 3, 4, 5, 6
+		},
+		"a batch is there twice": func(_ *crashWant, _, one, two, _ *crashOp) { one.records, two.id = []string{"1/0/x"}, 1 },
+		"what was shown is lost": func(w *crashWant, _, _, _, _ *crashOp) {
+			shown(w, shownLog{info: LogInfo{ID: info.ID, First: 1, Next: 5}, records: []string{"1/0/x", "1/1/x", "2/0/y", "3/0/z"}})
+		},
+		"what was shown is something else": func(w *crashWant, _, _, _, _ *crashOp) {
+			shown(w, shownLog{info: LogInfo{ID: info.ID, First: 1, Next: 2}, records: []string{"1/0/z"}})
+		},
+		"a truncation is undone": func(w *crashWant, _, _, _, _ *crashOp) { also(w, crashOp{kind: crashTruncate, log: "a", first: 2}) },
+		"a checkpoint went back": func(w *crashWant, _, _, _, _ *crashOp) {
+			also(w, crashOp{kind: crashCheckpoint, log: "a", cp: Checkpoint{LSN: 2, Version: 2}})
+		},
+		"a checkpoint has another state":  func(_ *crashWant, _, _, _, cp *crashOp) { cp.cp.State = []byte("other") },
+		"a deleted log is back":           func(w *crashWant, _, _, _, _ *crashOp) { also(w, crashOp{kind: crashDelete, log: "a"}) },
+		"a log is lost":                   func(w *crashWant, _, _, _, _ *crashOp) { also(w, crashOp{kind: crashCreate, log: "b"}) },
+		"a log was never created":         func(_ *crashWant, create, _, _, _ *crashOp) { create.log = "b" },
+		"a log is another one":            func(w *crashWant, _, _, _, _ *crashOp) { shown(w, shownLog{info: LogInfo{First: 1, Next: 1}}) },
+		"a producer's batch is not known": func(_ *crashWant, _, _, two, _ *crashOp) { two.sequence = 1 },
+		"a claim does not hold":           func(_ *crashWant, _, _, two, _ *crashOp) { two.verdict.Checksum++ },
+	} {
+		w, create, one, two, cp := made()
+		unmet(w, create, one, two, cp)
+		if err := verify(w); err == nil {
+			t.Errorf("%s: nobody notices", name)
+		}
+	}
 }
