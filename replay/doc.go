@@ -22,9 +22,13 @@
 //	                                 vouched for where they lie
 //
 // If the newest snapshot does not open, the scan begins again at the older one;
-// if that does not either, at the volume's first segment, provided it still is
-// the journal's beginning. The cost is bounded by the distance between
-// snapshots and one segment's length, not by the journal's.
+// if that does not either, at those that the headers of earlier segments know,
+// and at last at the volume's first segment, provided it still is the journal's
+// beginning. As long as one of the first two opens, the cost is bounded by the
+// distance between snapshots and one segment's length, not by the journal's.
+//
+// A seal whose directory does not verify ends no scan if its successor proves
+// that it was durable: all it carries is an index, and that is a cache.
 //
 // # The tail rule
 //

@@ -51,4 +51,37 @@
 // behind the older one are kept. The janitor releases segments below that and
 // below every log's floor: the lowest of its checkpoints, or what was truncated.
 // States of checkpoints in a released segment are carried forward first.
+//
+// # Repair
+//
+// A volume that lost something above its newest snapshot opens read-only: the
+// state behind the hole cannot be rebuilt from commands alone. A repair rebuilds
+// it from what else there is, and gives up the rest by name:
+//
+//	1 Verify                walk everything; what is damaged, and not yet given up
+//	2 survey                which records verify; the newest whole snapshot, also
+//	                        one that no segment's header knows
+//	3 salvage               the commands behind it. What follows a hole tells what
+//	                        was in it: an append, how far its log had come; a
+//	                        seal, how far all had
+//	4 lost ranges           of each log all that it had and nothing holds
+//	5 segment.Journal.Resume  one more segment, whose header is the cut behind all
+//	                        that verifies, and which begins with a snapshot
+//
+// Nothing else is changed: damaged segments stay, for the records in them that
+// verify, and the janitor releases them in their time. A header that has its
+// newest snapshot in its own segment is a repair's; that is how Verify tells what
+// was given up from what was damaged since.
+//
+// Lost ranges are part of a log's state until they are truncated. Reading one is
+// a *DataLossError with its ends, and a claim in one is refused. Where nothing
+// behind the last hole tells how far a log had come, one lost LSN stands for
+// whatever was there, and a new epoch begins behind it: (log, epoch, LSN) names
+// no other record than it did, and nobody reads across without being told. A
+// producer that was opened behind a hole is forgotten, since nobody knows whose
+// slot it has.
+//
+// It could rewrite every frame behind the hole into fresh segments instead, so
+// that all verifies again. That costs as much room as the journal has, and takes
+// the evidence away.
 package wal

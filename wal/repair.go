@@ -179,11 +179,12 @@ func planIdentity(dir string, o RepairOptions) (*RepairPlan, error) {
 	if slices.ContainsFunc(entries, func(e disk.Entry) bool { return e.Name == p.Writes }) {
 		p.Files = []string{p.Writes}
 	}
-	return p, p.seal(entries)
+	p.seal(entries)
+	return p, nil
 }
 
 // seal digests what the plan was made from and what it does.
-func (p *RepairPlan) seal(entries []disk.Entry) error {
+func (p *RepairPlan) seal(entries []disk.Entry) {
 	h := sha256.New()
 	for _, e := range entries {
 		if filepath.Ext(e.Name) == ".wal" || e.Name == "VOLUME" {
@@ -194,7 +195,6 @@ func (p *RepairPlan) seal(entries []disk.Entry) error {
 	fmt.Fprintf(h, "%d %+v %+v %+v %+v\n", p.Frames, p.Records, p.Checkpoints, p.Producers, p.Logs)
 	h.Write(p.snapshot)
 	h.Sum(p.digest[:0])
-	return nil
 }
 
 // repairedBelow returns the segment that the newest repair began, 0 if there is
@@ -249,7 +249,8 @@ func plan(ctx context.Context, src replay.Source, volume ulid.ULID, dir string, 
 	for _, l := range frozen {
 		p.snapshot = appendSnapshotLog(p.snapshot, l, state.states)
 	}
-	return p, p.seal(entries)
+	p.seal(entries)
+	return p, nil
 }
 
 // A survey is what a walk over a damaged journal finds that is whole: which

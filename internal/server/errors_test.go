@@ -179,7 +179,7 @@ func TestEveryLimitIsAdvertisedOrIsNobodysBusiness(t *testing.T) {
 	// What no client can meet: the shape of files, and how the engine breathes.
 	inside := []string{
 		"BlockSize", "SegmentHeaderSize", "FrameHeaderSize", "DefaultSegmentSize", "MinSegmentSize", "MaxSegmentSize",
-		"MaxFrameSize", "MaxDirectorySize", "MaxBlocksPerFrame", "MaxSealSize", "MaxSegments", "MaxSpares",
+		"MaxFrameSize", "MaxDirectorySize", "MaxBlocksPerFrame", "MaxSealSize", "MaxSegments", "MaxSpares", "MaxLostRanges",
 		"TargetBlockSize", "FrameFullSize", "MaxCommandsPerFrame", "IdlePromiseDelay", "MaxOpenSegments", "OpenSegmentIdle", "LoneFrameSize",
 	}
 	var names []string
