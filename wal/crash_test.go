@@ -163,11 +163,12 @@ func TestCrash(t *testing.T) {
 
 // A crashRun is all rounds of the test.
 type crashRun struct {
-	t      *testing.T
-	began  time.Time
-	rounds atomic.Uint64
+	t     *testing.T
+	began time.Time
+	begun atomic.Uint64 // rounds
 
 	mu     sync.Mutex
+	rounds int // finished
 	states int
 	seen   map[string]int
 	told   time.Time
@@ -176,7 +177,7 @@ type crashRun struct {
 // work runs rounds until there were enough.
 func (c *crashRun) work() {
 	for {
-		n := c.rounds.Add(1) - 1
+		n := c.begun.Add(1) - 1
 		if c.enough(n) || c.t.Failed() {
 			return
 		}
@@ -222,6 +223,7 @@ func (c *crashRun) missing() []string {
 
 func (c *crashRun) add(r *crashRound) {
 	c.mu.Lock()
+	c.rounds++
 	c.states += r.states
 	for what, n := range r.seen {
 		c.seen[what] += n
@@ -240,7 +242,7 @@ func (c *crashRun) report(when string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	took := time.Since(c.began)
-	c.t.Logf("%s: %d crash states in %d rounds from seed %d, %.0f states/s", when, c.states, c.rounds.Load(), *crashSeed, float64(c.states)/took.Seconds())
+	c.t.Logf("%s: %d crash states in %d rounds from seed %d, %.0f states/s", when, c.states, c.rounds, *crashSeed, float64(c.states)/took.Seconds())
 	if when == "in all" {
 		for _, what := range slices.Sorted(maps.Keys(c.seen)) {
 			c.t.Logf("%8d  %s", c.seen[what], what)
