@@ -30,7 +30,7 @@ var model = porcupine.Model{
 
 // patience bounds the check of one log. A check that takes longer has decided
 // nothing, and fails.
-const patience = time.Minute
+const patience = 20 * time.Second
 
 // forever is the last instant of a history, after everything has ended.
 const forever = math.MaxInt64

@@ -2,4 +2,30 @@
 // over gRPC, while it is killed, cut off, paused, and given disks that fail or
 // lose power, writes down what each client asked and heard, and asks porcupine
 // whether there is an order in which all of it is right.
+//
+// # The model
+//
+// One name is one partition: a log or none, with its records, the oldest LSN
+// kept, checkpoints, and producers with their windows. The model answers each
+// operation as the API says, down to the figures of a refusal, the log checksum
+// and live_bytes; a refusal for a reason that the state does not give is as wrong
+// as an answer. What a read shows is durable and current: everything that was
+// answered before it began is in it, and what it shows stays. The oldest LSN may
+// also move by itself, up to the lowest checkpoint, when segments are released:
+// the state knows it as a range, which every answer narrows.
+//
+// # Outcomes that nobody knows
+//
+// An operation without an answer was done or not, but not at any time: it reached
+// at the latest the life of the service in which its client gave up. Crashes are
+// operations of the history, and behind the one that ended that life it can no
+// longer be done. So a record that was cut off and comes back has no order.
+//
+// # The clients and the faults
+//
+// Generated stubs that repeat nothing, streams of batches that wait for no verdict,
+// followers, and the SDK; all through a proxy that breaks connections in the middle
+// of messages. TestKill kills, tears and pauses walsvc as it is shipped; TestDisk
+// hangs the disk at an operation, or fails one, lets the clients go on, and then
+// cuts the power: of what was not synced a random part survives.
 package linear
