@@ -102,11 +102,11 @@ func TestKill(t *testing.T) {
 	k.populate()
 	for round := range *rounds {
 		k.await(*between + rng.IntN(*between))
-		switch {
-		case round%5 == 1:
+		switch round % 5 {
+		case 1:
 			k.proxy.tear()
 			k.tears++
-		case round%5 == 3:
+		case 3:
 			k.pause()
 		default:
 			k.kill()

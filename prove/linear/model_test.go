@@ -579,7 +579,8 @@ func (s *state) stepRead(in *input, out *output) (*state, bool) {
 	case !out.succeeded():
 		return nil, false
 	}
-	n, ok := s, true
+	var n *state
+	var ok bool
 	if from == 0 {
 		if from = s.next(); len(out.Records) > 0 {
 			from = out.First

@@ -18,7 +18,6 @@ type burst struct {
 
 	sent    []sentBatch // without a verdict so far
 	refused bool
-	ended   bool // the service said so, after the last verdict
 }
 
 // A sentBatch is a batch that waits for its verdict.
