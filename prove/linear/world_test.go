@@ -324,6 +324,13 @@ func (w *world) populate() {
 				}
 			}
 		}
+		if log == passing { // as long as there is none, everything is refused
+			c := w.newRaw("early", log, calls)
+			for _, ask := range []func(){c.get, c.listCheckpoints, c.getCheckpoint, c.deleteCheckpoint, c.setCheckpoint, c.truncate, c.delete, c.read, c.append, c.burst} {
+				ask()
+			}
+			c.ready()
+		}
 		for range 2 {
 			c := w.newRaw("unary", log, calls)
 			c.run(c.work)
