@@ -72,6 +72,15 @@ type check struct {
 	err   error
 }
 
+// space returns what a batch may take of the written space, in bytes. What is
+// refused in any case takes none, and must not wait for any.
+func (c *check) space(b *Batch) int {
+	if c.err != nil {
+		return 0
+	}
+	return len(b.Run) + maxAppendBytes
+}
+
 // NewAppender returns a seat. notify is called when Take has something new, on
 // the goroutine that lands frames: it must not block. It is not called for
 // what landed while Append was under way on the appending goroutine: after
@@ -190,7 +199,7 @@ func (a *Appender) Append(ctx context.Context, batches []Batch) error {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		f, full, err := v.board(ctx, len(batches[i].Run)+maxAppendBytes, forRecords)
+		f, full, err := v.board(ctx, a.checks[i].space(&batches[i]), forRecords)
 		if err != nil {
 			return err
 		}
@@ -206,7 +215,7 @@ func (a *Appender) Append(ctx context.Context, batches []Batch) error {
 				if f.RawSize() >= v.fullSize || f.Commands() >= limits.MaxCommandsPerFrame {
 					break
 				}
-				if full = v.admit(len(batches[i].Run)+maxAppendBytes, forRecords); full != nil && !errors.Is(full, ErrFull) {
+				if full = v.admit(a.checks[i].space(&batches[i]), forRecords); full != nil && !errors.Is(full, ErrFull) {
 					break // board waits, or says why not
 				}
 			}

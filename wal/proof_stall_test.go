@@ -20,19 +20,18 @@ import (
 // A stalling disk hangs one kind of operation, and hears what the volume tells.
 type stalling struct {
 	*disk.Faulty
-	mu    sync.Mutex
-	kind  disk.OpKind // 0: none
-	hang  chan struct{}
-	heard []string
+	mu      sync.Mutex
+	kind    disk.OpKind // 0: none
+	frames  bool        // only what a frame waits for: not the preparer's
+	rolling bool        // the last rename was a roll's
+	hang    chan struct{}
+	heard   []string
 }
 
 func newStalling(mem *disk.Mem) *stalling {
 	s := &stalling{Faulty: disk.NewFaulty(mem)}
 	s.Before(func(op disk.Op) error {
-		s.mu.Lock()
-		kind, hang := s.kind, s.hang
-		s.mu.Unlock()
-		if op.Kind == kind {
+		if hang := s.hangs(op); hang != nil {
 			<-hang
 		}
 		return nil
@@ -40,11 +39,30 @@ func newStalling(mem *disk.Mem) *stalling {
 	return s
 }
 
-// hold has all operations of a kind hang until release.
-func (s *stalling) hold(kind disk.OpKind) (release func()) {
+// hangs returns what an operation waits for; nil for nothing.
+func (s *stalling) hangs(op disk.Op) chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.kind, s.hang = kind, make(chan struct{})
+	frame := strings.HasSuffix(op.Name, ".wal")
+	switch op.Kind {
+	case disk.OpRename:
+		s.rolling = strings.HasSuffix(op.To, ".wal")
+		frame = s.rolling
+	case disk.OpSyncDir:
+		frame = s.rolling
+	}
+	if op.Kind != s.kind || s.frames && !frame {
+		return nil
+	}
+	return s.hang
+}
+
+// hold has all operations of a kind hang until release, or only those that a
+// frame waits for.
+func (s *stalling) hold(kind disk.OpKind, frames bool) (release func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kind, s.frames, s.hang = kind, frames, make(chan struct{})
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -155,7 +173,7 @@ func stallOnce(t *testing.T, kind disk.OpKind) {
 		durable, sum = got.verdict.First+1, got.verdict.Checksum
 	}
 	take(<-acks) // it is under way
-	release := fs.hold(kind)
+	release := fs.hold(kind, true)
 	synctest.Wait() // until nothing moves any more: the append under way hangs
 	for len(acks) > 0 {
 		take(<-acks)
@@ -256,13 +274,6 @@ func stallOnce(t *testing.T, kind disk.OpKind) {
 			return err
 		}},
 	}
-	if v.admitted.Load() == 0 {
-		// It is the preparer that hangs: the append waits for its space, with nothing
-		// under way, and what may take the reserve is durable by itself.
-		asked = slices.DeleteFunc(asked, func(i inquiry) bool {
-			return slices.Contains([]string{"set a checkpoint", "refused checkpoint", "refused deletion"}, i.name)
-		})
-	}
 	var waiting sync.WaitGroup
 	answered := make(chan string, len(asked))
 	for _, a := range asked {
@@ -333,7 +344,7 @@ func TestOpeningOnADiskThatHangs(t *testing.T) {
 		mustAppend(t, v, "log", "1")
 		closeTest(t, v)
 		fs := newStalling(mem)
-		release := fs.hold(disk.OpSync)
+		release := fs.hold(disk.OpSync, false)
 		opened := make(chan *Volume)
 		go func() { opened <- fs.open(t) }()
 		time.Sleep(limits.StallAfter)
@@ -360,7 +371,7 @@ func TestStatusOfADiskThatDoesNotSay(t *testing.T) {
 		fs := newStalling(mem)
 		v := fs.open(t)
 		known := v.Status().DiskFree
-		release := fs.hold(disk.OpFree)
+		release := fs.hold(disk.OpFree, false)
 		began := time.Now()
 		if s := v.Status(); known == 0 || s.DiskFree != known || s.State != DiskStalled {
 			t.Errorf("%d bytes free were known; status %+v", known, s)

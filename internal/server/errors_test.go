@@ -68,7 +68,7 @@ func TestTableBothWays(t *testing.T) {
 // that is added there and not here would leave as INTERNAL.
 func TestEveryRefusalOfTheEngineIsInTheTable(t *testing.T) {
 	// Of opening and looking at volumes: there is no service then.
-	offline := []string{"ErrNoVolume", "ErrVersion", "ErrInUse", "ErrDamaged", "ErrBadCommand"}
+	offline := []string{"ErrNoVolume", "ErrVersion", "ErrInUse", "ErrDamaged", "ErrBadCommand", "ErrPlanStale", "ErrBeyondRepair"}
 	var inTable []string
 	for _, row := range Table {
 		inTable = append(inTable, row.Err.Error())
@@ -181,6 +181,8 @@ func TestEveryLimitIsAdvertisedOrIsNobodysBusiness(t *testing.T) {
 		"BlockSize", "SegmentHeaderSize", "FrameHeaderSize", "DefaultSegmentSize", "MinSegmentSize", "MaxSegmentSize",
 		"MaxFrameSize", "MaxDirectorySize", "MaxBlocksPerFrame", "MaxSealSize", "MaxSegments", "MaxSpares", "MaxLostRanges",
 		"TargetBlockSize", "FrameFullSize", "MaxCommandsPerFrame", "IdlePromiseDelay", "MaxOpenSegments", "OpenSegmentIdle", "LoneFrameSize",
+		// Of a repair, of the listener for operators, and of certifying disks.
+		"MaxLostRanges", "AdminTimeout", "MaxAdminHeaderBytes", "MaxScrapes", "MaxWitnessLine", "MaxWitnessRuns", "MaxWitnessConnections",
 	}
 	var names []string
 	for _, file := range parsed(t, "../limits") {
