@@ -458,7 +458,7 @@ func (v *Volume) truncate(ctx context.Context, name string, number uint64, first
 		info = l.info()
 		cmd, err := l.truncation(first, start, true)
 		if cmd != nil {
-			info.First, info.LiveBytes = first, cmd.LiveBytes
+			info.First, info.LiveBytes, info.Lost = first, cmd.LiveBytes, lostFrom(info.Lost, first)
 		}
 		return cmd, nil, err
 	})

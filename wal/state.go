@@ -71,6 +71,20 @@ func (l *logState) lostFrom(lsn LSN) (LSNRange, bool) {
 	return l.lost[i], true
 }
 
+// lostFrom returns what is left of lost ranges when first is the oldest record
+// kept. It does not write the slice.
+func lostFrom(lost []LSNRange, first LSN) []LSNRange {
+	i := sort.Search(len(lost), func(i int) bool { return lost[i].Last >= first })
+	if lost = lost[i:]; len(lost) == 0 {
+		return nil
+	}
+	if lost[0].First < first {
+		lost = slices.Clone(lost)
+		lost[0].First = first
+	}
+	return lost
+}
+
 // loses reports whether all records of r, in so far as they are kept, are lost.
 func (l *logState) loses(r LSNRange) bool {
 	r.First = max(r.First, l.first)
@@ -199,12 +213,7 @@ func (s *State) Apply(c *Command) error {
 			return disagree(c, "to %d with %d bytes, it has %d to %d with %d", c.First, c.LiveBytes, l.first, l.next-1, l.liveBytes)
 		}
 		l.first, l.liveBytes = c.First, c.LiveBytes
-		if i := sort.Search(len(l.lost), func(i int) bool { return l.lost[i].Last >= l.first }); i > 0 || i < len(l.lost) && l.lost[i].First < l.first {
-			l.lost = slices.Clone(l.lost[i:])
-			if len(l.lost) > 0 {
-				l.lost[0].First = max(l.lost[0].First, l.first)
-			}
-		}
+		l.lost = lostFrom(l.lost, l.first)
 	case CommandMoveCheckpoint:
 		i, found := l.findCheckpoint(c.Name)
 		if !found || l.checkpoints[i].version != c.Version || l.checkpoints[i].size != c.Size {
