@@ -212,6 +212,20 @@ func (h *history) decide(all []*operation) porcupine.CheckResult {
 				break
 			}
 		}
+		if !further { // it takes several: those of the lives that were going on there, or just over
+			var near []*operation
+			for _, o := range out {
+				if o.Call <= stuck && h.over(o) >= stuck-slack {
+					near = append(near, o)
+				}
+			}
+			var reached int64
+			verdict, reached = h.attempt(append(slices.Clip(settled), near...))
+			if further = verdict == porcupine.Ok || reached > stuck; further {
+				settled, stuck = append(settled, near...), reached
+				out = slices.DeleteFunc(out, func(o *operation) bool { return slices.Contains(near, o) })
+			}
+		}
 		if !further {
 			return porcupine.CheckOperationsTimeout(model, h.partition(all), patience)
 		}
