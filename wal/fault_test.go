@@ -365,7 +365,8 @@ func (l *faultyLife) use(v *Volume, rounds int, checkpoints bool) {
 	ctx := context.Background()
 	l.phase.Store(atAppend)
 	for _, log := range []string{"a", "b"} {
-		if _, _, err := v.CreateLog(ctx, log, LogOptions{}); l.refused("create", err) {
+		if _, _, err := v.CreateLog(ctx, log, LogOptions{}); err != nil {
+			l.refused("create", err) // ErrFull, if the first spares could not be made
 			return
 		}
 		if l.acked[log] == nil {
