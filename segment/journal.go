@@ -301,12 +301,13 @@ func (j *Journal) Resume(r Resume) ([]FrameRef, error) {
 // resume does the work of Resume for a fresh segment id that has to take size
 // bytes before its seal.
 func (j *Journal) resume(id ID, size int64, r Resume) ([]FrameRef, error) {
-	name, fresh, err := j.freshFile(id, size, false)
+	name, fresh, err := j.freshFile(id, size, 0)
 	if errors.Is(err, ErrNoSpace) {
-		if err := j.giveUpDeadSpace(id, r.DeadFrom); err != nil {
-			return nil, err
+		room, gerr := j.giveUpDeadSpace(id, r.DeadFrom)
+		if gerr != nil {
+			return nil, gerr
 		}
-		name, fresh, err = j.freshFile(id, size, true)
+		name, fresh, err = j.freshFile(id, size, max(room, 1))
 	}
 	if err != nil {
 		return nil, err
@@ -352,9 +353,9 @@ func (j *Journal) resume(id ID, size int64, r Resume) ([]FrameRef, error) {
 
 // freshFile returns the name and size of a file for a segment that has to take
 // need bytes before its seal: a spare, the reserve if it must be, or a short
-// file written on the spot; if veryShort is set, whatever there is room for. It
-// returns ErrNoSpace, wrapped, if there is none of these.
-func (j *Journal) freshFile(id ID, need int64, veryShort bool) (string, int64, error) {
+// file written on the spot; if room bytes were given up for it, as large as they
+// allow. It returns ErrNoSpace, wrapped, if there is none of these.
+func (j *Journal) freshFile(id ID, need, room int64) (string, int64, error) {
 	j.mu.Lock()
 	if len(j.spares) > 0 {
 		name := j.takeLocked()
@@ -362,8 +363,8 @@ func (j *Journal) freshFile(id ID, need int64, veryShort bool) (string, int64, e
 		return name, j.volume.segmentSize, nil
 	}
 	j.mu.Unlock()
-	if veryShort {
-		return j.shortFile(id, need)
+	if room > 0 {
+		return j.shortFile(id, need, room)
 	}
 	size := max(shortSegment, roundUp(need+sealRoom(limits.MaxSegmentSize)))
 	size = min(size, j.volume.segmentSize)
@@ -377,56 +378,65 @@ func (j *Journal) freshFile(id ID, need int64, veryShort bool) (string, int64, e
 
 // shortFile returns the name and size of a file, written on the spot, for
 // segment id, which has to take need bytes before its seal. It is as large as
-// the disk allows, since what is left of it cannot become a spare. It returns
-// ErrNoSpace, wrapped, if the disk has too little.
-func (j *Journal) shortFile(id ID, need int64) (string, int64, error) {
+// the disk allows, since what is left of it cannot become a spare. room bytes
+// were given up for it: what a file system keeps for the superuser, it does not
+// say is free. It returns ErrNoSpace, wrapped, if the disk has too little.
+func (j *Journal) shortFile(id ID, need, room int64) (string, int64, error) {
 	free, err := j.o.FS.Free(j.o.Dir)
 	if err != nil {
 		return "", 0, fmt.Errorf("ask for room: %w", err)
 	}
 	name := segmentName(id) + tmpSuffix
-	size := min(int64(min(free, limits.MaxSegmentSize)), j.volume.segmentSize) &^ (limits.BlockSize - 1)
-	for size >= limits.MinSegmentSize && need+sealRoom(size) <= size {
+	room = max(room, int64(min(free, limits.MaxSegmentSize)))
+	size := min(room, j.volume.segmentSize) &^ (limits.BlockSize - 1)
+	for again := true; size >= limits.MinSegmentSize && need+sealRoom(size) <= size; again = false {
 		err := j.createZeroed(name, size, func(int64) error { return nil })
 		if !isFull(err) {
 			return name, size, err
 		}
-		// File systems take some of what they say is free for themselves.
-		size = (size - size/8) &^ (limits.BlockSize - 1)
+		// What was given up, and what this attempt took, is free for certain only
+		// when that is durable. File systems take some of it for themselves.
+		if err := j.o.FS.SyncDir(j.o.Dir); err != nil {
+			return "", 0, err
+		}
+		if !again {
+			size = (size - size/8) &^ (limits.BlockSize - 1)
+		}
 	}
-	return "", 0, fmt.Errorf("%w: a segment that takes %d bytes: the disk has %d", ErrNoSpace, need, free)
+	return "", 0, fmt.Errorf("%w: a segment that takes %d bytes: the disk has %d", ErrNoSpace, need, room)
 }
 
 // giveUpDeadSpace frees what lies behind the last valid frame, but for a note
 // that says so, and the segments from the one behind id on, which hold nothing
-// that is kept.
-func (j *Journal) giveUpDeadSpace(id ID, from Pos) error {
+// that is kept. It returns how many bytes of the first that was.
+func (j *Journal) giveUpDeadSpace(id ID, from Pos) (freed int64, err error) {
 	if err := j.removeFrom(id + 1); err != nil {
-		return err
+		return 0, err
 	}
 	j.mu.Lock()
 	known := slices.ContainsFunc(j.segments, func(f file) bool { return f.id == from.Segment })
 	j.mu.Unlock()
 	if !known || from.Offset < limits.SegmentHeaderSize {
-		return nil
+		return 0, nil
 	}
 	return j.giveUp(from)
 }
 
 // giveUp frees what lies behind from in its segment, where a frame ends that no
-// frame follows, but for a note that says so.
-func (j *Journal) giveUp(from Pos) error {
+// frame follows, but for a note that says so. It returns how many bytes that is.
+func (j *Journal) giveUp(from Pos) (freed int64, err error) {
 	f, err := j.fileOf(segmentName(from.Segment), true)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	size, err := f.Size()
 	if err == nil && size > from.Offset+noteSize {
 		err = j.shorten(f, from)
+		freed = size - roundUp(from.Offset+noteSize)
 		size = from.Offset + noteSize
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("give up dead space of segment %s: %w", from.Segment, err)
+		return 0, fmt.Errorf("give up dead space of segment %s: %w", from.Segment, err)
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -440,7 +450,7 @@ func (j *Journal) giveUp(from Pos) error {
 			j.released[i].size = size
 		}
 	}
-	return nil
+	return freed, nil
 }
 
 // shorten ends a segment's file at from, with a note there: a file that became
@@ -622,6 +632,9 @@ func (j *Journal) measure(begun bool) {
 	if !j.ended {
 		j.remaining.Store(left)
 	}
+	if begun {
+		j.announceLocked()
+	}
 }
 
 // EndSegment makes admission count on the current segment no more, so that Roll
@@ -658,8 +671,9 @@ func (j *Journal) Roll() error {
 	if errors.Is(err, ErrNoSpace) {
 		j.mu.Lock()
 		j.ended = false
+		j.remaining.Store(j.tail.remaining())
+		j.announceLocked()
 		j.mu.Unlock()
-		j.measure(false)
 	}
 	return err
 }
@@ -725,12 +739,12 @@ func (j *Journal) successor() (name string, size int64, err error) {
 		}
 		// From here on the segment ends as one does that a restart ends: with the
 		// last frame, which is durable, and without a seal.
-		if err := j.giveUp(Pos{t.id, t.off}); err != nil {
+		if _, err := j.giveUp(Pos{t.id, t.off}); err != nil {
 			return "", 0, j.poisoned(fmt.Sprintf("end segment %s", t.id), err)
 		}
 		t.noted = true
 	}
-	name, size, err = j.shortFile(t.id+1, limits.SegmentHeaderSize)
+	name, size, err = j.shortFile(t.id+1, limits.SegmentHeaderSize, t.life.size-roundUp(t.off+noteSize))
 	if err != nil && !errors.Is(err, ErrNoSpace) {
 		err = fmt.Errorf("%w: %w", ErrNoSpace, err) // as when a spare cannot be prepared
 	}

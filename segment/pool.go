@@ -214,7 +214,7 @@ func (j *Journal) reclaim() error {
 		}
 		j.mu.Unlock()
 		if end := next.Cut.End; end.Segment == id && size-end.Offset >= max(size/4, limits.MinSegmentSize/2) {
-			if err := j.giveUp(end); err != nil {
+			if _, err := j.giveUp(end); err != nil {
 				return err
 			}
 		}
@@ -326,7 +326,8 @@ func (j *Journal) takeLocked() string {
 type SpareUse uint8
 
 const (
-	// LeaveSpare says that one spare has to be there when they are written.
+	// LeaveSpare says that one spare has to stay. While the first one is being
+	// prepared, the current segment may be filled without one.
 	LeaveSpare SpareUse = iota
 	// KeepSpare says that if there is one it has to stay, but the current segment may be
 	// filled without one.
@@ -386,8 +387,8 @@ func (j *Journal) Space() Space {
 // the worst order of frames, so Append of what was admitted never waits and never
 // fails for space.
 //
-// It returns nil; ErrPreparing if there is not enough now, but the preparer is
-// at work (WaitSpace, then ask again); ErrCrowded if all spares are there and
+// It returns nil; ErrPreparing if there is not enough now, but the preparer, or a
+// Roll, is at work (WaitSpace, then ask again); ErrCrowded if all spares are there and
 // what is pending has to be appended first; ErrNoSpace, wrapped, if there is not
 // enough and the preparer failed; or what makes the journal unusable. It never
 // blocks.
@@ -411,7 +412,9 @@ func (j *Journal) admitLocked(pending int64, leave Reserve) error {
 	need, own := segmentsFor(pending+leave.Bytes, remaining, j.SegmentTakes()), written
 	switch leave.Spare {
 	case LeaveSpare:
-		own--
+		if own--; own < 0 && j.prepareErr == nil {
+			own = 0 // the first one is being prepared
+		}
 	case KeepSpare:
 		own = max(0, own-1)
 	case TakeSpare:
@@ -421,6 +424,8 @@ func (j *Journal) admitLocked(pending int64, leave Reserve) error {
 		return fmt.Errorf("%w: %d segments, the limit is %d", ErrNoSpace, len(j.segments), limits.MaxSegments)
 	case need <= own:
 		return nil
+	case j.ended:
+		return ErrPreparing // Roll is on its way
 	case j.prepareErr != nil:
 		return fmt.Errorf("%w: %d bytes pending, %d to be left, %d left in the segment, %d spares: %w",
 			ErrNoSpace, pending, leave.Bytes, remaining, written, j.prepareErr)

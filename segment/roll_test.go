@@ -47,8 +47,8 @@ func TestRollRecordsSnapshots(t *testing.T) {
 			if s := j.Space(); s.Remaining != 0 {
 				t.Errorf("an ended segment has room: %+v", s)
 			}
-			if err := j.Admit(1, Reserve{Spare: TakeSpare}); full != errors.Is(err, ErrNoSpace) {
-				t.Errorf("admitted behind an ended segment: %v", err)
+			if err := j.Admit(1, Reserve{Spare: TakeSpare}); full != errors.Is(err, ErrPreparing) {
+				t.Errorf("behind an ended segment, before Roll: %v", err)
 			}
 			if err := j.Roll(); err != nil {
 				t.Fatal(err)

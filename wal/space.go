@@ -68,7 +68,7 @@ func (v *Volume) leave(use purpose) segment.Reserve {
 	// then the spare has to do.
 	switch use {
 	case forRecords:
-		return segment.Reserve{Bytes: min(records, each/4), Spare: segment.LeaveSpare}
+		return segment.Reserve{Bytes: min(records, each/4), Spare: segment.LeaveSpare, Again: true}
 	case forStates:
 		return segment.Reserve{Bytes: min(states, each/4), Spare: segment.KeepSpare, Again: true}
 	case forRoom:

@@ -260,7 +260,8 @@ func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
 		Events: batcher.Events{FrameLanded: v.landed},
 	})
 	v.snapshots.start(v)
-	v.janitor.start(v) // it may have been kicked: what it rides on comes before it
+	// It may have been kicked by now: what it rides on comes before it.
+	v.janitor.start(v)
 	if v.needsPromise() { // what was rewritten is acknowledged as of now
 		if err := v.promise(); err != nil {
 			return nil, errors.Join(err, v.Close())
