@@ -31,24 +31,8 @@ var (
 // it has not caught anything either.
 const proofTimeout = 2 * time.Minute
 
-// A mutant is one patch.
-type mutant struct {
-	name   string // of the file, without .patch
-	path   string
-	plants string  // the bug, in words
-	proofs []proof // asked in order, until one fails
-}
-
-// A proof is a test that has to fail for a mutant.
-type proof struct {
-	dir  string // of the package, from the root, with slashes
-	test string
-}
-
-func (p proof) String() string { return p.dir + "." + p.test }
-
 // TestMutants checks that each mutant still applies to the tree and names
-// proofs that exist, so that none of them rots. With -mutants it also plants
+// proofs that exist, so that none of them rots, and that no promise is without. With -mutants it also plants
 // each in a copy of the tree, and fails if it survives its proofs, hangs them,
 // or does not compile. A proof that fails without any mutant proves nothing:
 // all of them have to pass in the copy first.
@@ -57,17 +41,26 @@ func TestMutants(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mutants, err := readMutants(filepath.Join(root, "testdata", "mutants"))
+	mutants, err := Read(filepath.Join(root, "testdata", "mutants"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(mutants) < 15 {
 		t.Errorf("%d mutants, want 15 at least", len(mutants))
 	}
+	broken := map[int]bool{}
 	tests := map[string][]string{}
 	for _, m := range mutants {
 		if err := m.fits(root, tests); err != nil {
-			t.Errorf("%s: %v", m.name, err)
+			t.Errorf("%s: %v", m.Name, err)
+		}
+		for _, promise := range m.Breaks {
+			broken[promise] = true
+		}
+	}
+	for promise := range Promises {
+		if !broken[promise+1] {
+			t.Errorf("no mutant breaks promise %d", promise+1)
 		}
 	}
 	if !*plant || t.Failed() {
@@ -77,7 +70,7 @@ func TestMutants(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mutants = slices.DeleteFunc(mutants, func(m mutant) bool { return !chosen.MatchString(m.name) })
+	mutants = slices.DeleteFunc(mutants, func(m Mutant) bool { return !chosen.MatchString(m.Name) })
 
 	l := lab{dir: t.TempDir(), bin: t.TempDir()}
 	if err := copyTree(root, l.dir); err != nil {
@@ -92,82 +85,33 @@ func TestMutants(t *testing.T) {
 		by, err := l.try(t.Context(), m)
 		took := time.Since(began).Seconds()
 		if err != nil {
-			t.Errorf("%s: %v", m.name, err)
+			t.Errorf("%s: %v", m.Name, err)
 			by = "NOT CAUGHT"
 		}
-		row := fmt.Sprintf("%-34s %-60s %5.1f s", m.name, by, took)
+		row := fmt.Sprintf("%-34s %-60s %5.1f s", m.Name, by, took)
 		t.Log(row)
 		fmt.Fprintln(&table, row)
 	}
 	t.Logf("%d mutants\n%s", len(mutants), &table)
 }
 
-// readMutants reads every patch of a directory, in the order of their names.
-func readMutants(dir string) ([]mutant, error) {
-	paths, err := filepath.Glob(filepath.Join(dir, "*.patch"))
-	if err != nil {
-		return nil, err
-	}
-	var all []mutant
-	for _, path := range paths {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return nil, err
-		}
-		m, err := parseMutant(string(text))
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
-		}
-		m.path, m.name = path, strings.TrimSuffix(filepath.Base(path), ".patch")
-		all = append(all, m)
-	}
-	return all, nil
-}
-
-// parseMutant reads what stands above a patch: paragraphs that begin with
-// "Plants:" or "Proof:", the latter with a package's directory and a test.
-func parseMutant(text string) (mutant, error) {
-	var m mutant
-	head, _, ok := strings.Cut(text, "\n--- a/")
-	if !ok {
-		return m, errors.New("no patch in it")
-	}
-	for line := range strings.Lines(head) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		switch fields := strings.Fields(value); {
-		case key == "Plants":
-			m.plants = strings.TrimSpace(value)
-		case key == "Proof" && len(fields) == 2:
-			m.proofs = append(m.proofs, proof{fields[0], fields[1]})
-		case key == "Proof":
-			return m, fmt.Errorf("%q: want a directory and a test", value)
-		case m.plants == "" || len(m.proofs) > 0 && key != "":
-			return m, fmt.Errorf("%q stands neither in Plants nor in Proof", key)
-		}
-	}
-	if m.plants == "" || len(m.proofs) == 0 {
-		return m, errors.New("it has to say what it plants, and which proof is for that")
-	}
-	return m, nil
-}
-
 // fits checks that the mutant applies to the tree and that its proofs are
 // there. tests caches the tests of packages.
-func (m *mutant) fits(root string, tests map[string][]string) error {
+func (m *Mutant) fits(root string, tests map[string][]string) error {
 	if err := apply(root, m.path, "--check"); err != nil {
 		return err
 	}
-	for _, p := range m.proofs {
-		known, ok := tests[p.dir]
+	for _, p := range m.Proofs {
+		known, ok := tests[p.Dir]
 		if !ok {
 			var err error
-			if known, err = testsOf(filepath.Join(root, filepath.FromSlash(p.dir))); err != nil {
+			if known, err = testsOf(filepath.Join(root, filepath.FromSlash(p.Dir))); err != nil {
 				return err
 			}
-			tests[p.dir] = known
+			tests[p.Dir] = known
 		}
-		if !slices.Contains(known, p.test) {
-			return fmt.Errorf("package %s has no test %s", p.dir, p.test)
+		if !slices.Contains(known, p.Test) {
+			return fmt.Errorf("package %s has no test %s", p.Dir, p.Test)
 		}
 	}
 	return nil
@@ -249,20 +193,20 @@ type lab struct {
 
 // passes checks that every proof of the mutants passes as long as none of them
 // is planted.
-func (l *lab) passes(ctx context.Context, mutants []mutant) error {
-	asked := map[proof]bool{}
+func (l *lab) passes(ctx context.Context, mutants []Mutant) error {
+	asked := map[Proof]bool{}
 	built := map[string]bool{}
 	for _, m := range mutants {
-		for _, p := range m.proofs {
+		for _, p := range m.Proofs {
 			if asked[p] {
 				continue
 			}
 			asked[p] = true
-			if !built[p.dir] {
-				if err := l.build(ctx, p.dir); err != nil {
+			if !built[p.Dir] {
+				if err := l.build(ctx, p.Dir); err != nil {
 					return err
 				}
-				built[p.dir] = true
+				built[p.Dir] = true
 			}
 			failed, err := l.run(ctx, p)
 			if err != nil {
@@ -278,18 +222,18 @@ func (l *lab) passes(ctx context.Context, mutants []mutant) error {
 
 // try plants a mutant, asks its proofs, and takes it out again. It returns the
 // test that failed, or an error if none did.
-func (l *lab) try(ctx context.Context, m mutant) (by string, err error) {
+func (l *lab) try(ctx context.Context, m Mutant) (by string, err error) {
 	if err := apply(l.dir, m.path); err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, apply(l.dir, m.path, "--reverse")) }()
 	var built string
-	for _, p := range m.proofs {
-		if p.dir != built {
-			if err := l.build(ctx, p.dir); err != nil {
+	for _, p := range m.Proofs {
+		if p.Dir != built {
+			if err := l.build(ctx, p.Dir); err != nil {
 				return "", fmt.Errorf("it is broken, not caught: %w", err)
 			}
-			built = p.dir
+			built = p.Dir
 		}
 		failed, err := l.run(ctx, p)
 		if err != nil {
@@ -299,7 +243,7 @@ func (l *lab) try(ctx context.Context, m mutant) (by string, err error) {
 			return failed, nil
 		}
 	}
-	return "", fmt.Errorf("it survived %v: %s", m.proofs, m.plants)
+	return "", fmt.Errorf("it survived %v: %s", m.Proofs, m.Plants)
 }
 
 // build compiles the tests of a package, which may be one of a module that is
@@ -320,11 +264,11 @@ func (l *lab) binary(dir string) string {
 
 // run runs a proof and returns the test in it that failed, "" if it passed. The
 // error says that it did neither.
-func (l *lab) run(ctx context.Context, p proof) (failed string, err error) {
+func (l *lab) run(ctx context.Context, p Proof) (failed string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, l.binary(p.dir), "-test.run=^"+p.test+"$", "-test.v", "-test.failfast")
-	cmd.Dir = filepath.Join(l.dir, filepath.FromSlash(p.dir))
+	cmd := exec.CommandContext(ctx, l.binary(p.Dir), "-test.run=^"+p.Test+"$", "-test.v", "-test.failfast")
+	cmd.Dir = filepath.Join(l.dir, filepath.FromSlash(p.Dir))
 	out, err := cmd.CombinedOutput()
 	ran, test := readOutput(out)
 	switch {
@@ -339,7 +283,7 @@ func (l *lab) run(ctx context.Context, p proof) (failed string, err error) {
 	if !errors.As(err, &exit) {
 		return "", fmt.Errorf("%s: %w", p, err)
 	}
-	return p.dir + "." + test, nil
+	return p.Dir + "." + test, nil
 }
 
 var failLine = regexp.MustCompile(`^\s*--- FAIL: (\S+) `)
