@@ -360,7 +360,7 @@ type crashWant struct {
 }
 
 func (w *crashWant) may(op *crashOp) bool {
-	return op.asked <= w.possible && (!op.refused || op.answered > w.sure)
+	return op.asked <= w.possible && !op.refused
 }
 
 func (w *crashWant) must(op *crashOp) bool {
@@ -587,12 +587,18 @@ func (c *crashCheck) acknowledged(*Volume) error {
 	return nil
 }
 
-// producer: the volume knows of as many batches as it has.
+// producer: the volume knows of as many batches as it has. Nothing it says of a
+// sequence counts if the producer itself used it for two batches.
 func (c *crashCheck) producer(v *Volume) error {
 	last := c.last(v)
 	low, high := c.base.last, c.base.last
+	sent := map[uint64]int{}
 	for _, op := range c.ops {
 		if op.kind == crashAppend {
+			if was := sent[op.sequence]; was != 0 && op.sequence != 0 {
+				return fmt.Errorf("the test sent batch %d as the producer's %d, which was batch %d, and not refused", op.id, op.sequence, was)
+			}
+			sent[op.sequence] = op.id
 			high = max(high, op.sequence)
 			if c.placed[op] != 0 || c.want.must(op) {
 				low = max(low, op.sequence)
@@ -1086,6 +1092,7 @@ func (l *crashLife) meetClients() {
 				break
 			}
 			if r.at == 0 {
+				c.sequence = r.op.sequence // used, also if nobody ever says what became of it
 				again := &crashOp{kind: crashAppend, log: name, id: r.op.id, records: r.op.records, sequence: r.op.sequence}
 				l.check(l.append(again))
 				if again.answered != 0 && !again.refused {
@@ -1391,6 +1398,7 @@ func TestCrashCheckNotices(t *testing.T) {
 		},
 		"a batch comes before it is sent": func(_ *crashWant, _, _, two, _ *crashOp) { two.asked, two.answered = 100, 0 },
 		"a refused batch is there":        func(_ *crashWant, _, _, two, _ *crashOp) { two.refused = true },
+		"a batch is there and refused":    func(_ *crashWant, _, _, two, _ *crashOp) { two.refused, two.answered = true, 100 },
 		"an acknowledged batch is lost": func(w *crashWant, _, _, _, _ *crashOp) {
 			also(w, crashOp{kind: crashAppend, log: "a", id: 3, records: []string{"3/0/z"}, verdict: Verdict{First: 4, Count: 1}})
 		},
@@ -1417,7 +1425,12 @@ func TestCrashCheckNotices(t *testing.T) {
 		"a log was never created":         func(_ *crashWant, create, _, _, _ *crashOp) { create.log = "b" },
 		"a log is another one":            func(w *crashWant, _, _, _, _ *crashOp) { shown(w, shownLog{info: LogInfo{First: 1, Next: 1}}) },
 		"a producer's batch is not known": func(_ *crashWant, _, _, two, _ *crashOp) { two.sequence = 1 },
-		"a claim does not hold":           func(_ *crashWant, _, _, two, _ *crashOp) { two.verdict.Checksum++ },
+		"a sequence is used twice": func(w *crashWant, _, _, _, _ *crashOp) {
+			for id := range 2 {
+				w.life.ops = append(w.life.ops, &crashOp{kind: crashAppend, log: "a", id: 3 + id, sequence: 1, asked: 9 + id})
+			}
+		},
+		"a claim does not hold": func(_ *crashWant, _, _, two, _ *crashOp) { two.verdict.Checksum++ },
 	} {
 		w, create, one, two, cp := made()
 		unmet(w, create, one, two, cp)
