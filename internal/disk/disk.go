@@ -2,7 +2,7 @@
 //
 // It is a small seam, not a file system: what the engine needs and nothing
 // else, so that a fake is short and a review of "what did we ask the disk" is
-// a review of one interface. Five implementations stand behind it:
+// a review of one interface. Six implementations stand behind it:
 //
 //	OS        the real one: fdatasync, directory sync, flock, optional O_DIRECT
 //	Mem       in memory, and it can crash: what was synced stays, each unsynced
@@ -10,6 +10,7 @@
 //	Record    wraps another and tells of every operation when it begins and ends
 //	Faulty    wraps another and fails, delays or hangs chosen operations
 //	Watch     wraps another and tells when an operation hangs
+//	Model     wraps another and takes the time that a modelled device would
 //
 // Durability rules, which Mem models and the engine obeys:
 //
