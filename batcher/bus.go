@@ -35,6 +35,9 @@ type Options struct {
 	Depth int
 	// Codec says how blocks are compressed; default Auto.
 	Codec CodecPolicy
+	// NoGathering seals as soon as the disk is ready, also when those who were
+	// just told would be back in a moment. It is there to be measured against.
+	NoGathering bool
 
 	// Submit hands a sealed frame to whoever orders frames, in ticket order,
 	// never twice at a time. Bus.Landed must follow for every frame, in the same
@@ -76,6 +79,7 @@ type FrameInfo struct {
 	Full       bool          // sealed because it was full
 	Lone       bool          // driven by the only appender in it
 	Fill       time.Duration // from the first one who left it waiting to its sealing; 0 for a lone ride
+	Pack       time.Duration // what codecs took for its blocks, while it filled and after
 	Compress   time.Duration // from sealing to Submit
 	Land       time.Duration // from Submit to Landed
 	Tell       time.Duration // from Landed until the last rider was told
@@ -130,6 +134,10 @@ type Bus struct {
 	policy   policy
 	stats    Stats
 	lastLand int64 // when the disk was last done with a frame
+
+	gathering gathering
+	decided   bool // the loop knows whether to wait for those who were told last
+	waiting   bool // it does
 
 	// timer is set once for many landings: resetting it for each would cost a
 	// lone append more than the lock does. It goes off IdleDelay after the
@@ -211,9 +219,8 @@ func (b *Bus) isFull(f *Frame) bool {
 func (b *Bus) LeaveUnused() { b.mu.Unlock() }
 
 // Leave unlocks the bus and compresses the blocks that the caller filled. If
-// the disk is idle, nobody else is on board and the caller brought at most
-// LoneSize, it drives the frame;
-// drove then reports whether the frame landed, and its riders were told, before
+// the disk is idle, nobody else is on board or about to be and the caller brought
+// at most LoneSize, it drives the frame; drove then reports whether the frame landed, and its riders were told, before
 // Leave returned. REQUIRES: boarded.
 func (b *Bus) Leave() (drove bool) {
 	f := b.open
@@ -221,7 +228,7 @@ func (b *Bus) Leave() (drove bool) {
 		b.mu.Unlock()
 		return false
 	}
-	if b.fresh && f.rawSize <= b.o.LoneSize && b.isIdle() {
+	if b.fresh && f.rawSize <= b.o.LoneSize && b.isIdle() && !b.waiting {
 		return b.driveAlone()
 	}
 	if f.opened == 0 {

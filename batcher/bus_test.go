@@ -882,3 +882,46 @@ func TestFrameLanded(t *testing.T) {
 		}
 	})
 }
+
+// TestToldComeBack: callers that each wait for their own append share one frame,
+// on a disk that leaves them the time, instead of riding in turn.
+func TestToldComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const callers, each = 8, 400
+		var bus *batcher.Bus
+		bus = batcher.New(batcher.Options{Codec: batcher.Fixed(codec.None), Submit: func(f *batcher.Frame) {
+			time.Sleep(time.Millisecond) // the disk, on the bubble's clock
+			bus.Landed(f.Ticket, nil)
+		}})
+		var all sync.WaitGroup
+		for range callers {
+			all.Go(func() {
+				told := make(awaited, 1)
+				for range each {
+					f, err := bus.Board()
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					f.AppendCommand([]byte("c"))
+					f.Ride(told)
+					bus.Leave()
+					<-told
+				}
+			})
+		}
+		all.Wait()
+		if err := bus.Close(); err != nil {
+			t.Fatal(err)
+		}
+		// Turns without waiting among them, in which they ride as they come.
+		if got := float64(callers*each) / float64(bus.Stats().Frames); got < 0.75*callers {
+			t.Errorf("%.1f callers in a frame, want nearly all %d", got, callers)
+		}
+	})
+}
+
+// awaited is told of one append at a time.
+type awaited chan struct{}
+
+func (a awaited) Landed(uint64, error) { a <- struct{}{} }

@@ -38,6 +38,13 @@
 //	write     |  N ====      |  N+1 ==   |
 //	sync      |      ========|     ======|
 //
+// Before it seals, the loop lets those board who have just been told, if it has
+// measured that this carries more: callers that each wait for their own append
+// would ride in two halves else, with a sync each. It waits for a part of the
+// disk's own time at most, while they keep coming, and only if at least two are
+// there to share a frame: a lone appender and an idle bus wait for nobody. The
+// policy is pure, too (see gather.go).
+//
 // # Who drives
 //
 // A lone append on an idle disk drives its own frame: handing it to another

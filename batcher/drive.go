@@ -2,6 +2,7 @@ package batcher
 
 import (
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/walsvc/walsvc/internal/limits"
@@ -15,6 +16,7 @@ func (b *Bus) loop() {
 		b.mu.Lock()
 		b.summoned = false
 		for !b.driving {
+			b.gather()
 			f := b.next()
 			if f == nil {
 				break
@@ -41,7 +43,7 @@ func (b *Bus) drained() bool {
 
 // unlock gives up the lock, and wakes the loop if there is work for it.
 func (b *Bus) unlock() {
-	wake := !b.summoned && !b.driving && (b.sealable() || b.drained())
+	wake := !b.summoned && !b.driving && !b.waiting && (b.sealable() || b.drained())
 	if wake {
 		b.summoned = true
 	}
@@ -79,6 +81,31 @@ func (b *Bus) quiet() {
 		}
 	}
 	b.mu.Unlock()
+}
+
+// gather waits for those who were just told, while that pays: see gathering. It
+// lets others run instead of setting a timer, which would be late by more than
+// fast disks take. REQUIRES: mu, held again when it returns.
+func (b *Bus) gather() {
+	if b.decided || b.o.NoGathering || !b.mayWait() {
+		return
+	}
+	b.decided = true
+	if !b.gathering.begin(b.clock()-b.lastLand, len(b.open.riders)) {
+		return
+	}
+	b.waiting = true
+	for b.mayWait() && b.gathering.look(b.clock()-b.lastLand, len(b.open.riders)) {
+		b.mu.Unlock()
+		runtime.Gosched()
+		b.mu.Lock()
+	}
+	b.waiting = false
+}
+
+// mayWait reports that a frame which waits keeps nobody but those on board. REQUIRES: mu.
+func (b *Bus) mayWait() bool {
+	return b.err == nil && !b.closing && !b.driving && len(b.flight) == 0 && len(b.inserts) == 0 && !b.isFull(b.open)
 }
 
 // next seals the frame whose turn it is, or returns nil if the disk is not ready
@@ -188,6 +215,10 @@ func (b *Bus) Landed(ticket uint64, err error) {
 	f := b.flight[b.done]
 	f.landed = b.clock()
 	f.service = f.landed - max(f.submitted, b.lastLand)
+	if err == nil && !f.inserted {
+		b.gathering.landed(len(f.riders), len(b.open.riders), f.service, f.landed-b.lastLand)
+		b.decided = false
+	}
 	b.lastLand = f.landed
 	if err != nil {
 		b.fail(err)
@@ -310,6 +341,10 @@ func (f *Frame) info(told int64) FrameInfo {
 	if f.opened != 0 {
 		fill = time.Duration(f.sealed - f.opened)
 	}
+	var pack int64
+	for _, buf := range f.bufs {
+		pack += buf.took
+	}
 	return FrameInfo{
 		Ticket:     f.Ticket,
 		Tag:        f.Tag,
@@ -321,6 +356,7 @@ func (f *Frame) info(told int64) FrameInfo {
 		Full:       f.full,
 		Lone:       f.lone,
 		Fill:       fill,
+		Pack:       time.Duration(pack),
 		Compress:   time.Duration(f.submitted - f.sealed),
 		Land:       time.Duration(f.landed - f.submitted),
 		Tell:       time.Duration(told - f.landed),
