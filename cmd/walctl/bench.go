@@ -95,7 +95,7 @@ Figures belong to a machine and an hour: compare ratios taken in one run.`,
 		Args:    noArgs,
 		RunE:    help,
 	}
-	cmd.AddCommand(newBenchAppendCommand(g), newBenchReplayCommand(g), newBenchBaselineCommand(g), newBenchAllCommand(g), newEchoServerCommand())
+	cmd.AddCommand(newBenchAppendCommand(g), newBenchReplayCommand(g), newBenchBaselineCommand(g), newBenchAllCommand(g), newBenchLadderCommand(g), newEchoServerCommand())
 	return cmd
 }
 
@@ -350,11 +350,14 @@ type benchAllResult struct {
 }
 
 func (r benchAllResult) tables() []grid {
-	t := grid{
-		title: fmt.Sprintf("walsvc beside its machine, records of %s, medians of %d rounds", bench.SizeName(int64(r.RecordBytes)), len(r.Rounds)),
-		head:  []string{"what", "got", "wanted", "", "beside"},
-	}
-	for _, goal := range r.Goals {
+	title := fmt.Sprintf("walsvc beside its machine, records of %s, medians of %d rounds", bench.SizeName(int64(r.RecordBytes)), len(r.Rounds))
+	return []grid{goalsTable(title, r.Goals)}
+}
+
+// goalsTable says of each goal whether it is met.
+func goalsTable(title string, goals []bench.Goal) grid {
+	t := grid{title: title, head: []string{"what", "got", "wanted", "", "beside"}}
+	for _, goal := range goals {
 		value := func(v float64) string {
 			if v >= 1000 {
 				return grouped(uint64(v)) + goal.Unit
@@ -371,7 +374,7 @@ func (r benchAllResult) tables() []grid {
 		}
 		t.rows = append(t.rows, []any{goal.What, value(goal.Got), wanted + value(goal.Wanted), verdict, goal.Beside})
 	}
-	return []grid{t}
+	return t
 }
 
 func newBenchAllCommand(g *globals) *cobra.Command {

@@ -183,6 +183,28 @@ func TestBenchAllJSON(t *testing.T) {
 	}
 }
 
+func TestBenchLadder(t *testing.T) {
+	t.Parallel()
+	picture := filepath.Join(t.TempDir(), "ladder.svg")
+	args := []string{"bench", "ladder", "--disk", "nvme,ssd", "--callers", "16", "--duration", "5ms"}
+	got := keys(t, benchJSON(t, append(args, "--svg", picture)...), "record_bytes", "callers", "codec", "model_error_us", "disks", "goals")
+	positive(t, got, "record_bytes", "callers")
+	var disks []struct {
+		Disk  string
+		Steps []json.RawMessage
+	}
+	if err := json.Unmarshal(got["disks"], &disks); err != nil || len(disks) != 2 || disks[0].Disk != "nvme" || disks[1].Disk != "ssd" {
+		t.Fatalf("disks %s: %v", got["disks"], err)
+	}
+	figures := []string{"appends_per_second", "gain", "frames", "records_per_frame", "bytes_per_second", "compression_ratio", "sync_us"}
+	for _, s := range disks[0].Steps {
+		positive(t, keys(t, s, append(figures, "step", "fill_us", "compress_us", "write_us", "timeline")...), figures...)
+	}
+	if drawn, err := os.ReadFile(picture); err != nil || !strings.Contains(string(drawn), "merged, compressed, overlapped") {
+		t.Errorf("picture of %d bytes: %v", len(drawn), err)
+	}
+}
+
 func TestBenchRefusals(t *testing.T) {
 	for _, tc := range []struct {
 		args []string
@@ -199,6 +221,10 @@ func TestBenchRefusals(t *testing.T) {
 		{[]string{"append", "--addr", "unix:/nonexistent/walsvc.sock"}, exitUnavailable, "next: start the service"},
 		{[]string{"replay", "--records", "0"}, exitUsage, "--records 0"},
 		{[]string{"all", "--rounds", "0"}, exitUsage, "--rounds 0"},
+		{[]string{"ladder", "--disk", "tape"}, exitUsage, "want all or some of real, hdd, ssd, nvme"},
+		{[]string{"ladder", "--codec", "none"}, exitUsage, "--codec"},
+		{[]string{"ladder", "--callers", "0"}, exitUsage, "--callers 0"},
+		{[]string{"ladder", "--disk", "nvme", "--svg", "/nonexistent/ladder.svg"}, exitFailed, "no such file"},
 		{[]string{"everything"}, exitUsage, `no command "everything"`},
 	} {
 		t.Run(strings.Join(tc.args, " "), func(t *testing.T) {
