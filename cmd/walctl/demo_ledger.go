@@ -276,7 +276,7 @@ func (r *reading) record(lsn uint64, data []byte) {
 	} else if acked != nil && acked != e {
 		l.disorder(r.shard, lsn, e, "session %d's operation %d was acknowledged here", acked.session, acked.number)
 	}
-	if acked == e {
+	if acked == e || acked == nil && e.read == lsn { // its acknowledgement may come before the reading ends
 		delete(r.missed, e)
 	}
 

@@ -70,6 +70,21 @@ func TestLedgerFinds(t *testing.T) {
 			want: tally{acked: 6, recovered: 6},
 		},
 		{
+			name: "nothing, when what was read before is acknowledged during a reading",
+			do: func(b *ledgerBench) {
+				b.read(1, b.records...)
+				b.submitNext(1, 4, 0)
+				b.ack(0, b.entries[6], 7) // has overtaken the one in front of it
+				r := b.begin(0, 1, b.lastAcked(0))
+				for i, data := range b.records {
+					r.record(uint64(i+1), data)
+				}
+				b.ack(0, b.entries[5], 6)
+				r.end()
+			},
+			want: tally{acked: 7, recovered: 7},
+		},
+		{
 			name: "nothing, when what was read before is truncated",
 			do: func(b *ledgerBench) {
 				b.read(1, b.records...)
