@@ -33,20 +33,21 @@ var model = porcupine.Model{
 const patience = 20 * time.Second
 
 // forever is the last instant of a history, after everything has ended.
-const forever = math.MaxInt64
+const forever = math.MaxInt64 - 1
 
 // partition returns a log's operations for porcupine, with the crashes between
-// them. One that was not answered is open for ever: see state.step.
+// them. One that was not answered is open until right after the crash that ended
+// the last life which it may have reached: see state.step.
 func (h *history) partition(all []*operation) []porcupine.Operation {
 	var operations []porcupine.Operation
 	for _, o := range all {
 		p := porcupine.Operation{ClientId: o.Client, Input: &o.In, Output: &o.Out, Call: o.Call, Return: o.Return}
 		if o.Out.Unknown {
-			p.Return = forever
+			p.Return = h.over(o) + 1
 		}
 		operations = append(operations, p)
 	}
-	for life, at := range append(slices.Clone(h.lives), forever-1) {
+	for life, at := range append(slices.Clone(h.lives), forever) {
 		in := &input{Kind: crash, Life: life}
 		operations = append(operations, porcupine.Operation{Input: in, Output: &output{}, Call: at, Return: at})
 	}
@@ -61,181 +62,164 @@ func (h *history) over(o *operation) int64 {
 	return forever
 }
 
-// A finding is what the rest of a history says of an operation without an answer.
-type finding struct {
-	at    uint64 // LSN of a batch's first record, version of a checkpoint
-	until int64  // when somebody had seen it
+// evidence is what the answers of a log's history say of what was not answered.
+type evidence struct {
+	// seen is where the first record of a batch was seen first, or the state of a
+	// checkpoint: nobody else appended such a record, or set such a state.
+	seen map[string]sighting
+	// told has the first records of the batches whose append was answered.
+	told map[string]bool
+	// tries counts, by first record, how often the append of a batch was not answered.
+	tries map[string]int
+	// named counts the operations of a producer.
+	named map[string]int
+	// runs are the records that are known, with the operations that show them.
+	runs []run
+	// looks are the answers that say what the log's next LSN is.
+	looks []*operation
+	// ends are when logs of that name were deleted, or may have been.
+	ends []span
 }
 
-// guess settles what became of the operations that were not answered, as far as
-// the others tell: no two batches and no two states of checkpoints are the same,
-// so who saw one knows which it was. What nobody saw is left out.
-func (h *history) guess(all []*operation) (settled, out []*operation) {
-	found, answered, tried := map[string]finding{}, map[string]bool{}, map[string]int{}
-	note := func(what string, at uint64, o *operation) {
-		if f, ok := found[what]; !ok || o.Return < f.until {
-			found[what] = finding{at, o.Return}
+// A sighting is of something that was done.
+type sighting struct {
+	at    uint64 // LSN, or version of a checkpoint
+	until int64  // when the first of those who saw it had done so
+}
+
+// A span is from the beginning of an operation to its end.
+type span struct{ since, until int64 }
+
+// A run is n records from an LSN on that are known.
+type run struct {
+	span
+	first, n uint64
+}
+
+// gather gathers the evidence.
+func (h *history) gather(all []*operation) *evidence {
+	e := &evidence{seen: map[string]sighting{}, told: map[string]bool{}, tries: map[string]int{}, named: map[string]int{}}
+	see := func(what string, at uint64, o *operation) {
+		if s, ok := e.seen[what]; !ok || o.Return < s.until {
+			e.seen[what] = sighting{at, o.Return}
 		}
+	}
+	know := func(data []string, first uint64, o *operation) {
+		for i, r := range data {
+			see(r, first+uint64(i), o)
+		}
+		e.runs = append(e.runs, run{span{o.Call, o.Return}, first, uint64(len(data))})
 	}
 	for _, o := range all {
+		e.named[o.In.Producer]++
 		switch {
-		case o.Out.Unknown && o.In.Kind == appendRecords && len(o.In.Records) > 0:
-			tried[o.In.Records[0]]++
+		case o.In.Kind == deleteLog && o.Out.Unknown:
+			e.ends = append(e.ends, span{o.Call, h.over(o)})
+		case o.In.Kind == deleteLog && o.Out.succeeded():
+			e.ends = append(e.ends, span{o.Call, o.Return})
+		case o.In.Kind == appendRecords && o.Out.Unknown && len(o.In.Records) > 0:
+			e.tries[o.In.Records[0]]++
 		case !o.Out.succeeded():
-		case o.In.Kind == appendRecords:
-			note(o.In.Records[0], o.Out.First, o)
-			answered[o.In.Records[0]] = answered[o.In.Records[0]] || !o.Out.Repeated
+		case o.Out.Info != nil:
+			e.looks = append(e.looks, o)
+		case o.In.Kind == appendRecords && o.Out.First > 0:
+			e.told[o.In.Records[0]] = e.told[o.In.Records[0]] || !o.Out.Repeated
+			know(o.In.Records, o.Out.First, o)
 		case o.In.Kind == readRecords, o.In.Kind == seeRecords:
-			for i, r := range o.Out.Records {
-				note(r, o.Out.First+uint64(i), o)
-			}
+			know(o.Out.Records, o.Out.First, o)
 		case o.In.Kind == getCheckpoint:
-			note(o.Out.Checkpoints[0].State, o.Out.Checkpoints[0].Version, o)
+			see(o.Out.Checkpoints[0].State, o.Out.Checkpoints[0].Version, o)
 		}
 	}
-	first := map[string]bool{}
+	return e
+}
+
+// absent reports whether a batch that nobody saw was not appended: from before it
+// was asked for until it no longer could be, the log grew by what others had
+// appended, and nothing else. A log is the same one as long as nobody deletes it.
+func (e *evidence) absent(o *operation, over int64) bool {
+	same := span{-1, forever}
+	for _, d := range e.ends {
+		switch {
+		case d.until < o.Call:
+			same.since = max(same.since, d.until)
+		case d.since <= over:
+			return false
+		default:
+			same.until = min(same.until, d.since)
+		}
+	}
+	holds := func(s span) bool { return same.since < s.since && s.until < same.until }
+	i := slices.IndexFunc(e.looks, func(l *operation) bool { return l.Call > over && holds(span{l.Call, l.Return}) })
+	if i < 0 {
+		return false
+	}
+	from := uint64(1)
+	for _, l := range e.looks[:i] {
+		if l.Return < o.Call && holds(span{l.Call, l.Return}) {
+			from = max(from, l.Out.Info.Next)
+		}
+	}
+	known := make([]bool, e.looks[i].Out.Info.Next)
+	for _, r := range e.runs {
+		if holds(r.span) {
+			for lsn := r.first; lsn < min(r.first+r.n, uint64(len(known))); lsn++ {
+				known[lsn] = true
+			}
+		}
+	}
+	return from <= uint64(len(known)) && !slices.Contains(known[from:], false)
+}
+
+// settle gives the operations that were not answered the answers that the rest
+// of the history proves, and leaves out those that it proves to have done nothing.
+// Every operation without an answer doubles what a search has to look through. What
+// stays open is what nobody saw and somebody may have undone before it was.
+//
+// It only draws conclusions that hold in every order in which all answers are
+// right: a history is in order with what is settled if and only if it is without.
+func (h *history) settle(all []*operation) []*operation {
+	e := h.gather(all)
+	var settled []*operation
 	for _, o := range all {
 		if !o.Out.Unknown {
 			settled = append(settled, o)
 			continue
 		}
 		c := *o
-		what := o.In.State
-		if len(o.In.Records) > 0 {
-			what = o.In.Records[0]
-		}
-		f, seen := found[what]
 		switch {
-		case !seen || answered[what]:
-			out = append(out, o)
-			continue
-		case tried[what] > 1: // it was one of these; the first that may have, until that proves wrong
-			c.Out.First = f.at
-			since, until := bounds(all, o.In.ID, f)
-			if first[what] || h.over(o) < since || o.Call > until {
-				out = append(out, &c)
+		case o.In.Kind == appendRecords && len(o.In.Records) > 0:
+			what := o.In.Records[0]
+			s, seen := e.seen[what]
+			switch {
+			case e.told[what]: // it was the one that was answered
 				continue
+			case !seen && e.absent(o, h.over(o)):
+				continue
+			case seen && e.tries[what] > 1: // one of these did it
+				c.Out.First = s.at
+			case seen:
+				c.Out = output{First: s.at, Count: uint64(len(o.In.Records))}
+				c.Return = max(c.Call, min(s.until, h.over(o)-1))
 			}
-			first[what] = true
-		case o.In.Kind == setCheckpoint:
-			c.Out = output{Checkpoints: []checkpoint{{Name: o.In.Name, LSN: o.In.LSN, Version: f.at, Size: uint64(len(o.In.State))}}}
-			c.Return = min(f.until, h.over(o))
-		default:
-			c.Out = output{First: f.at, Count: uint64(len(o.In.Records))}
-			c.Return = min(f.until, h.over(o))
+		case o.In.Kind == openProducer && e.named[o.In.Producer] == 1:
+			continue // it makes no difference
+		case o.In.Kind == setCheckpoint && o.In.State != "":
+			if s, seen := e.seen[o.In.State]; seen {
+				c.Out = output{Checkpoints: []checkpoint{{Name: o.In.Name, LSN: o.In.LSN, Version: s.at, Size: uint64(len(o.In.State))}}}
+				c.Return = max(c.Call, min(s.until, h.over(o)-1))
+			}
 		}
 		settled = append(settled, &c)
 	}
-	return settled, out
-}
-
-// bounds returns between which instants the log came to have a record, as far as
-// the answers tell that name the log.
-func bounds(all []*operation, id string, f finding) (since, until int64) {
-	until = f.until
-	for _, o := range all {
-		var next uint64 // LSN when it was done
-		switch {
-		case !o.Out.succeeded() || o.Out.Repeated:
-			continue
-		case o.Out.Info != nil && (id == "" || o.Out.Info.ID == id):
-			next = o.Out.Info.Next
-		case o.In.Kind == appendRecords && (id == "" || o.Out.ID == id):
-			next = o.Out.First
-		default:
-			continue
-		}
-		if next <= f.at {
-			since = max(since, o.Call)
-		} else {
-			until = min(until, o.Return)
-		}
-	}
-	return since, until
-}
-
-// attempt looks for an order with as much work as a guess is worth. If it finds none,
-// stuck is the instant up to which it came: when the first operation ended that
-// has no place behind the longest beginning of an order.
-func (h *history) attempt(all []*operation) (verdict porcupine.CheckResult, stuck int64) {
-	const worth = 50 // steps for an operation; those that find an order take 20 at most
-	partition := h.partition(all)
-	steps := worth * len(partition)
-	bounded := model
-	bounded.Step = func(s, in, out any) (bool, any) {
-		if steps--; steps < 0 {
-			return false, nil // so that it ends soon
-		}
-		return model.Step(s, in, out)
-	}
-	verdict, found := porcupine.CheckOperationsVerbose(bounded, partition, patience)
-	var longest []int
-	for _, order := range found.PartialLinearizations()[0] {
-		if len(order) > len(longest) {
-			longest = order
-		}
-	}
-	placed := make([]bool, len(partition))
-	for _, i := range longest {
-		placed[i] = true
-	}
-	stuck = forever
-	for i, o := range partition {
-		if !placed[i] {
-			stuck = min(stuck, o.Return)
-		}
-	}
-	return verdict, stuck
+	return settled
 }
 
 // decide says whether there is an order of a log's operations in which all of
 // their answers are right.
-//
-// Every operation without an answer doubles what a search has to look through.
-// So it begins with a guess at what became of them, and where an order ends
-// early takes in one that was left out and with which it gets further: a history
-// that is in order with some of this settled in one way is in order. If none is
-// found like this, the history as it is has the word.
 func (h *history) decide(all []*operation) porcupine.CheckResult {
-	settled, out := h.guess(all)
-	verdict, stuck := h.attempt(settled)
-	for verdict != porcupine.Ok {
-		further := false
-		for i, o := range slices.Backward(out) { // it is one of the last, most often
-			if o.Call > stuck || h.over(o) < stuck-slack {
-				continue // it was not open there
-			}
-			var reached int64
-			verdict, reached = h.attempt(append(slices.Clip(settled), o))
-			if further = verdict == porcupine.Ok || reached > stuck; further {
-				settled, stuck, out = append(settled, o), reached, slices.Delete(out, i, i+1)
-				break
-			}
-		}
-		if !further { // it takes several: those of the lives that were going on there, or just over
-			var near []*operation
-			for _, o := range out {
-				if o.Call <= stuck && h.over(o) >= stuck-slack {
-					near = append(near, o)
-				}
-			}
-			var reached int64
-			verdict, reached = h.attempt(append(slices.Clip(settled), near...))
-			if further = verdict == porcupine.Ok || reached > stuck; further {
-				settled, stuck = append(settled, near...), reached
-				out = slices.DeleteFunc(out, func(o *operation) bool { return slices.Contains(near, o) })
-			}
-		}
-		if !further {
-			return porcupine.CheckOperationsTimeout(model, h.partition(all), patience)
-		}
-	}
-	return verdict
+	return porcupine.CheckOperationsTimeout(model, h.partition(h.settle(all)), patience)
 }
-
-// slack is how long before the instant at which no order goes on something may
-// have been done that nobody noticed before, in ticks.
-const slack = 1000
 
 // check decides for each log whether its history is linearizable. The error says
 // which are not, or not within patience, and names a directory with them.
@@ -272,8 +256,7 @@ func (h *history) save(dir, name string, all []*operation) error {
 	if err != nil {
 		return err
 	}
-	settled, _ := h.guess(all)
-	partition := h.partition(settled)
+	partition := h.partition(h.settle(all))
 	_, found := porcupine.CheckOperationsVerbose(model, partition, patience)
 	return errors.Join(
 		os.WriteFile(filepath.Join(dir, name+".json"), text, 0o600),

@@ -108,7 +108,7 @@ type diskTest struct {
 // start starts the service on a disk and lets the clients through.
 func (d *diskTest) start(m *disk.Mem) {
 	d.t.Helper()
-	d.history.live()
+	d.live()
 	d.lives++
 	codecs := []string{"auto", "none", "s2", "zstd"}
 	s, err := startService(d.ctx, m, filepath.Join(d.dir, strconv.Itoa(d.lives)), codecs[d.rng.IntN(len(codecs))])
@@ -122,32 +122,48 @@ func (d *diskTest) start(m *disk.Mem) {
 	d.admit(s.socket)
 }
 
-// crash cuts the power: no client hears anything more, and the disk keeps what it
-// happens to keep.
+// crash cuts the power: no client hears anything more, and of what was not synced
+// the disk keeps what it happens to keep.
 func (d *diskTest) crash(lets chan struct{}) {
-	d.hold()
-	d.proxy.cut()
 	survive := []float64{0, 0, 0.5, 1}
-	m := d.service.disk.CrashClone(d.rng, survive[d.rng.IntN(len(survive))])
+	d.crashKeeping(lets, survive[d.rng.IntN(len(survive))])
+}
+
+// crashKeeping keeps each block that was not synced with that probability.
+func (d *diskTest) crashKeeping(lets chan struct{}, survive float64) {
+	d.hold()
+	m := d.service.disk.CrashClone(d.rng, survive)
 	close(lets)
 	d.service.stop()
 	d.start(m)
 }
 
-// outage hangs the disk, and after a while cuts the power.
-func (d *diskTest) outage() {
-	d.t.Helper()
+// hang has the disk hang some changes from now on.
+func (d *diskTest) hang(changes int64, atSync bool) *outage {
 	o := &outage{
-		atSync: d.rng.IntN(4) > 0, hangs: make(chan struct{}), lets: make(chan struct{}),
+		atSync: atSync, hangs: make(chan struct{}), lets: make(chan struct{}),
 		changes: []disk.OpKind{disk.OpCreate, disk.OpRename, disk.OpRemove, disk.OpSyncDir, disk.OpWrite, disk.OpSync, disk.OpTruncate},
 	}
-	o.left.Store(d.rng.Int64N(40))
+	o.left.Store(changes)
 	d.service.faulty.Before(o.hook)
+	return o
+}
+
+// awaitHang waits until the disk hangs.
+func (d *diskTest) awaitHang(o *outage) {
+	d.t.Helper()
 	select {
 	case <-o.hangs:
 	case <-time.After(limit):
 		d.t.Fatal("nobody asks the disk for anything")
 	}
+}
+
+// outage hangs the disk, and after a while cuts the power.
+func (d *diskTest) outage() {
+	d.t.Helper()
+	o := d.hang(d.rng.Int64N(40), d.rng.IntN(4) > 0)
+	d.awaitHang(o)
 	d.linger(40, 20*time.Millisecond)
 	d.outages++
 	d.crash(o.lets)
@@ -184,7 +200,6 @@ func (d *diskTest) drain() {
 		d.t.Fatal(err)
 	}
 	d.hold()
-	d.proxy.cut()
 	d.drains++
 	d.start(d.service.disk)
 }
@@ -207,7 +222,8 @@ func TestDisk(t *testing.T) {
 		}
 	}
 	d.await(*between)
-	d.retire()
+	d.end()
+	d.crash(make(chan struct{})) // and what is found then is the last word
 	if err := d.service.drain(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -216,5 +232,55 @@ func TestDisk(t *testing.T) {
 	c.mustBeRich(t, *rounds >= 10)
 	if d.outages == 0 || d.poisonings == 0 {
 		t.Errorf("%d outages and %d poisonings, want some of each", d.outages, d.poisonings)
+	}
+}
+
+// TestHang has two clients each ask for what only one of them can be given, on a
+// disk that hangs, has a third one look, and cuts the power before any of it is
+// durable. Whoever was told of it by then, by a refusal too, was told of what is lost.
+func TestHang(t *testing.T) {
+	d := &diskTest{world: newWorld(t, seeded(t), time.Second)}
+	d.start(disk.NewMem())
+	conn := d.connect()
+	founder := d.newRaw("founder", steady, conn)
+	if out := founder.createWith(optionsOf(steady)); !out.succeeded() {
+		t.Fatalf("create log: %+v", out)
+	}
+	for range 4 {
+		o := d.hang(0, true)
+		for i := range uint64(2) {
+			creator, setter, appender := d.newRaw("creator", passing, conn), d.newRaw("setter", steady, conn), d.newRaw("appender", steady, conn)
+			for _, ask := range []func(){
+				func() { creator.createWith(options{MaxRecord: maxRecord + i}) },
+				func() { setter.setCheckpointAs(input{Name: names[0], State: setter.batch(1)[0], Version: new(uint64)}) },
+				func() { appender.appendUnary(input{Kind: appendRecords, Records: appender.batch(1), Expected: 1}) },
+			} {
+				if !d.enter() {
+					t.Fatal("the test is over")
+				}
+				d.working.Go(func() {
+					ask()
+					d.leave()
+				})
+			}
+		}
+		d.awaitHang(o)
+		if !d.enter() {
+			t.Fatal("the test is over")
+		}
+		reader := d.newRaw("reader", steady, conn)
+		for _, look := range []func(){reader.get, reader.listCheckpoints, reader.readAll} {
+			look()
+		}
+		d.leave()
+		d.linger(6, 100*time.Millisecond)
+		d.crashKeeping(o.lets, 0)
+	}
+	d.end()
+	if err := d.service.drain(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if c := d.judge(); c.unknown == 0 {
+		t.Error("every outcome is known")
 	}
 }

@@ -60,6 +60,7 @@ func (h *history) live() {
 	defer h.mu.Unlock()
 	h.clock++
 	h.lives = append(h.lives, h.clock)
+	h.clock++ // for what the crash undoes: see partition
 }
 
 // life numbers the service's present life.
@@ -99,17 +100,21 @@ type census struct {
 }
 
 // census counts. An operation overlaps if the client of another one on its log
-// was waiting at the same time.
+// was waiting at the same time; what a follower is shown does not count there, as
+// it always waits.
 func (h *history) census() census {
 	c := census{succeeded: map[kind]int{}, refused: map[kind]int{}, reasons: map[string]int{}}
 	for _, all := range h.logs() {
+		asked := slices.DeleteFunc(slices.Clone(all), func(o *operation) bool { return shown[o.In.Kind] })
 		var latest int64 // return of those before
-		for i, o := range all {
-			c.operations++
-			if o.Call < latest || i+1 < len(all) && all[i+1].Call < o.Return {
+		for i, o := range asked {
+			if o.Call < latest || i+1 < len(asked) && asked[i+1].Call < o.Return {
 				c.overlapping++
 			}
 			latest = max(latest, o.Return)
+		}
+		for _, o := range all {
+			c.operations++
 			switch {
 			case o.Out.Unknown:
 				c.unknown++

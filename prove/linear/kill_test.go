@@ -24,7 +24,7 @@ type killTest struct {
 func (k *killTest) start() {
 	k.t.Helper()
 	for k.rng.IntN(4) == 0 { // killed before it is ready
-		k.history.live()
+		k.live()
 		ctx, cancel := context.WithTimeout(k.ctx, time.Duration(k.rng.IntN(40_000))*time.Microsecond)
 		p, err := process.Start(ctx, k.options())
 		cancel()
@@ -37,7 +37,7 @@ func (k *killTest) start() {
 		}
 		k.t.Fatal(err)
 	}
-	k.history.live()
+	k.live()
 	ctx, cancel := context.WithTimeout(k.ctx, limit)
 	defer cancel()
 	var err error
@@ -56,12 +56,10 @@ func (k *killTest) options() process.Options {
 // kill kills the service, at any moment, and starts it again.
 func (k *killTest) kill() {
 	k.t.Helper()
-	k.linger(k.rng.IntN(100), 20*time.Millisecond)
 	if err := k.process.Kill(); err != nil {
 		k.t.Fatal(err)
 	}
 	k.hold()
-	k.proxy.cut()
 	k.kills++
 	k.start()
 }
@@ -109,11 +107,13 @@ func TestKill(t *testing.T) {
 		case 3:
 			k.pause()
 		default:
+			k.linger(k.rng.IntN(100), 20*time.Millisecond)
 			k.kill()
 		}
 	}
 	k.await(*between)
-	k.retire()
+	k.end()
+	k.kill() // and what is found then is the last word
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	if err := k.process.Stop(ctx); err != nil {

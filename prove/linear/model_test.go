@@ -305,8 +305,8 @@ const (
 //
 // An operation that was not answered is done where its place in the order is if
 // that is in a life of the service that it may have reached; behind the crash that
-// ended the last such life it is nothing. So whatever became of it has a place:
-// to be tried where it would be refused now is none of them.
+// ended the last such life it is nothing. So whatever became of it has a place,
+// and one in which it changes nothing is not tried before the crash.
 func (s *state) step(in *input, out *output) (*state, bool) {
 	switch {
 	case in.Kind == crash:
@@ -315,6 +315,17 @@ func (s *state) step(in *input, out *output) (*state, bool) {
 		return c, true
 	case out.Unknown && s.life > in.Life:
 		return s, true
+	}
+	n, ok := s.apply(in, out)
+	if ok && out.Unknown && n.equal(s) {
+		return nil, false
+	}
+	return n, ok
+}
+
+// apply is step for operations that are done.
+func (s *state) apply(in *input, out *output) (*state, bool) {
+	switch {
 	case !s.exists && in.Kind != createLog:
 		return s, out.Reason == logNotFound
 	}

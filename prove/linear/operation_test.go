@@ -33,6 +33,9 @@ var changes = map[kind]bool{
 	setCheckpoint: true, deleteCheckpoint: true,
 }
 
+// shown are the kinds that a client need not ask for.
+var shown = map[kind]bool{seeRecords: true, seeDurable: true}
+
 // refusable are the kinds that the model knows a refusal of. What was seen was
 // not asked for, and listing a log that is gone is all that a listing refuses.
 var refusable = []kind{

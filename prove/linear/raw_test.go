@@ -86,7 +86,7 @@ func heard(err error) output {
 
 // call does one operation.
 func (c *rawClient) call(in input, ask func(ctx context.Context) (output, error)) output {
-	ctx, cancel := context.WithTimeout(c.w.ctx, c.w.timeout)
+	ctx, cancel := c.w.call()
 	defer cancel()
 	end := c.begin(in)
 	out, err := ask(ctx)
@@ -209,21 +209,15 @@ func (c *rawClient) appendProduced() {
 		p.pending = [][]string{c.batch(3)}
 	}
 	in := input{Kind: appendRecords, Producer: p.id, Sequence: p.last + 1, Records: p.pending[0]}
-	switch c.rng.IntN(20) {
-	case 0:
-		in.Sequence++
-	case 1, 2:
-		if p.last > 0 {
-			in.Sequence, in.Records = p.last, p.sent
-		}
-	case 3:
-		if p.last > 0 {
-			in.Sequence = p.last
-		}
-	case 4:
-		in.Producer = ulid.Make().String()
-	case 5:
-		in.Sequence = 0
+	switch n := c.rng.IntN(20); {
+	case n < 2 && p.last > 0:
+		in.Sequence, in.Records = p.last, p.sent
+	case n == 2:
+		in.Sequence, in.Records = p.last+2, c.batch(3)
+	case n == 3:
+		in.Sequence, in.Records = p.last, c.batch(3) // 0 is none
+	case n == 4:
+		in.Producer, in.Records = ulid.Make().String(), c.batch(3)
 	}
 	out := c.appendUnary(in)
 	if in.Producer == p.id && in.Sequence == p.last+1 {
@@ -343,7 +337,9 @@ func (c *rawClient) dense(next uint64, m *walsvcv1.ReplayResponse) {
 func (c *rawClient) follow() {
 	_, first, next := c.look()
 	from := next - min(next-first, 5)
-	ctx, cancel := context.WithCancel(c.w.ctx)
+	c.w.mu.Lock()
+	ctx, cancel := context.WithCancel(c.w.calls)
+	c.w.mu.Unlock()
 	defer cancel()
 	stream, err := c.replays.Replay(ctx, &walsvcv1.ReplayRequest{Log: c.log, FromLsn: from, Follow: true})
 	if err != nil {
@@ -459,11 +455,16 @@ func (c *rawClient) setCheckpoint() {
 	_, first, next := c.look()
 	was, expected := c.condition()
 	low := max(was.LSN, first)
-	in := input{Kind: setCheckpoint, Name: was.Name, Version: expected, LSN: c.likely(low+c.rng.Uint64N(max(next, low)-low+1), 5)}
+	in := input{Name: was.Name, Version: expected, LSN: c.likely(low+c.rng.Uint64N(max(next, low)-low+1), 5)}
 	in.State = c.batch(1)[0]
+	c.setCheckpointAs(in)
+}
+
+func (c *rawClient) setCheckpointAs(in input) {
+	in.Kind = setCheckpoint
 	c.call(in, func(ctx context.Context) (output, error) {
 		r, err := c.checkpoints.SetCheckpoint(ctx, &walsvcv1.SetCheckpointRequest{
-			Log: c.log, Name: in.Name, Lsn: in.LSN, State: []byte(in.State), ExpectedVersion: expected,
+			Log: c.log, Name: in.Name, Lsn: in.LSN, State: []byte(in.State), ExpectedVersion: in.Version,
 		})
 		return output{Checkpoints: []checkpoint{checkpointOf(r.GetCheckpoint())}}, err
 	})
@@ -477,8 +478,12 @@ func checkpointOf(cp *walsvcv1.Checkpoint) checkpoint {
 
 func (c *rawClient) getCheckpoint() {
 	was, _ := c.condition()
-	c.call(input{Kind: getCheckpoint, Name: was.Name}, func(ctx context.Context) (output, error) {
-		r, err := c.checkpoints.GetCheckpoint(ctx, &walsvcv1.GetCheckpointRequest{Log: c.log, Name: was.Name})
+	c.getCheckpointOf(was.Name)
+}
+
+func (c *rawClient) getCheckpointOf(name string) {
+	c.call(input{Kind: getCheckpoint, Name: name}, func(ctx context.Context) (output, error) {
+		r, err := c.checkpoints.GetCheckpoint(ctx, &walsvcv1.GetCheckpointRequest{Log: c.log, Name: name})
 		return output{Checkpoints: []checkpoint{checkpointOf(r.GetCheckpoint())}}, err
 	})
 }

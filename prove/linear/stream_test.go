@@ -1,7 +1,6 @@
 package linear
 
 import (
-	"context"
 	"errors"
 	"io"
 
@@ -44,7 +43,7 @@ func (c *rawClient) burst() {
 	if c.rng.IntN(10) == 0 {
 		b.epoch = 1 + c.rng.Uint64N(2)
 	}
-	ctx, cancel := context.WithTimeout(c.w.ctx, c.w.timeout)
+	ctx, cancel := c.w.call()
 	defer cancel()
 	stream, err := c.appends.AppendStream(ctx)
 	if err == nil {

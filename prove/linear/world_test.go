@@ -11,6 +11,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 )
 
 // limit bounds every wait; it is only reached when something is broken.
@@ -22,6 +25,8 @@ const (
 	bounded = "bounded" // stays, and has a quota
 	passing = "passing" // is deleted and created again
 )
+
+var logs = []string{steady, bounded, passing}
 
 // optionsOf are the options that a log is created with.
 func optionsOf(log string) options {
@@ -50,10 +55,14 @@ type world struct {
 	working sync.WaitGroup
 	failed  chan error // something that no order of operations explains
 
-	mu    sync.Mutex
-	open  chan struct{} // closed while clients are let through
-	ended bool
-	views map[string]*view
+	mu     sync.Mutex
+	open   chan struct{}      // closed while clients are let through
+	calls  context.Context    // of the service's life: for what does not outlive it
+	expire context.CancelFunc // ends calls
+	busy   int                // clients with something that does not outlive it
+	idle   *sync.Cond         // busy is 0
+	ended  bool
+	views  map[string]*view
 }
 
 // A view is what is roughly known of a log, for asking what makes sense. Nothing
@@ -81,7 +90,8 @@ func newWorld(t *testing.T, rng *rand.Rand, timeout time.Duration) *world {
 		t: t, dir: dir, history: &history{}, timeout: timeout, rng: rng,
 		ctx: t.Context(), failed: make(chan error, 100), open: make(chan struct{}), views: map[string]*view{},
 	}
-	for _, log := range []string{steady, bounded, passing} {
+	w.idle = sync.NewCond(&w.mu)
+	for _, log := range logs {
 		w.views[log] = &view{first: 1, next: 1, checkpoints: map[string]checkpoint{}}
 	}
 	if w.proxy, err = newProxy(filepath.Join(dir, "p"), rand.New(rand.NewPCG(rng.Uint64(), 0))); err != nil {
@@ -95,35 +105,92 @@ func newWorld(t *testing.T, rng *rand.Rand, timeout time.Duration) *world {
 	return w
 }
 
-// admit lets clients through to a service.
+// live begins a life of the service.
+func (w *world) live() {
+	w.history.live()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.calls, w.expire = context.WithCancel(w.ctx)
+}
+
+// admit lets clients through to a service, when it has been looked at: while
+// there is nobody else, so that whatever became of the calls of the last life
+// shows now, or never did.
 func (w *world) admit(socket string) {
+	w.t.Helper()
+	w.survey(socket)
 	w.proxy.aim(socket)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	close(w.open)
 }
 
-// hold keeps clients from asking for anything more.
+// hold ends what clients wait for, and keeps them from asking for anything more.
+// When it returns they hear nothing any more, and all operations have ended but
+// for the appends of SDKs, which go on in the next life.
 func (w *world) hold() {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.open = make(chan struct{})
+	w.expire()
+	w.mu.Unlock()
+	w.proxy.cut()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for w.busy > 0 {
+		w.idle.Wait()
+	}
 }
 
-// gate waits until clients are let through. It returns false when they are to stop.
-func (w *world) gate() bool {
+// enter waits until clients are let through. It returns false when they are to
+// stop; else leave is to follow.
+func (w *world) enter() bool {
 	w.mu.Lock()
-	open, ended := w.open, w.ended
-	w.mu.Unlock()
-	if ended {
-		return false
+	defer w.mu.Unlock()
+	for {
+		open := w.open
+		if w.ended {
+			return false
+		}
+		select {
+		case <-open:
+			w.busy++
+			return true
+		default:
+		}
+		w.mu.Unlock()
+		select {
+		case <-open:
+		case <-w.ctx.Done():
+		}
+		w.mu.Lock()
+		if w.ctx.Err() != nil {
+			return false
+		}
 	}
-	select {
-	case <-open:
-		return true
-	case <-w.ctx.Done():
-		return false
-	}
+}
+
+func (w *world) leave() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.busy--
+	w.idle.Broadcast()
+}
+
+// outlive does something that does not end with the service's life.
+func (w *world) outlive(do func()) {
+	w.leave()
+	do()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.busy++
+}
+
+// call returns the context of a call that ends with the service's life at the
+// latest.
+func (w *world) call() (context.Context, context.CancelFunc) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return context.WithTimeout(w.calls, w.timeout)
 }
 
 // end has the clients stop and waits for them. They must be let through.
@@ -205,8 +272,9 @@ func (w *world) newClient(kind, log string) *client {
 // run has the client do something again and again.
 func (c *client) run(work func()) {
 	c.w.working.Go(func() {
-		for c.w.gate() {
+		for c.w.enter() {
 			work()
+			c.w.leave()
 		}
 	})
 }
@@ -312,7 +380,7 @@ func (c *client) condition() (was checkpoint, expected *uint64) {
 // service must be there.
 func (w *world) populate() {
 	w.t.Helper()
-	for _, log := range []string{steady, bounded, passing} {
+	for _, log := range logs {
 		calls, streams := w.connect(), w.connect()
 		if log != passing {
 			for c := w.newRaw("founder", log, calls); ; {
@@ -357,14 +425,23 @@ func (w *world) populate() {
 	}
 }
 
-// retire stops the clients, and has the last word on each log: all that it holds.
-func (w *world) retire() {
+// survey looks at all that there is, past the proxy.
+func (w *world) survey(socket string) {
 	w.t.Helper()
-	w.end()
-	for _, log := range []string{steady, bounded, passing} {
-		c := w.newRaw("last", log, w.connect())
-		for _, look := range []func(){c.get, c.listCheckpoints, c.readAll} {
-			look()
+	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, log := range logs {
+		c := w.newRaw("survey", log, conn)
+		c.get()
+		c.listCheckpoints()
+		for _, name := range names {
+			c.getCheckpointOf(name)
 		}
+		c.readAll()
+	}
+	if err := conn.Close(); err != nil {
+		w.t.Error(err)
 	}
 }
