@@ -1,7 +1,6 @@
 package wal
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -277,8 +276,10 @@ func (v *Volume) seek(b *batchFrame, name string, number uint64, lsn LSN) error 
 		}
 		// A segment went away under the search, which is no loss: there is one less.
 	}
-	if failed := cmp.Or(readFailed(name, lsn, first), readFailed(name, lsn, err)); failed != nil {
-		return failed
+	for _, cause := range []error{first, err} {
+		if failed := readFailed(name, lsn, cause); failed != nil {
+			return failed
+		}
 	}
 	return &DataLossError{Log: name, First: lsn, Last: lsn, Detail: "no frame has the record", Err: err}
 }
