@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/walsvc/walsvc/segment"
 	"github.com/walsvc/walsvc/wal"
 )
 
@@ -99,6 +100,7 @@ func explain(err error) *failure {
 		{fs.ErrPermission, exitUnwritable, "give the user that walsvc runs as the right to write there"},
 		{syscall.EROFS, exitUnwritable, "mount the file system for writing, or name another directory with --data"},
 		{syscall.ENOSPC, exitUnwritable, "make room on the disk; opening takes one segment at most"},
+		{segment.ErrNoSpace, exitUnwritable, "make room on the disk; opening takes one segment at most"},
 		{syscall.EDQUOT, exitUnwritable, "raise the quota or make room; opening takes one segment at most"},
 	} {
 		if errors.Is(err, e.is) {

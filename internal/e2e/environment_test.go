@@ -141,14 +141,6 @@ func TestRefusesToStart(t *testing.T) {
 				return []string{"--create"} // a new VOLUME file would not fit the segments
 			},
 		}, {
-			name: "a segment is missing", code: 6, says: "segment missing", next: "walctl verify",
-			spoil: func(t *testing.T, dir string) []string {
-				if err := os.Remove(filepath.Join(dir, "0000000000000002.wal")); err != nil {
-					t.Fatal(err)
-				}
-				return nil
-			},
-		}, {
 			name: "a file is named almost as a segment", code: 6, says: "2.wal.*malformed file name", next: "walctl verify",
 			spoil: func(t *testing.T, dir string) []string {
 				write(t, filepath.Join(dir, "2.wal"), []byte("garbage"))
@@ -332,5 +324,40 @@ func TestServesWhatDamageLeaves(t *testing.T) {
 				t.Errorf("create: %v", err)
 			}
 		})
+	}
+}
+
+// TestServesWithoutASegment starts walsvc on a volume one of whose segments was
+// removed: it names it and serves what is before, and what was in it is DATA_LOSS
+// or beyond what is served, never a shorter log that takes appends.
+func TestServesWithoutASegment(t *testing.T) {
+	const name = "0000000000000002.wal"
+	dir := filepath.Join(newDir(t), "v")
+	volume(t, dir)
+	if err := os.Remove(filepath.Join(dir, name)); err != nil {
+		t.Fatal(err)
+	}
+	said := startUnready(t, dir)
+	c, err := client.Open(t.Context(), filepath.Join(dir, "walsvc.sock"), client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close(context.Background()) }() // what was appended was refused
+	status, err := c.Status(t.Context())
+	if err != nil || len(status.GetRecovery().GetDamage()) == 0 || !strings.Contains(said, name) {
+		t.Errorf("%v, %v; it says\n%s", status, err, said)
+	}
+	if rs, err := c.Log("orders").Read(t.Context(), 1, 1); err != nil || string(rs[0].Data) != "record 0 of the volume" {
+		t.Errorf("before the hole: %v, %v", rs, err)
+	}
+	if rs, err := c.Log("orders").Read(t.Context(), 20, 1); !errors.Is(err, client.ErrDataLoss) && !errors.Is(err, client.ErrLSNAhead) {
+		t.Errorf("in the hole: %v, %v", rs, err)
+	}
+	info, err := c.GetLog(t.Context(), "orders")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := c.Log("orders").Append(t.Context(), []byte("x")); err == nil && info.Next != 41 || err != nil && !errors.Is(err, client.ErrReadOnly) {
+		t.Errorf("appended at %d where the log had come to 40: %v; it says\n%s", r, err, said)
 	}
 }

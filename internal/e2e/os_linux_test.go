@@ -13,14 +13,16 @@ import (
 	"time"
 
 	"github.com/walsvc/walsvc/client"
+	"github.com/walsvc/walsvc/internal/proofs"
 )
 
-// tmpfs mounts a file system of a size of its own; who may not, skips the test.
+// tmpfs mounts a file system of a size of its own.
 func tmpfs(t *testing.T, size string) string {
 	t.Helper()
+	proofs.Need(t, proofs.Mount)
 	dir := newDir(t)
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
-		t.Skipf("needs the right to mount a tmpfs (root, or CAP_SYS_ADMIN): %v", err)
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {

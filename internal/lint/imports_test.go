@@ -98,6 +98,7 @@ var strangers = []struct {
 		"internal/bench":    "measures the user's disk below walsvc, and a naive log beside it",
 		"internal/service":  "runs a process",
 		"internal/proofs":   "tries what the machine has",
+		"internal/mutants":  "reads patches",
 		"internal/server":   "the socket's file, and resident memory from /proc",
 		"cmd/walsvc":        "a process",
 		"cmd/walctl":        "a process",

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/walsvc/walsvc/internal/config"
+	"github.com/walsvc/walsvc/internal/mutants"
 	"github.com/walsvc/walsvc/internal/server"
 	"github.com/walsvc/walsvc/internal/telemetry"
 	"github.com/walsvc/walsvc/replay"
@@ -26,6 +27,7 @@ var made = map[string]func() string{
 	"cases":   casesTable,
 	"errors":  errorsTable,
 	"metrics": metricsTable,
+	"mutants": mutantsTable,
 }
 
 var madeParts = regexp.MustCompile(`(?s)<!-- made: (\w+) -->\n(.*?)<!-- end -->\n`)
@@ -79,6 +81,25 @@ func difference(got, want string) string {
 		}
 	}
 	return "nothing differs"
+}
+
+// mutantsTable lists the mutants.
+func mutantsTable() string {
+	all, err := mutants.Read("../../testdata/mutants")
+	if err != nil {
+		return err.Error() + "\n"
+	}
+	var b strings.Builder
+	b.WriteString("| mutant | breaks | what it plants | caught by |\n|---|---|---|---|\n")
+	for _, m := range all {
+		breaks := strings.Trim(fmt.Sprint(m.Breaks), "[]")
+		proofs := make([]string, len(m.Proofs))
+		for i, p := range m.Proofs {
+			proofs[i] = code(p.String())
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", m.Name, strings.ReplaceAll(breaks, " ", ", "), m.Plants, strings.Join(proofs, " or "))
+	}
+	return b.String()
 }
 
 // code spells a word as code, and nothing as nothing.
