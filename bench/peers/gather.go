@@ -14,9 +14,6 @@ import (
 // errNoPipeline is for what makes one record durable at a time.
 var errNoPipeline = fmt.Errorf("%w: every append waits for its sync", errors.ErrUnsupported)
 
-// waiters are channels on which somebody who sent waits.
-var waiters = sync.Pool{New: func() any { return make(chan error, 1) }}
-
 // store makes records durable, in their order, and is not called again before it
 // returns.
 type store func(ctx context.Context, records [][]byte) error

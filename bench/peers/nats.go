@@ -32,7 +32,6 @@ type nats struct {
 	js      jetstream.JetStream
 	stream  jetstream.Stream
 	batches int
-	keep    bool
 }
 
 // natsModule has the server. It is a tool of this module, which pins it.
@@ -68,8 +67,7 @@ const (
 	natsBatch = 1000
 )
 
-func (s *nats) start(ctx context.Context, dir string, keep bool) (err error) {
-	s.keep = keep
+func (s *nats) start(ctx context.Context, dir string, _ bool) (err error) {
 	config, ports := filepath.Join(dir, "nats.conf"), filepath.Join(dir, "ports")
 	text := fmt.Sprintf("listen: \"127.0.0.1:-1\"\nports_file_dir: %q\njetstream {\n  store_dir: %q\n  sync_interval: always\n  max_file_store: 64GB\n}\n", ports, filepath.Join(dir, "store"))
 	if err := errors.Join(os.RemoveAll(ports), os.MkdirAll(ports, 0o700), os.WriteFile(config, []byte(text), 0o600)); err != nil {
@@ -120,21 +118,28 @@ func (s *nats) logs(ctx context.Context, _ int, _ bool) ([]bench.Log, error) {
 		future jetstream.PubAckFuture
 		ack    acknowledge
 	}
-	// The server answers in order, so one goroutine hears all answers.
+	// The server answers in order, so one goroutine hears all answers until the
+	// load is over.
 	queue := make(chan flying, bench.PipelineRecords)
 	go func() {
-		for f := range queue {
+		for {
 			select {
-			case <-f.future.Ok():
-				f.ack(client.Receipt{}, nil)
-			case err := <-f.future.Err():
-				f.ack(client.Receipt{}, err)
+			case f := <-queue:
+				select {
+				case <-f.future.Ok():
+					f.ack(client.Receipt{}, nil)
+				case err := <-f.future.Err():
+					f.ack(client.Receipt{}, err)
+				case <-ctx.Done():
+					return
+				}
+			case <-ctx.Done():
+				return
 			}
 		}
 	}()
-	context.AfterFunc(ctx, func() { close(queue) }) // the load is over
 	var mu sync.Mutex
-	return []bench.Log{sent(func(_ context.Context, record []byte, ack acknowledge) {
+	return []bench.Log{sent(func(ctx context.Context, record []byte, ack acknowledge) {
 		mu.Lock()
 		defer mu.Unlock()
 		future, err := s.js.PublishAsync(natsSubject, record)
@@ -142,7 +147,10 @@ func (s *nats) logs(ctx context.Context, _ int, _ bool) ([]bench.Log, error) {
 			ack(client.Receipt{}, err)
 			return
 		}
-		queue <- flying{future, ack}
+		select {
+		case queue <- flying{future, ack}:
+		case <-ctx.Done():
+		}
 	})}, nil
 }
 

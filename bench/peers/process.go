@@ -52,9 +52,9 @@ func startProcess(ctx context.Context, cmd *exec.Cmd, ready func(ctx context.Con
 // startBound bounds how long a server takes to be ready.
 const startBound = 2 * time.Minute
 
-// askAgain is how long after one question the next is asked: a hundredth of the
-// quickest start.
-const askAgain = 200 * time.Microsecond
+// askAgain is how long after one question the next is asked: little beside the
+// quickest start, and seldom enough not to slow it.
+const askAgain = time.Millisecond
 
 func (p *process) wait(ctx context.Context, ready func(ctx context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, startBound)

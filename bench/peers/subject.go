@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime/debug"
 	"strings"
+	"sync"
 
 	"github.com/walsvc/walsvc/client"
 	"github.com/walsvc/walsvc/internal/bench"
@@ -96,13 +97,20 @@ func (called) AppendAsyncFunc(_ context.Context, _ []byte, fn func(client.Receip
 // and acknowledges from any goroutine.
 type sent func(ctx context.Context, record []byte, ack acknowledge)
 
+// waiters are channels on which somebody who sent waits.
+var waiters = sync.Pool{New: func() any { return make(chan error, 1) }}
+
 // Append implements bench.Log: it sends, and waits.
 func (s sent) Append(ctx context.Context, record []byte) (client.LSN, error) {
-	done := waiters.Get().(chan error) //nolint:forcetypeassert // the pool's own
+	done, _ := waiters.Get().(chan error)
 	s(ctx, record, func(_ client.Receipt, err error) { done <- err })
-	err := <-done
-	waiters.Put(done)
-	return 0, err
+	select {
+	case err := <-done:
+		waiters.Put(done)
+		return 0, err
+	case <-ctx.Done(): // done may yet be told, and is nobody else's
+		return 0, context.Cause(ctx)
+	}
 }
 
 // AppendAsyncFunc implements bench.Log.
