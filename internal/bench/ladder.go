@@ -331,13 +331,19 @@ func (o LadderOptions) on(ctx context.Context, name string, progress func(step i
 // segments are recycled, and nothing is prepared.
 func (l *ladder) open(ctx context.Context, fs disk.FS, dir string) (err error) {
 	ready := make(chan struct{}, limits.MaxSpares)
+	spare := func() {
+		select {
+		case ready <- struct{}{}:
+		default: // enough of them were told
+		}
+	}
 	so := segment.Options{
 		FS: fs, Dir: filepath.Join(dir, "volume"), SegmentSize: l.o.segment, Spares: ladderSpares, PrepareRate: -1,
 		Events: segment.Events{
-			Prepared: func(int64, time.Duration) {
-				select {
-				case ready <- struct{}{}:
-				default: // enough have been
+			Prepared: func(int64, time.Duration) { spare() },
+			Released: func(_ segment.ID, recycled bool) {
+				if recycled {
+					spare()
 				}
 			},
 			PrepareFailed: l.fail,
@@ -351,6 +357,19 @@ func (l *ladder) open(ctx context.Context, fs disk.FS, dir string) (err error) {
 	}
 	if _, err = l.journal.Resume(segment.Resume{}); err == nil {
 		err = l.wait(ctx, ready, ladderSpares)
+	}
+	// The first segment of a volume is a short one, which is not recycled unless
+	// all are as short.
+	if err == nil {
+		l.journal.EndSegment()
+		err = l.journal.Roll()
+	}
+	if err == nil {
+		ids := l.journal.Segments()
+		err = l.journal.Release(ids[len(ids)-1])
+	}
+	if err == nil {
+		err = l.wait(ctx, ready, 1)
 	}
 	if err != nil {
 		return errors.Join(err, l.journal.Close())
