@@ -59,10 +59,10 @@ func fileSystem(dir string) string {
 	best, kind := "", "unknown"
 	for line := range strings.Lines(string(mounts)) {
 		f := strings.Fields(line)
-		if len(f) < 4 || len(f[1]) < len(best) || f[1] != "/" && f[1] != dir && !strings.HasPrefix(dir, f[1]+"/") {
+		if len(f) < 3 || len(f[1]) < len(best) || f[1] != "/" && f[1] != dir && !strings.HasPrefix(dir, f[1]+"/") {
 			continue
 		}
-		best, kind = f[1], f[2]+" ("+f[3]+")"
+		best, kind = f[1], f[2]
 	}
 	return kind
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +42,7 @@ const natsModule = "github.com/nats-io/nats-server/v2"
 func buildNATS(ctx context.Context, dir string) (binary, version string, err error) {
 	binary = filepath.Join(dir, "nats-server")
 	if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, natsModule).CombinedOutput(); err != nil {
-		return "", "", fmt.Errorf("build nats-server: %w\n%s", err, out)
+		return "", "", fmt.Errorf("build nats-server, which takes to be run within the module bench: %w\n%s", err, bytes.TrimSpace(out))
 	}
 	out, err := exec.CommandContext(ctx, binary, "--version").Output()
 	if m := regexp.MustCompile(`v(\d\S+)`).FindSubmatch(out); err == nil && m != nil {

@@ -239,7 +239,7 @@ func sample() report {
 				loads: map[work][]bench.Throughput{one: {{}, {}, {}}}, err: errors.New("it broke")},
 		},
 	}
-	return r.report(machine{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), CPU: "a CPU", CPUs: 2, Kernel: "Linux 6", FileSystem: "ext4 (rw)",
+	return r.report(machine{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), CPU: "a CPU", CPUs: 2, Kernel: "Linux 6", FileSystem: "ext4",
 		Go: "go1.26", Commit: "abc", LoadAverage: 1.75, SyncUS: 94, GrowingUS: 194}, []string{"redis-server: not found"})
 }
 
