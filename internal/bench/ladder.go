@@ -327,51 +327,34 @@ func (o LadderOptions) on(ctx context.Context, name string, progress func(step i
 	return d, nil
 }
 
-// open makes a volume, and returns when its spares are written: from then on
-// segments are recycled, and nothing is prepared.
+// open makes a volume with as many spares as it may have, and begins its
+// journal with fewer wanted: from then on segments are recycled and nothing is
+// prepared, which would take the disk's time away from one step or another.
 func (l *ladder) open(ctx context.Context, fs disk.FS, dir string) (err error) {
 	ready := make(chan struct{}, limits.MaxSpares)
-	spare := func() {
-		select {
-		case ready <- struct{}{}:
-		default: // enough of them were told
-		}
-	}
 	so := segment.Options{
-		FS: fs, Dir: filepath.Join(dir, "volume"), SegmentSize: l.o.segment, Spares: ladderSpares, PrepareRate: -1,
-		Events: segment.Events{
-			Prepared: func(int64, time.Duration) { spare() },
-			Released: func(_ segment.ID, recycled bool) {
-				if recycled {
-					spare()
-				}
-			},
-			PrepareFailed: l.fail,
-		},
+		FS: fs, Dir: filepath.Join(dir, "volume"), SegmentSize: l.o.segment, Spares: limits.MaxSpares, PrepareRate: -1,
+		Events: segment.Events{Prepared: func(int64, time.Duration) { ready <- struct{}{} }, PrepareFailed: l.fail},
 	}
 	if err := segment.Create(so); err != nil {
 		return err
 	}
+	if err := l.begin(so); err != nil {
+		return err
+	}
+	if err := errors.Join(l.wait(ctx, ready, so.Spares), l.journal.Close()); err != nil {
+		return err
+	}
+	so.Spares, so.Events.Prepared = 0, nil
+	return l.begin(so)
+}
+
+// begin begins the journal of an empty volume.
+func (l *ladder) begin(so segment.Options) (err error) {
 	if l.journal, err = segment.Open(so); err != nil {
 		return err
 	}
-	if _, err = l.journal.Resume(segment.Resume{}); err == nil {
-		err = l.wait(ctx, ready, ladderSpares)
-	}
-	// The first segment of a volume is a short one, which is not recycled unless
-	// all are as short.
-	if err == nil {
-		l.journal.EndSegment()
-		err = l.journal.Roll()
-	}
-	if err == nil {
-		ids := l.journal.Segments()
-		err = l.journal.Release(ids[len(ids)-1])
-	}
-	if err == nil {
-		err = l.wait(ctx, ready, 1)
-	}
-	if err != nil {
+	if _, err := l.journal.Resume(segment.Resume{}); err != nil {
 		return errors.Join(err, l.journal.Close())
 	}
 	return nil
@@ -379,9 +362,6 @@ func (l *ladder) open(ctx context.Context, fs disk.FS, dir string) (err error) {
 
 // ladderFrames is how many frames a step is measured over at the least.
 const ladderFrames = 8
-
-// ladderSpares is how many spares a ladder's volume has.
-const ladderSpares = 3
 
 // wait waits for so many tokens.
 func (l *ladder) wait(ctx context.Context, tokens <-chan struct{}, n int) error {
