@@ -75,8 +75,9 @@ type evidence struct {
 	named map[string]int
 	// runs are the records that are known, with the operations that show them.
 	runs []run
-	// looks are the answers that say what the log's next LSN is.
-	looks []*operation
+	// looks are the answers that say what the log's next LSN was, in the order of
+	// the calls.
+	looks []look
 	// ends are when logs of that name were deleted, or may have been.
 	ends []span
 }
@@ -89,6 +90,15 @@ type sighting struct {
 
 // A span is from the beginning of an operation to its end.
 type span struct{ since, until int64 }
+
+// holds reports whether another span lies within s.
+func (s span) holds(o span) bool { return s.since < o.since && o.until < s.until }
+
+// A look was at a log with that next LSN.
+type look struct {
+	span
+	next uint64
+}
 
 // A run is n records from an LSN on that are known.
 type run struct {
@@ -121,10 +131,13 @@ func (h *history) gather(all []*operation) *evidence {
 			e.tries[o.In.Records[0]]++
 		case !o.Out.succeeded():
 		case o.Out.Info != nil:
-			e.looks = append(e.looks, o)
+			e.looks = append(e.looks, look{span{o.Call, o.Return}, o.Out.Info.Next})
 		case o.In.Kind == appendRecords && o.Out.First > 0:
 			e.told[o.In.Records[0]] = e.told[o.In.Records[0]] || !o.Out.Repeated
 			know(o.In.Records, o.Out.First, o)
+			if !o.Out.Repeated {
+				e.looks = append(e.looks, look{span{o.Call, o.Return}, o.Out.First})
+			}
 		case o.In.Kind == readRecords, o.In.Kind == seeRecords:
 			know(o.Out.Records, o.Out.First, o)
 		case o.In.Kind == getCheckpoint:
@@ -134,41 +147,48 @@ func (h *history) gather(all []*operation) *evidence {
 	return e
 }
 
-// absent reports whether a batch that nobody saw was not appended: from before it
-// was asked for until it no longer could be, the log grew by what others had
-// appended, and nothing else. A log is the same one as long as nobody deletes it.
-func (e *evidence) absent(o *operation, over int64) bool {
+// absent returns until when a batch that nobody saw was not appended: from before
+// it was asked for until then the log grew by what others had appended, and by
+// nothing else. That holds for as long as it is the same log, so that nobody
+// deletes it.
+func (e *evidence) absent(o *operation) int64 {
 	same := span{-1, forever}
 	for _, d := range e.ends {
 		switch {
 		case d.until < o.Call:
 			same.since = max(same.since, d.until)
-		case d.since <= over:
-			return false
+		case d.since < o.Call:
+			return o.Call
 		default:
 			same.until = min(same.until, d.since)
 		}
 	}
-	holds := func(s span) bool { return same.since < s.since && s.until < same.until }
-	i := slices.IndexFunc(e.looks, func(l *operation) bool { return l.Call > over && holds(span{l.Call, l.Return}) })
-	if i < 0 {
-		return false
-	}
-	from := uint64(1)
-	for _, l := range e.looks[:i] {
-		if l.Return < o.Call && holds(span{l.Call, l.Return}) {
-			from = max(from, l.Out.Info.Next)
+	first, end := uint64(1), uint64(1)
+	for _, l := range e.looks {
+		if same.holds(l.span) {
+			end = max(end, l.next)
+			if l.until < o.Call {
+				first = max(first, l.next)
+			}
 		}
 	}
-	known := make([]bool, e.looks[i].Out.Info.Next)
+	known := make([]bool, end)
 	for _, r := range e.runs {
-		if holds(r.span) {
-			for lsn := r.first; lsn < min(r.first+r.n, uint64(len(known))); lsn++ {
+		if same.holds(r.span) {
+			for lsn := r.first; lsn < min(r.first+r.n, end); lsn++ {
 				known[lsn] = true
 			}
 		}
 	}
-	return from <= uint64(len(known)) && !slices.Contains(known[from:], false)
+	for first < end && known[first] {
+		first++
+	}
+	for _, l := range slices.Backward(e.looks) {
+		if same.holds(l.span) && l.next <= first {
+			return max(l.since, o.Call)
+		}
+	}
+	return o.Call
 }
 
 // settle gives the operations that were not answered the answers that the rest
@@ -194,8 +214,10 @@ func (h *history) settle(all []*operation) []*operation {
 			switch {
 			case e.told[what]: // it was the one that was answered
 				continue
-			case !seen && e.absent(o, h.over(o)):
-				continue
+			case !seen:
+				if c.Call = e.absent(o); c.Call > h.over(o) {
+					continue
+				}
 			case seen && e.tries[what] > 1: // one of these did it
 				c.Out.First = s.at
 			case seen:

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/walsvc/walsvc/internal/disk"
 	"github.com/walsvc/walsvc/internal/server"
 	"github.com/walsvc/walsvc/wal"
@@ -72,8 +74,9 @@ type outage struct {
 	atSync  bool         // and it is a sync that comes next
 	once    sync.Once
 	hangs   chan struct{} // closed when something hangs
-	lets    chan struct{} // closed when what hangs fails
+	lets    chan struct{} // closed when what hangs fails, or succeeds if well
 	changes []disk.OpKind
+	well    bool // what hangs succeeds after all; set before lets is closed
 }
 
 // hook is for Faulty.Before.
@@ -93,6 +96,9 @@ func (o *outage) hook(op disk.Op) error {
 	}
 	o.once.Do(func() { close(o.hangs) })
 	<-o.lets
+	if o.well {
+		return nil
+	}
 	return syscall.EIO
 }
 
@@ -235,11 +241,45 @@ func TestDisk(t *testing.T) {
 	}
 }
 
-// TestHang has two clients each ask for what only one of them can be given, on a
-// disk that hangs, has a third one look, and cuts the power before any of it is
-// durable. Whoever was told of it by then, by a refusal too, was told of what is lost.
+// contend has clients ask, in pairs, for what only one of two can be given, and
+// another one look meanwhile, while the disk hangs.
+func (d *diskTest) contend(conn *grpc.ClientConn) *outage {
+	d.t.Helper()
+	o := d.hang(0, true)
+	begin := func(ask func()) {
+		if !d.enter() {
+			d.t.Fatal("the test is over")
+		}
+		d.working.Go(func() {
+			ask()
+			d.leave()
+		})
+	}
+	for i := range uint64(2) {
+		creator, setter, appender := d.newRaw("creator", passing, conn), d.newRaw("setter", steady, conn), d.newRaw("appender", steady, conn)
+		begin(func() { creator.createWith(options{MaxRecord: maxRecord + i}) })
+		begin(func() { setter.setCheckpointAs(input{Name: names[0], State: setter.batch(1)[0], Version: new(uint64)}) })
+		begin(func() {
+			appender.appendUnary(input{Kind: appendRecords, Records: appender.batch(1), Expected: 1})
+		})
+	}
+	d.awaitHang(o)
+	reader := d.newRaw("reader", steady, conn)
+	begin(func() {
+		reader.get()
+		reader.listCheckpoints()
+		reader.readAll()
+	})
+	d.linger(9, 100*time.Millisecond)
+	return o
+}
+
+// TestHang has clients contend on a disk that hangs, and cuts the power before any
+// of it is durable: whoever was told of it by then, by a refusal too, was told of
+// what is lost. In the end the disk goes on, and each thing is given to one.
 func TestHang(t *testing.T) {
-	d := &diskTest{world: newWorld(t, seeded(t), time.Second)}
+	d := &diskTest{world: newWorld(t, seeded(t), limit)}
+	d.proxy.intact = true
 	d.start(disk.NewMem())
 	conn := d.connect()
 	founder := d.newRaw("founder", steady, conn)
@@ -247,40 +287,24 @@ func TestHang(t *testing.T) {
 		t.Fatalf("create log: %+v", out)
 	}
 	for range 4 {
-		o := d.hang(0, true)
-		for i := range uint64(2) {
-			creator, setter, appender := d.newRaw("creator", passing, conn), d.newRaw("setter", steady, conn), d.newRaw("appender", steady, conn)
-			for _, ask := range []func(){
-				func() { creator.createWith(options{MaxRecord: maxRecord + i}) },
-				func() { setter.setCheckpointAs(input{Name: names[0], State: setter.batch(1)[0], Version: new(uint64)}) },
-				func() { appender.appendUnary(input{Kind: appendRecords, Records: appender.batch(1), Expected: 1}) },
-			} {
-				if !d.enter() {
-					t.Fatal("the test is over")
-				}
-				d.working.Go(func() {
-					ask()
-					d.leave()
-				})
-			}
-		}
-		d.awaitHang(o)
-		if !d.enter() {
-			t.Fatal("the test is over")
-		}
-		reader := d.newRaw("reader", steady, conn)
-		for _, look := range []func(){reader.get, reader.listCheckpoints, reader.readAll} {
-			look()
-		}
-		d.leave()
-		d.linger(6, 100*time.Millisecond)
+		o := d.contend(conn)
 		d.crashKeeping(o.lets, 0)
 	}
+	o := d.contend(conn)
+	o.well = true
+	close(o.lets)
 	d.end()
+	d.crash(make(chan struct{}))
 	if err := d.service.drain(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if c := d.judge(); c.unknown == 0 {
+	c := d.judge()
+	if c.unknown == 0 {
 		t.Error("every outcome is known")
+	}
+	for _, k := range []kind{createLog, setCheckpoint, appendRecords} {
+		if c.refused[k] != 1 {
+			t.Errorf("%s was refused %d times, want once", k, c.refused[k])
+		}
 	}
 }

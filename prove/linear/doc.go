@@ -21,11 +21,21 @@
 // operations of the history, and behind the one that ended that life it can no
 // longer be done. So a record that was cut off and comes back has no order.
 //
+// Each of these doubles what a search has to look through, so that few may be open
+// at once. Between two lives all clients are held, and every log is looked at whole;
+// what somebody saw of an operation then or before is its answer (no two records and
+// no two states of checkpoints are the same), and a batch whose place in the log
+// others took was not appended. That is proven, not guessed: a history is in order
+// with it if and only if it is without. What stays open is what was undone before
+// anybody saw it: a few operations of a life.
+//
 // # The clients and the faults
 //
 // Generated stubs that repeat nothing, streams of batches that wait for no verdict,
 // followers, and the SDK; all through a proxy that breaks connections in the middle
 // of messages. TestKill kills, tears and pauses walsvc as it is shipped; TestDisk
 // hangs the disk at an operation, or fails one, lets the clients go on, and then
-// cuts the power: of what was not synced a random part survives.
+// cuts the power: of what was not synced a random part survives. TestHang has clients
+// contend for one thing while the disk hangs, so that a refusal that is told too
+// early, or to neither of them, shows in every run.
 package linear

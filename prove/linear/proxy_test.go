@@ -3,6 +3,7 @@ package linear
 import (
 	"errors"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -19,6 +20,7 @@ type proxy struct {
 	mu     sync.Mutex
 	target string // path of a socket; empty while there is nobody
 	links  map[*link]bool
+	intact bool // no link breaks by itself
 	rng    *rand.Rand
 	broken int // links that broke by themselves
 }
@@ -108,6 +110,9 @@ func (p *proxy) serve(conn net.Conn) {
 	l := &link{ends: [2]net.Conn{conn, service}}
 	// From the first messages to hundreds of them, spread over the magnitudes.
 	l.left.Store(1<<(11+p.rng.IntN(9)) + p.rng.Int64N(1<<11))
+	if p.intact {
+		l.left.Store(math.MaxInt64)
+	}
 	p.links[l] = true
 	l.ended.Add(2)
 	p.mu.Unlock()

@@ -86,7 +86,7 @@ func heard(err error) output {
 
 // call does one operation.
 func (c *rawClient) call(in input, ask func(ctx context.Context) (output, error)) output {
-	ctx, cancel := c.w.call()
+	ctx, cancel := c.bound()
 	defer cancel()
 	end := c.begin(in)
 	out, err := ask(ctx)

@@ -103,7 +103,7 @@ func (c *sdkClient) replay() {
 	_, first, next := c.look()
 	from := next - min(next-first, c.rng.Uint64N(20))
 	c.call(input{Kind: seeRecords, LSN: from}, func(log *sdk.Log) (output, error) {
-		ctx, cancel := c.w.call()
+		ctx, cancel := c.bound()
 		defer cancel()
 		out := output{First: from}
 		for r, err := range log.Replay(ctx, sdk.ReplayOptions{From: sdk.LSN(from)}) {
@@ -124,7 +124,7 @@ func (c *sdkClient) replay() {
 
 func (c *sdkClient) get() {
 	c.call(input{Kind: getLog}, func(log *sdk.Log) (output, error) {
-		ctx, cancel := c.w.call()
+		ctx, cancel := c.bound()
 		defer cancel()
 		i, err := log.Info(ctx)
 		return output{Info: &info{
@@ -145,7 +145,7 @@ func (c *sdkClient) setCheckpoint() {
 		opts = append(opts, sdk.ExpectVersion(*expected))
 	}
 	c.call(in, func(log *sdk.Log) (output, error) {
-		ctx, cancel := c.w.call()
+		ctx, cancel := c.bound()
 		defer cancel()
 		cp, err := log.SetCheckpoint(ctx, in.Name, sdk.LSN(in.LSN), []byte(in.State), opts...)
 		return output{Checkpoints: []checkpoint{sdkCheckpoint(cp)}}, err
@@ -155,7 +155,7 @@ func (c *sdkClient) setCheckpoint() {
 func (c *sdkClient) getCheckpoint() {
 	was, _ := c.condition()
 	c.call(input{Kind: getCheckpoint, Name: was.Name}, func(log *sdk.Log) (output, error) {
-		ctx, cancel := c.w.call()
+		ctx, cancel := c.bound()
 		defer cancel()
 		cp, err := log.Checkpoint(ctx, was.Name)
 		return output{Checkpoints: []checkpoint{sdkCheckpoint(cp)}}, err

@@ -47,7 +47,7 @@ type world struct {
 	dir     string
 	history *history
 	proxy   *proxy
-	timeout time.Duration // of a raw call
+	timeout time.Duration // of the clients' calls
 	rng     *rand.Rand
 	clients int
 
@@ -185,12 +185,12 @@ func (w *world) outlive(do func()) {
 	w.busy++
 }
 
-// call returns the context of a call that ends with the service's life at the
+// bound returns the context of a call, which ends with the service's life at the
 // latest.
-func (w *world) call() (context.Context, context.CancelFunc) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return context.WithTimeout(w.calls, w.timeout)
+func (c *client) bound() (context.Context, context.CancelFunc) {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	return context.WithTimeout(c.w.calls, c.timeout)
 }
 
 // end has the clients stop and waits for them. They must be let through.
@@ -255,6 +255,7 @@ type client struct {
 	log      string
 	view     *view
 	rng      *rand.Rand
+	timeout  time.Duration
 	made     int // records
 	poisoned int // the life in which it heard POISONED, so that it asks for no more changes; -1 for none
 }
@@ -263,7 +264,7 @@ type client struct {
 func (w *world) newClient(kind, log string) *client {
 	c := &client{
 		w: w, number: w.clients, name: fmt.Sprintf("%s%d", kind, w.clients), log: log, view: w.views[log],
-		rng: rand.New(rand.NewPCG(w.rng.Uint64(), 0)), poisoned: -1,
+		rng: rand.New(rand.NewPCG(w.rng.Uint64(), 0)), timeout: w.timeout, poisoned: -1,
 	}
 	w.clients++
 	return c
@@ -434,6 +435,7 @@ func (w *world) survey(socket string) {
 	}
 	for _, log := range logs {
 		c := w.newRaw("survey", log, conn)
+		c.timeout = limit
 		c.get()
 		c.listCheckpoints()
 		for _, name := range names {
