@@ -76,6 +76,8 @@ type Batch struct {
 	// sequence is the producer's dense count of batches on this log, from 1; 0
 	// if the binding has no producer. A repeat is answered with the first
 	// append's LSN.
+	// A batch whose outcome is unknown has used its sequence: only the same
+	// records may be sent under it again.
 	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// expected_lsn, if not 0, must be the LSN the batch's first record gets:
 	// else the verdict is a refusal with reason LSN_MISMATCH.
@@ -760,7 +762,10 @@ type OpenProducerRequest struct {
 	// log is the log's name.
 	Log string `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
 	// producer is a ULID the client made once. A log remembers 1,024: the one
-	// that has not appended for longest makes way for one more.
+	// that has not appended for longest makes way for one more. One that made way
+	// begins anew when it is opened again, at sequence 1, and nobody knows its
+	// batches any more: after NO_PRODUCER make another ULID, and look in the log
+	// for what had no verdict.
 	Producer      string `protobuf:"bytes,2,opt,name=producer,proto3" json:"producer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
