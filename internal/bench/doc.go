@@ -11,6 +11,7 @@
 //	Echo      bare gRPC with raw bytes: what no service behind gRPC can beat
 //	Append    callers, or a pipeline, through package client
 //	Replay    everything back, in order, through package client
+//	Ladder    the engine's ideas one by one, on real and modelled disks
 //
 // Records are cut from the documents in testdata, never made of zeros or
 // random bytes: both would lie about compression.
