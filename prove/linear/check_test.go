@@ -73,12 +73,20 @@ type evidence struct {
 	tries map[string]int
 	// named counts the operations of a producer.
 	named map[string]int
-	// runs are the records that are known, with the operations that show them.
+	// log grows by records, and its checkpoints, by name, by versions.
+	log         growth
+	checkpoints map[string]*growth
+}
+
+// A growth is what is known of something that grows by one number at a time, from
+// 1 on, until it is deleted.
+type growth struct {
+	// runs are the numbers of which it is known what they are.
 	runs []run
-	// looks are the answers that say what the log's next LSN was, in the order of
-	// the calls.
+	// looks are the answers that say what the next one was, in the order of the
+	// calls.
 	looks []look
-	// ends are when logs of that name were deleted, or may have been.
+	// ends are when it was deleted, or may have been.
 	ends []span
 }
 
@@ -94,13 +102,13 @@ type span struct{ since, until int64 }
 // holds reports whether another span lies within s.
 func (s span) holds(o span) bool { return s.since < o.since && o.until < s.until }
 
-// A look was at a log with that next LSN.
+// A look shows the next number.
 type look struct {
 	span
 	next uint64
 }
 
-// A run is n records from an LSN on that are known.
+// A run is n numbers that are known.
 type run struct {
 	span
 	first, n uint64
@@ -108,7 +116,7 @@ type run struct {
 
 // gather gathers the evidence.
 func (h *history) gather(all []*operation) *evidence {
-	e := &evidence{seen: map[string]sighting{}, told: map[string]bool{}, tries: map[string]int{}, named: map[string]int{}}
+	e := &evidence{seen: map[string]sighting{}, told: map[string]bool{}, tries: map[string]int{}, named: map[string]int{}, checkpoints: map[string]*growth{}}
 	see := func(what string, at uint64, o *operation) {
 		if s, ok := e.seen[what]; !ok || o.Return < s.until {
 			e.seen[what] = sighting{at, o.Return}
@@ -118,42 +126,64 @@ func (h *history) gather(all []*operation) *evidence {
 		for i, r := range data {
 			see(r, first+uint64(i), o)
 		}
-		e.runs = append(e.runs, run{span{o.Call, o.Return}, first, uint64(len(data))})
+		e.log.runs = append(e.log.runs, run{span{o.Call, o.Return}, first, uint64(len(data))})
 	}
 	for _, o := range all {
 		e.named[o.In.Producer]++
+		during := span{o.Call, o.Return}
+		if o.Out.Unknown {
+			during.until = h.over(o)
+		}
+		cp := e.checkpoint(o.In.Name)
 		switch {
-		case o.In.Kind == deleteLog && o.Out.Unknown:
-			e.ends = append(e.ends, span{o.Call, h.over(o)})
-		case o.In.Kind == deleteLog && o.Out.succeeded():
-			e.ends = append(e.ends, span{o.Call, o.Return})
+		case o.In.Kind == deleteLog && o.Out.Reason == "":
+			e.log.ends = append(e.log.ends, during)
+		case o.In.Kind == deleteCheckpoint && o.Out.Reason == "":
+			cp.ends = append(cp.ends, during)
 		case o.In.Kind == appendRecords && o.Out.Unknown && len(o.In.Records) > 0:
 			e.tries[o.In.Records[0]]++
 		case !o.Out.succeeded():
 		case o.Out.Info != nil:
-			e.looks = append(e.looks, look{span{o.Call, o.Return}, o.Out.Info.Next})
+			e.log.looks = append(e.log.looks, look{during, o.Out.Info.Next})
 		case o.In.Kind == appendRecords && o.Out.First > 0:
 			e.told[o.In.Records[0]] = e.told[o.In.Records[0]] || !o.Out.Repeated
 			know(o.In.Records, o.Out.First, o)
 			if !o.Out.Repeated {
-				e.looks = append(e.looks, look{span{o.Call, o.Return}, o.Out.First})
+				e.log.looks = append(e.log.looks, look{during, o.Out.First})
 			}
 		case o.In.Kind == readRecords, o.In.Kind == seeRecords:
 			know(o.Out.Records, o.Out.First, o)
+		case o.In.Kind == setCheckpoint:
+			version := o.Out.Checkpoints[0].Version
+			cp.runs = append(cp.runs, run{during, version, 1})
+			cp.looks = append(cp.looks, look{during, version})
 		case o.In.Kind == getCheckpoint:
-			see(o.Out.Checkpoints[0].State, o.Out.Checkpoints[0].Version, o)
+			version := o.Out.Checkpoints[0].Version
+			see(o.Out.Checkpoints[0].State, version, o)
+			cp.runs = append(cp.runs, run{during, version, 1})
+			cp.looks = append(cp.looks, look{during, version + 1})
 		}
+	}
+	for _, cp := range e.checkpoints {
+		cp.ends = append(cp.ends, e.log.ends...)
 	}
 	return e
 }
 
-// absent returns until when a batch that nobody saw was not appended: from before
-// it was asked for until then the log grew by what others had appended, and by
-// nothing else. That holds for as long as it is the same log, so that nobody
-// deletes it.
-func (e *evidence) absent(o *operation) int64 {
+// checkpoint returns what is known of one.
+func (e *evidence) checkpoint(name string) *growth {
+	if e.checkpoints[name] == nil {
+		e.checkpoints[name] = &growth{}
+	}
+	return e.checkpoints[name]
+}
+
+// absent returns until when something that nobody saw was not done: from before it
+// was asked for until then all growth was by what others had done. That holds for
+// as long as it is the same log or checkpoint, so that nobody deletes it.
+func (g *growth) absent(o *operation) int64 {
 	same := span{-1, forever}
-	for _, d := range e.ends {
+	for _, d := range g.ends {
 		switch {
 		case d.until < o.Call:
 			same.since = max(same.since, d.until)
@@ -164,7 +194,7 @@ func (e *evidence) absent(o *operation) int64 {
 		}
 	}
 	first, end := uint64(1), uint64(1)
-	for _, l := range e.looks {
+	for _, l := range g.looks {
 		if same.holds(l.span) {
 			end = max(end, l.next)
 			if l.until < o.Call {
@@ -173,17 +203,17 @@ func (e *evidence) absent(o *operation) int64 {
 		}
 	}
 	known := make([]bool, end)
-	for _, r := range e.runs {
+	for _, r := range g.runs {
 		if same.holds(r.span) {
-			for lsn := r.first; lsn < min(r.first+r.n, end); lsn++ {
-				known[lsn] = true
+			for n := r.first; n < min(r.first+r.n, end); n++ {
+				known[n] = true
 			}
 		}
 	}
 	for first < end && known[first] {
 		first++
 	}
-	for _, l := range slices.Backward(e.looks) {
+	for _, l := range slices.Backward(g.looks) {
 		if same.holds(l.span) && l.next <= first {
 			return max(l.since, o.Call)
 		}
@@ -215,7 +245,7 @@ func (h *history) settle(all []*operation) []*operation {
 			case e.told[what]: // it was the one that was answered
 				continue
 			case !seen:
-				if c.Call = e.absent(o); c.Call > h.over(o) {
+				if c.Call = e.log.absent(o); c.Call > h.over(o) {
 					continue
 				}
 			case seen && e.tries[what] > 1: // one of these did it
@@ -227,7 +257,12 @@ func (h *history) settle(all []*operation) []*operation {
 		case o.In.Kind == openProducer && e.named[o.In.Producer] == 1:
 			continue // it makes no difference
 		case o.In.Kind == setCheckpoint && o.In.State != "":
-			if s, seen := e.seen[o.In.State]; seen {
+			s, seen := e.seen[o.In.State]
+			if !seen {
+				if c.Call = e.checkpoint(o.In.Name).absent(o); c.Call > h.over(o) {
+					continue
+				}
+			} else {
 				c.Out = output{Checkpoints: []checkpoint{{Name: o.In.Name, LSN: o.In.LSN, Version: s.at, Size: uint64(len(o.In.State))}}}
 				c.Return = max(c.Call, min(s.until, h.over(o)-1))
 			}

@@ -241,6 +241,10 @@ func TestWrongHistories(t *testing.T) {
 			one(done)
 			two(done)
 		},
+		"a version is skipped": func(s *script) {
+			s.do(input{Kind: setCheckpoint, Name: "c", State: "s"}, output{Unknown: true})
+			s.set(0, 3)
+		},
 		"truncation passes a checkpoint": func(s *script) {
 			s.appended("a", 1)
 			s.set(0, 1)
@@ -367,6 +371,22 @@ func TestRightHistories(t *testing.T) {
 			s.do(input{Kind: setCheckpoint, Name: "c"}, output{Unknown: true})
 			s.do(input{Kind: setCheckpoint, Name: "c"}, output{Unknown: true})
 			s.set(0, 3)
+		},
+		"a checkpoint that was not set was not set": func(s *script) {
+			s.set(0, 1)
+			s.do(input{Kind: setCheckpoint, Name: "c", State: "s"}, output{Unknown: true})
+			s.set(0, 2)
+			s.live()
+			s.get(0, 2)
+		},
+		"and one that was is deleted before anybody saw it": func(s *script) {
+			s.set(0, 1)
+			s.do(input{Kind: setCheckpoint, Name: "c", State: "s"}, output{Unknown: true})
+			two := uint64(2)
+			s.do(input{Kind: deleteCheckpoint, Name: "c", Version: &two}, output{})
+			s.set(0, 1)
+			s.live()
+			s.get(0, 1)
 		},
 		"a log is created and deleted without an answer": func(s *script) {
 			s.do(input{Kind: deleteLog, ID: "x"}, output{Unknown: true})
