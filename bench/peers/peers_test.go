@@ -141,7 +141,7 @@ func TestGather(t *testing.T) {
 	for _, ahead := range []bool{false, true} {
 		var (
 			batches [][]string
-			entered = make(chan struct{})
+			entered = make(chan struct{}, 8)
 			stored  = make(chan error)
 		)
 		store := func(_ context.Context, records [][]byte) error {
@@ -179,6 +179,7 @@ func TestGather(t *testing.T) {
 		<-entered // d, e
 		send("f")
 		stored <- broken
+		close(stored) // whatever would be stored behind it succeeds
 		var ok, failed int
 		for range 6 {
 			if err := <-acks; err == nil {
