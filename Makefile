@@ -17,7 +17,8 @@ AGAINST := $(if $(RELEASE),.git$(HASH)tag=$(RELEASE),proto/baseline.binpb)
 # How long each fuzz target runs.
 FUZZTIME ?= 1h
 
-.PHONY: build test race lint breaking gen gen-check proto-baseline fmt bench fuzz demo crash powercut kill mutants clean
+.PHONY: build test race lint breaking gen gen-check proto-baseline fmt bench bench-ladder bench-peers bench-compare \
+	fuzz demo crash powercut kill mutants clean
 
 build:
 	go build -o bin/ ./cmd/...
@@ -26,6 +27,7 @@ test:
 	go test -v -count=1 -run '^TestMachine$$' ./internal/proofs
 	go test $(TESTFLAGS) ./...
 	cd prove && go test $(TESTFLAGS) ./...
+	cd bench && go test $(TESTFLAGS) ./...
 	$(MAKE) fuzz FUZZTIME=5s
 
 race:
@@ -35,9 +37,11 @@ race:
 lint: $(GOLANGCI_LINT) $(BUF) breaking gen-check
 	$(GOLANGCI_LINT) run ./...
 	cd prove && ../$(GOLANGCI_LINT) run ./...
+	cd bench && ../$(GOLANGCI_LINT) run ./...
 	$(GOLANGCI_LINT) fmt --diff ./...
 	go mod tidy -diff
 	cd prove && go mod tidy -diff
+	cd bench && go mod tidy -diff
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
 
@@ -61,6 +65,15 @@ fmt: $(GOLANGCI_LINT) $(BUF)
 
 bench:
 	go run ./cmd/walctl bench all
+
+bench-ladder:
+	go run ./cmd/walctl bench ladder --svg docs/img/ladder.svg
+
+bench-peers: build
+	cd bench && go run ./peers -walsvc ../bin/walsvc -out ../bin/peers $(PEERSFLAGS)
+
+bench-compare:
+	cd bench && go run ./compare -base '$(BASE)' $(COMPAREFLAGS)
 
 # Minimizing what is merely new would take most of a short run.
 fuzz:
