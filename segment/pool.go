@@ -125,7 +125,7 @@ func (j *Journal) prepare(ctx context.Context) error {
 		return err
 	}
 	j.mu.Lock()
-	again := errors.Is(err, errAsked) && errors.Is(j.prepareErr, errAsked)
+	again := errors.Is(err, ErrNoSpace) && errors.Is(j.prepareErr, ErrNoSpace)
 	j.prepareErr = err
 	if err == nil {
 		j.spares = append(j.spares, name)
@@ -511,7 +511,13 @@ func (j *Journal) recycleReleased() (next time.Time, waiting bool) {
 		}
 		keep := r.size == j.volume.segmentSize && len(j.spares) < limits.MaxSpares
 		j.mu.Unlock()
-		if err := j.recycle(r.file, keep); err != nil {
+		err := j.recycle(r.file, keep)
+		if errors.Is(err, errNoName) {
+			// Nothing has changed. What took the room, often a spare that is being
+			// prepared at that moment, may give it back.
+			return time.Now().Add(retryMin), true
+		}
+		if err != nil {
 			_ = j.poisoned(fmt.Sprintf("recycle segment %s", r.id), err) // Release asks Poisoned
 			return time.Time{}, false
 		}
@@ -553,12 +559,21 @@ func (j *Journal) recycle(f file, keep bool) error {
 	return nil
 }
 
-// unname takes a segment's name away and gives its file another, durably. If that
+// errNoName says that a full disk has no room for another name in the
+// directory: xfs takes blocks for one before it gives up the old one.
+var errNoName = errors.New("no room for another name")
+
+// unname takes a segment's name away and gives its file another, durably. It
+// returns errNoName if nothing was changed for want of space. If the change
 // cannot be proven, it is undone: a later sync would not prove it either, and a
 // segment that seems to be gone and comes back after a power cut lies beyond a
 // gap by then.
 func (j *Journal) unname(from, to string) error {
-	if err := j.rename(from, to); err != nil {
+	err := j.rename(from, to)
+	if isFull(err) {
+		return fmt.Errorf("%w: %w", errNoName, err)
+	}
+	if err != nil {
 		return err
 	}
 	if err := j.o.FS.SyncDir(j.o.Dir); err != nil {

@@ -74,7 +74,13 @@ func (d *loopDisk) remount(option string) error {
 // volume is where walsvc keeps its data on it.
 func (d *loopDisk) volume() string { return filepath.Join(d.dir, "v") }
 
-// ballast takes what is left of the disk.
+// hoard is somebody else's, who makes room in the end; hoarded is what it has in bytes.
+func (d *loopDisk) hoard() string { return filepath.Join(d.dir, "hoard") }
+
+const hoarded = 16 << 20
+
+// ballast takes what is left of the disk. On xfs that is not the very last of it:
+// without free blocks it makes no file, and so no socket either.
 func (d *loopDisk) ballast(t *testing.T) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(d.dir, "ballast"))
@@ -91,6 +97,9 @@ func (d *loopDisk) ballast(t *testing.T) {
 		t.Fatal(err)
 	}
 	must(t, f.Close())
+	if d.kind == "xfs" {
+		must(t, os.Truncate(d.hoard(), hoarded-512<<10))
+	}
 }
 
 // An engine writes to a log, and knows what it was told.
@@ -199,9 +208,7 @@ func TestFullFileSystem(t *testing.T) {
 }
 
 func fillAndResume(t *testing.T, d *loopDisk, record int, args []string) {
-	// Somebody else's, who makes room in the end.
-	hoard := filepath.Join(d.dir, "hoard")
-	must(t, os.WriteFile(hoard, make([]byte, 16<<20), 0o600))
+	must(t, os.WriteFile(d.hoard(), make([]byte, hoarded), 0o600))
 	p := start(t, d.volume(), args...)
 	c := open(t, p)
 	engines := []*engine{
@@ -272,7 +279,7 @@ func fillAndResume(t *testing.T, d *loopDisk, record int, args []string) {
 	}
 	if args != nil { // else it is less than a segment
 		fill()
-		must(t, os.Remove(hoard))
+		must(t, os.Remove(d.hoard()))
 		for _, e := range engines {
 			e.resume(p)
 		}
