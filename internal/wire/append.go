@@ -130,7 +130,7 @@ func (r *AppendRequest) reset(v uint64) error {
 
 func (t *Batch) read(b []byte) (err error) {
 	var f field
-	copied := false
+	var pieces joint
 	for len(b) > 0 {
 		if b, err = next(b, &f); err != nil {
 			return err
@@ -146,7 +146,7 @@ func (t *Batch) read(b []byte) (err error) {
 			if len(t.Run)+len(f.bytes) > limits.MaxBatchSize {
 				return fmt.Errorf("%w: over %d bytes of records", ErrTooMany, limits.MaxBatchSize)
 			}
-			t.Run = join(t.Run, f.bytes, &copied)
+			t.Run = join(t.Run, f.bytes, &pieces)
 		}
 	}
 	return nil

@@ -7,6 +7,8 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/walsvc/walsvc/internal/records"
 )
 
 // ErrMalformed is returned for bytes that are not the message.
@@ -64,19 +66,40 @@ func (f *field) is(number protowire.Number, typ protowire.Type) bool {
 	return f.number == number && f.typ == typ
 }
 
+// A joint is how a run that comes in several pieces was put together so far.
+type joint struct {
+	copied bool // the run is memory of our own
+	broken bool // one of the pieces is no run, and stands for all of them
+}
+
 // join returns the two runs as one. Two occurrences of one field of records are
-// one run; nobody writes them so, and only then is a run copied. *copied, false
-// at first, says that it was: memory of our own is grown and not copied each
-// time, or a message of many occurrences would take the square of its size.
-func join(run, more []byte, copied *bool) []byte {
+// one run; nobody writes them so, and only then is a run copied: memory of our
+// own is grown and not copied each time, or a message of many occurrences would
+// take the square of its size. Each piece has to be a run by itself, or what two
+// messages have no sense in could make some together; a piece that is none is
+// returned alone, for the engine to refuse.
+func join(run, more []byte, j *joint) []byte {
 	switch {
+	case j.broken:
+		return run
 	case len(run) == 0:
 		return more
-	case !*copied: // what lies behind it in the message is not ours to write
-		run = run[:len(run):len(run)]
-		*copied = true
+	case !j.copied:
+		if j.broken = !isRun(run); j.broken {
+			return run
+		}
+		run = run[:len(run):len(run)] // what lies behind it in the message is not ours to write
+		j.copied = true
+	}
+	if j.broken = !isRun(more); j.broken {
+		return more
 	}
 	return append(run, more...)
+}
+
+func isRun(b []byte) bool {
+	_, err := records.Check(b, 0)
+	return err == nil
 }
 
 // merge reads b into m, which it makes if it is nil.

@@ -74,7 +74,7 @@ func (r *ReplayResponse) unmarshal(data mem.Buffer) error {
 
 func (r *ReplayResponse) read(b []byte) (err error) {
 	var f field
-	copied := false
+	var pieces joint
 	for len(b) > 0 {
 		if b, err = next(b, &f); err != nil {
 			return err
@@ -85,7 +85,7 @@ func (r *ReplayResponse) read(b []byte) (err error) {
 		case f.is(replayCount, protowire.VarintType):
 			r.Count = uint32(f.value)
 		case f.is(replayRecords, protowire.BytesType):
-			r.Run = join(r.Run, f.bytes, &copied)
+			r.Run = join(r.Run, f.bytes, &pieces)
 		case f.is(replayBlock, protowire.BytesType):
 			r.HasBlock = true
 			if err := r.Block.read(f.bytes); err != nil {
