@@ -36,15 +36,17 @@ func TestRecycleWithoutRoomForAName(t *testing.T) {
 			return slices.ContainsFunc(entries, func(e disk.Entry) bool { return e.Name == segmentName(1) })
 		}
 		fs.Inject(disk.Fault{
-			Kinds: []disk.OpKind{disk.OpRename}, Err: syscall.ENOSPC,
+			Kinds: []disk.OpKind{disk.OpRename}, Err: syscall.ENOSPC, Sticky: true,
 			Only: func(op disk.Op) bool { return strings.HasSuffix(op.Name, segmentName(1)) },
 		})
 		if err := j.Release(2); err != nil {
 			t.Fatalf("release: %v", err)
 		}
-		if !there() {
-			t.Error("renamed although there was no room for the name")
+		synctest.Wait()
+		if !there() || j.Poisoned() != nil {
+			t.Errorf("still there: %v; poisoned: %v", there(), j.Poisoned())
 		}
+		fs.Clear()
 		<-time.After(2 * retryMin)
 		synctest.Wait()
 		if there() || j.Poisoned() != nil {
