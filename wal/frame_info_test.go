@@ -24,6 +24,9 @@ func TestFrameInfo(t *testing.T) {
 	}
 	closeTest(t, v)
 
+	if len(frames) == 0 {
+		t.Fatal("told of no frame")
+	}
 	appends := 0
 	for i, f := range frames {
 		if i > 0 && f.Sequence <= frames[i-1].Sequence {

@@ -13,8 +13,9 @@ import (
 )
 
 // A janitor gives segments back: those below every log's floor and below the
-// older snapshot that the newest segment's header records. It works through the same commands as everybody else: what
-// allows a segment to be recycled is durable before the segment is renamed.
+// older snapshot that the newest segment's header records. It works through the
+// same commands as everybody else: what allows a segment to be recycled is
+// durable before the segment is renamed.
 //
 //	floors     from the oldest segment on: may it go?
 //	states     checkpoints' states in it are carried forward
