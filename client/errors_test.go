@@ -10,6 +10,10 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/walsvc/walsvc/internal/server"
+	"github.com/walsvc/walsvc/internal/wire"
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
 )
 
 func TestReasons(t *testing.T) {
@@ -26,6 +30,45 @@ func TestReasons(t *testing.T) {
 		}
 		if want := `do "x": text (` + r.name + `)`; err.Error() != want {
 			t.Errorf("%q, want %q", err, want)
+		}
+	}
+}
+
+// TestTheTableSaysWhatIsRepeated has a service answer once with each reason of
+// its table, to an append and to opening the log for it: the caller hears of it
+// unless the table says that the client repeats that.
+func TestTheTableSaysWhatIsRepeated(t *testing.T) {
+	for _, row := range server.Table {
+		refused := func(arrange func(f *fake)) bool {
+			f := newFake()
+			f.log("orders")
+			arrange(f)
+			c := f.serve(t, Options{})
+			_, err := c.Log("orders").Append(t.Context(), []byte("a"))
+			if err != nil && !errors.Is(err, byReason(row.Reason).err) {
+				t.Errorf("%s: the caller hears %v", row.Reason, err)
+			}
+			return err != nil
+		}
+		batches, opens := 0, 0
+		sent := refused(func(f *fake) {
+			f.onBatch = func(string, *wire.Batch) *walsvcv1.Refusal {
+				if batches++; batches == 1 {
+					return refusal(row.Code, row.Reason)
+				}
+				return nil
+			}
+		})
+		open := refused(func(f *fake) {
+			f.onOpen = func() error {
+				if opens++; opens == 1 {
+					return failure(row.Code, row.Reason, "not opened by the test")
+				}
+				return nil
+			}
+		})
+		if repeats := !sent || !open; repeats != (row.Retried != "") {
+			t.Errorf("%s: the client repeats an append %v, opening a log %v; the table says it repeats %q", row.Reason, !sent, !open, row.Retried)
 		}
 	}
 }

@@ -38,6 +38,8 @@ type fake struct {
 	onMessage func(stream, message int, m *wire.AppendRequest) fate
 	// onBatch says why a batch that is not a repeat is refused; nil: it is not.
 	onBatch func(log string, b *wire.Batch) *walsvcv1.Refusal
+	// onOpen says why a producer is not opened.
+	onOpen func() error
 	// onBind says why a bind is refused.
 	onBind func(b *walsvcv1.Bind) *walsvcv1.Refusal
 	// onVerdict may change what is about to be said.
@@ -233,6 +235,11 @@ func (f *fake) OpenProducer(_ context.Context, req *walsvcv1.OpenProducerRequest
 	l := f.logs[req.GetLog()]
 	if l == nil {
 		return nil, failure(codes.NotFound, "LOG_NOT_FOUND", "no such log")
+	}
+	if f.onOpen != nil {
+		if err := f.onOpen(); err != nil {
+			return nil, err
+		}
 	}
 	p := l.producers[req.GetProducer()]
 	if p == nil {

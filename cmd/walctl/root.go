@@ -89,6 +89,7 @@ With no service at hand, start with "walctl demo".`,
 		newBenchCommand(g),
 		newDiskCommand(g),
 		newCertifyCommand(g),
+		newExplainCommand(g),
 		newVersionCommand(g),
 		exitCodesTopic(),
 	)

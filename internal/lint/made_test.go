@@ -1,6 +1,7 @@
 package lint
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -147,9 +148,9 @@ func metricsTable() string {
 // errorsTable is the error table.
 func errorsTable() string {
 	var b strings.Builder
-	b.WriteString("| reason | code | what to do |\n|---|---|---|\n")
+	b.WriteString("| reason | code | what it means | what it changed | the Go client repeats | what to do |\n|---|---|---|---|---|---|\n")
 	for _, row := range server.Table {
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", row.Reason, row.Code, row.Hint)
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | %s |\n", row.Reason, row.Code, row.Means, row.Effect, cmp.Or(row.Retried, "nothing"), row.Hint)
 	}
 	return b.String()
 }

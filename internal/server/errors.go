@@ -41,12 +41,39 @@ type Row struct {
 	// Retry, if not zero, goes out as RetryInfo: the same call may succeed later
 	// without anybody doing anything.
 	Retry time.Duration
-	// Hint is the next step, for people; walctl explain prints it.
-	Hint string
+	// Means says what happened, Hint what to do next, each in whole sentences for
+	// people; walctl explain prints all of a row.
+	Means, Hint string
+	// Effect is what the call left behind.
+	Effect Effect
+	// Retried names what the Go client repeats by itself when it hears this, as
+	// long as the caller's context lasts; empty if it leaves that to the caller.
+	Retried string
 
 	// spoken: the error's own text speaks of the caller's input and goes out.
 	// Otherwise only the sentinel's text does: causes name files of the host.
 	spoken bool
+}
+
+// An Effect says what a call left behind that ended with an error.
+type Effect uint8
+
+const (
+	// Nothing was changed or made durable, nor will be, and no sequence was used up.
+	Nothing Effect = iota + 1
+	// Unknown is what may be durable by now, or be found durable at the next start.
+	Unknown
+)
+
+// String returns the effect's name: "nothing" or "unknown".
+func (e Effect) String() string {
+	switch e {
+	case Nothing:
+		return "nothing"
+	case Unknown:
+		return "unknown"
+	}
+	return "effect " + strconv.Itoa(int(e))
 }
 
 // Table is the one place where errors meet the wire: statuses of calls and
@@ -57,80 +84,119 @@ type Row struct {
 // one with RetryInfo as it is, and none of the others before something changed.
 var Table = []Row{
 	{Err: wal.ErrInvalidName, Code: codes.InvalidArgument, Reason: "INVALID_NAME", spoken: true,
+		Means: "A name of a log or a checkpoint is empty, too long or has characters that names cannot have.", Effect: Nothing,
 		Hint: "Names begin with a letter or digit and go on with letters, digits and . _ - /; logs have at most 255 bytes, checkpoints 127."},
 	{Err: wal.ErrInvalid, Code: codes.InvalidArgument, Reason: "INVALID", spoken: true,
+		Means: "A field of the request has a value that it cannot have.", Effect: Nothing,
 		Hint: "The message says which field is wrong and what it may be."},
 	{Err: wal.ErrEmptyBatch, Code: codes.InvalidArgument, Reason: "EMPTY_BATCH", spoken: true,
+		Means: "A batch came without records.", Effect: Nothing,
 		Hint: "A batch has at least one record; a record may be empty."},
 	{Err: wal.ErrMalformed, Code: codes.InvalidArgument, Reason: "MALFORMED", spoken: true,
+		Means: "The bytes of a batch are not records as the API spells them.", Effect: Nothing,
 		Hint: "The records are not an encoded walsvc.v1.Records message with minimal varints; encode them with a protobuf library."},
 	{Err: wal.ErrTooLarge, Code: codes.InvalidArgument, Reason: "TOO_LARGE", spoken: true,
+		Means: "A record, a batch or a checkpoint's state is over its limit.", Effect: Nothing,
 		Hint: "See AdminService.GetServerInfo for the limits, and the log's max_record_bytes."},
 
 	{Err: wal.ErrLogNotFound, Code: codes.NotFound, Reason: "LOG_NOT_FOUND", spoken: true,
+		Means: "There is no log of that name, or the one that was meant has been deleted.", Effect: Nothing,
 		Hint: "Create the log first, or look for its name with ListLogs."},
 	{Err: wal.ErrLogExists, Code: codes.AlreadyExists, Reason: "LOG_EXISTS", spoken: true,
+		Means: "There is a log of that name, with other options than those asked for.", Effect: Nothing,
 		Hint: "The log was created with other options; use GetLog, or choose another name."},
 	{Err: wal.ErrTooManyLogs, Code: codes.ResourceExhausted, Reason: "TOO_MANY_LOGS",
+		Means: "The volume has as many logs as it may have.", Effect: Nothing,
 		Hint: "Delete logs that are no longer needed."},
 	{Err: wal.ErrQuota, Code: codes.ResourceExhausted, Reason: "QUOTA", spoken: true, Retry: time.Second,
+		Means: "The log keeps as many bytes of records as its quota allows.", Effect: Nothing,
 		Hint: "Move the log's checkpoints forward or truncate it; its quota counts what it keeps."},
 
 	{Err: wal.ErrFenced, Code: codes.FailedPrecondition, Reason: "FENCED", spoken: true,
+		Means: "The append speaks for an epoch of the log that is over.", Effect: Nothing,
 		Hint: "Another writer has begun a newer epoch. Stop writing: this writer's view of the log may be old."},
 	{Err: wal.ErrLSNMismatch, Code: codes.Aborted, Reason: "LSN_MISMATCH", spoken: true,
+		Means: "The append was to get a certain LSN, and the log's next one is another.", Effect: Nothing,
 		Hint: "Somebody else appended. Read from expected_lsn on, then decide again."},
 	{Err: wal.ErrAfterRefusal, Code: codes.Aborted, Reason: "AFTER_REFUSAL",
-		Hint: "An earlier batch of this binding was refused. Deal with that one, then reset the binding."},
+		Means: "A batch that was sent behind a refused one is refused too, so that the log gets no hole.", Effect: Nothing,
+		Retried: "appends without an expected LSN",
+		Hint:    "An earlier batch of this binding was refused. Deal with that one, then reset the binding."},
 	{Err: wal.ErrSequenceGap, Code: codes.FailedPrecondition, Reason: "SEQUENCE_GAP", spoken: true,
+		Means: "A batch has a later sequence than the producer's next one.", Effect: Nothing,
 		Hint: "Send the producer's batches in order and without gaps; want_sequence is the next one."},
 	{Err: wal.ErrSequenceReuse, Code: codes.FailedPrecondition, Reason: "SEQUENCE_REUSE", spoken: true,
+		Means: "A batch has a sequence that the producer used for other records.", Effect: Nothing,
 		Hint: "Two batches of one producer had the same sequence and different records. Give each process a producer of its own."},
 	{Err: wal.ErrSuperseded, Code: codes.FailedPrecondition, Reason: "SUPERSEDED", spoken: true,
+		Means: "The producer appends on another stream by now, and no longer on this one.", Effect: Nothing,
 		Hint: "The producer was bound again on a later stream, which took over. Give each process a producer of its own."},
 	{Err: wal.ErrNoProducer, Code: codes.FailedPrecondition, Reason: "NO_PRODUCER", spoken: true,
+		Means: "The append names a producer that is not open on the log.", Effect: Nothing,
 		Hint: "Open the producer on this log with OpenProducer before it appends; one that is idle makes way when very many others are opened."},
 
 	{Err: wal.ErrLSNAhead, Code: codes.OutOfRange, Reason: "LSN_AHEAD", spoken: true,
+		Means: "An LSN is beyond the log's durable end.", Effect: Nothing,
 		Hint: "The log ends below that LSN. If it was acknowledged once, this is another history: stop and look."},
 	{Err: wal.ErrLSNTruncated, Code: codes.OutOfRange, Reason: "LSN_TRUNCATED", spoken: true,
+		Means: "Records that were asked for have been truncated.", Effect: Nothing,
 		Hint: "Those records were given up. Begin at first_lsn, from a checkpoint or a copy that covers what is below."},
 	{Err: wal.ErrDataLoss, Code: codes.DataLoss, Reason: "DATA_LOSS", spoken: true,
+		Means: "The service cannot read, or cannot prove to have, what was acknowledged once.", Effect: Nothing,
 		Hint: "Acknowledged records are missing or damaged. Do not append; run walctl verify on the volume and restore from another copy."},
 	{Err: wal.ErrReadFailed, Code: codes.Internal, Reason: "READ_FAILED",
+		Means: "The disk returned an error instead of records.", Effect: Nothing,
 		Hint: "The disk failed to read, which says nothing of what lies there. Repeat it; if it fails again, look at the service's log and its disk."},
 
 	{Err: wal.ErrCheckpointNotFound, Code: codes.NotFound, Reason: "CHECKPOINT_NOT_FOUND", spoken: true,
+		Means: "The log has no checkpoint of that name.", Effect: Nothing,
 		Hint: "Set the checkpoint first, or look for its name with ListCheckpoints."},
 	{Err: wal.ErrCheckpointBackwards, Code: codes.FailedPrecondition, Reason: "CHECKPOINT_BACKWARDS", spoken: true,
+		Means: "The checkpoint stands at a higher LSN already.", Effect: Nothing,
 		Hint: "A checkpoint never moves back: records below it may be gone. Delete it first if that is meant."},
 	{Err: wal.ErrCheckpointConflict, Code: codes.Aborted, Reason: "CHECKPOINT_CONFLICT", spoken: true,
+		Means: "The checkpoint has another version than the one that was to be replaced.", Effect: Nothing,
 		Hint: "Somebody else set the checkpoint. Get it, then decide again."},
 	{Err: wal.ErrTooManyCheckpoints, Code: codes.ResourceExhausted, Reason: "TOO_MANY_CHECKPOINTS",
+		Means: "The log has as many checkpoints as it may have.", Effect: Nothing,
 		Hint: "Delete checkpoints that nobody recovers from any more."},
 	{Err: wal.ErrHeld, Code: codes.FailedPrecondition, Reason: "HELD", spoken: true,
+		Means: "A truncation would pass the log's lowest checkpoint.", Effect: Nothing,
 		Hint: "A checkpoint holds the records. Move it forward or delete it."},
 
 	{Err: wal.ErrFull, Code: codes.ResourceExhausted, Reason: "FULL", Retry: time.Second,
+		Means: "There is no written space left to append to, and none could be prepared.", Effect: Nothing,
 		Hint: "The disk is full. Truncate, move checkpoints forward or make room; appends resume by themselves."},
 	{Err: wal.ErrReadOnly, Code: codes.FailedPrecondition, Reason: "READ_ONLY",
+		Means: "Recovery found damage to what was acknowledged; the volume is read and not written.", Effect: Nothing,
 		Hint: "The volume was opened read-only because of damage; GetStatus says where."},
 	{Err: wal.ErrPoisoned, Code: codes.FailedPrecondition, Reason: "POISONED",
+		Means: "A write or sync of the volume failed before this call; it was refused before it began.", Effect: Nothing,
 		Hint: "A write or sync failed. Look at the disk, then restart the service; it takes nothing before that."},
 	{Err: wal.ErrClosed, Code: codes.Unavailable, Reason: "CLOSED", Retry: time.Second,
-		Hint: "The service has stopped. Connect again."},
+		Means: "The volume was closed before the call reached it.", Effect: Nothing,
+		Retried: "appends, replays, waits, and calls that change nothing or may be repeated",
+		Hint:    "The service has stopped. Connect again."},
 	{Err: ErrDraining, Code: codes.Unavailable, Reason: "DRAINING", Retry: time.Second,
-		Hint: "The service is stopping. What got no verdict was not appended; connect again."},
+		Means: "The service is about to stop and takes nothing new.", Effect: Nothing,
+		Retried: "appends, replays, waits, and calls that change nothing or may be repeated",
+		Hint:    "The service is stopping. What got no verdict was not appended; connect again."},
 	{Err: ErrOutcomeUnknown, Code: codes.Internal, Reason: "OUTCOME_UNKNOWN",
+		Means: "A write or sync failed, or the service was stopped, while the call was under way.", Effect: Unknown,
 		Hint: "A write or sync failed while this was in flight. After a restart, repeat it with the same producer and sequence, or read the log's end."},
 
 	{Err: ErrCreditExceeded, Code: codes.ResourceExhausted, Reason: "CREDIT_EXCEEDED",
+		Means: "A stream sent more than it was granted, and is ended. What it sent before has its verdicts.", Effect: Nothing,
 		Hint: "Wait for verdicts before sending more than the credit of the stream's first message."},
 	{Err: ErrRateLimited, Code: codes.ResourceExhausted, Reason: "RATE_LIMITED", Retry: 100 * time.Millisecond,
-		Hint: "Call less often, or raise --admin-rate."},
+		Means: "More administrative calls came within a second than --admin-rate allows.", Effect: Nothing,
+		Retried: "the calls that open a log for appending",
+		Hint:    "Call less often, or raise --admin-rate."},
 	{Err: ErrTooManyReplays, Code: codes.ResourceExhausted, Reason: "TOO_MANY_REPLAYS", Retry: time.Second,
+		Means: "As many replays are under way as there may be.", Effect: Nothing,
 		Hint: "Share a replay between readers, or wait until one has ended."},
 	{Err: ErrInternal, Code: codes.Internal, Reason: "INTERNAL",
+		Means: "The service met an error that nobody foresaw.", Effect: Unknown,
 		Hint: "This is a bug. Look for the request's id, the response header " + RequestIDHeader + ", in the service's log."},
 }
 

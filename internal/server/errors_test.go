@@ -35,6 +35,9 @@ func TestTableBothWays(t *testing.T) {
 		if row.Reason != strings.ToUpper(row.Reason) || strings.ContainsAny(row.Reason, " -") || row.Hint == "" {
 			t.Errorf("row %+v", row)
 		}
+		if row.Means == "" || row.Effect.String() != "nothing" && row.Effect.String() != "unknown" {
+			t.Errorf("%s is not explained: say what it means and what the call left behind", row.Reason)
+		}
 		wrapped := fmt.Errorf("append to log %q: %w", "l", fmt.Errorf("deep: %w", row.Err))
 		if got, ok := rowOf(wrapped); !ok || !errors.Is(got.Err, row.Err) {
 			t.Errorf("%v is found as %v", row.Err, got.Err)
