@@ -128,9 +128,9 @@ func (r *run) report(m machine, missing []string) report {
 			rates := figures(res.replays, func(p replayed) float64 { return p.RecordsPerSecond })
 			s.Replay = &replayReport{
 				replayed: replayed{
-					OpenSeconds:      median(figures(res.replays, func(p replayed) float64 { return p.OpenSeconds })),
-					FirstSeconds:     median(figures(res.replays, func(p replayed) float64 { return p.FirstSeconds })),
-					RecordsPerSecond: median(rates),
+					OpenSeconds:      bench.Median(figures(res.replays, func(p replayed) float64 { return p.OpenSeconds })),
+					FirstSeconds:     bench.Median(figures(res.replays, func(p replayed) float64 { return p.FirstSeconds })),
+					RecordsPerSecond: bench.Median(rates),
 				},
 				Low: slices.Min(rates), High: slices.Max(rates), DiskBytes: res.disk,
 				WalsvcOver: over(figures(ours.replays, func(p replayed) float64 { return p.RecordsPerSecond }), rates),
@@ -145,11 +145,11 @@ func sum(w work, rounds, ours []bench.Throughput) workReport {
 	rate := func(t bench.Throughput) float64 { return t.PerSecond }
 	rates := figures(rounds, rate)
 	return workReport{
-		work: w, PerSecond: median(rates), Low: slices.Min(rates), High: slices.Max(rates), Rounds: rates,
+		work: w, PerSecond: bench.Median(rates), Low: slices.Min(rates), High: slices.Max(rates), Rounds: rates,
 		Latency: bench.Latency{
-			P50:  median(figures(rounds, func(t bench.Throughput) float64 { return t.Latency.P50 })),
-			P99:  median(figures(rounds, func(t bench.Throughput) float64 { return t.Latency.P99 })),
-			P999: median(figures(rounds, func(t bench.Throughput) float64 { return t.Latency.P999 })),
+			P50:  bench.Median(figures(rounds, func(t bench.Throughput) float64 { return t.Latency.P50 })),
+			P99:  bench.Median(figures(rounds, func(t bench.Throughput) float64 { return t.Latency.P99 })),
+			P999: bench.Median(figures(rounds, func(t bench.Throughput) float64 { return t.Latency.P999 })),
 		},
 		WalsvcOver: over(figures(ours, rate), rates),
 	}
@@ -163,16 +163,6 @@ func figures[T any](rounds []T, of func(T) float64) []float64 {
 	return out
 }
 
-// median returns the middle of figures, 0 if there are none.
-func median(figures []float64) float64 {
-	n := len(figures)
-	if n == 0 {
-		return 0
-	}
-	figures = slices.Sorted(slices.Values(figures))
-	return (figures[(n-1)/2] + figures[n/2]) / 2
-}
-
 // over returns the median of the ratios of a round each.
 func over(a, b []float64) float64 {
 	var ratios []float64
@@ -181,7 +171,7 @@ func over(a, b []float64) float64 {
 			ratios = append(ratios, a[i]/b[i])
 		}
 	}
-	return median(ratios)
+	return bench.Median(ratios)
 }
 
 func (r *report) writeJSON(w io.Writer) error {

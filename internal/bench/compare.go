@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -211,9 +210,7 @@ func median(rounds []Round) Round {
 		for i := range rounds {
 			all = append(all, *figure(&rounds[i]))
 		}
-		slices.Sort(all)
-		n := len(all)
-		return (all[(n-1)/2] + all[n/2]) / 2
+		return Median(all)
 	}
 	var m Round
 	for _, figure := range []func(*Round) *float64{
