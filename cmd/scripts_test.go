@@ -36,10 +36,10 @@ const limit = 30 * time.Second
 // TestScripts runs testdata/scripts. Beside what testscript knows they use
 //
 //	serve [FLAG]...      start walsvc on $WORK/v with those flags, on the Unix
-//	                     socket that walctl is told of; again after kill or stop
+//	                     socket that walctl is told of; again after kill-9 or shutdown
 //	                     if it listens on TCP as well, $TCP is where
 //	kill-9               end it with SIGKILL
-//	stop                 end it with SIGTERM, which must go well
+//	shutdown             end it with SIGTERM, which must go well
 //	exits CODE PROGRAM [ARGUMENT]...
 //	                     run a program that must exit with a code
 //	until FILE REGEXP    wait until a file says something
@@ -66,16 +66,35 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"serve":  serve,
-			"kill-9": kill9,
-			"stop":   stop,
-			"exits":  exits,
-			"until":  until,
-			"keep":   keep,
+			"serve":    serve,
+			"kill-9":   kill9,
+			"shutdown": shutdown,
+			"exits":    exits,
+			"until":    until,
+			"keep":     keep,
 
 			"certificates": certificates,
 		},
 	})
+}
+
+// TestScriptsRunToTheirEnds: what testscript has of its own goes before what we
+// add to it, and some of that ends a script early as if all were well.
+func TestScriptsRunToTheirEnds(t *testing.T) {
+	paths, err := filepath.Glob("../testdata/scripts/*.txtar")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("%d scripts, %v", len(paths), err)
+	}
+	early := regexp.MustCompile(`(?m)^(stop|skip)\b`)
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found := early.Find(text); found != nil {
+			t.Errorf("%s ends at %q: the service's is shutdown", path, found)
+		}
+	}
 }
 
 // dependOnSources looks at every source file of the module: go test takes a
@@ -138,7 +157,7 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 	h.kill()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	p, err := service.Start(ctx, service.Options{Binary: h.binary, Dir: h.dir, Args: args})
+	p, err := service.Start(ctx, service.Options{Binary: h.binary, Dir: h.dir, Args: args, Reads: true})
 	ts.Check(err)
 	h.process = p
 	if m := readyTCP.FindStringSubmatch(p.Said()); m != nil {
@@ -150,7 +169,7 @@ var readyTCP = regexp.MustCompile(`ready tcp:(\S+)`)
 
 func kill9(ts *testscript.TestScript, neg bool, args []string) { hostOf(ts, neg, args, false).kill() }
 
-func stop(ts *testscript.TestScript, neg bool, args []string) {
+func shutdown(ts *testscript.TestScript, neg bool, args []string) {
 	h := hostOf(ts, neg, args, false)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()

@@ -295,14 +295,14 @@ func (o *certifyFlags) runLoad(cmd *cobra.Command, g *globals, of certify.Option
 		defer func() { err = errors.Join(err, conn.Close()) }()
 		witness = conn
 	}
-	if o.load > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, o.load)
-		defer cancel()
-	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stderr := cmd.ErrOrStderr()
 	line := newStatusLine(stderr)
-	started := func(run ulid.ULID) {
+	started := func(run ulid.ULID) { // only now: preparing takes as long as it takes
+		if o.load > 0 {
+			time.AfterFunc(o.load, cancel)
+		}
 		fmt.Fprintf(stderr, "run %s is under way: pull the plug when you like, then walctl certify %s --after RECORD\n", run, of.Dir)
 	}
 	began := time.Now()

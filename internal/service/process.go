@@ -29,6 +29,9 @@ type Options struct {
 	Dir    string    // the volume; made if it is missing
 	Args   []string  // further flags
 	Log    io.Writer // what the process prints, besides what errors quote; nil for nobody
+	// Reads has Start return when reads are served: a volume that opens read-only,
+	// because of damage, takes nothing.
+	Reads bool
 }
 
 // A Process is a running walsvc, listening on the Unix socket in its volume.
@@ -44,7 +47,7 @@ type Process struct {
 var ErrExited = errors.New("walsvc ended before it was ready")
 
 // Start starts walsvc and returns when it is ready, which is when recovery is
-// over and it serves. If ctx ends first, or the process, there is no process
+// over and it serves; see also Options.Reads. If ctx ends first, or the process, there is no process
 // left; the error then quotes the last it said.
 func Start(ctx context.Context, o Options) (*Process, error) {
 	socket, err := filepath.Abs(filepath.Join(o.Dir, "walsvc.sock"))
@@ -71,15 +74,22 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 		p.err = p.cmd.Wait()
 		close(p.exited)
 	}()
-	if err := p.ready(ctx); err != nil {
+	if err := p.ready(ctx, o.Reads); err != nil {
 		_ = p.Kill() // it may be gone already
 		return nil, fmt.Errorf("start walsvc: %w%s", err, p.quote)
 	}
 	return p, nil
 }
 
-// ready waits until the health service says SERVING.
-func (p *Process) ready(ctx context.Context) error {
+// readingService is the one whose health is that of reads.
+const readingService = "walsvc.v1.ReplayService"
+
+// ready waits until the health service says SERVING, of reads or of everything.
+func (p *Process) ready(ctx context.Context, reads bool) error {
+	name := ""
+	if reads {
+		name = readingService
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
@@ -99,7 +109,7 @@ func (p *Process) ready(ctx context.Context) error {
 	}
 	defer func() { _ = conn.Close() }() // it was only there to ask for health
 	for {
-		err := watch(ctx, conn)
+		err := watch(ctx, conn, name)
 		if err == nil {
 			return nil
 		}
@@ -112,9 +122,10 @@ func (p *Process) ready(ctx context.Context) error {
 	}
 }
 
-// watch returns nil when the service is SERVING, and an error when the stream ends.
-func watch(ctx context.Context, conn *grpc.ClientConn) error {
-	stream, err := grpc_health_v1.NewHealthClient(conn).Watch(ctx, &grpc_health_v1.HealthCheckRequest{}, grpc.WaitForReady(true))
+// watch returns nil when the service of that name is SERVING, and an error when
+// the stream ends.
+func watch(ctx context.Context, conn *grpc.ClientConn, name string) error {
+	stream, err := grpc_health_v1.NewHealthClient(conn).Watch(ctx, &grpc_health_v1.HealthCheckRequest{Service: name}, grpc.WaitForReady(true))
 	if err != nil {
 		return err
 	}
