@@ -261,5 +261,9 @@ func (c *Client) GetLog(ctx context.Context, name string) (LogInfo, error) {
 	if err != nil {
 		return LogInfo{}, called(err, "get log %q", name)
 	}
-	return logInfo(resp.GetLog())
+	info, err := logInfo(resp.GetLog())
+	for _, r := range resp.GetLost() {
+		info.Lost = append(info.Lost, LSNRange{LSN(r.GetFirstLsn()), LSN(r.GetLastLsn())})
+	}
+	return info, err
 }

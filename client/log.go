@@ -30,10 +30,17 @@ type LogInfo struct {
 	First       LSN       // oldest record kept; Next when there is none
 	Next        LSN       // what the next record gets
 	LogChecksum uint32    // running CRC-32C over the records before Next, as they are framed
-	LiveBytes   uint64    // framed bytes of the records from First on
+	LiveBytes   uint64    // framed bytes of the records from First on, those lost included
 	Created     time.Time // by the service's clock
 	Options     LogOptions
+	LostRecords uint64 // of those from First on: given up by repairs of the volume; reading one is ErrDataLoss
+	// Lost are those records, in order and apart from each other. Only GetLog and
+	// Log.Info say so; it is nil elsewhere.
+	Lost []LSNRange
 }
+
+// An LSNRange is a run of a log's LSNs, both ends included.
+type LSNRange struct{ First, Last LSN }
 
 // Durable returns the durable LSN: everything up to it survives any crash.
 func (i LogInfo) Durable() LSN { return i.Next - 1 }
@@ -52,6 +59,7 @@ func logInfo(l *walsvcv1.Log) (LogInfo, error) {
 			QuotaBytes: o.GetQuotaBytes(), MaxRecordBytes: o.GetMaxRecordBytes(),
 			Labels: o.GetLabels(), ColocationKey: o.GetColocationKey(),
 		},
+		LostRecords: l.GetLostRecords(),
 	}, nil
 }
 

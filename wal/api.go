@@ -48,6 +48,14 @@ type LogInfo struct {
 // Durable returns the durable LSN: everything up to it survives any crash.
 func (i LogInfo) Durable() LSN { return i.Next - 1 }
 
+// LostRecords counts the records in Lost.
+func (i LogInfo) LostRecords() (n uint64) {
+	for _, r := range i.Lost {
+		n += uint64(r.Last-r.First) + 1
+	}
+	return n
+}
+
 // Claim is what a client was last acknowledged.
 type Claim struct {
 	Log      ulid.ULID
@@ -260,6 +268,10 @@ type Status struct {
 	Snapshots       uint64
 	Stalls          uint64
 	Stall           *Stall // under way; nil for none
+	// Lost are the records that repairs gave up and no truncation has reached, by
+	// log: limits.MaxDamage ranges at most. LostRecords counts all of them.
+	Lost        []DamagedLog
+	LostRecords uint64
 }
 
 // Refusals and failures. A refusal changes nothing and consumes no sequence.

@@ -13,7 +13,6 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/walsvc/walsvc/internal/disk"
-	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/replay"
 	"github.com/walsvc/walsvc/segment"
 )
@@ -301,14 +300,7 @@ func (k *knownLogs) givenUp() (lost []DamagedLog) {
 	if !k.whole {
 		return nil
 	}
-	for _, name := range slices.Sorted(maps.Keys(k.state.names)) {
-		for _, r := range k.state.names[name].lost {
-			if len(lost) == limits.MaxDamage {
-				return lost
-			}
-			lost = append(lost, DamagedLog{Log: name, First: r.First, Last: r.Last})
-		}
-	}
+	lost, _ = k.state.lost(k.state.lossy())
 	return lost
 }
 

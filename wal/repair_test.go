@@ -355,9 +355,27 @@ func TestRepairMakesWay(t *testing.T) {
 		if want := []LostRecords{{Log: "orders", First: 5, Last: 6}}; !reflect.DeepEqual(p.Records, want) || p.Frames != 1 {
 			t.Errorf("%d frames, %+v", p.Frames, p.Records)
 		}
-		if i := orders(v); i.Epoch != 1 || i.Next != 8 || !slices.Equal(i.Lost, []LSNRange{{5, 6}}) {
+		if i := orders(v); i.Epoch != 1 || i.Next != 8 || !slices.Equal(i.Lost, []LSNRange{{5, 6}}) || i.LostRecords() != 2 {
 			t.Errorf("%+v", i)
 		}
+		told := func(when string, records uint64, want ...DamagedLog) {
+			t.Helper()
+			if s := v.Status(); s.LostRecords != records || !slices.Equal(s.Lost, want) {
+				t.Errorf("%s the status has %d lost records: %v", when, s.LostRecords, s.Lost)
+			}
+		}
+		told("at first", 2, DamagedLog{Log: "orders", First: 5, Last: 6})
+		if err := v.DeleteCheckpoint(ctx, "orders", "engine", nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := v.Truncate(ctx, "orders", 6); err != nil {
+			t.Fatal(err)
+		}
+		told("truncated", 1, DamagedLog{Log: "orders", First: 6, Last: 6})
+		if err := v.DeleteLog(ctx, "orders", ulid.ULID{}); err != nil {
+			t.Fatal(err)
+		}
+		told("deleted", 0)
 	})
 	t.Run("append, not told", func(t *testing.T) {
 		p, v := losing(t, base, func(v *Volume) { mustAppend(t, v, "orders", "5", "6") }, func(v *Volume) { mustAppend(t, v, "users", "tells") })

@@ -85,6 +85,35 @@ func lostFrom(lost []LSNRange, first LSN) []LSNRange {
 	return lost
 }
 
+// lossy names the logs that have lost records, in order.
+func (s *State) lossy() (names []string) {
+	for name, l := range s.names {
+		if len(l.lost) > 0 {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// lost lists the lost records of those logs, limits.MaxDamage ranges at most, and
+// counts all of them.
+func (s *State) lost(names []string) (lost []DamagedLog, records uint64) {
+	for _, name := range names {
+		l := s.names[name]
+		if l == nil { // deleted since
+			continue
+		}
+		for _, r := range l.lost {
+			records += uint64(r.Last-r.First) + 1
+			if len(lost) < limits.MaxDamage {
+				lost = append(lost, DamagedLog{Log: name, First: r.First, Last: r.Last})
+			}
+		}
+	}
+	return lost, records
+}
+
 // loses reports whether all records of r, in so far as they are kept, are lost.
 func (l *logState) loses(r LSNRange) bool {
 	r.First = max(r.First, l.first)

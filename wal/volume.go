@@ -40,6 +40,9 @@ type Volume struct {
 	clock    clock
 	recovery Recovery
 	readOnly error // why nothing is accepted; nil when writable
+	// lossy names the logs that had lost records when the volume was opened. Only
+	// repairs add to them, and those are done to volumes that are closed.
+	lossy []string
 
 	// Bounds that follow from the volume's segment size, in bytes.
 	fullSize, maxBatch int
@@ -247,6 +250,7 @@ func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
 		return nil, errors.Join(err, v.fetch.Close(), v.journal.Close())
 	}
 	v.recovery.Took = time.Since(began)
+	v.lossy = v.durable.lossy()
 	if v.readOnly != nil {
 		return v, nil
 	}
@@ -562,6 +566,7 @@ func (v *Volume) Status() Status {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	s.Logs = len(v.durable.logs)
+	s.Lost, s.LostRecords = v.durable.lost(v.lossy)
 	return s
 }
 

@@ -19,7 +19,7 @@ import (
 // logJSON is the text on the JSON of a log, for the help of commands that print one.
 const logJSON = `name, id, epoch, first_lsn, next_lsn, durable_lsn, log_checksum (eight hex
 digits), live_bytes, create_time (RFC 3339), options {quota_bytes,
-max_record_bytes, labels, colocation_key}`
+max_record_bytes, labels, colocation_key}, lost_records (given up by repairs)`
 
 // logResult is a log as walctl prints it.
 type logResult struct {
@@ -33,6 +33,7 @@ type logResult struct {
 	LiveBytes   uint64     `json:"live_bytes"`
 	CreateTime  time.Time  `json:"create_time"`
 	Options     logOptions `json:"options"`
+	LostRecords uint64     `json:"lost_records"`
 }
 
 type logOptions struct {
@@ -50,7 +51,8 @@ func newLogResult(i client.LogInfo) logResult {
 	return logResult{
 		Name: i.Name, ID: i.ID.String(), Epoch: i.Epoch, FirstLSN: i.First, NextLSN: i.Next, DurableLSN: i.Durable(),
 		LogChecksum: fmt.Sprintf("%08x", i.LogChecksum), LiveBytes: i.LiveBytes, CreateTime: i.Created.UTC(),
-		Options: logOptions{i.Options.QuotaBytes, i.Options.MaxRecordBytes, labels, i.Options.ColocationKey},
+		Options:     logOptions{i.Options.QuotaBytes, i.Options.MaxRecordBytes, labels, i.Options.ColocationKey},
+		LostRecords: i.LostRecords,
 	}
 }
 
@@ -63,6 +65,9 @@ func (l logResult) tables() []grid {
 		{"live bytes", size(l.LiveBytes)},
 		{"checksum", l.LogChecksum},
 		{"created", l.CreateTime},
+	}
+	if l.LostRecords > 0 {
+		rows = append(rows, []any{"given up by repairs", mood{grouped(l.LostRecords) + " records", true}})
 	}
 	if l.Options.QuotaBytes > 0 {
 		rows = append(rows, []any{"quota", size(l.Options.QuotaBytes)})
@@ -176,13 +181,46 @@ JSON: logs [], each with ` + logJSON + `.`,
 	}
 }
 
+// gotResult is what `walctl log get` prints.
+type gotResult struct {
+	logResult
+	Lost []lsnRangeResult `json:"lost"`
+}
+
+type lsnRangeResult struct {
+	FirstLSN client.LSN `json:"first_lsn"`
+	LastLSN  client.LSN `json:"last_lsn"`
+}
+
+func newGotResult(i client.LogInfo) gotResult {
+	r := gotResult{newLogResult(i), []lsnRangeResult{}}
+	for _, l := range i.Lost {
+		r.Lost = append(r.Lost, lsnRangeResult{l.First, l.Last})
+	}
+	return r
+}
+
+func (l gotResult) tables() []grid {
+	tables := l.logResult.tables()
+	if len(l.Lost) > 0 {
+		lost := grid{title: "Given up by repairs", head: []string{"FIRST", "LAST"}}
+		for _, r := range l.Lost {
+			lost.rows = append(lost.rows, []any{uint64(r.FirstLSN), uint64(r.LastLSN)})
+		}
+		tables = append(tables, lost)
+	}
+	return tables
+}
+
 func newLogGetCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use:   "get LOG",
 		Short: "Show one log",
-		Long: `Show one log, as far as it is durable.
+		Long: `Show one log, as far as it is durable, with the records that repairs gave up:
+reading those fails with DATA_LOSS.
 
-JSON: ` + logJSON + `.`,
+JSON: ` + logJSON + `,
+lost [{first_lsn, last_lsn}].`,
 		Args: exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return g.withClient(cmd, func(ctx context.Context, c *client.Client) error {
@@ -190,7 +228,7 @@ JSON: ` + logJSON + `.`,
 				if err != nil {
 					return err
 				}
-				return g.print(cmd, newLogResult(info))
+				return g.print(cmd, newGotResult(info))
 			})
 		},
 		ValidArgsFunction: g.completeLog,

@@ -40,6 +40,8 @@ type statusResult struct {
 	Rolls            uint64         `json:"rolls"`
 	Recycles         uint64         `json:"recycles"`
 	Snapshots        uint64         `json:"snapshots"`
+	LostRecords      uint64         `json:"lost_records"`
+	Lost             []damagedLog   `json:"lost"`
 }
 
 type recoveryResult struct {
@@ -87,7 +89,9 @@ rewritten_frames, discarded_frames, discarded_bytes, took_seconds, damage
 [{file, offset, sequence, case, detail, logs [{log, first_lsn, last_lsn}]}]},
 logs, durable_frame, segments, segment_bytes, spares, appendable_bytes,
 disk_free_bytes, commits, syncs, records, raw_bytes, stored_bytes,
-records_per_sync, compression_ratio (raw to stored), rolls, recycles, snapshots.`,
+records_per_sync, compression_ratio (raw to stored), rolls, recycles, snapshots,
+lost_records (given up by repairs, and not truncated since), lost [{log,
+first_lsn, last_lsn}] (of very many, the first).`,
 		GroupID: groupOnline,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -130,15 +134,22 @@ func newStatusResult(info *walsvcv1.GetServerInfoResponse, s *walsvcv1.GetStatus
 		RecordsPerSync:   ratio(s.GetRecords(), s.GetSyncs()),
 		CompressionRatio: ratio(s.GetRawBytes(), s.GetStoredBytes()),
 		Rolls:            s.GetRolls(), Recycles: s.GetRecycles(), Snapshots: s.GetSnapshots(),
+		LostRecords: s.GetLostRecords(), Lost: newDamagedLogs(s.GetLost()),
 	}
 	for _, d := range rec.GetDamage() {
-		damage := damageResult{d.GetFile(), d.GetOffset(), d.GetSequence(), d.GetCase(), d.GetDetail(), []damagedLog{}}
-		for _, l := range d.GetLogs() {
-			damage.Logs = append(damage.Logs, damagedLog{l.GetLog(), l.GetFirstLsn(), l.GetLastLsn()})
-		}
-		r.Recovery.Damage = append(r.Recovery.Damage, damage)
+		r.Recovery.Damage = append(r.Recovery.Damage, damageResult{
+			d.GetFile(), d.GetOffset(), d.GetSequence(), d.GetCase(), d.GetDetail(), newDamagedLogs(d.GetLogs()),
+		})
 	}
 	return r
+}
+
+func newDamagedLogs(logs []*walsvcv1.DamagedLog) []damagedLog {
+	list := []damagedLog{}
+	for _, l := range logs {
+		list = append(list, damagedLog{l.GetLog(), l.GetFirstLsn(), l.GetLastLsn()})
+	}
+	return list
 }
 
 // stateName spells a state as its enum does, without the enum's prefix.
@@ -172,6 +183,9 @@ func (s statusResult) tables() []grid {
 	for _, d := range s.Recovery.Damage {
 		tables = append(tables, d.table())
 	}
+	if len(s.Lost) > 0 {
+		tables = append(tables, s.lostTable())
+	}
 	return append(tables,
 		grid{title: "Volume", rows: [][]any{
 			{"id", s.VolumeID},
@@ -192,6 +206,15 @@ func (s statusResult) tables() []grid {
 			{"snapshots", s.Snapshots},
 		}},
 	)
+}
+
+// lostTable lists what repairs gave up: old news, which is not to be forgotten.
+func (s statusResult) lostTable() grid {
+	t := grid{title: fmt.Sprintf("Given up by repairs: %s records", grouped(s.LostRecords)), head: []string{"LOG", "FIRST", "LAST"}}
+	for _, l := range s.Lost {
+		t.rows = append(t.rows, []any{l.Log, l.FirstLSN, l.LastLSN})
+	}
+	return t
 }
 
 func (r recoveryResult) rows() [][]any {

@@ -48,6 +48,8 @@ func (s adminService) GetStatus(context.Context, *walsvcv1.GetStatusRequest) (*w
 		Uptime:          durationpb.New(time.Since(s.started)),
 		Stalls:          st.Stalls,
 		Stall:           stallOf(st.Stall),
+		Lost:            damagedLogs(st.Lost),
+		LostRecords:     st.LostRecords,
 	}, nil
 }
 
@@ -91,11 +93,16 @@ func recoveryOf(r wal.Recovery) *walsvcv1.Recovery {
 		Took:            durationpb.New(r.Took),
 	}
 	for _, d := range r.Damage {
-		damage := &walsvcv1.Damage{File: d.File, Offset: uint64(d.Offset), Sequence: d.Sequence, Case: d.Case, Detail: d.Detail}
-		for _, l := range d.Logs {
-			damage.Logs = append(damage.Logs, &walsvcv1.DamagedLog{Log: l.Log, FirstLsn: uint64(l.First), LastLsn: uint64(l.Last)})
-		}
-		out.Damage = append(out.Damage, damage)
+		out.Damage = append(out.Damage, &walsvcv1.Damage{
+			File: d.File, Offset: uint64(d.Offset), Sequence: d.Sequence, Case: d.Case, Detail: d.Detail, Logs: damagedLogs(d.Logs),
+		})
+	}
+	return out
+}
+
+func damagedLogs(logs []wal.DamagedLog) (out []*walsvcv1.DamagedLog) {
+	for _, l := range logs {
+		out = append(out, &walsvcv1.DamagedLog{Log: l.Log, FirstLsn: uint64(l.First), LastLsn: uint64(l.Last)})
 	}
 	return out
 }

@@ -42,7 +42,11 @@ func (s logService) GetLog(ctx context.Context, req *walsvcv1.GetLogRequest) (*w
 	if err != nil {
 		return nil, s.fail(ctx, err)
 	}
-	return &walsvcv1.GetLogResponse{Log: logOf(info)}, nil
+	resp := &walsvcv1.GetLogResponse{Log: logOf(info)}
+	for _, r := range info.Lost {
+		resp.Lost = append(resp.Lost, &walsvcv1.LsnRange{FirstLsn: uint64(r.First), LastLsn: uint64(r.Last)})
+	}
+	return resp, nil
 }
 
 // ListLogs implements walsvcv1.LogServiceServer. A page token is the last name
@@ -111,6 +115,7 @@ func logOf(info wal.LogInfo) *walsvcv1.Log {
 		NextLsn:     uint64(info.Next),
 		LogChecksum: uint32(info.Checksum),
 		LiveBytes:   info.LiveBytes,
+		LostRecords: info.LostRecords(),
 		CreateTime:  timestamppb.New(info.Created),
 		Options: &walsvcv1.LogOptions{
 			QuotaBytes:     info.Options.QuotaBytes,

@@ -516,7 +516,12 @@ type GetStatusResponse struct {
 	// since the start.
 	Stalls uint64 `protobuf:"varint,22,opt,name=stalls,proto3" json:"stalls,omitempty"`
 	// stall is set while it hangs: the oldest operation under way.
-	Stall         *Stall `protobuf:"bytes,23,opt,name=stall,proto3" json:"stall,omitempty"`
+	Stall *Stall `protobuf:"bytes,23,opt,name=stall,proto3" json:"stall,omitempty"`
+	// lost are the records that repairs gave up, by log and in order; the first
+	// ones up to the limit MaxDamage. Reading one is DATA_LOSS.
+	Lost []*DamagedLog `protobuf:"bytes,24,rep,name=lost,proto3" json:"lost,omitempty"`
+	// lost_records is how many those are, also the ones that lost leaves out.
+	LostRecords   uint64 `protobuf:"varint,25,opt,name=lost_records,json=lostRecords,proto3" json:"lost_records,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -710,6 +715,20 @@ func (x *GetStatusResponse) GetStall() *Stall {
 		return x.Stall
 	}
 	return nil
+}
+
+func (x *GetStatusResponse) GetLost() []*DamagedLog {
+	if x != nil {
+		return x.Lost
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetLostRecords() uint64 {
+	if x != nil {
+		return x.LostRecords
+	}
+	return 0
 }
 
 // GetServerInfoRequest is empty.
@@ -919,7 +938,7 @@ const file_walsvc_v1_admin_proto_rawDesc = "" +
 	"\x06damage\x18\t \x03(\v2\x11.walsvc.v1.DamageR\x06damage\x12-\n" +
 	"\x04took\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationR\x04took\"\x12\n" +
-	"\x10GetStatusRequest\"\xf6\x05\n" +
+	"\x10GetStatusRequest\"\xc4\x06\n" +
 	"\x11GetStatusResponse\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.walsvc.v1.VolumeStateR\x05state\x12\x16\n" +
@@ -944,7 +963,9 @@ const file_walsvc_v1_admin_proto_rawDesc = "" +
 	"\trss_bytes\x18\x14 \x01(\x04R\brssBytes\x121\n" +
 	"\x06uptime\x18\x15 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12\x16\n" +
 	"\x06stalls\x18\x16 \x01(\x04R\x06stalls\x12&\n" +
-	"\x05stall\x18\x17 \x01(\v2\x10.walsvc.v1.StallR\x05stall\"\x16\n" +
+	"\x05stall\x18\x17 \x01(\v2\x10.walsvc.v1.StallR\x05stall\x12)\n" +
+	"\x04lost\x18\x18 \x03(\v2\x15.walsvc.v1.DamagedLogR\x04lost\x12!\n" +
+	"\flost_records\x18\x19 \x01(\x04R\vlostRecords\"\x16\n" +
 	"\x14GetServerInfoRequest\"E\n" +
 	"\x05Limit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
@@ -1005,16 +1026,17 @@ var file_walsvc_v1_admin_proto_depIdxs = []int32{
 	4,  // 5: walsvc.v1.GetStatusResponse.recovery:type_name -> walsvc.v1.Recovery
 	11, // 6: walsvc.v1.GetStatusResponse.uptime:type_name -> google.protobuf.Duration
 	1,  // 7: walsvc.v1.GetStatusResponse.stall:type_name -> walsvc.v1.Stall
-	8,  // 8: walsvc.v1.GetServerInfoResponse.limits:type_name -> walsvc.v1.Limit
-	5,  // 9: walsvc.v1.AdminService.GetStatus:input_type -> walsvc.v1.GetStatusRequest
-	7,  // 10: walsvc.v1.AdminService.GetServerInfo:input_type -> walsvc.v1.GetServerInfoRequest
-	6,  // 11: walsvc.v1.AdminService.GetStatus:output_type -> walsvc.v1.GetStatusResponse
-	9,  // 12: walsvc.v1.AdminService.GetServerInfo:output_type -> walsvc.v1.GetServerInfoResponse
-	11, // [11:13] is the sub-list for method output_type
-	9,  // [9:11] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	3,  // 8: walsvc.v1.GetStatusResponse.lost:type_name -> walsvc.v1.DamagedLog
+	8,  // 9: walsvc.v1.GetServerInfoResponse.limits:type_name -> walsvc.v1.Limit
+	5,  // 10: walsvc.v1.AdminService.GetStatus:input_type -> walsvc.v1.GetStatusRequest
+	7,  // 11: walsvc.v1.AdminService.GetServerInfo:input_type -> walsvc.v1.GetServerInfoRequest
+	6,  // 12: walsvc.v1.AdminService.GetStatus:output_type -> walsvc.v1.GetStatusResponse
+	9,  // 13: walsvc.v1.AdminService.GetServerInfo:output_type -> walsvc.v1.GetServerInfoResponse
+	12, // [12:14] is the sub-list for method output_type
+	10, // [10:12] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_walsvc_v1_admin_proto_init() }

@@ -123,7 +123,10 @@ type Log struct {
 	// create_time is when the log was created, by the service's clock.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// options are those it was created with.
-	Options       *LogOptions `protobuf:"bytes,9,opt,name=options,proto3" json:"options,omitempty"`
+	Options *LogOptions `protobuf:"bytes,9,opt,name=options,proto3" json:"options,omitempty"`
+	// lost_records is how many of the records from first_lsn on were given up by
+	// repairs: reading one is DATA_LOSS. GetLog says which they are.
+	LostRecords   uint64 `protobuf:"varint,10,opt,name=lost_records,json=lostRecords,proto3" json:"lost_records,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -221,6 +224,68 @@ func (x *Log) GetOptions() *LogOptions {
 	return nil
 }
 
+func (x *Log) GetLostRecords() uint64 {
+	if x != nil {
+		return x.LostRecords
+	}
+	return 0
+}
+
+// LsnRange is a run of a log's LSNs.
+type LsnRange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// first_lsn is the first of them.
+	FirstLsn uint64 `protobuf:"varint,1,opt,name=first_lsn,json=firstLsn,proto3" json:"first_lsn,omitempty"`
+	// last_lsn is the last of them, inclusive.
+	LastLsn       uint64 `protobuf:"varint,2,opt,name=last_lsn,json=lastLsn,proto3" json:"last_lsn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LsnRange) Reset() {
+	*x = LsnRange{}
+	mi := &file_walsvc_v1_log_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LsnRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LsnRange) ProtoMessage() {}
+
+func (x *LsnRange) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_log_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LsnRange.ProtoReflect.Descriptor instead.
+func (*LsnRange) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *LsnRange) GetFirstLsn() uint64 {
+	if x != nil {
+		return x.FirstLsn
+	}
+	return 0
+}
+
+func (x *LsnRange) GetLastLsn() uint64 {
+	if x != nil {
+		return x.LastLsn
+	}
+	return 0
+}
+
 // CreateLogRequest asks for a log.
 type CreateLogRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -234,7 +299,7 @@ type CreateLogRequest struct {
 
 func (x *CreateLogRequest) Reset() {
 	*x = CreateLogRequest{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[2]
+	mi := &file_walsvc_v1_log_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -246,7 +311,7 @@ func (x *CreateLogRequest) String() string {
 func (*CreateLogRequest) ProtoMessage() {}
 
 func (x *CreateLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[2]
+	mi := &file_walsvc_v1_log_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -259,7 +324,7 @@ func (x *CreateLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateLogRequest.ProtoReflect.Descriptor instead.
 func (*CreateLogRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{2}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateLogRequest) GetName() string {
@@ -289,7 +354,7 @@ type CreateLogResponse struct {
 
 func (x *CreateLogResponse) Reset() {
 	*x = CreateLogResponse{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[3]
+	mi := &file_walsvc_v1_log_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -301,7 +366,7 @@ func (x *CreateLogResponse) String() string {
 func (*CreateLogResponse) ProtoMessage() {}
 
 func (x *CreateLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[3]
+	mi := &file_walsvc_v1_log_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -314,7 +379,7 @@ func (x *CreateLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateLogResponse.ProtoReflect.Descriptor instead.
 func (*CreateLogResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{3}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateLogResponse) GetLog() *Log {
@@ -342,7 +407,7 @@ type GetLogRequest struct {
 
 func (x *GetLogRequest) Reset() {
 	*x = GetLogRequest{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[4]
+	mi := &file_walsvc_v1_log_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -354,7 +419,7 @@ func (x *GetLogRequest) String() string {
 func (*GetLogRequest) ProtoMessage() {}
 
 func (x *GetLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[4]
+	mi := &file_walsvc_v1_log_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -367,7 +432,7 @@ func (x *GetLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLogRequest.ProtoReflect.Descriptor instead.
 func (*GetLogRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{4}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetLogRequest) GetName() string {
@@ -381,14 +446,17 @@ func (x *GetLogRequest) GetName() string {
 type GetLogResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// log as it is now.
-	Log           *Log `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
+	Log *Log `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
+	// lost are the records that log.lost_records counts: in order, apart from each
+	// other, at most 4096 ranges.
+	Lost          []*LsnRange `protobuf:"bytes,2,rep,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetLogResponse) Reset() {
 	*x = GetLogResponse{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[5]
+	mi := &file_walsvc_v1_log_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -400,7 +468,7 @@ func (x *GetLogResponse) String() string {
 func (*GetLogResponse) ProtoMessage() {}
 
 func (x *GetLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[5]
+	mi := &file_walsvc_v1_log_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -413,12 +481,19 @@ func (x *GetLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLogResponse.ProtoReflect.Descriptor instead.
 func (*GetLogResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{5}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetLogResponse) GetLog() *Log {
 	if x != nil {
 		return x.Log
+	}
+	return nil
+}
+
+func (x *GetLogResponse) GetLost() []*LsnRange {
+	if x != nil {
+		return x.Lost
 	}
 	return nil
 }
@@ -438,7 +513,7 @@ type ListLogsRequest struct {
 
 func (x *ListLogsRequest) Reset() {
 	*x = ListLogsRequest{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[6]
+	mi := &file_walsvc_v1_log_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -450,7 +525,7 @@ func (x *ListLogsRequest) String() string {
 func (*ListLogsRequest) ProtoMessage() {}
 
 func (x *ListLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[6]
+	mi := &file_walsvc_v1_log_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -463,7 +538,7 @@ func (x *ListLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLogsRequest.ProtoReflect.Descriptor instead.
 func (*ListLogsRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{6}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListLogsRequest) GetPageSize() uint32 {
@@ -500,7 +575,7 @@ type ListLogsResponse struct {
 
 func (x *ListLogsResponse) Reset() {
 	*x = ListLogsResponse{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[7]
+	mi := &file_walsvc_v1_log_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -512,7 +587,7 @@ func (x *ListLogsResponse) String() string {
 func (*ListLogsResponse) ProtoMessage() {}
 
 func (x *ListLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[7]
+	mi := &file_walsvc_v1_log_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -525,7 +600,7 @@ func (x *ListLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLogsResponse.ProtoReflect.Descriptor instead.
 func (*ListLogsResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{7}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListLogsResponse) GetLogs() []*Log {
@@ -556,7 +631,7 @@ type DeleteLogRequest struct {
 
 func (x *DeleteLogRequest) Reset() {
 	*x = DeleteLogRequest{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[8]
+	mi := &file_walsvc_v1_log_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -568,7 +643,7 @@ func (x *DeleteLogRequest) String() string {
 func (*DeleteLogRequest) ProtoMessage() {}
 
 func (x *DeleteLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[8]
+	mi := &file_walsvc_v1_log_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -581,7 +656,7 @@ func (x *DeleteLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteLogRequest.ProtoReflect.Descriptor instead.
 func (*DeleteLogRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{8}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DeleteLogRequest) GetName() string {
@@ -607,7 +682,7 @@ type DeleteLogResponse struct {
 
 func (x *DeleteLogResponse) Reset() {
 	*x = DeleteLogResponse{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[9]
+	mi := &file_walsvc_v1_log_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -619,7 +694,7 @@ func (x *DeleteLogResponse) String() string {
 func (*DeleteLogResponse) ProtoMessage() {}
 
 func (x *DeleteLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[9]
+	mi := &file_walsvc_v1_log_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -632,7 +707,7 @@ func (x *DeleteLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteLogResponse.ProtoReflect.Descriptor instead.
 func (*DeleteLogResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{9}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{10}
 }
 
 // TruncateLogRequest gives up records.
@@ -649,7 +724,7 @@ type TruncateLogRequest struct {
 
 func (x *TruncateLogRequest) Reset() {
 	*x = TruncateLogRequest{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[10]
+	mi := &file_walsvc_v1_log_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -661,7 +736,7 @@ func (x *TruncateLogRequest) String() string {
 func (*TruncateLogRequest) ProtoMessage() {}
 
 func (x *TruncateLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[10]
+	mi := &file_walsvc_v1_log_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -674,7 +749,7 @@ func (x *TruncateLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TruncateLogRequest.ProtoReflect.Descriptor instead.
 func (*TruncateLogRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{10}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TruncateLogRequest) GetName() string {
@@ -702,7 +777,7 @@ type TruncateLogResponse struct {
 
 func (x *TruncateLogResponse) Reset() {
 	*x = TruncateLogResponse{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[11]
+	mi := &file_walsvc_v1_log_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +789,7 @@ func (x *TruncateLogResponse) String() string {
 func (*TruncateLogResponse) ProtoMessage() {}
 
 func (x *TruncateLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[11]
+	mi := &file_walsvc_v1_log_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,7 +802,7 @@ func (x *TruncateLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TruncateLogResponse.ProtoReflect.Descriptor instead.
 func (*TruncateLogResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TruncateLogResponse) GetLog() *Log {
@@ -751,7 +826,7 @@ const file_walsvc_v1_log_proto_rawDesc = "" +
 	"\x0ecolocation_key\x18\x04 \x01(\tR\rcolocationKey\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa7\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xca\x02\n" +
 	"\x03Log\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
@@ -763,7 +838,12 @@ const file_walsvc_v1_log_proto_rawDesc = "" +
 	"live_bytes\x18\a \x01(\x04R\tliveBytes\x12;\n" +
 	"\vcreate_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12/\n" +
-	"\aoptions\x18\t \x01(\v2\x15.walsvc.v1.LogOptionsR\aoptions\"W\n" +
+	"\aoptions\x18\t \x01(\v2\x15.walsvc.v1.LogOptionsR\aoptions\x12!\n" +
+	"\flost_records\x18\n" +
+	" \x01(\x04R\vlostRecords\"B\n" +
+	"\bLsnRange\x12\x1b\n" +
+	"\tfirst_lsn\x18\x01 \x01(\x04R\bfirstLsn\x12\x19\n" +
+	"\blast_lsn\x18\x02 \x01(\x04R\alastLsn\"W\n" +
 	"\x10CreateLogRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12/\n" +
 	"\aoptions\x18\x02 \x01(\v2\x15.walsvc.v1.LogOptionsR\aoptions\"O\n" +
@@ -771,9 +851,10 @@ const file_walsvc_v1_log_proto_rawDesc = "" +
 	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\bR\acreated\"#\n" +
 	"\rGetLogRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"2\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"[\n" +
 	"\x0eGetLogResponse\x12 \n" +
-	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log\"e\n" +
+	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log\x12'\n" +
+	"\x04lost\x18\x02 \x03(\v2\x13.walsvc.v1.LsnRangeR\x04lost\"e\n" +
 	"\x0fListLogsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -811,47 +892,49 @@ func file_walsvc_v1_log_proto_rawDescGZIP() []byte {
 	return file_walsvc_v1_log_proto_rawDescData
 }
 
-var file_walsvc_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_walsvc_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_walsvc_v1_log_proto_goTypes = []any{
 	(*LogOptions)(nil),            // 0: walsvc.v1.LogOptions
 	(*Log)(nil),                   // 1: walsvc.v1.Log
-	(*CreateLogRequest)(nil),      // 2: walsvc.v1.CreateLogRequest
-	(*CreateLogResponse)(nil),     // 3: walsvc.v1.CreateLogResponse
-	(*GetLogRequest)(nil),         // 4: walsvc.v1.GetLogRequest
-	(*GetLogResponse)(nil),        // 5: walsvc.v1.GetLogResponse
-	(*ListLogsRequest)(nil),       // 6: walsvc.v1.ListLogsRequest
-	(*ListLogsResponse)(nil),      // 7: walsvc.v1.ListLogsResponse
-	(*DeleteLogRequest)(nil),      // 8: walsvc.v1.DeleteLogRequest
-	(*DeleteLogResponse)(nil),     // 9: walsvc.v1.DeleteLogResponse
-	(*TruncateLogRequest)(nil),    // 10: walsvc.v1.TruncateLogRequest
-	(*TruncateLogResponse)(nil),   // 11: walsvc.v1.TruncateLogResponse
-	nil,                           // 12: walsvc.v1.LogOptions.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*LsnRange)(nil),              // 2: walsvc.v1.LsnRange
+	(*CreateLogRequest)(nil),      // 3: walsvc.v1.CreateLogRequest
+	(*CreateLogResponse)(nil),     // 4: walsvc.v1.CreateLogResponse
+	(*GetLogRequest)(nil),         // 5: walsvc.v1.GetLogRequest
+	(*GetLogResponse)(nil),        // 6: walsvc.v1.GetLogResponse
+	(*ListLogsRequest)(nil),       // 7: walsvc.v1.ListLogsRequest
+	(*ListLogsResponse)(nil),      // 8: walsvc.v1.ListLogsResponse
+	(*DeleteLogRequest)(nil),      // 9: walsvc.v1.DeleteLogRequest
+	(*DeleteLogResponse)(nil),     // 10: walsvc.v1.DeleteLogResponse
+	(*TruncateLogRequest)(nil),    // 11: walsvc.v1.TruncateLogRequest
+	(*TruncateLogResponse)(nil),   // 12: walsvc.v1.TruncateLogResponse
+	nil,                           // 13: walsvc.v1.LogOptions.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
 }
 var file_walsvc_v1_log_proto_depIdxs = []int32{
-	12, // 0: walsvc.v1.LogOptions.labels:type_name -> walsvc.v1.LogOptions.LabelsEntry
-	13, // 1: walsvc.v1.Log.create_time:type_name -> google.protobuf.Timestamp
+	13, // 0: walsvc.v1.LogOptions.labels:type_name -> walsvc.v1.LogOptions.LabelsEntry
+	14, // 1: walsvc.v1.Log.create_time:type_name -> google.protobuf.Timestamp
 	0,  // 2: walsvc.v1.Log.options:type_name -> walsvc.v1.LogOptions
 	0,  // 3: walsvc.v1.CreateLogRequest.options:type_name -> walsvc.v1.LogOptions
 	1,  // 4: walsvc.v1.CreateLogResponse.log:type_name -> walsvc.v1.Log
 	1,  // 5: walsvc.v1.GetLogResponse.log:type_name -> walsvc.v1.Log
-	1,  // 6: walsvc.v1.ListLogsResponse.logs:type_name -> walsvc.v1.Log
-	1,  // 7: walsvc.v1.TruncateLogResponse.log:type_name -> walsvc.v1.Log
-	2,  // 8: walsvc.v1.LogService.CreateLog:input_type -> walsvc.v1.CreateLogRequest
-	4,  // 9: walsvc.v1.LogService.GetLog:input_type -> walsvc.v1.GetLogRequest
-	6,  // 10: walsvc.v1.LogService.ListLogs:input_type -> walsvc.v1.ListLogsRequest
-	8,  // 11: walsvc.v1.LogService.DeleteLog:input_type -> walsvc.v1.DeleteLogRequest
-	10, // 12: walsvc.v1.LogService.TruncateLog:input_type -> walsvc.v1.TruncateLogRequest
-	3,  // 13: walsvc.v1.LogService.CreateLog:output_type -> walsvc.v1.CreateLogResponse
-	5,  // 14: walsvc.v1.LogService.GetLog:output_type -> walsvc.v1.GetLogResponse
-	7,  // 15: walsvc.v1.LogService.ListLogs:output_type -> walsvc.v1.ListLogsResponse
-	9,  // 16: walsvc.v1.LogService.DeleteLog:output_type -> walsvc.v1.DeleteLogResponse
-	11, // 17: walsvc.v1.LogService.TruncateLog:output_type -> walsvc.v1.TruncateLogResponse
-	13, // [13:18] is the sub-list for method output_type
-	8,  // [8:13] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	2,  // 6: walsvc.v1.GetLogResponse.lost:type_name -> walsvc.v1.LsnRange
+	1,  // 7: walsvc.v1.ListLogsResponse.logs:type_name -> walsvc.v1.Log
+	1,  // 8: walsvc.v1.TruncateLogResponse.log:type_name -> walsvc.v1.Log
+	3,  // 9: walsvc.v1.LogService.CreateLog:input_type -> walsvc.v1.CreateLogRequest
+	5,  // 10: walsvc.v1.LogService.GetLog:input_type -> walsvc.v1.GetLogRequest
+	7,  // 11: walsvc.v1.LogService.ListLogs:input_type -> walsvc.v1.ListLogsRequest
+	9,  // 12: walsvc.v1.LogService.DeleteLog:input_type -> walsvc.v1.DeleteLogRequest
+	11, // 13: walsvc.v1.LogService.TruncateLog:input_type -> walsvc.v1.TruncateLogRequest
+	4,  // 14: walsvc.v1.LogService.CreateLog:output_type -> walsvc.v1.CreateLogResponse
+	6,  // 15: walsvc.v1.LogService.GetLog:output_type -> walsvc.v1.GetLogResponse
+	8,  // 16: walsvc.v1.LogService.ListLogs:output_type -> walsvc.v1.ListLogsResponse
+	10, // 17: walsvc.v1.LogService.DeleteLog:output_type -> walsvc.v1.DeleteLogResponse
+	12, // 18: walsvc.v1.LogService.TruncateLog:output_type -> walsvc.v1.TruncateLogResponse
+	14, // [14:19] is the sub-list for method output_type
+	9,  // [9:14] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_walsvc_v1_log_proto_init() }
@@ -865,7 +948,7 @@ func file_walsvc_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_walsvc_v1_log_proto_rawDesc), len(file_walsvc_v1_log_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
