@@ -148,6 +148,8 @@ func serve(ctx context.Context, signals <-chan os.Signal, c config.Config, stdou
 		Poisoned:       poisoned,
 		Version:        version(),
 		FormatVersion:  segment.FormatVersion,
+		Codec:          c.Codec,
+		Direct:         c.Direct,
 	})
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(listeners...) }()

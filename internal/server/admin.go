@@ -131,6 +131,8 @@ func (s adminService) GetServerInfo(context.Context, *walsvcv1.GetServerInfoRequ
 		ApiVersion:    "v1",
 		FormatVersion: s.options.FormatVersion,
 		Limits:        advertised(),
+		Codec:         s.options.Codec,
+		Direct:        s.options.Direct,
 	}, nil
 }
 
@@ -171,6 +173,7 @@ func advertised() []*walsvcv1.Limit {
 		size("ReplayMessageSize", limits.ReplayMessageSize),
 		count("MaxReplays", limits.MaxReplays),
 		count("MaxDamage", limits.MaxDamage),
+		span("IdlePromiseDelay", limits.IdlePromiseDelay),
 		span("HeartbeatInterval", limits.HeartbeatInterval),
 		span("PinLimit", limits.PinLimit),
 		span("DrainDeadline", limits.DrainDeadline),

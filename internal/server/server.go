@@ -57,6 +57,9 @@ type Options struct {
 	Version string
 	// FormatVersion is what GetServerInfo calls the volume's format version.
 	FormatVersion uint32
+	// Codec and Direct are what GetServerInfo says of the volume's options.
+	Codec  string
+	Direct bool
 	// Heartbeat is how often a follower hears the durable LSN when nothing else
 	// comes; default limits.HeartbeatInterval.
 	Heartbeat time.Duration

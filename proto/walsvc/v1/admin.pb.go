@@ -842,7 +842,13 @@ type GetServerInfoResponse struct {
 	// format_version of the volume.
 	FormatVersion uint32 `protobuf:"varint,3,opt,name=format_version,json=formatVersion,proto3" json:"format_version,omitempty"`
 	// limits, all of them.
-	Limits        []*Limit `protobuf:"bytes,4,rep,name=limits,proto3" json:"limits,omitempty"`
+	Limits []*Limit `protobuf:"bytes,4,rep,name=limits,proto3" json:"limits,omitempty"`
+	// codec that blocks are compressed with on disk: "auto", "none", "s2" or
+	// "zstd". auto measures, and compresses when that pays for itself.
+	Codec string `protobuf:"bytes,5,opt,name=codec,proto3" json:"codec,omitempty"`
+	// direct says that frames are written past the page cache, where the file
+	// system takes that.
+	Direct        bool `protobuf:"varint,6,opt,name=direct,proto3" json:"direct,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -903,6 +909,20 @@ func (x *GetServerInfoResponse) GetLimits() []*Limit {
 		return x.Limits
 	}
 	return nil
+}
+
+func (x *GetServerInfoResponse) GetCodec() string {
+	if x != nil {
+		return x.Codec
+	}
+	return ""
+}
+
+func (x *GetServerInfoResponse) GetDirect() bool {
+	if x != nil {
+		return x.Direct
+	}
+	return false
 }
 
 var File_walsvc_v1_admin_proto protoreflect.FileDescriptor
@@ -970,13 +990,15 @@ const file_walsvc_v1_admin_proto_rawDesc = "" +
 	"\x05Limit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value\x12\x12\n" +
-	"\x04unit\x18\x03 \x01(\tR\x04unit\"\xa3\x01\n" +
+	"\x04unit\x18\x03 \x01(\tR\x04unit\"\xd1\x01\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1f\n" +
 	"\vapi_version\x18\x02 \x01(\tR\n" +
 	"apiVersion\x12%\n" +
 	"\x0eformat_version\x18\x03 \x01(\rR\rformatVersion\x12(\n" +
-	"\x06limits\x18\x04 \x03(\v2\x10.walsvc.v1.LimitR\x06limits*\xcd\x01\n" +
+	"\x06limits\x18\x04 \x03(\v2\x10.walsvc.v1.LimitR\x06limits\x12\x14\n" +
+	"\x05codec\x18\x05 \x01(\tR\x05codec\x12\x16\n" +
+	"\x06direct\x18\x06 \x01(\bR\x06direct*\xcd\x01\n" +
 	"\vVolumeState\x12\x1c\n" +
 	"\x18VOLUME_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14VOLUME_STATE_SERVING\x10\x01\x12\x19\n" +
