@@ -16,7 +16,9 @@ import (
 // LSN is a record's dense position in its log, from 1. Zero is before the first.
 type LSN uint64
 
-// Epoch is a log's generation, from 1. Zero in a request means "whichever".
+// Epoch is a log's generation, from 1: an acquired writer begins a new one, and so
+// does releasing it. Zero in an append means the log's own while nobody is its
+// writer.
 type Epoch uint64
 
 // Checksum is the running CRC-32C over a log's records, in their framing. Two
@@ -36,6 +38,7 @@ type LogInfo struct {
 	Name      string
 	ID        ulid.ULID
 	Epoch     Epoch
+	Holder    string   // of the epoch's writer, who alone may append; empty if the log is shared
 	First     LSN      // oldest record kept; Next when there is none
 	Next      LSN      // what the next record gets; Next-1 is the durable LSN
 	Checksum  Checksum // behind Next-1
@@ -54,6 +57,18 @@ func (i LogInfo) LostRecords() (n uint64) {
 		n += uint64(r.Last-r.First) + 1
 	}
 	return n
+}
+
+// A Writer is what an acquired writer begins with.
+type Writer struct {
+	// Log is the log as its epoch begins: what was sequenced before lies below
+	// Log.Next, and Log.Checksum is behind it.
+	Log LogInfo
+	// LastSequence is the last of the producer that was named; 0 if none was, or
+	// if it is not open.
+	LastSequence uint64
+	// Repeated: the request had acquired it before.
+	Repeated bool
 }
 
 // Claim is what a client was last acknowledged.
@@ -342,6 +357,29 @@ func (e *MismatchError) Error() string {
 // Unwrap returns ErrLSNMismatch.
 func (e *MismatchError) Unwrap() error { return ErrLSNMismatch }
 
+// A FencedError is an ErrFenced with its figures.
+type FencedError struct {
+	Log     string
+	Epoch   Epoch // that was stated; 0 for none
+	Current Epoch
+	Holder  string // of the current one; empty if it has no writer
+}
+
+// Error implements error.
+func (e *FencedError) Error() string {
+	writer := "without a writer"
+	if e.Holder != "" {
+		writer = fmt.Sprintf("whose writer is %q", e.Holder)
+	}
+	if e.Epoch == 0 {
+		return fmt.Sprintf("log %q: no epoch: %v: it is in epoch %d, %s", e.Log, ErrFenced, e.Current, writer)
+	}
+	return fmt.Sprintf("log %q: epoch %d: %v: it is in epoch %d, %s", e.Log, e.Epoch, ErrFenced, e.Current, writer)
+}
+
+// Unwrap returns ErrFenced.
+func (e *FencedError) Unwrap() error { return ErrFenced }
+
 // A SequenceError is an ErrSequenceGap with its figures.
 type SequenceError struct {
 	Log       string
@@ -411,6 +449,9 @@ type engine interface {
 	ListLogs(prefix, after string, limit int) (logs []LogInfo, more bool)
 	DeleteLog(ctx context.Context, name string, id ulid.ULID) error
 	Truncate(ctx context.Context, name string, first LSN) (LogInfo, error)
+
+	AcquireWriter(ctx context.Context, log string, a Acquire) (Writer, error)
+	ReleaseWriter(ctx context.Context, log string, epoch Epoch) (LogInfo, error)
 
 	OpenProducer(ctx context.Context, log string, producer ulid.ULID) (ProducerInfo, error)
 	NewAppender(notify func()) *Appender

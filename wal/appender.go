@@ -25,7 +25,7 @@ type Binding struct {
 	number    uint64
 	producer  ulid.ULID
 	slot      uint64 // of the producer; 0 for none
-	epoch     Epoch  // what the appender claims to write in; 0 for whichever
+	epoch     Epoch  // what the appender claims to write in; 0 for a log without a writer
 	maxRecord int
 	refused   bool // a batch was refused and the binding not reset since
 
@@ -90,9 +90,10 @@ func (v *Volume) NewAppender(notify func()) *Appender {
 }
 
 // Bind opens a log for appending. producer may be zero, for none: then batches
-// carry no sequence and a retry is not safe. epoch may be zero. It returns
-// ErrLogNotFound, ErrNoProducer, ErrFenced, or a *DataLossError if what the
-// client was last acknowledged cannot be proven.
+// carry no sequence and a retry is not safe. epoch is that of the log's writer,
+// zero for an appender that is not one. It returns ErrLogNotFound, ErrNoProducer,
+// without a producer a *FencedError, or a *DataLossError if what the client was
+// last acknowledged cannot be proven.
 //
 // It ends earlier bindings of the same producer, on whatever Appender: a batch
 // that is still on its way through an old stream must not land once the client
@@ -170,8 +171,13 @@ func (a *Appender) bind(log string, producer ulid.ULID, epoch Epoch) (*Binding, 
 		}
 		p.LastSequence = l.producers[b.slot-1].last
 	}
-	if epoch != 0 && epoch != l.epoch {
-		return nil, LogInfo{}, ProducerInfo{}, fmt.Errorf("log %q: epoch %d: %w: it is in epoch %d", log, epoch, ErrFenced, l.epoch)
+	// With a producer the answer is each batch's own: a fenced writer that sends
+	// again what it does not know the fate of hears where that is, or that it is
+	// nowhere.
+	if b.slot == 0 {
+		if err := l.fences(epoch); err != nil {
+			return nil, LogInfo{}, ProducerInfo{}, err
+		}
 	}
 	return b, l.info(), p, nil
 }
@@ -307,11 +313,15 @@ func (v *Volume) sequence(f *batcher.Frame, batch *Batch, c *check, full error) 
 	} else if batch.Sequence != 0 {
 		return refuse(fmt.Errorf("log %q: %w: a sequence needs a producer", b.name, ErrInvalid))
 	}
-	switch {
-	case b.refused:
+	if b.refused {
 		return refuse(fmt.Errorf("log %q: %w", b.name, ErrAfterRefusal))
-	case b.epoch != 0 && b.epoch != l.epoch:
-		return refuse(fmt.Errorf("log %q: epoch %d: %w: it is in epoch %d", b.name, b.epoch, ErrFenced, l.epoch))
+	}
+	// Of every batch, not once when the log was bound: a writer that was acquired
+	// since lies in front of it.
+	if err := l.fences(b.epoch); err != nil {
+		return refuse(err)
+	}
+	switch {
 	case c.err != nil:
 		return refuse(c.err)
 	case batch.Expected != 0 && batch.Expected != l.next:

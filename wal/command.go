@@ -27,6 +27,9 @@ const (
 	// CommandMoveCheckpoint carries a checkpoint's state forward, so that the
 	// segment it lay in can be recycled. It changes the index, not the state.
 	CommandMoveCheckpoint CommandKind = 8
+	// CommandSetWriter begins an epoch: with a writer who alone may append in it,
+	// or, without a name, with none, and the log is shared again.
+	CommandSetWriter CommandKind = 9
 )
 
 // String names a kind as walctl prints it.
@@ -48,6 +51,8 @@ func (k CommandKind) String() string {
 		return "truncate"
 	case CommandMoveCheckpoint:
 		return "move-checkpoint"
+	case CommandSetWriter:
+		return "set-writer"
 	}
 	return fmt.Sprintf("command(%d)", uint8(k))
 }
@@ -60,16 +65,16 @@ type Command struct {
 	Log  uint64 // the log's number in this volume, from 1, never reused
 
 	// create-log
-	Name    string // also the checkpoint's name
-	ID      ulid.ULID
-	Time    int64 // also of set-checkpoint; nanoseconds since 1970
+	Name    string    // also the checkpoint's name; the holder's of set-writer
+	ID      ulid.ULID // also that of the request of set-writer
+	Time    int64     // also of set-checkpoint; nanoseconds since 1970
 	Options LogOptions
 
 	// open-producer
 	Producer ulid.ULID
 
 	// append
-	Epoch    Epoch
+	Epoch    Epoch    // also the one that begins of set-writer
 	Slot     uint64   // the producer's slot on this log, from 1; 0 for none
 	Sequence uint64   // the producer's; 0 without one
 	First    LSN      // also the oldest record kept of truncate
@@ -159,6 +164,10 @@ func appendBody(dst []byte, c *Command) []byte {
 		dst = appendString(dst, c.Name)
 		dst = binary.AppendUvarint(dst, c.Version)
 		dst = appendPlace(dst, c.Place)
+	case CommandSetWriter:
+		dst = binary.AppendUvarint(dst, uint64(c.Epoch))
+		dst = appendString(dst, c.Name)
+		dst = append(dst, c.ID[:]...)
 	default:
 		panic(fmt.Sprintf("wal: encoding %s", c.Kind))
 	}
@@ -240,6 +249,10 @@ func DecodeCommand(meta []byte, c *Command) (rest []byte, err error) {
 		c.Name = d.string(limits.MaxCheckpointNameBytes)
 		c.Version = d.uvarint()
 		c.Place = d.place()
+	case CommandSetWriter:
+		c.Epoch = Epoch(d.uvarint())
+		c.Name = d.string(limits.MaxHolderNameBytes)
+		d.fixed(c.ID[:])
 	default:
 		return nil, fmt.Errorf("%w: unknown kind %d", ErrBadCommand, meta[0])
 	}

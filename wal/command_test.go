@@ -34,6 +34,9 @@ func sampleCommands() []Command {
 		{Kind: CommandDeleteCheckpoint, Log: 6, Name: "cp"},
 		{Kind: CommandTruncate, Log: 7, First: 128, LiveBytes: 1 << 40},
 		{Kind: CommandMoveCheckpoint, Log: 8, Name: "cp", Version: 3, Place: Place{4, 5, 6}},
+		{Kind: CommandSetWriter, Log: 9, Epoch: 2, Name: "db-1", ID: ulid.ULID{15: 4}},
+		{Kind: CommandSetWriter, Log: most, Epoch: most, Name: strings.Repeat("n", limits.MaxHolderNameBytes)},
+		{Kind: CommandSetWriter, Log: 9, Epoch: 3},
 	}
 }
 
@@ -85,7 +88,7 @@ func TestDecodeCommandRefuses(t *testing.T) {
 		"nothing":                   nil,
 		"a kind alone":              {4},
 		"kind 0":                    body(0, 1),
-		"unknown kind":              body(9, 1),
+		"unknown kind":              body(99, 1),
 		"body beyond the end":       {byte(CommandDeleteLog), 2, 1},
 		"length not minimal":        {byte(CommandDeleteLog), 0x81, 0x00, 1},
 		"number not minimal":        body(CommandDeleteLog, 0x81, 0x00),
@@ -94,6 +97,7 @@ func TestDecodeCommandRefuses(t *testing.T) {
 		"empty body":                body(CommandDeleteLog),
 		"log name over the limit":   AppendCommand(nil, &Command{Kind: CommandCreateLog, Log: 1, Name: long("n", limits.MaxLogNameBytes)}),
 		"checkpoint name too long":  AppendCommand(nil, &Command{Kind: CommandDeleteCheckpoint, Log: 1, Name: long("n", limits.MaxCheckpointNameBytes)}),
+		"holder's name too long":    AppendCommand(nil, &Command{Kind: CommandSetWriter, Log: 1, Epoch: 2, Name: long("n", limits.MaxHolderNameBytes)}),
 		"colocation key too long":   AppendCommand(nil, &Command{Kind: CommandCreateLog, Log: 1, Options: LogOptions{ColocationKey: long("c", limits.MaxLabelBytes)}}),
 		"label over the limit":      AppendCommand(nil, &Command{Kind: CommandCreateLog, Log: 1, Options: LogOptions{Labels: map[string]string{"k": long("v", limits.MaxLabelBytes)}}}),
 		"labels twice":              body(CommandCreateLog, append(append([]byte{1}, make([]byte, 16)...), 0, 0, 0, 0, 0, 2, 1, 'k', 0, 1, 'k', 0)...),
@@ -109,7 +113,7 @@ func TestDecodeCommandRefuses(t *testing.T) {
 
 func TestCommandKindNames(t *testing.T) {
 	seen := map[string]bool{}
-	for k := CommandCreateLog; k <= CommandMoveCheckpoint; k++ {
+	for k := CommandCreateLog; k <= CommandSetWriter; k++ {
 		if name := k.String(); seen[name] || strings.Contains(name, "(") {
 			t.Errorf("kind %d is called %q", uint8(k), name)
 		} else {

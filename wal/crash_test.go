@@ -85,12 +85,17 @@ const (
 	sawCutOff         = "an unacknowledged batch lost"
 	sawUnackedKept    = "an unacknowledged batch kept"
 	sawTruncatedByJan = "records given up by the janitor"
+	sawAcquired       = "a writer acquired"
+	sawReleased       = "a writer released"
+	sawFenced         = "an append of an older epoch refused"
+	sawEpochCutOff    = "an unacknowledged epoch lost"
+	sawEpochKept      = "an unacknowledged epoch kept"
 )
 
 var crashMustSee = []string{
 	sawRoll, sawRecycle, sawSnapshot, sawFromSnapshot, sawHalfSnapshot, sawCarried, sawRewritten, sawDiscarded,
 	sawSecond, sawThird, sawServedAndCut, sawFailedSync, sawFailedOpening, sawDroppedPages, sawFull, sawRepeat, sawRetryLanded,
-	sawCutOff, sawUnackedKept, sawTruncatedByJan,
+	sawCutOff, sawUnackedKept, sawTruncatedByJan, sawAcquired, sawReleased, sawFenced, sawEpochCutOff, sawEpochKept,
 }
 
 // crashCases says of every case of the tail rule whether a crash leads to it:
@@ -327,6 +332,8 @@ type crashOp struct {
 	records []string // of an append
 	// sequence is the producer's; 0 for an append without one.
 	sequence uint64
+	epoch    Epoch      // that an append states, or that begins with a writer
+	holder   string     // of a writer; empty when one is released
 	first    LSN        // of a truncation
 	cp       Checkpoint // of a checkpoint; with its version once that is set
 
@@ -345,6 +352,7 @@ const (
 	crashDelete
 	crashTruncate
 	crashCheckpoint
+	crashWriter
 )
 
 // A crashWant is what a disk must hold and what it may hold: everything that the
@@ -445,7 +453,7 @@ func (c *crashCheck) log(v *Volume, info LogInfo) (*shownLog, error) {
 		if !slices.ContainsFunc(c.ops, func(op *crashOp) bool { return op.kind == crashCreate }) {
 			return nil, errors.New("was not there before, and nobody created it since")
 		}
-		c.base = &shownLog{info: LogInfo{ID: info.ID, First: 1, Next: 1}}
+		c.base = &shownLog{info: LogInfo{ID: info.ID, Epoch: 1, First: 1, Next: 1}}
 	}
 	for _, op := range c.ops {
 		if op.kind == crashDelete && c.want.must(op) {
@@ -466,7 +474,7 @@ func (c *crashCheck) log(v *Volume, info LogInfo) (*shownLog, error) {
 	if LSN(len(c.got)) != info.Next-info.First {
 		return nil, fmt.Errorf("has %d records from %d on, not up to %d", len(c.got), info.First, info.Next)
 	}
-	for _, check := range []func(*Volume) error{c.shownBefore, c.batches, c.acknowledged, c.producer, c.checksums} {
+	for _, check := range []func(*Volume) error{c.shownBefore, c.batches, c.acknowledged, c.writer, c.producer, c.checksums} {
 		if err := check(v); err != nil {
 			return nil, err
 		}
@@ -582,6 +590,35 @@ func (c *crashCheck) acknowledged(*Volume) error {
 			return fmt.Errorf("LOST batch %d, acknowledged at LSN %d; it has %d to %d", op.id, first, c.info.First, c.info.Next-1)
 		default:
 			return fmt.Errorf("batch %d is at LSN %d, acknowledged was %d", op.id, at, first)
+		}
+	}
+	return nil
+}
+
+// writer: the epoch never goes back, and its writer is the one who was told so, or
+// may be.
+func (c *crashCheck) writer(*Volume) error {
+	began := c.info.Epoch == c.base.info.Epoch && c.info.Holder == c.base.info.Holder
+	for _, op := range c.ops {
+		if op.kind != crashWriter {
+			continue
+		}
+		switch {
+		case op.epoch > c.info.Epoch && c.want.must(op):
+			return fmt.Errorf("LOST epoch %d of %q, which was told; it is in epoch %d", op.epoch, op.holder, c.info.Epoch)
+		case op.epoch > c.info.Epoch:
+			c.seen[sawEpochCutOff]++
+		case !c.want.must(op):
+			c.seen[sawEpochKept]++
+		}
+		began = began || op.epoch == c.info.Epoch && op.holder == c.info.Holder
+	}
+	if !began || c.info.Epoch < c.base.info.Epoch {
+		return fmt.Errorf("in epoch %d of %q, it was in epoch %d of %q", c.info.Epoch, c.info.Holder, c.base.info.Epoch, c.base.info.Holder)
+	}
+	for _, op := range c.ops {
+		if op.kind == crashAppend && c.want.must(op) && op.verdict.Epoch > c.info.Epoch {
+			return fmt.Errorf("batch %d was acknowledged in epoch %d, it is in epoch %d", op.id, op.verdict.Epoch, c.info.Epoch)
 		}
 	}
 	return nil
@@ -729,6 +766,18 @@ type crashLife struct {
 type clientLog struct {
 	sequence uint64 // the producer's last, acknowledged or not
 	producer bool   // it is open
+	// epoch is the newest one that was begun or may have, holder its writer; empty
+	// if it is shared.
+	epoch  Epoch
+	holder string
+}
+
+// states returns what epoch to state in an append.
+func (c *clientLog) states() Epoch {
+	if c.holder == "" {
+		return 0
+	}
+	return c.epoch
 }
 
 // A crashCut is what a power cut left.
@@ -1082,7 +1131,7 @@ func (l *crashLife) check(err error) {
 func (l *crashLife) meetClients() {
 	for _, name := range slices.Sorted(maps.Keys(l.base.logs)) {
 		s := l.base.logs[name]
-		c := &clientLog{sequence: s.last}
+		c := &clientLog{sequence: s.last, epoch: s.info.Epoch, holder: s.info.Holder}
 		l.logs[name] = c
 		if l.rng.IntN(5) > 0 {
 			l.openProducer(name, s.last)
@@ -1093,7 +1142,7 @@ func (l *crashLife) meetClients() {
 			}
 			if r.at == 0 {
 				c.sequence = r.op.sequence // used, also if nobody ever says what became of it
-				again := &crashOp{kind: crashAppend, log: name, id: r.op.id, records: r.op.records, sequence: r.op.sequence}
+				again := &crashOp{kind: crashAppend, log: name, id: r.op.id, records: r.op.records, sequence: r.op.sequence, epoch: c.states()}
 				l.check(l.append(again))
 				if again.answered != 0 && !again.refused {
 					l.r.seen[sawRetryLanded]++
@@ -1139,7 +1188,7 @@ func (l *crashLife) create(name string) {
 	op := l.ask(&crashOp{kind: crashCreate, log: name})
 	_, _, err := l.v.CreateLog(context.Background(), name, o)
 	if l.answered(op, err) {
-		l.logs[name] = &clientLog{}
+		l.logs[name] = &clientLog{epoch: 1}
 		if l.rng.IntN(2) == 0 {
 			l.openProducer(name, 0)
 		}
@@ -1157,7 +1206,11 @@ func (l *crashLife) step() {
 		// The first one is idle mostly: what it keeps has to be carried forward.
 		names = names[1:]
 	}
-	switch n := l.rng.IntN(22); {
+	switch n := l.rng.IntN(25); {
+	case n >= 23:
+		l.writer(name)
+	case n == 22:
+		l.fence(names)
 	case n >= 20:
 		l.advance(names)
 	case n < 5:
@@ -1185,7 +1238,7 @@ func (l *crashLife) step() {
 // newAppend makes a batch that no other is equal to.
 func (l *crashLife) newAppend(name string) *crashOp {
 	l.r.batch++
-	op := &crashOp{kind: crashAppend, log: name, id: l.r.batch}
+	op := &crashOp{kind: crashAppend, log: name, id: l.r.batch, epoch: l.logs[name].states()}
 	most := min(l.r.shape.record, l.v.maxBatch/8)
 	for k := range 1 + l.rng.IntN(5) {
 		size := l.rng.IntN(100)
@@ -1209,7 +1262,7 @@ func (l *crashLife) append(op *crashOp) error {
 		producer = [16]byte{}
 	}
 	l.ask(op)
-	got, err := l.v.Append(context.Background(), op.log, producer, 0, Batch{Sequence: op.sequence, Run: run(op.records...)})
+	got, err := l.v.Append(context.Background(), op.log, producer, op.epoch, Batch{Sequence: op.sequence, Run: run(op.records...)})
 	return l.settle(op, got, err)
 }
 
@@ -1225,9 +1278,18 @@ func (l *crashLife) settle(op *crashOp, got Verdict, err error) error {
 	switch {
 	case err == nil && got.Repeated:
 		return fmt.Errorf("log %q: batch %d is called a repeat", op.log, op.id)
+	case err == nil && op.epoch != 0 && got.Epoch != op.epoch:
+		return fmt.Errorf("log %q: batch %d landed in epoch %d, it was for epoch %d", op.log, op.id, got.Epoch, op.epoch)
+	case err == nil && op.epoch == 0 && l.held(op.log, got.Epoch):
+		return fmt.Errorf("log %q: batch %d, which states no epoch, landed in epoch %d, which has a writer", op.log, op.id, got.Epoch)
 	case err == nil:
 		c.sequence = max(c.sequence, op.sequence)
-	case errors.Is(err, ErrFull), errors.Is(err, ErrSequenceGap), errors.Is(err, ErrAfterRefusal):
+	case errors.Is(err, ErrFenced) && !l.fences(op):
+		return fmt.Errorf("log %q: batch %d of the current epoch: %w", op.log, op.id, err)
+	case errors.Is(err, ErrFull), errors.Is(err, ErrSequenceGap), errors.Is(err, ErrAfterRefusal), errors.Is(err, ErrFenced):
+		if errors.Is(err, ErrFenced) {
+			l.r.seen[sawFenced]++
+		}
 		if op.sequence != 0 {
 			c.sequence = min(c.sequence, op.sequence-1)
 		}
@@ -1253,7 +1315,7 @@ func (l *crashLife) appendTogether(names []string) {
 			if op.sequence == 0 {
 				producer = [16]byte{}
 			}
-			b, _, _, err := seat.Bind(op.log, producer, 0, Claim{})
+			b, _, _, err := seat.Bind(op.log, producer, op.epoch, Claim{})
 			if errors.Is(err, ErrPoisoned) && l.hasFailed() {
 				break
 			}
@@ -1280,6 +1342,100 @@ func (l *crashLife) appendTogether(names []string) {
 // burst has clients come one after the other while the disk is busy, so that
 // what they send rides together behind it.
 func (l *crashLife) burst(names []string) {
+	var ops []*crashOp
+	for range 2 + l.rng.IntN(4) {
+		ops = append(ops, l.newAppend(names[l.rng.IntN(len(names))]))
+	}
+	l.sendTogether(ops)
+}
+
+// fence has a writer acquired, or released, between appends of one log that ride
+// together: those in front of it land, those behind it do not.
+func (l *crashLife) fence(names []string) {
+	name := names[l.rng.IntN(len(names))]
+	var ops []*crashOp
+	for range 1 + l.rng.IntN(2) {
+		ops = append(ops, l.newAppend(name))
+	}
+	writer := l.newWriter(name)
+	ops = append(ops, writer)
+	for range 1 + l.rng.IntN(2) {
+		// As one that has not heard of it.
+		late := l.newAppend(name)
+		late.epoch = ops[0].epoch
+		ops = append(ops, late)
+	}
+	l.sendTogether(ops)
+}
+
+// newWriter makes what begins the next epoch of a log.
+func (l *crashLife) newWriter(name string) *crashOp {
+	c := l.logs[name]
+	op := &crashOp{kind: crashWriter, log: name, epoch: c.epoch + 1}
+	if c.holder == "" || l.rng.IntN(2) == 0 {
+		l.r.batch++
+		op.holder = fmt.Sprintf("holder-%d", l.r.batch)
+	}
+	return op
+}
+
+func (l *crashLife) writer(name string) {
+	l.check(l.setWriter(l.newWriter(name)))
+}
+
+// setWriter acquires a writer, or releases the one there is. The error is one that
+// should not have come.
+func (l *crashLife) setWriter(op *crashOp) error {
+	l.ask(op)
+	var got LogInfo
+	var err error
+	if op.holder != "" {
+		var w Writer
+		before := op.epoch - 1
+		w, err = l.v.AcquireWriter(context.Background(), op.log, Acquire{Holder: op.holder, Expected: &before})
+		got = w.Log
+	} else {
+		got, err = l.v.ReleaseWriter(context.Background(), op.log, op.epoch-1)
+	}
+	if known, unknown := l.answer(op, err); !known {
+		return unknown
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case errors.Is(err, ErrFull):
+		return nil
+	case err != nil || got.Epoch != op.epoch || got.Holder != op.holder:
+		return fmt.Errorf("log %q: writer %q of epoch %d: %+v, %w", op.log, op.holder, op.epoch, got, err)
+	case op.holder == "":
+		l.r.seen[sawReleased]++
+	default:
+		l.r.seen[sawAcquired]++
+	}
+	l.logs[op.log].epoch, l.logs[op.log].holder = got.Epoch, got.Holder
+	return nil
+}
+
+// held reports whether an epoch has a writer. REQUIRES: mu.
+func (l *crashLife) held(log string, epoch Epoch) bool {
+	if b := l.base.logs[log]; b != nil && b.info.Epoch == epoch {
+		return b.info.Holder != ""
+	}
+	return slices.ContainsFunc(l.ops, func(op *crashOp) bool {
+		return op.kind == crashWriter && op.log == log && op.epoch == epoch && op.holder != "" && !op.refused
+	})
+}
+
+// fences reports whether a writer that was asked for may keep an append out.
+// REQUIRES: mu.
+func (l *crashLife) fences(late *crashOp) bool {
+	return slices.ContainsFunc(l.ops, func(op *crashOp) bool {
+		return op.kind == crashWriter && op.log == late.log && !op.refused && op.epoch > late.epoch && (late.epoch != 0 || op.holder != "")
+	})
+}
+
+// sendTogether has clients come one after the other while the disk is busy.
+func (l *crashLife) sendTogether(ops []*crashOp) {
 	gate := make(chan struct{})
 	hold := func(gate chan struct{}) {
 		l.mu.Lock()
@@ -1288,10 +1444,15 @@ func (l *crashLife) burst(names []string) {
 	}
 	hold(gate)
 	var clients sync.WaitGroup
-	errs := make([]error, 2+l.rng.IntN(4))
-	for i := range errs {
-		op := l.newAppend(names[l.rng.IntN(len(names))])
-		clients.Go(func() { errs[i] = l.append(op) })
+	errs := make([]error, len(ops))
+	for i, op := range ops {
+		clients.Go(func() {
+			if op.kind == crashWriter {
+				errs[i] = l.setWriter(op)
+			} else {
+				errs[i] = l.append(op)
+			}
+		})
 		synctest.Wait()
 	}
 	hold(nil)
@@ -1429,6 +1590,15 @@ func TestCrashCheckNotices(t *testing.T) {
 			for id := range 2 {
 				w.life.ops = append(w.life.ops, &crashOp{kind: crashAppend, log: "a", id: 3 + id, sequence: 1, asked: 9 + id})
 			}
+		},
+		"an epoch that was told is lost": func(w *crashWant, _, _, _, _ *crashOp) {
+			also(w, crashOp{kind: crashWriter, log: "a", epoch: 2, holder: "db"})
+		},
+		"an epoch went back": func(w *crashWant, _, _, _, _ *crashOp) {
+			shown(w, shownLog{info: LogInfo{ID: info.ID, Epoch: 2, First: 1, Next: 1}})
+		},
+		"a writer is another one": func(w *crashWant, _, _, _, _ *crashOp) {
+			shown(w, shownLog{info: LogInfo{ID: info.ID, Epoch: 1, Holder: "db", First: 1, Next: 1}})
 		},
 		"a claim does not hold": func(_ *crashWant, _, _, two, _ *crashOp) { two.verdict.Checksum++ },
 	} {

@@ -76,9 +76,9 @@
 // Lost ranges are part of a log's state until they are truncated. Reading one is
 // a *DataLossError with its ends, and a claim in one is refused. Where nothing
 // behind the last hole tells how far a log had come, one lost LSN stands for
-// whatever was there, and a new epoch begins behind it: (log, epoch, LSN) names
-// no other record than it did, and nobody reads across without being told. A
-// producer that was opened behind a hole is forgotten, since nobody knows whose
+// whatever was there, and a new epoch begins behind it, beyond any that may have
+// begun in what is lost: (log, epoch, LSN) names no other record than it did, and
+// nobody reads across without being told. A producer that was opened behind a hole is forgotten, since nobody knows whose
 // slot it has.
 //
 // It could rewrite every frame behind the hole into fresh segments instead, so

@@ -49,7 +49,9 @@ func FuzzCommands(f *testing.F) {
 		f.Add(AppendCommand(nil, &history[i]))
 	}
 	for _, next := range []Command{ // to what the history left
-		{Kind: CommandCreateLog, Log: 4, Name: "d"},
+		{Kind: CommandCreateLog, Log: 5, Name: "d"},
+		{Kind: CommandSetWriter, Log: 2, Epoch: 3, Name: "db-2", ID: producerID(2)},
+		{Kind: CommandSetWriter, Log: 2, Epoch: 3},
 		{Kind: CommandOpenProducer, Log: 2, Producer: producerID(3)},
 		{Kind: CommandAppend, Log: 2, Epoch: 1, First: 5, Count: 1<<32 - 1, Start: 40, Place: Place{Size: 1<<32 - 1}},
 		{Kind: CommandAppend, Log: 1, Epoch: 1, Slot: 1, Sequence: 1, First: base.logs[1].next, Count: 1, Start: base.logs[1].totalBytes, Place: Place{Size: 2}},

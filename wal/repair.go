@@ -456,6 +456,8 @@ type salvage struct {
 	// told are the logs of which something behind the last hole tells how far they
 	// had come.
 	told map[uint64]bool
+	// epochs are the logs of which something behind the last hole tells the epoch.
+	epochs map[uint64]bool
 	// slots are the producers of a log that were open before the first hole behind
 	// its creation: their slots are certain.
 	slots  map[uint64]int
@@ -467,7 +469,7 @@ type salvage struct {
 
 func newSalvage(state *State, states map[stateKey]statePlace, from segment.FrameRef) *salvage {
 	s := &salvage{
-		State: state, states: states, from: from, expect: from.Sequence, told: map[uint64]bool{}, slots: map[uint64]int{},
+		State: state, states: states, from: from, expect: from.Sequence, told: map[uint64]bool{}, epochs: map[uint64]bool{}, slots: map[uint64]int{},
 		opened: map[uint64]int{}, gone: map[uint64]LostLog{}, open: map[uint64]LSN{}, known: map[uint64][]LSNRange{},
 	}
 	for n, l := range state.logs {
@@ -481,6 +483,7 @@ func (s *salvage) hole(frames uint64) {
 	s.holes++
 	s.frames += frames
 	clear(s.told)
+	clear(s.epochs)
 	for n := range s.logs {
 		l := s.mutable(n)
 		if len(l.producers) == limits.MaxProducersPerLog {
@@ -584,7 +587,7 @@ func (s *salvage) makeWay(c *Command) bool {
 		if l := s.names[c.Name]; l != nil {
 			s.drop(l, "it was deleted in what is lost, and another log created under its name")
 		}
-		s.told[c.Log] = true
+		s.told[c.Log], s.epochs[c.Log] = true, true
 		return true
 	}
 	l := s.mutable(c.Log)
@@ -606,8 +609,8 @@ func (s *salvage) makeWay(c *Command) bool {
 		}
 	case CommandAppend:
 		l.reach(c.First, c.Start)
-		l.epoch = max(l.epoch, c.Epoch)
-		s.told[c.Log] = true
+		l.began(c.Epoch)
+		s.told[c.Log], s.epochs[c.Log] = true, true
 		s.producer(l, c)
 	case CommandSetCheckpoint:
 		l.reach(c.LSN+1, 0)
@@ -629,6 +632,9 @@ func (s *salvage) makeWay(c *Command) bool {
 		l.totalBytes = max(l.totalBytes, l.liveBytes)
 	case CommandMoveCheckpoint:
 		return found && l.checkpoints[i].version == c.Version && l.checkpoints[i].size == c.Size
+	case CommandSetWriter:
+		l.began(c.Epoch - 1)
+		s.epochs[c.Log] = true
 	case CommandCreateLog, CommandDeleteLog:
 	}
 	return true
@@ -655,6 +661,21 @@ func (s *salvage) producer(l *logState, c *Command) {
 	}
 }
 
+// lostHolder is the writer of an epoch of which nobody knows who began it: only
+// what states that epoch may append, until a writer is acquired or it is released.
+const lostHolder = "lost"
+
+// began makes epoch the log's. What began it is lost, if it is another one.
+func (l *logState) began(epoch Epoch) {
+	if epoch > l.epoch {
+		l.epoch, l.holder, l.acquired = epoch, lostHolder, ulid.ULID{}
+	}
+}
+
+// lostEpochs is more than the epochs that can have begun in what is lost: so many
+// commands take more of a journal than can lie behind its newest snapshot.
+const lostEpochs = 1 << 32
+
 // markOpenEnds gives each log of which nothing behind the last hole tells how far
 // it had come a lost LSN at its end and a new epoch: nobody reads on behind the
 // hole without being told, and no LSN names two records in one epoch.
@@ -663,13 +684,16 @@ func (s *salvage) markOpenEnds() {
 		return
 	}
 	for n := range s.logs {
-		if s.told[n] {
-			continue
-		}
 		l := s.mutable(n)
-		s.open[n] = l.next
-		l.next++
-		l.epoch++
+		if !s.told[n] {
+			s.open[n] = l.next
+			l.next++
+		}
+		// A writer may have been acquired in what is lost, and another one behind
+		// it: the epoch that begins is none that either of them was told.
+		if !s.told[n] || !s.epochs[n] {
+			l.epoch += lostEpochs
+		}
 	}
 }
 

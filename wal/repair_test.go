@@ -377,13 +377,43 @@ func TestRepairMakesWay(t *testing.T) {
 		}
 		told("deleted", 0)
 	})
+	t.Run("writer, told", func(t *testing.T) {
+		_, v := losing(t, base, func(v *Volume) { mustAcquire(t, v, "orders", Acquire{Holder: "one"}) }, func(v *Volume) {
+			if _, err := appendIn(v, "orders", 2, "tells"); err != nil {
+				t.Fatal(err)
+			}
+		})
+		defer closeTest(t, v)
+		// Nobody knows who holds it; the one who does goes on, and nobody else.
+		_, err := appendIn(v, "orders", 0, "nobody's")
+		wantFenced(t, err, 0, 2, lostHolder)
+		if got, err := appendIn(v, "orders", 2, "its writer's"); err != nil || got.Epoch != 2 {
+			t.Errorf("its writer: %+v, %v", got, err)
+		}
+	})
+	t.Run("writer, and the next one", func(t *testing.T) {
+		_, v := losing(t, base, func(v *Volume) { mustAcquire(t, v, "orders", Acquire{Holder: "one"}) },
+			func(v *Volume) { mustAcquire(t, v, "orders", Acquire{Holder: "two"}) })
+		defer closeTest(t, v)
+		// What it had come to is not told, so that its LSNs may be those of lost records.
+		_, err := appendIn(v, "orders", 3, "may stand for what is lost")
+		wantFenced(t, err, 3, 3+lostEpochs, "two")
+	})
+	t.Run("writer, not told", func(t *testing.T) {
+		_, v := losing(t, base, func(v *Volume) { mustAcquire(t, v, "orders", Acquire{Holder: "one"}) },
+			func(v *Volume) { mustAppend(t, v, "users", "tells") })
+		defer closeTest(t, v)
+		// Another one may be lost with it, which fenced it.
+		_, err := appendIn(v, "orders", 2, "x")
+		wantFenced(t, err, 2, 1+lostEpochs, "")
+	})
 	t.Run("append, not told", func(t *testing.T) {
 		p, v := losing(t, base, func(v *Volume) { mustAppend(t, v, "orders", "5", "6") }, func(v *Volume) { mustAppend(t, v, "users", "tells") })
 		defer closeTest(t, v)
-		if want := []LostRecords{{Log: "orders", First: 5, Last: 5, Open: true, Epoch: 2}}; !reflect.DeepEqual(p.Records, want) {
+		if want := []LostRecords{{Log: "orders", First: 5, Last: 5, Open: true, Epoch: 1 + lostEpochs}}; !reflect.DeepEqual(p.Records, want) {
 			t.Errorf("%+v", p.Records)
 		}
-		if got := mustAppend(t, v, "orders", "next"); got.First != 6 || got.Epoch != 2 {
+		if got := mustAppend(t, v, "orders", "next"); got.First != 6 || got.Epoch != 1+lostEpochs {
 			t.Errorf("goes on at %d in epoch %d", got.First, got.Epoch)
 		}
 		if _, err := v.Append(ctx, "orders", ulid.ULID{}, 1, Batch{Run: run("x")}); !errors.Is(err, ErrFenced) {

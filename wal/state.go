@@ -48,6 +48,8 @@ type logState struct {
 	created     int64
 	options     LogOptions // the map in it is never written
 	epoch       Epoch
+	holder      string    // of the epoch's writer; empty if there is none, and the log is shared
+	acquired    ulid.ULID // the request that made it the writer
 	first, next LSN
 	checksum    Checksum
 	liveBytes   uint64
@@ -248,6 +250,11 @@ func (s *State) Apply(c *Command) error {
 		if !found || l.checkpoints[i].version != c.Version || l.checkpoints[i].size != c.Size {
 			return disagree(c, "checkpoint %q has changed", c.Name)
 		}
+	case CommandSetWriter:
+		if c.Epoch != l.epoch+1 || c.Name == "" && c.ID != (ulid.ULID{}) {
+			return disagree(c, "epoch %d for holder %q behind epoch %d", c.Epoch, c.Name, l.epoch)
+		}
+		l.epoch, l.holder, l.acquired = c.Epoch, c.Name, c.ID
 	default:
 		return disagree(c, "unknown kind")
 	}
@@ -395,6 +402,10 @@ func appendLogState(dst []byte, l *logState) []byte {
 	dst = binary.AppendUvarint(dst, uint64(l.created))
 	dst = appendOptions(dst, &l.options)
 	dst = binary.AppendUvarint(dst, uint64(l.epoch))
+	dst = appendString(dst, l.holder)
+	if l.holder != "" {
+		dst = append(dst, l.acquired[:]...)
+	}
 	dst = binary.AppendUvarint(dst, uint64(l.first))
 	dst = binary.AppendUvarint(dst, uint64(l.next))
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(l.checksum))
@@ -448,6 +459,9 @@ func decodeLogState(d *decoder) (*logState, error) {
 	l.created = int64(d.uvarint())
 	d.options(&l.options)
 	l.epoch = Epoch(d.uvarint())
+	if l.holder = d.string(limits.MaxHolderNameBytes); l.holder != "" {
+		d.fixed(l.acquired[:])
+	}
 	l.first = LSN(d.uvarint())
 	l.next = LSN(d.uvarint())
 	l.checksum = Checksum(d.uint32())
@@ -524,7 +538,7 @@ func (s *State) insert(l *logState) error {
 // info describes a log.
 func (l *logState) info() LogInfo {
 	return LogInfo{
-		Name: l.name, ID: l.id, Epoch: l.epoch, First: l.first, Next: l.next, Checksum: l.checksum,
+		Name: l.name, ID: l.id, Epoch: l.epoch, Holder: l.holder, First: l.first, Next: l.next, Checksum: l.checksum,
 		LiveBytes: l.liveBytes, Created: timeOf(l.created), Options: l.options, Lost: l.lost,
 	}
 }

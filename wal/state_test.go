@@ -39,6 +39,10 @@ func sampleHistory() []Command {
 		{Kind: CommandDeleteCheckpoint, Log: 2, Name: "gone"},
 		{Kind: CommandTruncate, Log: 2, First: 3, LiveBytes: 20},
 		{Kind: CommandDeleteLog, Log: 3},
+		{Kind: CommandSetWriter, Log: 2, Epoch: 2, Name: "db-1", ID: ulid.ULID{15: 1}},
+		{Kind: CommandCreateLog, Log: 4, ID: ulid.ULID{4}, Name: "released", Time: 15},
+		{Kind: CommandSetWriter, Log: 4, Epoch: 2, Name: "db-1"},
+		{Kind: CommandSetWriter, Log: 4, Epoch: 3},
 	}
 	start, next := uint64(0), LSN(1)
 	for q := uint64(1); q <= limits.ProducerWindow+10; q++ {
@@ -69,9 +73,9 @@ func TestApplyDisagrees(t *testing.T) {
 	for name, c := range map[string]Command{
 		"unknown kind":                     {Kind: 99, Log: 1},
 		"no such log":                      {Kind: CommandDeleteLog, Log: 3},
-		"create: number skipped":           {Kind: CommandCreateLog, Log: 5, Name: "x"},
+		"create: number skipped":           {Kind: CommandCreateLog, Log: 6, Name: "x"},
 		"create: number used":              {Kind: CommandCreateLog, Log: 3, Name: "x"},
-		"create: name taken":               {Kind: CommandCreateLog, Log: 4, Name: "a"},
+		"create: name taken":               {Kind: CommandCreateLog, Log: 5, Name: "a"},
 		"producer is open":                 {Kind: CommandOpenProducer, Log: 1, Producer: producerID(1)},
 		"append: no log":                   with(func(c *Command) { c.Log = 9 }),
 		"append: gap":                      with(func(c *Command) { c.First++ }),
@@ -92,6 +96,9 @@ func TestApplyDisagrees(t *testing.T) {
 		"move checkpoint: other version":   {Kind: CommandMoveCheckpoint, Log: 2, Name: "cp", Version: 2, Place: Place{Size: 9}},
 		"move checkpoint: other size":      {Kind: CommandMoveCheckpoint, Log: 2, Name: "cp", Version: 1, Place: Place{Size: 8}},
 		"move checkpoint: there is none":   {Kind: CommandMoveCheckpoint, Log: 2, Name: "gone", Version: 1},
+		"writer: epoch repeated":           {Kind: CommandSetWriter, Log: 2, Epoch: 2, Name: "db-2"},
+		"writer: epoch skipped":            {Kind: CommandSetWriter, Log: 2, Epoch: 4, Name: "db-2"},
+		"writer: nobody's request":         {Kind: CommandSetWriter, Log: 2, Epoch: 3, ID: ulid.ULID{15: 2}},
 		"delete checkpoint: there is none": {Kind: CommandDeleteCheckpoint, Log: 1, Name: "cp"},
 	} {
 		if err := s.Apply(&c); !errors.Is(err, errDisagree) {
@@ -138,7 +145,12 @@ func randomCommand(rng *rand.Rand, s *State, step int) Command {
 	}
 	l := s.logs[numbers[rng.IntN(len(numbers))]]
 	c := Command{Log: l.number}
-	switch rng.IntN(12) {
+	switch rng.IntN(13) {
+	case 12:
+		c.Kind, c.Epoch = CommandSetWriter, l.epoch+1
+		if l.holder == "" || rng.IntN(2) == 0 {
+			c.Name, c.ID = fmt.Sprintf("holder-%d", step), ulid.ULID{byte(step), 9}
+		}
 	case 0:
 		c.Kind, c.Producer = CommandOpenProducer, ulid.ULID{byte(step), byte(step >> 8), 1}
 	case 1:

@@ -272,6 +272,11 @@ var madeVolumes = []madeVolume{
 		m.producers()
 		m.crash()
 	}},
+	{name: "writers", about: "a log with a writer, one whose writer was fenced, and one whose writer was released; from a snapshot and from commands", make: func(m *maker) {
+		m.base()
+		m.writers()
+		m.crash()
+	}},
 	{name: "codecs", about: "blocks of every codec", compressed: true, make: func(m *maker) {
 		for _, c := range []string{"none", "s2", "zstd"} {
 			m.codec = c
@@ -502,6 +507,34 @@ func (m *maker) produce(log string, id ulid.ULID, batches int) {
 		}
 		m.settle()
 	}
+}
+
+// writers acquires writers, and has them append.
+func (m *maker) writers() {
+	m.t.Helper()
+	acquire := func(log, holder string) {
+		m.t.Helper()
+		w := mustAcquire(m.t, m.v, log, Acquire{Holder: holder, Request: producerID(byte(m.n))})
+		m.settle()
+		b := Batch{Expected: w.Log.Next, Run: run(m.records(log, 2, 10)...)}
+		if _, err := m.v.Append(m.t.Context(), log, ulid.ULID{}, w.Log.Epoch, b); err != nil {
+			m.t.Fatal(err)
+		}
+		m.settle()
+	}
+	acquire("orders", "db-1")
+	acquire("users", "db-1")
+	if err := m.v.snapshots.write(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.settle()
+	acquire("users", "db-2")
+	acquire("audit", "db-1")
+	if _, err := m.v.ReleaseWriter(m.t.Context(), "audit", 2); err != nil {
+		m.t.Fatal(err)
+	}
+	m.settle()
+	m.append("audit", 1, 10)
 }
 
 func (m *maker) checkpoint(log, name string, lsn LSN, state string) {

@@ -300,6 +300,9 @@ func writeLogs(t *testing.T, out *strings.Builder, v *Volume) []LogInfo {
 	}
 	for _, l := range logs {
 		fmt.Fprintf(out, "\nlog %s: %s, number %d, epoch %d, created %s\n", l.Name, l.ID, v.durable.names[l.Name].number, l.Epoch, l.Created.Format(time.RFC3339Nano))
+		if l.Holder != "" {
+			fmt.Fprintf(out, "  writer %s, by request %s\n", l.Holder, v.durable.names[l.Name].acquired)
+		}
 		if o := l.Options; o.QuotaBytes != 0 || o.MaxRecordBytes != 0 || len(o.Labels) > 0 || o.ColocationKey != "" {
 			labels := crc32.NewIEEE()
 			for _, k := range slices.Sorted(maps.Keys(o.Labels)) {
@@ -419,7 +422,7 @@ func goesOn(t *testing.T, fs disk.FS, v *Volume, logs []LogInfo) {
 	for i, l := range logs[:min(len(logs), 5)] {
 		before[l.Name] = readRecords(t, v, l)
 		rec := fmt.Sprintf("one more %d", i)
-		if got, err := v.Append(t.Context(), l.Name, ulid.ULID{}, 0, Batch{Expected: l.Next, Run: run(rec)}); err != nil {
+		if got, err := v.Append(t.Context(), l.Name, ulid.ULID{}, l.Epoch, Batch{Expected: l.Next, Run: run(rec)}); err != nil {
 			t.Fatalf("append to %q: %+v, %v", l.Name, got, err)
 		}
 		before[l.Name][l.Next] = rec

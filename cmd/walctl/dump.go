@@ -67,6 +67,7 @@ type dumpCommand struct {
 	Slot       uint64     `json:"slot,omitempty"`
 	Sequence   uint64     `json:"producer_sequence,omitempty"`
 	Epoch      uint64     `json:"epoch,omitempty"`
+	Holder     string     `json:"holder,omitempty"`
 	FirstLSN   uint64     `json:"first_lsn,omitempty"`
 	LastLSN    uint64     `json:"last_lsn,omitempty"`
 	Checksum   string     `json:"checksum,omitempty"`
@@ -121,6 +122,8 @@ func describeCommand(c *wal.Command, name func(uint64) string) dumpCommand {
 		d.Checkpoint = c.Name
 	case wal.CommandTruncate:
 		d.FirstLSN = uint64(c.First)
+	case wal.CommandSetWriter:
+		d.Epoch, d.Holder = uint64(c.Epoch), c.Name
 	}
 	return d
 }
@@ -130,6 +133,13 @@ func (d dumpCommand) String() string {
 	b := &strings.Builder{}
 	fmt.Fprintf(b, "%-17s  %s", d.Kind, d.Log)
 	switch {
+	case d.Kind == wal.CommandSetWriter.String():
+		fmt.Fprintf(b, "  epoch %d", d.Epoch)
+		if d.Holder == "" {
+			b.WriteString("  without a writer")
+		} else {
+			fmt.Fprintf(b, "  %q", d.Holder)
+		}
 	case d.Kind == wal.CommandTruncate.String():
 		fmt.Fprintf(b, "  first %d", d.FirstLSN)
 	case d.Checkpoint != "":

@@ -119,6 +119,8 @@ func fixedVolume(t *testing.T) string {
 		wal.Command{Kind: wal.CommandMoveCheckpoint, Log: 2, Name: "nightly", Version: 1, Place: wal.Place{Size: 6}},
 		wal.Command{Kind: wal.CommandTruncate, Log: 2, First: 51},
 		wal.Command{Kind: wal.CommandDeleteCheckpoint, Log: 2, Name: "nightly"},
+		wal.Command{Kind: wal.CommandSetWriter, Log: 2, Epoch: 2, Name: "db-1", ID: id(3)},
+		wal.Command{Kind: wal.CommandSetWriter, Log: 2, Epoch: 3},
 		wal.Command{Kind: wal.CommandDeleteLog, Log: 1})
 	write(segment.KindPromise, 0, nil)
 	return dir

@@ -89,6 +89,9 @@ const (
 	MaxCheckpointNameBytes = 127
 	MaxLabelBytes          = 255
 
+	// MaxHolderNameBytes bounds the name of who holds a log's writer, in bytes.
+	MaxHolderNameBytes = 127
+
 	// MaxLabels bounds the labels of one log.
 	MaxLabels = 16
 

@@ -19,6 +19,7 @@ var spellings = map[string]struct{ function, clause string }{
 	"delete-checkpoint (6)": {"appendBody", "CommandDeleteCheckpoint"},
 	"truncate (7)":          {"appendBody", "CommandTruncate"},
 	"move-checkpoint (8)":   {"appendBody", "CommandMoveCheckpoint"},
+	"set-writer (9)":        {"appendBody", "CommandSetWriter"},
 	"Log options":           {"appendOptions", ""},
 	"Snapshot part":         {"appendSnapshotHeader", ""},
 	"Log state":             {"appendLogState", ""},
