@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/walsvc/walsvc/internal/codec"
+	"github.com/walsvc/walsvc/internal/gather"
 	"github.com/walsvc/walsvc/internal/limits"
 )
 
@@ -135,7 +136,7 @@ type Bus struct {
 	stats    Stats
 	lastLand int64 // when the disk was last done with a frame
 
-	gathering gathering
+	gathering gather.Policy
 	decided   bool // the loop knows whether to wait for those who were told last
 	waiting   bool // it does
 

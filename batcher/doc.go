@@ -43,7 +43,7 @@
 // would ride in two halves else, with a sync each. It waits for a part of the
 // disk's own time at most, while they keep coming, and only if at least two are
 // there to share a frame: a lone appender and an idle bus wait for nobody. The
-// policy is pure, too (see gather.go).
+// policy is pure, too (see package gather).
 //
 // # Who drives
 //

@@ -83,7 +83,7 @@ func (b *Bus) quiet() {
 	b.mu.Unlock()
 }
 
-// gather waits for those who were just told, while that pays: see gathering. It
+// gather waits for those who were just told, while that pays: see gather.Policy. It
 // lets others run instead of setting a timer, which would be late by more than
 // fast disks take. REQUIRES: mu, held again when it returns.
 func (b *Bus) gather() {
@@ -91,11 +91,11 @@ func (b *Bus) gather() {
 		return
 	}
 	b.decided = true
-	if !b.gathering.begin(b.clock()-b.lastLand, len(b.open.riders)) {
+	if !b.gathering.Begin(b.clock()-b.lastLand, len(b.open.riders)) {
 		return
 	}
 	b.waiting = true
-	for b.mayWait() && b.gathering.look(b.clock()-b.lastLand, len(b.open.riders)) {
+	for b.mayWait() && b.gathering.Look(b.clock()-b.lastLand, len(b.open.riders)) {
 		b.mu.Unlock()
 		runtime.Gosched()
 		b.mu.Lock()
@@ -216,7 +216,7 @@ func (b *Bus) Landed(ticket uint64, err error) {
 	f.landed = b.clock()
 	f.service = f.landed - max(f.submitted, b.lastLand)
 	if err == nil && !f.inserted {
-		b.gathering.landed(len(f.riders), len(b.open.riders), f.service, f.landed-b.lastLand)
+		b.gathering.Landed(len(f.riders), len(b.open.riders), f.service, f.landed-b.lastLand)
 		b.decided = false
 	}
 	b.lastLand = f.landed

@@ -12,7 +12,9 @@
 // An append copies its record into the open batch of its log. All logs of a
 // client ride one append stream, and the bus runs here as it does in the
 // service: while one small message is unacknowledged, appends gather, and the
-// verdict on it sends what gathered. Messages of 32 KiB and more are not held
+// verdict on it sends what gathered, as soon as those whom it told are back with
+// their next appends, where that is measured to carry more (package
+// internal/gather): they would go in two halves else. Messages of 32 KiB and more are not held
 // back, up to the credit of the stream. On a quiet stream the appending
 // goroutine encodes and sends by itself, and the verdict wakes it directly;
 // under load the stream's own goroutine sends. There is no goroutine, timer or

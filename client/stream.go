@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"hash/crc32"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"github.com/oklog/ulid/v2"
 	"google.golang.org/grpc"
 
+	"github.com/walsvc/walsvc/internal/gather"
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/wire"
 	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
@@ -122,12 +124,21 @@ type stream struct {
 	kill     context.CancelCauseFunc
 	draining bool
 	credit   struct{ bytes, batches int }
-	out      struct{ bytes, batches, small int } // unacknowledged; small: batches of small messages
-	bindings []*Log                              // by number, from 1
-	binds    []*Log                              // not asked for yet
+	out      struct{ bytes, batches, records, small int } // unacknowledged; small: batches of small messages
+	bindings []*Log                                       // by number, from 1
+	binds    []*Log                                       // not asked for yet
 	resets   []uint32
 	ready    []*Log // that are bound, have unsent batches and window left
 	unsent   int    // bytes of unsent batches of those
+
+	// holding has what is small wait: gather will send it.
+	holding   bool
+	gathering struct {
+		policy gather.Policy
+		sent   time.Time // when the last small message was
+		acked  bool      // it has been since
+		landed time.Time // when the one before was acknowledged
+	}
 
 	sending bool // somebody is in SendMsg; message and sent are theirs
 	message wire.AppendRequest
@@ -338,7 +349,7 @@ func (s *stream) may() bool {
 
 // mayBatches reports whether batches should be sent now: see fullMessage.
 func (s *stream) mayBatches() bool {
-	if len(s.ready) == 0 || s.out.small > 0 && s.unsent < fullMessage {
+	if len(s.ready) == 0 || (s.holding || s.out.small > 0) && s.unsent < fullMessage {
 		return false
 	}
 	l := s.ready[0]
@@ -429,6 +440,7 @@ func (s *stream) collect() {
 		size += b.size()
 		s.out.bytes += b.size()
 		s.out.batches++
+		s.out.records += b.count
 		if !l.sendable() {
 			l.ready = false
 			s.unsent -= l.unsent
@@ -442,6 +454,7 @@ func (s *stream) collect() {
 		return
 	}
 	s.out.small += len(m.Batches)
+	s.gathering.sent = time.Now()
 	for i := range m.Batches {
 		l := s.bindings[m.Batches[i].Binding-1]
 		l.outAt(m.Batches[i].Sequence).small = true
@@ -527,11 +540,16 @@ func (s *stream) ride(ctx context.Context) (rode bool, err error) {
 		if err == nil && s.raw == nil {
 			err = errEnded
 		}
-		s.send(false)
-		s.tell()
 		if err != nil {
+			s.mu.Unlock()
+			s.tell()
 			return rode, err
 		}
+		s.holding = true
+		s.mu.Unlock()
+		told := s.tell()
+		s.mu.Lock()
+		s.gather(told)
 	}
 }
 
@@ -554,7 +572,7 @@ func (s *stream) leave(why *Error) {
 	s.mu.Lock()
 	s.raw, s.kill, s.draining = nil, nil, false
 	s.credit.bytes, s.credit.batches = 0, 0
-	s.out.bytes, s.out.batches, s.out.small = 0, 0, 0
+	s.out.bytes, s.out.batches, s.out.records, s.out.small = 0, 0, 0, 0
 	s.bindings, s.binds, s.resets, s.ready, s.unsent = nil, nil, nil, nil, 0
 	logs := s.logs
 	s.logs = nil
@@ -760,8 +778,12 @@ func (s *stream) arrived(l *Log, b *batch) {
 	l.sent--
 	s.out.bytes -= b.size()
 	s.out.batches--
-	if b.small {
-		s.out.small--
+	s.out.records -= b.count
+	if !b.small {
+		return
+	}
+	if s.out.small--; s.out.small == 0 {
+		s.gathering.acked = true
 	}
 }
 
@@ -862,7 +884,8 @@ func (s *stream) drop(l *Log, why error) {
 }
 
 // tell tells everybody whose batches were settled, and those who wait for room.
-func (s *stream) tell() {
+// It returns how many appends it was that somebody may wait for, to append again.
+func (s *stream) tell() (waited int) {
 	s.mu.Lock()
 	finished := s.finished
 	s.finished = nil
@@ -876,8 +899,10 @@ func (s *stream) tell() {
 	}
 	s.mu.Unlock()
 	for _, b := range finished {
+		waited += b.count - len(b.waiting)
 		b.finish()
 	}
+	return waited
 }
 
 // Closing.

@@ -1,4 +1,4 @@
-package batcher
+package gather
 
 import (
 	"fmt"
@@ -31,7 +31,7 @@ func (r ridden) perSecond() float64 { return float64(r.riders) / float64(r.took)
 
 // ride has so many frames ride, and waits before each as long as g says; nil is
 // never.
-func (c *crowd) ride(frames int, g *gathering) (r ridden) {
+func (c *crowd) ride(frames int, g *Policy) (r ridden) {
 	apart := max(200, c.disk/1000) // looks
 	var coming []int64             // when who comes, sorted
 	for i := range c.callers {
@@ -46,8 +46,8 @@ func (c *crowd) ride(frames int, g *gathering) (r ridden) {
 	}
 	var now, last int64
 	for range frames {
-		if g != nil && g.begin(now-last, arrived(now)) {
-			for g.look(now-last, arrived(now)) {
+		if g != nil && g.Begin(now-last, arrived(now)) {
+			for g.Look(now-last, arrived(now)) {
 				now += apart
 			}
 			r.waited += now - last
@@ -67,7 +67,7 @@ func (c *crowd) ride(frames int, g *gathering) (r ridden) {
 		r.frames++
 		r.riders += told
 		if g != nil {
-			g.landed(told, arrived(now), took, now-last)
+			g.Landed(told, arrived(now), took, now-last)
 		}
 		last = now
 		if !c.open {
@@ -103,7 +103,7 @@ func TestGathering(t *testing.T) {
 		c := crowd{each: microseconds("each"), way: microseconds("way"), disk: microseconds("disk"), open: d.Cmd == "open"}
 		d.MaybeScanArgs(t, "callers", &c.callers)
 		const frames = 1000
-		hasty, patient := c.ride(frames, nil), c.ride(frames, new(gathering))
+		hasty, patient := c.ride(frames, nil), c.ride(frames, new(Policy))
 		return fmt.Sprintf("without: %.1f in a frame, %.0f/s\nwith:    %.1f in a frame, %.0f/s, waited %v before each\n",
 			float64(hasty.riders)/frames, hasty.perSecond(),
 			float64(patient.riders)/frames, patient.perSecond(), time.Duration(patient.waited/frames))
@@ -128,7 +128,7 @@ func TestGatheringCostsNothing(t *testing.T) {
 		}
 		hasty := c.ride(1000, nil)
 		c.rand = rand.New(rand.NewPCG(1, 2))
-		patient := c.ride(1000, new(gathering))
+		patient := c.ride(1000, new(Policy))
 		if got := patient.perSecond() / hasty.perSecond(); got < 0.95 {
 			t.Errorf("%d callers, each %v, way %v, disk %v, open %v: %.2f of what is carried without waiting",
 				c.callers, time.Duration(c.each), time.Duration(c.way), time.Duration(c.disk), c.open, got)
