@@ -96,6 +96,10 @@ func serve(ctx context.Context, signals <-chan os.Signal, c config.Config, stdou
 		return err
 	}
 
+	if c.TLSAnyClient && c.Listen != "" {
+		log.Warn("clients are asked for no certificate: whoever reaches the address can read, append and delete", "listen", c.Listen)
+	}
+
 	metrics := telemetry.NewMetrics()
 	if c.Admin != "" { // also while the volume recovers
 		admin, err := serveAdmin(ctx, metrics, c.Admin, log, stdout)

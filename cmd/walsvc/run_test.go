@@ -336,8 +336,11 @@ func TestRefusals(t *testing.T) {
 		{"unknown flag", func(*testing.T) []string { return []string{"--frob"} }, exitUsage, "walsvc help"},
 		{"unknown command", func(*testing.T) []string { return []string{"frob"} }, exitUsage, "walsvc help"},
 		{"bare TCP beyond loopback", func(*testing.T) []string { return []string{"--listen=0.0.0.0:0"} }, exitUsage, "tls-cert"},
+		{"TCP beyond loopback for everybody", func(*testing.T) []string {
+			return []string{"--listen=0.0.0.0:0", "--tls-cert=/nowhere", "--tls-key=/nowhere"}
+		}, exitUsage, "tls-client-ca"},
 		{"no certificate", func(t *testing.T) []string {
-			return []string{"--listen=0.0.0.0:0", "--tls-cert=/nowhere", "--tls-key=/nowhere", "--data", volume(t)}
+			return []string{"--listen=0.0.0.0:0", "--tls-cert=/nowhere", "--tls-key=/nowhere", "--tls-any-client", "--data", volume(t)}
 		}, exitUsage, "--tls-cert"},
 		{"named directory is missing", func(t *testing.T) []string { return []string{"--data", directory(t)} }, exitNoVolume, "--create"},
 		{"named directory is empty", func(t *testing.T) []string {
@@ -558,18 +561,29 @@ func TestTLSWithClientAuthorities(t *testing.T) {
 	certificate(t, certs, "stranger", nil, nil)
 	file := func(name string) string { return filepath.Join(certs, name) }
 
-	p := start(t, "--data", directory(t), "--create", "--socket=none", "--listen=0.0.0.0:0",
-		"--tls-cert", file("server.pem"), "--tls-key", file("server.key"), "--tls-client-ca", file("ca.pem"))
-	_, port, err := net.SplitHostPort(strings.TrimPrefix(p.ready(1)[0], "tcp:"))
-	if err != nil {
-		t.Fatal(err)
+	serve := func(who ...string) (p *process, addr string) {
+		p = start(t, append([]string{"--data", directory(t), "--create", "--socket=none", "--listen=0.0.0.0:0",
+			"--tls-cert", file("server.pem"), "--tls-key", file("server.key")}, who...)...)
+		_, port, err := net.SplitHostPort(strings.TrimPrefix(p.ready(1)[0], "tcp:"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p, "127.0.0.1:" + port
+	}
+	asking, some := serve("--tls-client-ca", file("ca.pem"))
+	trusting, all := serve("--tls-any-client")
+	const warning = "clients are asked for no certificate"
+	_, asks := asking.text()
+	_, trusts := trusting.text()
+	if strings.Contains(asks, warning) || !strings.Contains(trusts, warning) {
+		t.Errorf("the one that asks for certificates logs\n%s\nand the other one\n%s", asks, trusts)
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(ca)
 	for _, tc := range []struct {
-		client string
-		want   codes.Code
-	}{{"client", codes.OK}, {"stranger", codes.Unavailable}, {"", codes.Unavailable}} {
+		addr, client string
+		want         codes.Code
+	}{{some, "client", codes.OK}, {some, "stranger", codes.Unavailable}, {some, "", codes.Unavailable}, {all, "", codes.OK}} {
 		config := &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13}
 		if tc.client != "" {
 			pair, err := tls.LoadX509KeyPair(file(tc.client+".pem"), file(tc.client+".key"))
@@ -578,7 +592,7 @@ func TestTLSWithClientAuthorities(t *testing.T) {
 			}
 			config.Certificates = []tls.Certificate{pair}
 		}
-		err := healthy(connect(t, "127.0.0.1:"+port, credentials.NewTLS(config)))
+		err := healthy(connect(t, tc.addr, credentials.NewTLS(config)))
 		if status.Code(err) != tc.want {
 			t.Errorf("client %q: %v, want %v", tc.client, err, tc.want)
 		}

@@ -23,15 +23,18 @@ type Config struct {
 	// bytes. Empty means walsvc.sock in Data, "none" no socket.
 	Socket string `yaml:"socket" json:"socket"`
 	// Listen is a TCP address to serve on besides, as host:port; empty means
-	// none. Beyond loopback it takes TLS.
+	// none. Beyond loopback it takes TLS with TLSClientCA, or TLSAnyClient.
 	Listen string `yaml:"listen" json:"listen"`
 	// TLSCert and TLSKey are PEM files; with them, TCP speaks TLS 1.3.
 	TLSCert string `yaml:"tls-cert" json:"tls-cert"`
 	TLSKey  string `yaml:"tls-key" json:"tls-key"`
 	// TLSClientCA is a PEM file of authorities, one of which must have signed
-	// each client's certificate. Empty means that anybody who reaches the
-	// address is let in.
+	// each client's certificate. Empty means that no client is asked for one.
 	TLSClientCA string `yaml:"tls-client-ca" json:"tls-client-ca"`
+	// TLSAnyClient says that beyond loopback, too, clients need no certificate:
+	// whoever reaches the address can read, append and delete. It is for networks
+	// that keep others out by themselves, and does not go with TLSClientCA.
+	TLSAnyClient bool `yaml:"tls-any-client" json:"tls-any-client"`
 
 	// Codec compresses blocks on disk: none, s2, zstd, or auto, which measures
 	// and compresses when that pays for itself.
@@ -103,10 +106,11 @@ func Flags(fs *pflag.FlagSet) {
 	fs.String("data", d.Data, "volume `directory`; made as needed unless it is named")
 	fs.Bool("create", d.Create, "make a volume in a named directory that is missing or empty")
 	fs.String("socket", d.Socket, "Unix socket `path`, mode 0600; \"none\" for no socket (default walsvc.sock in --data)")
-	fs.String("listen", d.Listen, "TCP `address` to serve on besides; beyond loopback only with TLS")
+	fs.String("listen", d.Listen, "TCP `address` to serve on besides; beyond loopback only with TLS and certificates of clients")
 	fs.String("tls-cert", d.TLSCert, "PEM `file` with the certificate for TCP")
 	fs.String("tls-key", d.TLSKey, "PEM `file` with its key")
 	fs.String("tls-client-ca", d.TLSClientCA, "PEM `file` with the authorities that clients' certificates must come from")
+	fs.Bool("tls-any-client", d.TLSAnyClient, "beyond loopback, let in whoever reaches the address, without a certificate")
 	fs.String("codec", d.Codec, "compression on disk: auto, none, s2 or zstd")
 	fs.TextVar(new(Size), "segment-size", d.SegmentSize, "`size` of segment files of a new volume")
 	fs.Bool("direct", d.Direct, "write past the page cache (O_DIRECT)")

@@ -63,6 +63,9 @@ func (c Config) validateTCP(refuse func(format string, args ...any)) {
 	if c.TLSClientCA != "" && c.TLSCert == "" {
 		refuse("tls-client-ca: without tls-cert and tls-key there is no TLS to ask clients for certificates on")
 	}
+	if c.TLSClientCA != "" && c.TLSAnyClient {
+		refuse("tls-client-ca, tls-any-client: clients either need a certificate or do not; set one of them")
+	}
 	if c.Listen == "" {
 		if c.TLSCert != "" {
 			refuse("tls-cert: TLS is for TCP; set listen, too")
@@ -74,8 +77,13 @@ func (c Config) validateTCP(refuse func(format string, args ...any)) {
 		refuse("listen: %q is not host:port", c.Listen)
 		return
 	}
-	if c.TLSCert == "" && !isLoopback(host) {
-		refuse("listen: %q is reachable from other machines; set tls-cert and tls-key (and tls-client-ca), or listen on 127.0.0.1", c.Listen)
+	switch {
+	case isLoopback(host):
+	case c.TLSCert == "":
+		refuse("listen: %q is reachable from other machines; set tls-cert, tls-key and tls-client-ca, or listen on 127.0.0.1", c.Listen)
+	case c.TLSClientCA == "" && !c.TLSAnyClient:
+		refuse("listen: %q is reachable from other machines, and whoever reaches it could read, append and delete; "+
+			"set tls-client-ca to ask clients for certificates, or tls-any-client if everybody is meant", c.Listen)
 	}
 }
 

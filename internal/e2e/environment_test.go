@@ -183,6 +183,11 @@ func TestRefusesToStart(t *testing.T) {
 			name: "TCP beyond loopback without TLS", code: 2, says: `"0\.0\.0\.0:7400" is reachable from other machines; set tls-cert`, next: "walsvc help",
 			spoil: func(*testing.T, string) []string { return []string{"--listen", "0.0.0.0:7400"} },
 		}, {
+			name: "TLS beyond loopback for everybody", code: 2, says: `whoever reaches it could read, append and delete; set tls-client-ca`, next: "walsvc help",
+			spoil: func(*testing.T, string) []string {
+				return []string{"--listen", "0.0.0.0:7400", "--tls-cert", "/nowhere.pem", "--tls-key", "/nowhere.pem"}
+			},
+		}, {
 			name: "TLS with a certificate that is not there", code: 2, says: "no such file", next: "--tls-cert",
 			spoil: func(*testing.T, string) []string {
 				return []string{"--listen", "127.0.0.1:0", "--tls-cert", "/nowhere.pem", "--tls-key", "/nowhere.pem"}
