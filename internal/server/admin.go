@@ -157,6 +157,7 @@ func advertised() []*walsvcv1.Limit {
 		size("MaxBlockRawSize", limits.MaxBlockRawSize),
 		size("MaxLogNameBytes", limits.MaxLogNameBytes),
 		size("MaxCheckpointNameBytes", limits.MaxCheckpointNameBytes),
+		size("MaxHolderNameBytes", limits.MaxHolderNameBytes),
 		size("MaxLabelBytes", limits.MaxLabelBytes),
 		count("MaxLabels", limits.MaxLabels),
 		count("MaxLogs", limits.MaxLogs),
