@@ -101,6 +101,8 @@ const retryReads = `{"methodConfig":[{"name":[
 	{"service":"walsvc.v1.LogService","method":"ListLogs"},
 	{"service":"walsvc.v1.LogService","method":"TruncateLog"},
 	{"service":"walsvc.v1.AppendService","method":"OpenProducer"},
+	{"service":"walsvc.v1.AppendService","method":"AcquireWriter"},
+	{"service":"walsvc.v1.AppendService","method":"ReleaseWriter"},
 	{"service":"walsvc.v1.ReplayService","method":"Read"},
 	{"service":"walsvc.v1.ReplayService","method":"WaitDurable"},
 	{"service":"walsvc.v1.CheckpointService","method":"GetCheckpoint"},

@@ -27,6 +27,7 @@ type LogInfo struct {
 	Name        string
 	ID          ulid.ULID // never reused, unlike the name
 	Epoch       uint64    // the log's generation, from 1
+	Writer      string    // who holds the log's writer, and alone may append; empty if it is shared
 	First       LSN       // oldest record kept; Next when there is none
 	Next        LSN       // what the next record gets
 	LogChecksum uint32    // running CRC-32C over the records before Next, as they are framed
@@ -52,7 +53,7 @@ func logInfo(l *walsvcv1.Log) (LogInfo, error) {
 	}
 	o := l.GetOptions()
 	return LogInfo{
-		Name: l.GetName(), ID: id, Epoch: l.GetEpoch(),
+		Name: l.GetName(), ID: id, Epoch: l.GetEpoch(), Writer: l.GetWriter(),
 		First: LSN(l.GetFirstLsn()), Next: LSN(l.GetNextLsn()),
 		LogChecksum: l.GetLogChecksum(), LiveBytes: l.GetLiveBytes(), Created: l.GetCreateTime().AsTime(),
 		Options: LogOptions{

@@ -71,6 +71,7 @@ type appender struct {
 	producer ulid.ULID // kept when the log is given up with nothing unknown; zero for a new one
 	used     bool      // Options.Producer, if any, was this log's
 	next     uint64    // sequence of the next batch that is numbered
+	epoch    uint64    // that appends state; 0 unless it is the log's writer
 	binding  uint32    // on the present stream; 0 if none
 	queue    []*batch
 	sent     int
@@ -468,7 +469,7 @@ func (l *Log) outAt(sequence uint64) *batch {
 
 // bind returns the request to bind the log, with what it was last acknowledged.
 func (l *Log) bind() *walsvcv1.Bind {
-	return &walsvcv1.Bind{Binding: l.binding, Log: l.name, Producer: l.producer.String(), Claim: l.claim.message()}
+	return &walsvcv1.Bind{Binding: l.binding, Log: l.name, Producer: l.producer.String(), Epoch: l.epoch, Claim: l.claim.message()}
 }
 
 // push sends what send leaves to it.
@@ -856,7 +857,7 @@ func (s *stream) drop(l *Log, why error) {
 	s.withdraw(l)
 	// What was acknowledged stays acknowledged, whoever appends next, unless the
 	// log was deleted, with all that it held.
-	next := appender{used: true, hint: l.hint, producer: l.producer, claim: l.claim}
+	next := appender{used: true, hint: l.hint, producer: l.producer, epoch: l.epoch, claim: l.claim}
 	if errors.Is(why, ErrLogNotFound) {
 		next.claim = Claim{}
 	}

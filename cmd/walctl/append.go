@@ -43,6 +43,7 @@ func (a appendResult) tables() []grid {
 func newAppendCommand(g *globals) *cobra.Command {
 	var file string
 	var create bool
+	var epoch uint64
 	cmd := &cobra.Command{
 		Use:   "append LOG",
 		Short: "Append lines as records",
@@ -73,8 +74,10 @@ records_per_second.`,
 						return err
 					}
 				}
+				l := c.Log(args[0])
+				l.UseEpoch(epoch)
 				bar := newBar(cmd.ErrOrStderr(), "append to "+args[0], total)
-				r, err := appendLines(ctx, c.Log(args[0]), in, bar.add)
+				r, err := appendLines(ctx, l, in, bar.add)
 				bar.stop()
 				if err != nil && r.Records == 0 {
 					return err
@@ -84,6 +87,7 @@ records_per_second.`,
 		},
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "-", "`file` to read; - means standard input")
+	cmd.Flags().Uint64Var(&epoch, "epoch", 0, "`epoch` of the log's writer; 0 for a log that has none")
 	cmd.Flags().BoolVar(&create, "create", false, "create the log if there is none")
 	return cmd
 }

@@ -17,8 +17,8 @@ import (
 )
 
 // logJSON is the text on the JSON of a log, for the help of commands that print one.
-const logJSON = `name, id, epoch, first_lsn, next_lsn, durable_lsn, log_checksum (eight hex
-digits), live_bytes, create_time (RFC 3339), options {quota_bytes,
+const logJSON = `name, id, epoch, writer (empty if the log is shared), first_lsn, next_lsn,
+durable_lsn, log_checksum (eight hex digits), live_bytes, create_time (RFC 3339), options {quota_bytes,
 max_record_bytes, labels, colocation_key}, lost_records (given up by repairs)`
 
 // logResult is a log as walctl prints it.
@@ -26,6 +26,7 @@ type logResult struct {
 	Name        string     `json:"name"`
 	ID          string     `json:"id"`
 	Epoch       uint64     `json:"epoch"`
+	Writer      string     `json:"writer"`
 	FirstLSN    client.LSN `json:"first_lsn"`
 	NextLSN     client.LSN `json:"next_lsn"`
 	DurableLSN  client.LSN `json:"durable_lsn"`
@@ -49,7 +50,7 @@ func newLogResult(i client.LogInfo) logResult {
 		labels = map[string]string{}
 	}
 	return logResult{
-		Name: i.Name, ID: i.ID.String(), Epoch: i.Epoch, FirstLSN: i.First, NextLSN: i.Next, DurableLSN: i.Durable(),
+		Name: i.Name, ID: i.ID.String(), Epoch: i.Epoch, Writer: i.Writer, FirstLSN: i.First, NextLSN: i.Next, DurableLSN: i.Durable(),
 		LogChecksum: fmt.Sprintf("%08x", i.LogChecksum), LiveBytes: i.LiveBytes, CreateTime: i.Created.UTC(),
 		Options:     logOptions{i.Options.QuotaBytes, i.Options.MaxRecordBytes, labels, i.Options.ColocationKey},
 		LostRecords: i.LostRecords,
@@ -68,6 +69,9 @@ func (l logResult) tables() []grid {
 	}
 	if l.LostRecords > 0 {
 		rows = append(rows, []any{"given up by repairs", mood{grouped(l.LostRecords) + " records", true}})
+	}
+	if l.Writer != "" {
+		rows = append(rows, []any{"writer", l.Writer})
 	}
 	if l.Options.QuotaBytes > 0 {
 		rows = append(rows, []any{"quota", size(l.Options.QuotaBytes)})

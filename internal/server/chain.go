@@ -87,7 +87,9 @@ func isOurs(_ context.Context, c interceptors.CallMeta) bool {
 // move records, which credit and back-pressure bound.
 func isAdministrative(_ context.Context, c interceptors.CallMeta) bool {
 	switch c.FullMethod() {
-	case walsvcv1.AppendService_OpenProducer_FullMethodName:
+	case walsvcv1.AppendService_OpenProducer_FullMethodName,
+		walsvcv1.AppendService_AcquireWriter_FullMethodName,
+		walsvcv1.AppendService_ReleaseWriter_FullMethodName:
 		return true
 	case walsvcv1.AppendService_Append_FullMethodName:
 		return false
@@ -141,6 +143,8 @@ var changing = map[string]bool{
 	walsvcv1.LogService_DeleteLog_FullMethodName:               true,
 	walsvcv1.LogService_TruncateLog_FullMethodName:             true,
 	walsvcv1.AppendService_OpenProducer_FullMethodName:         true,
+	walsvcv1.AppendService_AcquireWriter_FullMethodName:        true,
+	walsvcv1.AppendService_ReleaseWriter_FullMethodName:        true,
 	walsvcv1.AppendService_Append_FullMethodName:               true,
 	walsvcv1.AppendService_AppendStream_FullMethodName:         true,
 	walsvcv1.CheckpointService_SetCheckpoint_FullMethodName:    true,

@@ -113,8 +113,8 @@ var Table = []Row{
 		Hint: "Move the log's checkpoints forward or truncate it; its quota counts what it keeps."},
 
 	{Err: wal.ErrFenced, Code: codes.FailedPrecondition, Reason: "FENCED", spoken: true,
-		Means: "The append speaks for an epoch of the log that is over.", Effect: Nothing,
-		Hint: "Another writer has begun a newer epoch. Stop writing: this writer's view of the log may be old."},
+		Means: "The call speaks for an epoch of the log that is over, or for none while the log has a writer.", Effect: Nothing,
+		Hint: "Another writer has begun a newer epoch. Stop writing: this writer's view of the log may be old; current_epoch and writer say who is. To take over, acquire the writer and read what it wrote."},
 	{Err: wal.ErrLSNMismatch, Code: codes.Aborted, Reason: "LSN_MISMATCH", spoken: true,
 		Means: "The append was to get a certain LSN, and the log's next one is another.", Effect: Nothing,
 		Hint: "Somebody else appended. Read from expected_lsn on, then decide again."},
@@ -287,6 +287,7 @@ func figures(err error) map[string]string {
 		mismatch *wal.MismatchError
 		sequence *wal.SequenceError
 		conflict *wal.ConflictError
+		fenced   *wal.FencedError
 		loss     *wal.DataLossError
 		large    *records.TooLargeError
 	)
@@ -313,6 +314,10 @@ func figures(err error) map[string]string {
 		out = map[string]string{
 			"log": conflict.Log, "checkpoint": conflict.Checkpoint,
 			"expected_version": decimal(conflict.Expected), "version": decimal(conflict.Version),
+		}
+	case errors.As(err, &fenced):
+		out = map[string]string{
+			"log": fenced.Log, "epoch": decimal(fenced.Epoch), "current_epoch": decimal(fenced.Current), "writer": fenced.Holder,
 		}
 	case errors.As(err, &large):
 		out = map[string]string{

@@ -111,6 +111,7 @@ func logOf(info wal.LogInfo) *walsvcv1.Log {
 		Name:        info.Name,
 		Id:          info.ID.String(),
 		Epoch:       uint64(info.Epoch),
+		Writer:      info.Holder,
 		FirstLsn:    uint64(info.First),
 		NextLsn:     uint64(info.Next),
 		LogChecksum: uint32(info.Checksum),

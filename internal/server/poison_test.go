@@ -72,6 +72,14 @@ func TestPoisonEndsEverybody(t *testing.T) {
 			_, err := appends.OpenProducer(ctx, &walsvcv1.OpenProducerRequest{Log: "l", Producer: "01ARZ3NDEKTSV4RRFFQ69G5FAV"})
 			return err
 		}}, unknown},
+		{question{"acquire a writer", func(ctx context.Context) error {
+			_, err := appends.AcquireWriter(ctx, &walsvcv1.AcquireWriterRequest{Log: "other", Holder: "db"})
+			return err
+		}}, unknown},
+		{question{"release a writer", func(ctx context.Context) error {
+			_, err := appends.ReleaseWriter(ctx, &walsvcv1.ReleaseWriterRequest{Log: "other", Epoch: 1})
+			return err
+		}}, unknown},
 		{question{"set a checkpoint", func(ctx context.Context) error {
 			_, err := checkpoints.SetCheckpoint(ctx, &walsvcv1.SetCheckpointRequest{Log: "l", Name: "cp", Lsn: 1})
 			return err

@@ -230,7 +230,9 @@ type Bind struct {
 	Log string `protobuf:"bytes,2,opt,name=log,proto3" json:"log,omitempty"`
 	// producer is the producer's ULID, opened before; empty for none.
 	Producer string `protobuf:"bytes,3,opt,name=producer,proto3" json:"producer,omitempty"`
-	// epoch, if not 0, must be the log's epoch: else every batch is FENCED.
+	// epoch, if not 0, must be the log's epoch: else every batch is FENCED that is
+	// not a repeat, and without a producer the Bind is. 0 is for logs without a
+	// writer: while a log has one, it is FENCED likewise.
 	Epoch uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// claim is what the client was last acknowledged; unset for nothing.
 	Claim         *Claim `protobuf:"bytes,5,opt,name=claim,proto3" json:"claim,omitempty"`
@@ -871,6 +873,259 @@ func (x *OpenProducerResponse) GetWindow() uint32 {
 	return 0
 }
 
+// AcquireWriterRequest asks for a log's writer.
+type AcquireWriterRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// log is the log's name.
+	Log string `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
+	// holder names who asks, for people and for those it fences: 1 to 127 bytes,
+	// spelled like the name of a log. It proves nothing.
+	Holder string `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
+	// expected_epoch, if set, must be the log's epoch: else FENCED, since somebody
+	// else acquired it meanwhile.
+	ExpectedEpoch *uint64 `protobuf:"varint,3,opt,name=expected_epoch,json=expectedEpoch,proto3,oneof" json:"expected_epoch,omitempty"`
+	// request is a ULID made for this request, to be sent again with it: while the
+	// writer it acquired is the log's, it is answered with that writer's epoch.
+	// Empty: asking again begins one more epoch.
+	Request string `protobuf:"bytes,4,opt,name=request,proto3" json:"request,omitempty"`
+	// producer is the ULID of the producer whose last sequence is wanted; empty for
+	// none.
+	Producer      string `protobuf:"bytes,5,opt,name=producer,proto3" json:"producer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcquireWriterRequest) Reset() {
+	*x = AcquireWriterRequest{}
+	mi := &file_walsvc_v1_append_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcquireWriterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcquireWriterRequest) ProtoMessage() {}
+
+func (x *AcquireWriterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_append_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcquireWriterRequest.ProtoReflect.Descriptor instead.
+func (*AcquireWriterRequest) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *AcquireWriterRequest) GetLog() string {
+	if x != nil {
+		return x.Log
+	}
+	return ""
+}
+
+func (x *AcquireWriterRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *AcquireWriterRequest) GetExpectedEpoch() uint64 {
+	if x != nil && x.ExpectedEpoch != nil {
+		return *x.ExpectedEpoch
+	}
+	return 0
+}
+
+func (x *AcquireWriterRequest) GetRequest() string {
+	if x != nil {
+		return x.Request
+	}
+	return ""
+}
+
+func (x *AcquireWriterRequest) GetProducer() string {
+	if x != nil {
+		return x.Producer
+	}
+	return ""
+}
+
+// AcquireWriterResponse says what the writer begins with. It is durable.
+type AcquireWriterResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// log as the epoch begins: log.epoch is to be stated in appends.
+	Log *Log `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
+	// last_sequence is the producer's last batch; 0 if it has none, is not open, or
+	// none was named.
+	LastSequence uint64 `protobuf:"varint,2,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"`
+	// repeated is true if the request had acquired it before.
+	Repeated      bool `protobuf:"varint,3,opt,name=repeated,proto3" json:"repeated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcquireWriterResponse) Reset() {
+	*x = AcquireWriterResponse{}
+	mi := &file_walsvc_v1_append_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcquireWriterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcquireWriterResponse) ProtoMessage() {}
+
+func (x *AcquireWriterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_append_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcquireWriterResponse.ProtoReflect.Descriptor instead.
+func (*AcquireWriterResponse) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *AcquireWriterResponse) GetLog() *Log {
+	if x != nil {
+		return x.Log
+	}
+	return nil
+}
+
+func (x *AcquireWriterResponse) GetLastSequence() uint64 {
+	if x != nil {
+		return x.LastSequence
+	}
+	return 0
+}
+
+func (x *AcquireWriterResponse) GetRepeated() bool {
+	if x != nil {
+		return x.Repeated
+	}
+	return false
+}
+
+// ReleaseWriterRequest gives a log's writer up.
+type ReleaseWriterRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// log is the log's name.
+	Log string `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
+	// epoch is that of the writer: FENCED if the log has another writer.
+	Epoch         uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseWriterRequest) Reset() {
+	*x = ReleaseWriterRequest{}
+	mi := &file_walsvc_v1_append_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseWriterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseWriterRequest) ProtoMessage() {}
+
+func (x *ReleaseWriterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_append_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseWriterRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseWriterRequest) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ReleaseWriterRequest) GetLog() string {
+	if x != nil {
+		return x.Log
+	}
+	return ""
+}
+
+func (x *ReleaseWriterRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+// ReleaseWriterResponse returns the log.
+type ReleaseWriterResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// log as it is now.
+	Log           *Log `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseWriterResponse) Reset() {
+	*x = ReleaseWriterResponse{}
+	mi := &file_walsvc_v1_append_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseWriterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseWriterResponse) ProtoMessage() {}
+
+func (x *ReleaseWriterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_append_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseWriterResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseWriterResponse) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ReleaseWriterResponse) GetLog() *Log {
+	if x != nil {
+		return x.Log
+	}
+	return nil
+}
+
 // AppendRequest is a batch for a log by name.
 type AppendRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -882,7 +1137,8 @@ type AppendRequest struct {
 	Sequence uint64 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// expected_lsn, if not 0, must be the LSN the first record gets.
 	ExpectedLsn uint64 `protobuf:"varint,4,opt,name=expected_lsn,json=expectedLsn,proto3" json:"expected_lsn,omitempty"`
-	// epoch, if not 0, must be the log's.
+	// epoch, if not 0, must be the log's; 0 is for logs without a writer. See
+	// Bind.epoch.
 	Epoch uint64 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// records are 1 to 65,536 records of at most 8 MiB together.
 	Records       *Records `protobuf:"bytes,6,opt,name=records,proto3" json:"records,omitempty"`
@@ -892,7 +1148,7 @@ type AppendRequest struct {
 
 func (x *AppendRequest) Reset() {
 	*x = AppendRequest{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[12]
+	mi := &file_walsvc_v1_append_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1160,7 @@ func (x *AppendRequest) String() string {
 func (*AppendRequest) ProtoMessage() {}
 
 func (x *AppendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[12]
+	mi := &file_walsvc_v1_append_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1173,7 @@ func (x *AppendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendRequest.ProtoReflect.Descriptor instead.
 func (*AppendRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{12}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AppendRequest) GetLog() string {
@@ -983,7 +1239,7 @@ type AppendResponse struct {
 
 func (x *AppendResponse) Reset() {
 	*x = AppendResponse{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[13]
+	mi := &file_walsvc_v1_append_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1251,7 @@ func (x *AppendResponse) String() string {
 func (*AppendResponse) ProtoMessage() {}
 
 func (x *AppendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[13]
+	mi := &file_walsvc_v1_append_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1264,7 @@ func (x *AppendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendResponse.ProtoReflect.Descriptor instead.
 func (*AppendResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{13}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AppendResponse) GetLogId() string {
@@ -1115,7 +1371,23 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\bproducer\x18\x02 \x01(\tR\bproducer\"S\n" +
 	"\x14OpenProducerResponse\x12#\n" +
 	"\rlast_sequence\x18\x01 \x01(\x04R\flastSequence\x12\x16\n" +
-	"\x06window\x18\x02 \x01(\rR\x06window\"\xc0\x01\n" +
+	"\x06window\x18\x02 \x01(\rR\x06window\"\xb5\x01\n" +
+	"\x14AcquireWriterRequest\x12\x10\n" +
+	"\x03log\x18\x01 \x01(\tR\x03log\x12\x16\n" +
+	"\x06holder\x18\x02 \x01(\tR\x06holder\x12*\n" +
+	"\x0eexpected_epoch\x18\x03 \x01(\x04H\x00R\rexpectedEpoch\x88\x01\x01\x12\x18\n" +
+	"\arequest\x18\x04 \x01(\tR\arequest\x12\x1a\n" +
+	"\bproducer\x18\x05 \x01(\tR\bproducerB\x11\n" +
+	"\x0f_expected_epoch\"z\n" +
+	"\x15AcquireWriterResponse\x12 \n" +
+	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log\x12#\n" +
+	"\rlast_sequence\x18\x02 \x01(\x04R\flastSequence\x12\x1a\n" +
+	"\brepeated\x18\x03 \x01(\bR\brepeated\">\n" +
+	"\x14ReleaseWriterRequest\x12\x10\n" +
+	"\x03log\x18\x01 \x01(\tR\x03log\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"9\n" +
+	"\x15ReleaseWriterResponse\x12 \n" +
+	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log\"\xc0\x01\n" +
 	"\rAppendRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1a\n" +
 	"\bproducer\x18\x02 \x01(\tR\bproducer\x12\x1a\n" +
@@ -1129,9 +1401,11 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\x05count\x18\x03 \x01(\rR\x05count\x12!\n" +
 	"\flog_checksum\x18\x04 \x01(\aR\vlogChecksum\x12\x14\n" +
 	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12\x1a\n" +
-	"\brepeated\x18\x06 \x01(\bR\brepeated2\xf4\x01\n" +
+	"\brepeated\x18\x06 \x01(\bR\brepeated2\x9c\x03\n" +
 	"\rAppendService\x12O\n" +
-	"\fOpenProducer\x12\x1e.walsvc.v1.OpenProducerRequest\x1a\x1f.walsvc.v1.OpenProducerResponse\x12S\n" +
+	"\fOpenProducer\x12\x1e.walsvc.v1.OpenProducerRequest\x1a\x1f.walsvc.v1.OpenProducerResponse\x12R\n" +
+	"\rAcquireWriter\x12\x1f.walsvc.v1.AcquireWriterRequest\x1a .walsvc.v1.AcquireWriterResponse\x12R\n" +
+	"\rReleaseWriter\x12\x1f.walsvc.v1.ReleaseWriterRequest\x1a .walsvc.v1.ReleaseWriterResponse\x12S\n" +
 	"\fAppendStream\x12\x1e.walsvc.v1.AppendStreamRequest\x1a\x1f.walsvc.v1.AppendStreamResponse(\x010\x01\x12=\n" +
 	"\x06Append\x12\x18.walsvc.v1.AppendRequest\x1a\x19.walsvc.v1.AppendResponseB3Z1github.com/walsvc/walsvc/proto/walsvc/v1;walsvcv1b\x06proto3"
 
@@ -1147,49 +1421,59 @@ func file_walsvc_v1_append_proto_rawDescGZIP() []byte {
 	return file_walsvc_v1_append_proto_rawDescData
 }
 
-var file_walsvc_v1_append_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_walsvc_v1_append_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_walsvc_v1_append_proto_goTypes = []any{
-	(*Records)(nil),              // 0: walsvc.v1.Records
-	(*Batch)(nil),                // 1: walsvc.v1.Batch
-	(*Claim)(nil),                // 2: walsvc.v1.Claim
-	(*Bind)(nil),                 // 3: walsvc.v1.Bind
-	(*Bound)(nil),                // 4: walsvc.v1.Bound
-	(*AppendStreamRequest)(nil),  // 5: walsvc.v1.AppendStreamRequest
-	(*Refusal)(nil),              // 6: walsvc.v1.Refusal
-	(*Verdict)(nil),              // 7: walsvc.v1.Verdict
-	(*Credit)(nil),               // 8: walsvc.v1.Credit
-	(*AppendStreamResponse)(nil), // 9: walsvc.v1.AppendStreamResponse
-	(*OpenProducerRequest)(nil),  // 10: walsvc.v1.OpenProducerRequest
-	(*OpenProducerResponse)(nil), // 11: walsvc.v1.OpenProducerResponse
-	(*AppendRequest)(nil),        // 12: walsvc.v1.AppendRequest
-	(*AppendResponse)(nil),       // 13: walsvc.v1.AppendResponse
-	nil,                          // 14: walsvc.v1.Refusal.MetadataEntry
-	(*Log)(nil),                  // 15: walsvc.v1.Log
+	(*Records)(nil),               // 0: walsvc.v1.Records
+	(*Batch)(nil),                 // 1: walsvc.v1.Batch
+	(*Claim)(nil),                 // 2: walsvc.v1.Claim
+	(*Bind)(nil),                  // 3: walsvc.v1.Bind
+	(*Bound)(nil),                 // 4: walsvc.v1.Bound
+	(*AppendStreamRequest)(nil),   // 5: walsvc.v1.AppendStreamRequest
+	(*Refusal)(nil),               // 6: walsvc.v1.Refusal
+	(*Verdict)(nil),               // 7: walsvc.v1.Verdict
+	(*Credit)(nil),                // 8: walsvc.v1.Credit
+	(*AppendStreamResponse)(nil),  // 9: walsvc.v1.AppendStreamResponse
+	(*OpenProducerRequest)(nil),   // 10: walsvc.v1.OpenProducerRequest
+	(*OpenProducerResponse)(nil),  // 11: walsvc.v1.OpenProducerResponse
+	(*AcquireWriterRequest)(nil),  // 12: walsvc.v1.AcquireWriterRequest
+	(*AcquireWriterResponse)(nil), // 13: walsvc.v1.AcquireWriterResponse
+	(*ReleaseWriterRequest)(nil),  // 14: walsvc.v1.ReleaseWriterRequest
+	(*ReleaseWriterResponse)(nil), // 15: walsvc.v1.ReleaseWriterResponse
+	(*AppendRequest)(nil),         // 16: walsvc.v1.AppendRequest
+	(*AppendResponse)(nil),        // 17: walsvc.v1.AppendResponse
+	nil,                           // 18: walsvc.v1.Refusal.MetadataEntry
+	(*Log)(nil),                   // 19: walsvc.v1.Log
 }
 var file_walsvc_v1_append_proto_depIdxs = []int32{
 	0,  // 0: walsvc.v1.Batch.records:type_name -> walsvc.v1.Records
 	2,  // 1: walsvc.v1.Bind.claim:type_name -> walsvc.v1.Claim
-	15, // 2: walsvc.v1.Bound.log:type_name -> walsvc.v1.Log
+	19, // 2: walsvc.v1.Bound.log:type_name -> walsvc.v1.Log
 	6,  // 3: walsvc.v1.Bound.refusal:type_name -> walsvc.v1.Refusal
 	3,  // 4: walsvc.v1.AppendStreamRequest.binds:type_name -> walsvc.v1.Bind
 	1,  // 5: walsvc.v1.AppendStreamRequest.batches:type_name -> walsvc.v1.Batch
-	14, // 6: walsvc.v1.Refusal.metadata:type_name -> walsvc.v1.Refusal.MetadataEntry
+	18, // 6: walsvc.v1.Refusal.metadata:type_name -> walsvc.v1.Refusal.MetadataEntry
 	6,  // 7: walsvc.v1.Verdict.refusal:type_name -> walsvc.v1.Refusal
 	8,  // 8: walsvc.v1.AppendStreamResponse.credit:type_name -> walsvc.v1.Credit
 	4,  // 9: walsvc.v1.AppendStreamResponse.bounds:type_name -> walsvc.v1.Bound
 	7,  // 10: walsvc.v1.AppendStreamResponse.verdicts:type_name -> walsvc.v1.Verdict
-	0,  // 11: walsvc.v1.AppendRequest.records:type_name -> walsvc.v1.Records
-	10, // 12: walsvc.v1.AppendService.OpenProducer:input_type -> walsvc.v1.OpenProducerRequest
-	5,  // 13: walsvc.v1.AppendService.AppendStream:input_type -> walsvc.v1.AppendStreamRequest
-	12, // 14: walsvc.v1.AppendService.Append:input_type -> walsvc.v1.AppendRequest
-	11, // 15: walsvc.v1.AppendService.OpenProducer:output_type -> walsvc.v1.OpenProducerResponse
-	9,  // 16: walsvc.v1.AppendService.AppendStream:output_type -> walsvc.v1.AppendStreamResponse
-	13, // 17: walsvc.v1.AppendService.Append:output_type -> walsvc.v1.AppendResponse
-	15, // [15:18] is the sub-list for method output_type
-	12, // [12:15] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	19, // 11: walsvc.v1.AcquireWriterResponse.log:type_name -> walsvc.v1.Log
+	19, // 12: walsvc.v1.ReleaseWriterResponse.log:type_name -> walsvc.v1.Log
+	0,  // 13: walsvc.v1.AppendRequest.records:type_name -> walsvc.v1.Records
+	10, // 14: walsvc.v1.AppendService.OpenProducer:input_type -> walsvc.v1.OpenProducerRequest
+	12, // 15: walsvc.v1.AppendService.AcquireWriter:input_type -> walsvc.v1.AcquireWriterRequest
+	14, // 16: walsvc.v1.AppendService.ReleaseWriter:input_type -> walsvc.v1.ReleaseWriterRequest
+	5,  // 17: walsvc.v1.AppendService.AppendStream:input_type -> walsvc.v1.AppendStreamRequest
+	16, // 18: walsvc.v1.AppendService.Append:input_type -> walsvc.v1.AppendRequest
+	11, // 19: walsvc.v1.AppendService.OpenProducer:output_type -> walsvc.v1.OpenProducerResponse
+	13, // 20: walsvc.v1.AppendService.AcquireWriter:output_type -> walsvc.v1.AcquireWriterResponse
+	15, // 21: walsvc.v1.AppendService.ReleaseWriter:output_type -> walsvc.v1.ReleaseWriterResponse
+	9,  // 22: walsvc.v1.AppendService.AppendStream:output_type -> walsvc.v1.AppendStreamResponse
+	17, // 23: walsvc.v1.AppendService.Append:output_type -> walsvc.v1.AppendResponse
+	19, // [19:24] is the sub-list for method output_type
+	14, // [14:19] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_walsvc_v1_append_proto_init() }
@@ -1198,13 +1482,14 @@ func file_walsvc_v1_append_proto_init() {
 		return
 	}
 	file_walsvc_v1_log_proto_init()
+	file_walsvc_v1_append_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_walsvc_v1_append_proto_rawDesc), len(file_walsvc_v1_append_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

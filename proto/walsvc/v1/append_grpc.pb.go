@@ -19,9 +19,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AppendService_OpenProducer_FullMethodName = "/walsvc.v1.AppendService/OpenProducer"
-	AppendService_AppendStream_FullMethodName = "/walsvc.v1.AppendService/AppendStream"
-	AppendService_Append_FullMethodName       = "/walsvc.v1.AppendService/Append"
+	AppendService_OpenProducer_FullMethodName  = "/walsvc.v1.AppendService/OpenProducer"
+	AppendService_AcquireWriter_FullMethodName = "/walsvc.v1.AppendService/AcquireWriter"
+	AppendService_ReleaseWriter_FullMethodName = "/walsvc.v1.AppendService/ReleaseWriter"
+	AppendService_AppendStream_FullMethodName  = "/walsvc.v1.AppendService/AppendStream"
+	AppendService_Append_FullMethodName        = "/walsvc.v1.AppendService/Append"
 )
 
 // AppendServiceClient is the client API for AppendService service.
@@ -33,6 +35,17 @@ type AppendServiceClient interface {
 	// OpenProducer opens a producer on a log: what makes a retry safe. Opening
 	// it again returns what it last appended.
 	OpenProducer(ctx context.Context, in *OpenProducerRequest, opts ...grpc.CallOption) (*OpenProducerResponse, error)
+	// AcquireWriter makes a client the writer of a log: a new epoch begins, durable
+	// before it is told. What was sequenced before is acknowledged as usual and lies
+	// below log.next_lsn of the answer. From then on appends that state an older
+	// epoch, or none, are refused with FAILED_PRECONDITION/FENCED, also those that
+	// wait on running streams. No clock and no lease is asked: the old writer may be
+	// alive, and finds out when it appends.
+	AcquireWriter(ctx context.Context, in *AcquireWriterRequest, opts ...grpc.CallOption) (*AcquireWriterResponse, error)
+	// ReleaseWriter ends a log's writer: one more epoch begins, without a writer, and
+	// the log may be shared again. Durable when it answers; a log without a writer
+	// stays as it is.
+	ReleaseWriter(ctx context.Context, in *ReleaseWriterRequest, opts ...grpc.CallOption) (*ReleaseWriterResponse, error)
 	// AppendStream appends to any number of logs. Each batch gets a verdict, in
 	// the order of the batches, when it can no longer be lost; one message per
 	// commit carries all verdicts it settled. The stream ends with
@@ -55,6 +68,26 @@ func (c *appendServiceClient) OpenProducer(ctx context.Context, in *OpenProducer
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(OpenProducerResponse)
 	err := c.cc.Invoke(ctx, AppendService_OpenProducer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *appendServiceClient) AcquireWriter(ctx context.Context, in *AcquireWriterRequest, opts ...grpc.CallOption) (*AcquireWriterResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AcquireWriterResponse)
+	err := c.cc.Invoke(ctx, AppendService_AcquireWriter_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *appendServiceClient) ReleaseWriter(ctx context.Context, in *ReleaseWriterRequest, opts ...grpc.CallOption) (*ReleaseWriterResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseWriterResponse)
+	err := c.cc.Invoke(ctx, AppendService_ReleaseWriter_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +126,17 @@ type AppendServiceServer interface {
 	// OpenProducer opens a producer on a log: what makes a retry safe. Opening
 	// it again returns what it last appended.
 	OpenProducer(context.Context, *OpenProducerRequest) (*OpenProducerResponse, error)
+	// AcquireWriter makes a client the writer of a log: a new epoch begins, durable
+	// before it is told. What was sequenced before is acknowledged as usual and lies
+	// below log.next_lsn of the answer. From then on appends that state an older
+	// epoch, or none, are refused with FAILED_PRECONDITION/FENCED, also those that
+	// wait on running streams. No clock and no lease is asked: the old writer may be
+	// alive, and finds out when it appends.
+	AcquireWriter(context.Context, *AcquireWriterRequest) (*AcquireWriterResponse, error)
+	// ReleaseWriter ends a log's writer: one more epoch begins, without a writer, and
+	// the log may be shared again. Durable when it answers; a log without a writer
+	// stays as it is.
+	ReleaseWriter(context.Context, *ReleaseWriterRequest) (*ReleaseWriterResponse, error)
 	// AppendStream appends to any number of logs. Each batch gets a verdict, in
 	// the order of the batches, when it can no longer be lost; one message per
 	// commit carries all verdicts it settled. The stream ends with
@@ -113,6 +157,12 @@ type UnimplementedAppendServiceServer struct{}
 
 func (UnimplementedAppendServiceServer) OpenProducer(context.Context, *OpenProducerRequest) (*OpenProducerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method OpenProducer not implemented")
+}
+func (UnimplementedAppendServiceServer) AcquireWriter(context.Context, *AcquireWriterRequest) (*AcquireWriterResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AcquireWriter not implemented")
+}
+func (UnimplementedAppendServiceServer) ReleaseWriter(context.Context, *ReleaseWriterRequest) (*ReleaseWriterResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReleaseWriter not implemented")
 }
 func (UnimplementedAppendServiceServer) AppendStream(grpc.BidiStreamingServer[AppendStreamRequest, AppendStreamResponse]) error {
 	return status.Error(codes.Unimplemented, "method AppendStream not implemented")
@@ -159,6 +209,42 @@ func _AppendService_OpenProducer_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AppendService_AcquireWriter_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AcquireWriterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AppendServiceServer).AcquireWriter(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AppendService_AcquireWriter_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AppendServiceServer).AcquireWriter(ctx, req.(*AcquireWriterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AppendService_ReleaseWriter_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseWriterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AppendServiceServer).ReleaseWriter(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AppendService_ReleaseWriter_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AppendServiceServer).ReleaseWriter(ctx, req.(*ReleaseWriterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AppendService_AppendStream_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(AppendServiceServer).AppendStream(&grpc.GenericServerStream[AppendStreamRequest, AppendStreamResponse]{ServerStream: stream})
 }
@@ -194,6 +280,14 @@ var AppendService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "OpenProducer",
 			Handler:    _AppendService_OpenProducer_Handler,
+		},
+		{
+			MethodName: "AcquireWriter",
+			Handler:    _AppendService_AcquireWriter_Handler,
+		},
+		{
+			MethodName: "ReleaseWriter",
+			Handler:    _AppendService_ReleaseWriter_Handler,
 		},
 		{
 			MethodName: "Append",

@@ -108,7 +108,7 @@ type Log struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// id is the log's ULID: 26 characters, never reused.
 	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	// epoch is the log's generation, from 1.
+	// epoch is the log's generation, from 1. An acquired writer begins a new one.
 	Epoch uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// first_lsn is the oldest record still kept; next_lsn when there is none.
 	FirstLsn uint64 `protobuf:"varint,4,opt,name=first_lsn,json=firstLsn,proto3" json:"first_lsn,omitempty"`
@@ -126,7 +126,11 @@ type Log struct {
 	Options *LogOptions `protobuf:"bytes,9,opt,name=options,proto3" json:"options,omitempty"`
 	// lost_records is how many of the records from first_lsn on were given up by
 	// repairs: reading one is DATA_LOSS. GetLog says which they are.
-	LostRecords   uint64 `protobuf:"varint,10,opt,name=lost_records,json=lostRecords,proto3" json:"lost_records,omitempty"`
+	LostRecords uint64 `protobuf:"varint,10,opt,name=lost_records,json=lostRecords,proto3" json:"lost_records,omitempty"`
+	// writer is the name that the holder of the log's writer gave itself; empty if
+	// nobody holds it. While somebody does, only appends that state the log's epoch
+	// are taken.
+	Writer        string `protobuf:"bytes,11,opt,name=writer,proto3" json:"writer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -229,6 +233,13 @@ func (x *Log) GetLostRecords() uint64 {
 		return x.LostRecords
 	}
 	return 0
+}
+
+func (x *Log) GetWriter() string {
+	if x != nil {
+		return x.Writer
+	}
+	return ""
 }
 
 // LsnRange is a run of a log's LSNs.
@@ -826,7 +837,7 @@ const file_walsvc_v1_log_proto_rawDesc = "" +
 	"\x0ecolocation_key\x18\x04 \x01(\tR\rcolocationKey\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xca\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe2\x02\n" +
 	"\x03Log\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
@@ -840,7 +851,8 @@ const file_walsvc_v1_log_proto_rawDesc = "" +
 	"createTime\x12/\n" +
 	"\aoptions\x18\t \x01(\v2\x15.walsvc.v1.LogOptionsR\aoptions\x12!\n" +
 	"\flost_records\x18\n" +
-	" \x01(\x04R\vlostRecords\"B\n" +
+	" \x01(\x04R\vlostRecords\x12\x16\n" +
+	"\x06writer\x18\v \x01(\tR\x06writer\"B\n" +
 	"\bLsnRange\x12\x1b\n" +
 	"\tfirst_lsn\x18\x01 \x01(\x04R\bfirstLsn\x12\x19\n" +
 	"\blast_lsn\x18\x02 \x01(\x04R\alastLsn\"W\n" +
