@@ -12,8 +12,6 @@ import (
 	"syscall"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/mem"
 
 	"github.com/walsvc/walsvc/internal/bench"
 )
@@ -24,7 +22,7 @@ import (
 type echo struct {
 	process *process
 	socket  string
-	conns   []*grpc.ClientConn
+	streams []*bench.EchoStreams // of each load
 }
 
 // echoCommand is the first argument of a process that serves echoes.
@@ -38,7 +36,7 @@ func serveEcho(socket string) error {
 	if err != nil {
 		return err
 	}
-	return bench.ServeEcho(ctx, l)
+	return bench.ServeEcho(ctx, l, filepath.Dir(socket))
 }
 
 func (*echo) about() about {
@@ -66,62 +64,21 @@ func (s *echo) logs(ctx context.Context, callers int, pipelined bool) ([]bench.L
 	if pipelined {
 		return nil, fmt.Errorf("%w: a pipeline is packed into messages, not one message for each record", errors.ErrUnsupported)
 	}
-	logs := make([]bench.Log, callers)
-	for i := range logs {
-		c, err := grpc.NewClient("unix:"+s.socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})))
-		if err != nil {
-			return nil, err
-		}
-		s.conns = append(s.conns, c)
-		// The method is that of bench.ServeEcho. The stream ends with its load.
-		stream, err := c.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/walsvc.bench.Echo/Echo")
-		if err != nil {
-			return nil, err
-		}
-		logs[i] = called(func(_ context.Context, record []byte) error {
-			if err := stream.SendMsg(record); err != nil {
-				return err
-			}
-			var n int
-			return stream.RecvMsg(&n)
-		})
+	streams, err := bench.DialEchoStreams(ctx, s.socket, callers) // they end with their load
+	if err != nil {
+		return nil, err
 	}
-	return logs, nil
+	s.streams = append(s.streams, streams)
+	return streams.Logs, nil
 }
 
 func (s *echo) stop(context.Context) error {
 	var errs []error
-	for _, c := range s.conns {
-		errs = append(errs, c.Close())
+	for _, e := range s.streams {
+		errs = append(errs, e.Close())
 	}
-	s.conns = nil
+	s.streams = nil
 	s.process.kill()
 	s.process = nil
 	return errors.Join(errs...)
-}
-
-// rawCodec moves messages without looking at them.
-type rawCodec struct{}
-
-// Name implements encoding.CodecV2.
-func (rawCodec) Name() string { return "raw" }
-
-// Marshal implements encoding.CodecV2.
-func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
-	b, ok := v.([]byte)
-	if !ok {
-		return nil, fmt.Errorf("raw codec: sending %T", v)
-	}
-	return mem.BufferSlice{mem.SliceBuffer(b)}, nil
-}
-
-// Unmarshal implements encoding.CodecV2.
-func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
-	n, ok := v.(*int)
-	if !ok {
-		return fmt.Errorf("raw codec: receiving into %T", v)
-	}
-	*n = data.Len()
-	return nil
 }

@@ -11,7 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,10 +32,15 @@ type benchFlags struct {
 }
 
 func (f *benchFlags) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.dir, "dir", "", "where temporary files are made: measures the disk of this `directory`")
-	must(cmd.RegisterFlagCompletionFunc("dir", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs)))
+	f.registerDir(cmd)
 	f.size = 400
 	cmd.Flags().Var(&f.size, "size", "bytes of a record")
+}
+
+// registerDir is for those whose records have sizes of their own.
+func (f *benchFlags) registerDir(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.dir, "dir", "", "where temporary files are made: measures the disk of this `directory`")
+	must(cmd.RegisterFlagCompletionFunc("dir", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs)))
 }
 
 // registerService adds the flags of those that start a service.
@@ -67,10 +72,7 @@ func (f *benchFlags) own(ctx context.Context, line *statusLine) (o bench.TargetO
 		return o, nil, err
 	}
 	done = func() { _ = os.RemoveAll(built) } // a binary in a temporary directory
-	o.Dir = f.dir
-	if f.segment > 0 {
-		o.Args = append(o.Args, "--segment-size", strconv.FormatInt(int64(f.segment), 10))
-	}
+	o.Dir, o.SegmentSize = f.dir, int64(f.segment)
 	o.Binary, err = service.Find(ctx, f.walsvc, built, func() { line.steps(0, 1, "building walsvc") })
 	if errors.Is(err, service.ErrNotFound) {
 		err = &failure{code: exitUnavailable, err: err, next: "name it with --walsvc, or put it beside walctl"}
@@ -95,7 +97,8 @@ Figures belong to a machine and an hour: compare ratios taken in one run.`,
 		Args:    noArgs,
 		RunE:    help,
 	}
-	cmd.AddCommand(newBenchAppendCommand(g), newBenchReplayCommand(g), newBenchBaselineCommand(g), newBenchAllCommand(g), newBenchLadderCommand(g), newEchoServerCommand())
+	cmd.AddCommand(newBenchAppendCommand(g), newBenchReplayCommand(g), newBenchBaselineCommand(g), newBenchAllCommand(g),
+		newBenchGoalsCommand(g), newBenchSoakCommand(g), newBenchLadderCommand(g), newEchoServerCommand())
 	return cmd
 }
 
@@ -106,17 +109,26 @@ type benchAppendResult struct {
 }
 
 func (r benchAppendResult) tables() []grid {
-	return []grid{{title: r.what, rows: [][]any{
+	t := grid{title: r.what, rows: [][]any{
 		{"appends", rate(r.AppendsPerSecond)},
 		{"bytes", fmt.Sprintf("%s/s", size(r.BytesPerSecond))},
 		{"latency p50", latency(r.Latency.P50)},
 		{"latency p99", latency(r.Latency.P99)},
 		{"latency p99.9", latency(r.Latency.P999)},
-		{"syncs", r.Syncs},
-		{"records per sync", fmt.Sprintf("%.1f", r.RecordsPerSync)},
-		{"compression", fmt.Sprintf("%.1fx", r.CompressionRatio)},
-		{"server memory", size(r.ServerRSSBytes)},
-	}}}
+	}}
+	if r.Late != nil {
+		t.rows = append(t.rows, []any{"of that, handed over late, p99", latency(r.Late.P99)})
+	}
+	t.rows = append(t.rows,
+		[]any{"syncs", r.Syncs},
+		[]any{"records per sync", fmt.Sprintf("%.1f", r.RecordsPerSync)},
+		[]any{"compression", fmt.Sprintf("%.1fx", r.CompressionRatio)},
+		[]any{"segments rolled, recycled", fmt.Sprintf("%d, %d", r.SegmentsRolled, r.SegmentsRecycled)},
+		[]any{"server memory", size(r.ServerRSSBytes)})
+	if r.ServerAllocs != nil {
+		t.rows = append(t.rows, []any{"server allocations per append", fmt.Sprintf("%.3f", *r.ServerAllocs)})
+	}
+	return []grid{t}
 }
 
 // benchTime bounds warming up: a disk of 20 MB/s gets there.
@@ -129,22 +141,35 @@ func newBenchAppendCommand(g *globals) *cobra.Command {
 		logs        int
 		connections int
 		pipelined   bool
+		due         float64
+		even        bool
 	)
 	cmd := &cobra.Command{
 		Use:   "append",
 		Short: "Measure durable appends",
 		Long: fmt.Sprintf(`Measure durable appends: callers that each wait for their own (--callers), or
 a pipeline with at most %s records or %s unacknowledged (--pipelined;
---callers are then producers, with a window each).
+--callers are then producers, with a window each), or an open loop (--rate).
+
+In an open loop appends are due at a rate, whether earlier ones are acknowledged
+or not, as those of any number of callers are who know nothing of each other. A
+latency counts from when the append was due, so what had to wait behind a slow
+one says so. It has in it how late the append was handed over, because this
+program was not awake or the SDK had no room. A rate that is not reached is an
+error.
 
 Without --addr, a walsvc process is started on a temporary volume. Segments are
 recycled before the measurement and while it lasts, so the logs are truncated
-as they grow.
+as they grow; of many logs, only some.
 
 JSON: appends_per_second, bytes_per_second, latency_us {p50, p99, p999}, syncs,
-records_per_sync, compression_ratio, server_rss_bytes.`, grouped(bench.PipelineRecords), size(bench.PipelineBytes)),
+records_per_sync, compression_ratio, segments_rolled, segments_recycled,
+server_rss_bytes; without --addr server_allocs_per_append, the objects that the
+service allocated on its heap; and with --rate late_us {p50, p99, p999}.`, grouped(bench.PipelineRecords), size(bench.PipelineBytes)),
 		Example: `  walctl bench append --callers 64
   walctl bench append --pipelined --size 128 -o json
+  walctl bench append --pipelined --logs 10000
+  walctl bench append --rate 50000 --segment-size 8MiB
   walctl bench append --callers 64 --connections 64 --addr unix:/run/walsvc/walsvc.sock`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -155,6 +180,12 @@ records_per_sync, compression_ratio, server_rss_bytes.`, grouped(bench.PipelineR
 				callers = 1
 			}
 			switch {
+			case cmd.Flags().Changed("rate") && (due <= 0 || due > 1e9):
+				return usagef("--rate %v: want more than nothing, and at most one a nanosecond", due)
+			case due > 0 && (pipelined || cmd.Flags().Changed("callers")):
+				return usagef("--rate is for callers that wait for nobody: not with --callers or --pipelined")
+			case even && due == 0:
+				return usagef("--even spaces the appends of --rate")
 			case callers < 1 || callers > 1<<16:
 				return usagef("--callers %d: want 1 to %d", callers, 1<<16)
 			case logs < 1 || logs > limits.MaxLogs:
@@ -164,7 +195,7 @@ records_per_sync, compression_ratio, server_rss_bytes.`, grouped(bench.PipelineR
 			}
 			// A log belongs to a connection.
 			logs = max(logs, connections)
-			return f.append(cmd, connections, logs, bench.Load{Callers: callers, Size: int(f.size), Pipelined: pipelined, Duration: f.duration})
+			return f.append(cmd, connections, logs, bench.Load{Callers: callers, Size: int(f.size), Pipelined: pipelined, Duration: f.duration, Rate: due, Even: even})
 		},
 	}
 	f.register(cmd)
@@ -174,6 +205,8 @@ records_per_sync, compression_ratio, server_rss_bytes.`, grouped(bench.PipelineR
 	cmd.Flags().IntVar(&logs, "logs", 1, "logs that are appended to")
 	cmd.Flags().IntVar(&connections, "connections", 1, "connections to the service, each with at least one log")
 	cmd.Flags().BoolVar(&pipelined, "pipelined", false, "do not wait for each append")
+	cmd.Flags().Float64Var(&due, "rate", 0, "appends per second that are due, however slow others are; 0 for callers or a pipeline")
+	cmd.Flags().BoolVar(&even, "even", false, "space the appends of --rate evenly, not by chance")
 	return cmd
 }
 
@@ -209,6 +242,8 @@ func (f *benchFlags) append(cmd *cobra.Command, connections, logs int, l bench.L
 	}
 	what := fmt.Sprintf("%d callers", l.Callers)
 	switch {
+	case l.Rate > 0:
+		what = fmt.Sprintf("%s due", rate(l.Rate))
 	case l.Pipelined:
 		what = fmt.Sprintf("%d pipelined", l.Callers)
 	case l.Callers == 1:
@@ -295,16 +330,17 @@ func (f *benchFlags) replay(cmd *cobra.Command, logs int, l bench.ReplayLoad) (e
 }
 
 // benchBaselineResult is what `walctl bench baseline` prints.
-type benchBaselineResult struct{ bench.Baseline }
+type benchBaselineResult bench.Figures
 
 func (r benchBaselineResult) tables() []grid {
 	return []grid{{title: "The machine without walsvc", rows: [][]any{
-		{"overwrite 4 KiB and sync, p50", latency(r.OverwriteUS)},
-		{"bare gRPC round trip, p50", latency(r.EchoRoundTripUS)},
-		{"bare gRPC, 64 KiB messages", fmt.Sprintf("%.2f GB/s", r.EchoBytesPerSecond/1e9)},
-		{"mutex, append, sync: 1 caller", rate(r.Loop1PerSecond)},
-		{"mutex, append, sync: 64 callers", rate(r.Loop64PerSecond)},
-		{"mutex, append, sync: 256 callers", rate(r.Loop256PerSecond)},
+		{"overwrite 4 KiB and sync, p50", latency(r[bench.OverwriteUS])},
+		{"bare gRPC round trip, p50", latency(r[bench.EchoRoundTripUS])},
+		{"the same, overwriting and syncing in its handler", latency(r[bench.EchoSyncUS])},
+		{"bare gRPC, 64 KiB messages", fmt.Sprintf("%.2f GB/s", r[bench.EchoBytesPerSecond]/1e9)},
+		{"mutex, append, sync: 1 caller", rate(r[bench.Loop1PerSecond])},
+		{"mutex, append, sync: 64 callers", rate(r[bench.Loop64PerSecond])},
+		{"mutex, append, sync: 256 callers", rate(r[bench.Loop256PerSecond])},
 	}}}
 }
 
@@ -315,10 +351,13 @@ func newBenchBaselineCommand(g *globals) *cobra.Command {
 		Short: "Measure what the machine does without walsvc",
 		Long: `Measure what walsvc is compared with: one write over written blocks and its
 sync; a bare gRPC stream of raw bytes over a Unix socket, to another process and
-back; and callers that lock a mutex, append to a file and sync it.
+back; the same with that write and sync before each answer, which is more than
+the sum of the two where CPUs halt while the disk works, and the floor of one
+caller; and callers that lock a mutex, append to a file and sync it.
 
-JSON: overwrite_us, echo_round_trip_us, echo_bytes_per_second,
-loop_1_per_second, loop_64_per_second, loop_256_per_second.`,
+JSON: overwrite_us, echo_round_trip_us, echo_sync_round_trip_us,
+echo_bytes_per_second, loop_1_per_second, loop_64_per_second,
+loop_256_per_second.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := f.check(); err != nil {
@@ -334,7 +373,7 @@ loop_1_per_second, loop_64_per_second, loop_256_per_second.`,
 				if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
 					return err
 				}
-				return g.print(cmd, benchBaselineResult{got})
+				return g.print(cmd, benchBaselineResult(got))
 			})
 		},
 	}
@@ -343,20 +382,26 @@ loop_1_per_second, loop_64_per_second, loop_256_per_second.`,
 	return cmd
 }
 
-// benchAllResult is what `walctl bench all` prints.
-type benchAllResult struct {
+// benchCompareResult is what `walctl bench all` and `walctl bench goals` print.
+type benchCompareResult struct {
 	*bench.Comparison
-	Goals []bench.Goal `json:"goals"`
+	title string
 }
 
-func (r benchAllResult) tables() []grid {
-	title := fmt.Sprintf("walsvc beside its machine, records of %s, medians of %d rounds", bench.SizeName(int64(r.RecordBytes)), len(r.Rounds))
-	return []grid{goalsTable(title, r.Goals)}
+func (r benchCompareResult) tables() []grid {
+	return []grid{goalsTable(fmt.Sprintf("%s, medians of %d rounds", r.title, len(r.Rounds)), r.Goals)}
 }
 
-// goalsTable says of each goal whether it is met.
+// goalsTable says of each goal whether it is met. Aims are there if any goal
+// has one.
 func goalsTable(title string, goals []bench.Goal) grid {
-	t := grid{title: title, head: []string{"what", "got", "wanted", "", "beside"}}
+	t := grid{title: title, head: []string{"what", "got", "wanted"}}
+	aims := slices.ContainsFunc(goals, func(g bench.Goal) bool { return g.Aim != 0 })
+	if aims {
+		t.head[2] = "gate"
+		t.head = append(t.head, "aim")
+	}
+	t.head = append(t.head, "", "beside")
 	for _, goal := range goals {
 		value := func(v float64) string {
 			if v >= 1000 {
@@ -364,15 +409,29 @@ func goalsTable(title string, goals []bench.Goal) grid {
 			}
 			return fmt.Sprintf("%.3g%s", v, goal.Unit)
 		}
-		wanted := "at least "
-		if goal.AtMost {
-			wanted = "at most "
+		wanted := func(v float64) string {
+			switch {
+			case v == 0:
+				return "-"
+			case goal.AtMost:
+				return "at most " + value(v)
+			}
+			return "at least " + value(v)
 		}
 		verdict := mood{"met", false}
-		if !goal.Met() {
+		switch {
+		case !goal.Met():
 			verdict = mood{"missed", true}
+		case goal.Aim != 0 && goal.Aimed():
+			verdict.text = "aim met"
+		case goal.Gate == 0:
+			verdict.text = "below its aim"
 		}
-		t.rows = append(t.rows, []any{goal.What, value(goal.Got), wanted + value(goal.Wanted), verdict, goal.Beside})
+		r := []any{goal.What, value(goal.Got), wanted(goal.Gate)}
+		if aims {
+			r = append(r, wanted(goal.Aim))
+		}
+		t.rows = append(t.rows, append(r, verdict, goal.Beside))
 	}
 	return t
 }
@@ -386,9 +445,11 @@ func newBenchAllCommand(g *globals) *cobra.Command {
 		Long: `Measure walsvc and what it is compared with in turn, in several rounds, and
 print the ratios beside what is wanted. About 45 seconds by default.
 
-JSON: record_bytes, median and rounds [] with baseline (see "walctl bench
-baseline"), walsvc and ratios, server_rss_idle_bytes,
-server_rss_saturated_bytes and goals [].`,
+JSON: record_bytes; median and rounds [], each with the figures by name: those of
+"walctl bench baseline", one_caller_us, callers_64_per_second,
+callers_256_per_second, pipelined_per_second, server_rss_idle_bytes,
+server_rss_saturated_bytes, and the ratios made of them; goals [] with what, got,
+gate, at_most, unit and beside.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := f.check(); err != nil {
@@ -409,7 +470,8 @@ server_rss_saturated_bytes and goals [].`,
 				if err != nil {
 					return err
 				}
-				return g.print(cmd, benchAllResult{got, got.Goals()})
+				title := fmt.Sprintf("walsvc beside its machine, records of %s", bench.SizeName(int64(got.RecordBytes)))
+				return g.print(cmd, benchCompareResult{got, title})
 			})
 		},
 	}
@@ -424,7 +486,7 @@ server_rss_saturated_bytes and goals [].`,
 func (f *benchFlags) withEcho(cmd *cobra.Command, do func(context.Context, bench.CompareOptions, *statusLine) error) (err error) {
 	line := newStatusLine(cmd.ErrOrStderr())
 	defer line.clear()
-	socket, stop, err := startEcho()
+	socket, stop, err := startEcho(f.dir)
 	if err != nil {
 		return fmt.Errorf("start the echo server: %w", err)
 	}
@@ -435,9 +497,9 @@ func (f *benchFlags) withEcho(cmd *cobra.Command, do func(context.Context, bench
 // echoName is the command that serves echoes. It is not for people.
 const echoName = "echo-server"
 
-// startEcho starts this program again, as an echo server, and returns when it
-// listens.
-func startEcho() (socket string, stop func() error, err error) {
+// startEcho starts this program again, as an echo server that syncs to a file
+// in a directory, and returns when it listens.
+func startEcho(data string) (socket string, stop func() error, err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", nil, err
@@ -448,7 +510,7 @@ func startEcho() (socket string, stop func() error, err error) {
 	}
 	socket = filepath.Join(dir, "echo")
 	// It ends when its standard input does, so also when this process dies.
-	echo := exec.Command(self, "bench", echoName, socket)
+	echo := exec.Command(self, "bench", echoName, socket, data)
 	echo.Stderr = os.Stderr
 	in, err := echo.StdinPipe()
 	out, oerr := echo.StdoutPipe()
@@ -467,10 +529,10 @@ func startEcho() (socket string, stop func() error, err error) {
 
 func newEchoServerCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:    echoName + " SOCKET",
+		Use:    echoName + " SOCKET DIR",
 		Short:  "Answer bare gRPC streams until standard input ends",
 		Hidden: true,
-		Args:   exactArgs(1),
+		Args:   exactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := net.Listen("unix", args[0])
 			if err != nil {
@@ -485,7 +547,7 @@ func newEchoServerCommand() *cobra.Command {
 			if _, err := fmt.Fprintln(cmd.OutOrStdout(), "ready"); err != nil {
 				return err
 			}
-			return bench.ServeEcho(ctx, l)
+			return bench.ServeEcho(ctx, l, args[1])
 		},
 	}
 }

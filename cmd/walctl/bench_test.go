@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -93,18 +94,26 @@ func positive(t *testing.T, object map[string]json.RawMessage, keys ...string) {
 
 func TestBenchAppendJSON(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{
-		{"--callers", "8"},
-		{"--pipelined", "--size", "1KiB"},
-		{"--callers", "4", "--connections", "2", "--logs", "3"},
+	for _, tc := range []struct {
+		args []string
+		more []string
+	}{
+		{args: []string{"--callers", "8"}},
+		{args: []string{"--pipelined", "--size", "1KiB"}},
+		{args: []string{"--pipelined", "--logs", "300"}},
+		{args: []string{"--callers", "4", "--connections", "2", "--logs", "3"}},
+		{args: []string{"--rate", "2000", "--even"}, more: []string{"late_us"}},
 	} {
-		t.Run(strings.Join(args, " "), func(t *testing.T) {
+		t.Run(strings.Join(tc.args, " "), func(t *testing.T) {
 			t.Parallel()
+			figures := []string{"appends_per_second", "bytes_per_second", "syncs", "records_per_sync", "compression_ratio", "server_rss_bytes"}
 			got := keys(t, benchJSON(t, append([]string{
 				"bench", "append", "--walsvc", walsvcBinary(t), "--segment-size", "1MiB", "--duration", "100ms",
-			}, args...)...), "appends_per_second", "bytes_per_second", "latency_us", "syncs", "records_per_sync", "compression_ratio", "server_rss_bytes")
-			positive(t, got, "appends_per_second", "bytes_per_second", "syncs", "records_per_sync", "compression_ratio", "server_rss_bytes")
-			positive(t, keys(t, got["latency_us"], "p50", "p99", "p999"), "p50", "p99", "p999")
+			}, tc.args...)...), slices.Concat(figures, tc.more, []string{"latency_us", "server_allocs_per_append", "segments_rolled", "segments_recycled"})...)
+			positive(t, got, figures...)
+			for _, of := range append(tc.more, "latency_us") {
+				positive(t, keys(t, got[of], "p50", "p99", "p999"), "p50", "p99", "p999")
+			}
 		})
 	}
 }
@@ -154,7 +163,7 @@ func TestBenchReplayJSON(t *testing.T) {
 }
 
 var baselineKeys = []string{
-	"overwrite_us", "echo_round_trip_us", "echo_bytes_per_second", "loop_1_per_second", "loop_64_per_second", "loop_256_per_second",
+	"overwrite_us", "echo_round_trip_us", "echo_sync_round_trip_us", "echo_bytes_per_second", "loop_1_per_second", "loop_64_per_second", "loop_256_per_second",
 }
 
 func TestBenchBaselineJSON(t *testing.T) {
@@ -163,23 +172,83 @@ func TestBenchBaselineJSON(t *testing.T) {
 	positive(t, got, baselineKeys...)
 }
 
-func TestBenchAllJSON(t *testing.T) {
-	t.Parallel()
-	got := keys(t, benchJSON(t, "bench", "all", "--walsvc", walsvcBinary(t), "--segment-size", "1MiB", "--duration", "50ms", "--rounds", "2"),
-		"record_bytes", "median", "rounds", "server_rss_idle_bytes", "server_rss_saturated_bytes", "goals")
-	positive(t, got, "record_bytes", "server_rss_idle_bytes", "server_rss_saturated_bytes")
-	m := keys(t, got["median"], "baseline", "walsvc", "ratios")
-	positive(t, keys(t, m["baseline"], baselineKeys...), baselineKeys...)
-	ours := []string{"one_caller_us", "callers_64_per_second", "callers_256_per_second", "pipelined_per_second"}
-	positive(t, keys(t, m["walsvc"], ours...), ours...)
-	ratios := []string{"one_caller_to_floor", "callers_64_to_loop", "callers_256_to_loop", "pipelined_to_echo"}
-	positive(t, keys(t, m["ratios"], ratios...), ratios...)
-	var rounds, goals []json.RawMessage
-	if err := json.Unmarshal(got["rounds"], &rounds); err != nil || len(rounds) != 2 {
+// compared checks the JSON of a comparison, and returns the figures of each round
+// and their medians.
+func compared(t *testing.T, raw json.RawMessage, rounds, goals int) (all []map[string]json.RawMessage) {
+	t.Helper()
+	got := keys(t, raw, "record_bytes", "median", "rounds", "goals")
+	positive(t, got, "record_bytes")
+	var of, wanted []json.RawMessage
+	if err := json.Unmarshal(got["rounds"], &of); err != nil || len(of) != rounds {
 		t.Errorf("rounds %s: %v", got["rounds"], err)
 	}
-	if err := json.Unmarshal(got["goals"], &goals); err != nil || len(goals) != 6 {
+	for _, r := range append(of, got["median"]) {
+		var figures map[string]json.RawMessage
+		if err := json.Unmarshal(r, &figures); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, figures)
+	}
+	if err := json.Unmarshal(got["goals"], &wanted); err != nil || len(wanted) != goals {
 		t.Errorf("goals %s: %v", got["goals"], err)
+	}
+	return all
+}
+
+func TestBenchAllJSON(t *testing.T) {
+	t.Parallel()
+	raw := benchJSON(t, "bench", "all", "--walsvc", walsvcBinary(t), "--segment-size", "1MiB", "--duration", "50ms", "--rounds", "2")
+	for _, figures := range compared(t, raw, 2, 6) {
+		positive(t, figures,
+			"overwrite_us", "echo_round_trip_us", "echo_bytes_per_second", "loop_1_per_second", "loop_64_per_second", "loop_256_per_second",
+			"one_caller_us", "callers_64_per_second", "callers_256_per_second", "pipelined_per_second", "server_rss_idle_bytes", "server_rss_saturated_bytes",
+			"one_caller_to_sum", "callers_64_to_loop", "callers_256_to_loop", "pipelined_to_echo", "server_rss_idle_mib", "server_rss_saturated_mib")
+	}
+}
+
+func TestBenchGoalsJSON(t *testing.T) {
+	t.Parallel()
+	raw := benchJSON(t, "bench", "goals", "--walsvc", walsvcBinary(t), "--segment-size", "2MiB", "--duration", "20ms", "--rounds", "1",
+		"--records", "2000", "--logs", "100")
+	for _, figures := range compared(t, raw, 1, 13) {
+		// Nothing may land in so short a time, of what is counted by the second.
+		positive(t, figures, "overwrite_us", "echo_round_trip_us", "echo_sync_round_trip_us", "replay_own_per_second", "replay_shared_per_second", "first_record_ms")
+		for _, name := range []string{
+			"one_caller_us", "one_caller_to_sum", "one_caller_to_floor", "loop_64_per_second", "callers_64_per_second", "callers_64_to_loop",
+			"echo_64_streams_per_second", "connections_64_per_second", "connections_64_to_echo",
+			"pipelined_per_second", "pipelined_128_per_second", "server_allocs_per_append", "many_logs_per_second", "many_logs_to_one",
+			"overwrite_1mib_bytes_per_second", "echo_1mib_bytes_per_second", "large_bytes_per_second", "large_to_lower",
+			"open_loop_per_second", "open_loop_p50_us", "open_loop_p99_us", "open_loop_p99_to_p50",
+		} {
+			if figures[name] == nil {
+				t.Errorf("no %s", name)
+			}
+		}
+	}
+}
+
+func TestBenchSoakJSON(t *testing.T) {
+	t.Parallel()
+	picture := filepath.Join(t.TempDir(), "soak.svg")
+	got := keys(t, benchJSON(t, "bench", "soak", "--walsvc", walsvcBinary(t), "--segment-size", "2MiB", "--duration", "400ms", "--callers", "4", "--svg", picture),
+		"record_bytes", "callers", "peak_per_second", "rate_per_second", "checkpoints", "followed", "segments_rolled", "segments_recycled", "samples", "trends", "flat")
+	positive(t, got, "record_bytes", "callers", "peak_per_second", "rate_per_second", "checkpoints", "followed")
+	var samples, trends []json.RawMessage
+	if err := json.Unmarshal(got["samples"], &samples); err != nil || len(samples) == 0 {
+		t.Fatalf("samples %s: %v", got["samples"], err)
+	}
+	for _, s := range samples {
+		positive(t, keys(t, s, "second", "appends_per_second", "p50_us", "p99_us", "server_rss_bytes", "server_heap_bytes"),
+			"second", "server_rss_bytes", "server_heap_bytes")
+	}
+	if err := json.Unmarshal(got["trends"], &trends); err != nil || len(trends) != 4 {
+		t.Fatalf("trends %s: %v", got["trends"], err)
+	}
+	for _, trend := range trends {
+		keys(t, trend, "what", "bytes", "first", "last", "bound", "factor", "flat")
+	}
+	if drawn, err := os.ReadFile(picture); err != nil || !strings.Contains(string(drawn), "server memory") {
+		t.Errorf("picture of %d bytes: %v", len(drawn), err)
 	}
 }
 
@@ -220,7 +289,18 @@ func TestBenchRefusals(t *testing.T) {
 		{[]string{"append", "--walsvc", "/nonexistent/walsvc"}, exitUnavailable, "next: name it with --walsvc"},
 		{[]string{"append", "--addr", "unix:/nonexistent/walsvc.sock"}, exitUnavailable, "next: start the service"},
 		{[]string{"replay", "--records", "0"}, exitUsage, "--records 0"},
+		{[]string{"append", "--rate", "0"}, exitUsage, "--rate 0"},
+		{[]string{"append", "--rate", "9", "--callers", "8"}, exitUsage, "not with --callers"},
+		{[]string{"append", "--rate", "9", "--pipelined"}, exitUsage, "not with --callers or --pipelined"},
+		{[]string{"append", "--even"}, exitUsage, "--rate"},
 		{[]string{"all", "--rounds", "0"}, exitUsage, "--rounds 0"},
+		{[]string{"goals", "--rounds", "0"}, exitUsage, "--rounds 0"},
+		{[]string{"goals", "--records", "0"}, exitUsage, "--records 0"},
+		{[]string{"goals", "--logs", "0"}, exitUsage, "--logs 0"},
+		{[]string{"soak", "--duration", "0s"}, exitUsage, "--duration"},
+		{[]string{"soak", "--callers", "0"}, exitUsage, "--callers 0"},
+		{[]string{"soak", "--share", "1.5"}, exitUsage, "--share 1.5"},
+		{[]string{"soak", "--svg", "/nonexistent/soak.svg"}, exitFailed, "no such file"},
 		{[]string{"ladder", "--disk", "tape"}, exitUsage, "want all or some of real, hdd, ssd, nvme"},
 		{[]string{"ladder", "--codec", "none"}, exitUsage, "--codec"},
 		{[]string{"ladder", "--callers", "0"}, exitUsage, "--callers 0"},
@@ -240,7 +320,8 @@ func TestBenchInterrupted(t *testing.T) {
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	for _, args := range [][]string{{"baseline"}, {"append", "--walsvc", walsvcBinary(t)}, {"replay", "--walsvc", walsvcBinary(t)}} {
+	for _, args := range [][]string{{"baseline"}, {"append", "--walsvc", walsvcBinary(t)}, {"replay", "--walsvc", walsvcBinary(t)},
+		{"goals", "--walsvc", walsvcBinary(t)}, {"soak", "--walsvc", walsvcBinary(t)}} {
 		if _, stderr, code := invoke(ctx, append(append([]string{"bench"}, args...), "--dir", dir)...); code != exitInterrupted {
 			t.Errorf("%q: exit %d: %s", args, code, stderr)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -63,7 +64,7 @@ func TestHistogramTakesEverything(t *testing.T) {
 func TestCallCountsWhatItAppended(t *testing.T) {
 	var calls atomic.Int64
 	const duration = 20 * time.Millisecond
-	got, err := call(t.Context(), 8, 100, duration, func(int) appender {
+	got, err := call(t.Context(), Load{Callers: 8, Size: 100, Duration: duration}, func(int) appender {
 		return func(_ context.Context, record []byte) error {
 			if len(record) != 100 {
 				t.Errorf("record of %d bytes", len(record))
@@ -87,7 +88,7 @@ func TestCallCountsWhatItAppended(t *testing.T) {
 func TestCallStopsAtTheFirstError(t *testing.T) {
 	broken := errors.New("broken")
 	var calls atomic.Int64
-	_, err := call(t.Context(), 8, 100, time.Hour, func(int) appender {
+	_, err := call(t.Context(), Load{Callers: 8, Size: 100, Duration: time.Hour}, func(int) appender {
 		return func(ctx context.Context, _ []byte) error {
 			if calls.Add(1) == 100 {
 				return broken
@@ -118,15 +119,20 @@ func TestLoop(t *testing.T) {
 
 func TestOverwrite(t *testing.T) {
 	dir := t.TempDir()
-	got, err := Overwrite(t.Context(), dir, time.Millisecond)
-	if err != nil || got.P50 == 0 {
-		t.Errorf("%+v, %v", got, err)
+	for _, size := range []int64{4 << 10, 1 << 20} {
+		got, err := Overwrite(t.Context(), dir, size, time.Millisecond)
+		if err != nil || got.Latency.P50 == 0 || got.BytesPerSecond == 0 || got.Size != size {
+			t.Errorf("%+v, %v", got, err)
+		}
+		noFiles(t, dir)
 	}
-	noFiles(t, dir)
 }
 
-func TestEcho(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), "echo")
+// echoes serves echoes until the returned function is called. Its files are in
+// the directory.
+func echoes(t *testing.T, dir string) (socket string, stop func()) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "echo")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
@@ -134,12 +140,19 @@ func TestEcho(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var server sync.WaitGroup
 	server.Go(func() {
-		if err := ServeEcho(ctx, l); err != nil {
+		if err := ServeEcho(ctx, l, dir); err != nil {
 			t.Error(err)
 		}
 	})
-	defer server.Wait()
-	defer cancel()
+	return socket, func() {
+		cancel()
+		server.Wait()
+	}
+}
+
+func TestEcho(t *testing.T) {
+	socket, stop := echoes(t, t.TempDir())
+	defer stop()
 	e, err := DialEcho(socket)
 	if err != nil {
 		t.Fatal(err)
@@ -156,9 +169,81 @@ func TestEcho(t *testing.T) {
 	if got, err := e.Bandwidth(t.Context(), 64<<10, 10*time.Millisecond); err != nil || got == 0 {
 		t.Errorf("bandwidth: %.0f, %v", got, err)
 	}
-	cancel() // the server is gone: an error, no hang
-	server.Wait()
+	stop() // the server is gone: an error, no hang
 	if _, err := e.Bandwidth(t.Context(), 64<<10, time.Hour); err == nil {
 		t.Error("bandwidth of a server that is gone")
+	}
+}
+
+// A round trip with a sync leaves nothing behind, neither when it ends nor when
+// it is ended, by either side.
+func TestEchoThatSyncs(t *testing.T) {
+	dir := t.TempDir()
+	socket, stop := echoes(t, dir)
+	defer stop()
+	e, err := DialEcho(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if got, err := e.SyncRoundTrip(t.Context(), 400, 10*time.Millisecond); err != nil || got.P50 == 0 {
+		t.Errorf("round trip with a sync: %+v, %v", got, err)
+	}
+	noFiles(t, dir)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	s, err := e.stream(ctx, echoSyncMethod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Header(); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("while a stream syncs, there are %v, %v", left, err)
+	}
+	cancel()
+	if s, err = e.stream(t.Context(), echoSyncMethod); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Header(); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	noFiles(t, dir)
+}
+
+func TestEchoStreams(t *testing.T) {
+	socket, stop := echoes(t, t.TempDir())
+	defer stop()
+	s, err := DialEchoStreams(t.Context(), socket, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if len(s.Logs) != 4 {
+		t.Fatalf("%d streams", len(s.Logs))
+	}
+	got, err := Load{Callers: 4, Size: 400, Duration: 10 * time.Millisecond}.Run(t.Context(), s.Logs)
+	if err != nil || got.Appends == 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := (Load{Callers: 1, Size: 400, Pipelined: true, Duration: time.Hour}).Run(t.Context(), s.Logs); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("pipelined: %v", err)
+	}
+	stop()
+	if _, err := (Load{Callers: 4, Size: 400, Duration: time.Hour}).Run(t.Context(), s.Logs); err == nil {
+		t.Error("streams of a server that is gone")
+	}
+	if _, err := DialEchoStreams(t.Context(), filepath.Join(t.TempDir(), "nobody"), 2); err == nil {
+		t.Error("streams to nobody")
 	}
 }

@@ -196,29 +196,21 @@ func Ladder(ctx context.Context, o LadderOptions) (*LadderReport, error) {
 	return r, nil
 }
 
-// ratio is a over b, 0 if there is no b.
-func ratio(a, b float64) float64 {
-	if b == 0 {
-		return 0
-	}
-	return a / b
-}
-
 // ladderGoals is a pure function of the figures.
 func ladderGoals(r *LadderReport) []Goal {
 	var goals []Goal
 	for _, d := range r.Disks {
 		if d.Disk == disk.HardDisk.Name {
 			goals = append(goals,
-				Goal{What: d.Disk + ": merging gains", Got: d.Steps[stepMerged].Gain, Wanted: 100, Unit: "x", Beside: "over a sync per append"},
-				Goal{What: d.Disk + ": the whole gains", Got: d.Steps[stepWhole].Gain, Wanted: 600, Unit: "x", Beside: "over a sync per append"})
+				Goal{What: d.Disk + ": merging gains", Got: d.Steps[stepMerged].Gain, Gate: 100, Unit: "x", Beside: "over a sync per append"},
+				Goal{What: d.Disk + ": the whole gains", Got: d.Steps[stepWhole].Gain, Gate: 600, Unit: "x", Beside: "over a sync per append"})
 		}
 		// Measured where they are on the way: one behind the other.
 		p := &d.Steps[stepPacked]
 		share := ratio(p.FillUS+p.CompressUS, p.WriteUS+p.SyncUS)
 		if share >= overlapShare {
 			goals = append(goals, Goal{
-				What: d.Disk + ": overlap gains", Got: ratio(d.Steps[stepOverlapped].AppendsPerSecond, p.AppendsPerSecond), Wanted: 1.3, Unit: "x",
+				What: d.Disk + ": overlap gains", Got: ratio(d.Steps[stepOverlapped].AppendsPerSecond, p.AppendsPerSecond), Gate: 1.3, Unit: "x",
 				Beside: fmt.Sprintf("filling and compressing take %.0f%% of writing and syncing", 100*share),
 			})
 		}

@@ -23,11 +23,14 @@ const (
 // a million a second, two looks at the clock for each would be measured too.
 const sampleEvery = 64
 
-// Throughput is what callers that each wait for their own append achieved.
+// Throughput is what a load achieved.
 type Throughput struct {
 	Appends   int64
 	PerSecond float64
 	Latency   Latency
+	// Late is how long after they were due appends were handed over, with a rate.
+	// Latency has it in it.
+	Late Latency
 }
 
 // A Log is what load is put on; *client.Log is one.
@@ -39,22 +42,34 @@ type Log interface {
 	AppendAsyncFunc(ctx context.Context, record []byte, fn func(client.Receipt, error))
 }
 
-// Load says what is appended. Callers spread over the logs in turn.
+// Load says what is appended. Callers, or appends, spread over the logs in turn.
 type Load struct {
 	Callers   int           // goroutines that wait for each append; for a pipeline, producers
 	Size      int           // of a record in bytes
 	Pipelined bool          // producers go on while appends are unacknowledged, up to the window
 	Duration  time.Duration // of what is counted
 
-	stop <-chan struct{} // ends a pipeline early, in order; nil never
+	// Rate, if above 0, is how many appends per second are due, whether earlier
+	// ones are acknowledged or not: an open loop; see arrivals. Callers and
+	// Pipelined have no meaning then. Even spaces them evenly; else they come as
+	// those of many callers who know nothing of each other do (Poisson).
+	Rate float64
+	Even bool
+
+	stop    <-chan struct{} // ends a pipeline or an open loop early, in order; nil never
+	grace   time.Duration   // see ErrBehind; 0 is a second
+	latency *recorder       // of callers and of an open loop, for who looks meanwhile; nil for one of its own
 }
 
 // Run puts a load on logs, of which there must be at least one.
 func (l Load) Run(ctx context.Context, logs []Log) (Throughput, error) {
-	if l.Pipelined {
+	switch {
+	case l.Rate > 0:
+		return l.open(ctx, logs)
+	case l.Pipelined:
 		return l.pipeline(ctx, logs)
 	}
-	return call(ctx, l.Callers, l.Size, l.Duration, func(caller int) appender {
+	return call(ctx, l, func(caller int) appender {
 		log := logs[caller%len(logs)]
 		return func(ctx context.Context, record []byte) error {
 			_, err := log.Append(ctx, record)
@@ -66,33 +81,25 @@ func (l Load) Run(ctx context.Context, logs []Log) (Throughput, error) {
 // An appender appends a record and returns when it is durable.
 type appender func(ctx context.Context, record []byte) error
 
-// shards is how many histograms callers share, so that 1,024 of them neither
-// queue for one nor take 200 MB.
-const shards = 16
-
 // call runs callers that each append one record after the other until the
 // duration is over, and counts those that were durable before it was. The first
 // error ends it.
-func call(ctx context.Context, callers, size int, duration time.Duration, appenderOf func(caller int) appender) (Throughput, error) {
+func call(ctx context.Context, l Load, appenderOf func(caller int) appender) (Throughput, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var (
-		all   sync.WaitGroup
-		ready sync.WaitGroup
-		begin = make(chan struct{})
-		end   time.Time // set before begin is closed
-		shard [shards]struct {
-			sync.Mutex
-			h *hdrhistogram.Histogram
-		}
+		all     sync.WaitGroup
+		ready   sync.WaitGroup
+		begin   = make(chan struct{})
+		end     time.Time // set before begin is closed
+		latency = l.recorder()
+		counted atomic.Int64
 	)
-	for i := range shard {
-		shard[i].h = newHistogram()
-	}
-	ready.Add(callers)
-	for i := range callers {
+	ready.Add(l.Callers)
+	for i := range l.Callers {
 		all.Go(func() {
-			cut, s, appendRecord := NewCutter(size, i, callers), &shard[i%shards], appenderOf(i)
+			cut, appendRecord, n := NewCutter(l.Size, i, l.Callers), appenderOf(i), int64(0)
+			defer func() { counted.Add(n) }()
 			ready.Done()
 			<-begin
 			for start := time.Now(); start.Before(end); {
@@ -104,9 +111,8 @@ func call(ctx context.Context, callers, size int, duration time.Duration, append
 				if now.After(end) {
 					return // landed too late to count
 				}
-				s.Lock()
-				record(s.h, now.Sub(start))
-				s.Unlock()
+				latency.record(i, now.Sub(start))
+				n++
 				start = now
 				if ctx.Err() != nil {
 					return
@@ -115,18 +121,22 @@ func call(ctx context.Context, callers, size int, duration time.Duration, append
 		})
 	}
 	ready.Wait()
-	end = time.Now().Add(duration)
+	end = time.Now().Add(l.Duration)
 	close(begin)
 	all.Wait()
 	if err := context.Cause(ctx); err != nil {
 		return Throughput{}, err
 	}
-	h := newHistogram()
-	for i := range shard {
-		h.Merge(shard[i].h)
+	n := counted.Load()
+	return Throughput{Appends: n, PerSecond: float64(n) / l.Duration.Seconds(), Latency: latencyOf(latency.take())}, nil
+}
+
+// recorder returns what the load's latencies go to.
+func (l Load) recorder() *recorder {
+	if l.latency != nil {
+		return l.latency
 	}
-	n := h.TotalCount()
-	return Throughput{Appends: n, PerSecond: float64(n) / duration.Seconds(), Latency: latencyOf(h)}, nil
+	return newRecorder()
 }
 
 // pipeline runs producers that do not wait, but for room in their window.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -191,5 +192,134 @@ func BenchmarkPipeline(b *testing.B) {
 	for b.Loop() {
 		p.cut.Next()
 		plain(client.Receipt{}, nil)
+	}
+}
+
+func TestScheduleKeepsItsRate(t *testing.T) {
+	for _, even := range []bool{false, true} {
+		const n = 100_000
+		l := Load{Rate: 30_000, Even: even}
+		next, again := l.schedule(), l.schedule()
+		var sum, longest time.Duration
+		for range n {
+			d := next()
+			if d < 0 || d != again() {
+				t.Fatalf("even %t: after %v, the next append is due after %v, and another time elsewhere", even, sum, d)
+			}
+			sum += d
+			longest = max(longest, d)
+		}
+		if rate := n / sum.Seconds(); rate < 0.99*l.Rate || rate > 1.01*l.Rate {
+			t.Errorf("even %t: %.0f appends a second, want %.0f", even, rate, l.Rate)
+		}
+		if mean := sum / n; even != (longest <= mean+1) {
+			t.Errorf("even %t: up to %v apart, %v in the mean", even, longest, mean)
+		}
+	}
+}
+
+func TestOpenLoop(t *testing.T) {
+	b, other := newBus(), newBus()
+	defer b.drive()()
+	defer other.drive()()
+	l := Load{Rate: 5000, Size: 400, Duration: 100 * time.Millisecond, Even: true}
+	got, err := l.Run(t.Context(), []Log{b, other})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Appends != 499 || b.taken != 250 || other.taken != 249 {
+		t.Errorf("%d appends of 499, %d and %d in turn", got.Appends, b.taken, other.taken)
+	}
+	if got.PerSecond == 0 || got.Latency.P50 == 0 || got.Late.P50 > got.Latency.P50 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A stalling log takes its first append only after a while.
+type stalling struct {
+	*bus
+	first sync.Once
+	stall time.Duration
+}
+
+func (s *stalling) AppendAsyncFunc(ctx context.Context, record []byte, fn func(client.Receipt, error)) {
+	s.first.Do(func() { <-time.NewTimer(s.stall).C })
+	s.bus.AppendAsyncFunc(ctx, record, fn)
+}
+
+// TestOpenLoopOmitsNothing: what was due while nothing was taken has waited
+// since then, although nobody was there to ask. 100 of 499 appends are due in
+// the first stall, the slowest of which wait for nearly all of it.
+func TestOpenLoopOmitsNothing(t *testing.T) {
+	s := &stalling{bus: newBus(), stall: 10 * time.Millisecond}
+	defer s.drive()()
+	got, err := Load{Rate: 10_000, Size: 400, Duration: 50 * time.Millisecond, Even: true}.Run(t.Context(), []Log{s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if least := 9000.0; got.Appends != 499 || got.Latency.P99 < least || got.Late.P99 < least {
+		t.Errorf("%+v, want 499 appends and a hundredth of them at least %.0f us", got, least)
+	}
+}
+
+// TestOpenLoopWaitsForNobody: appends go on while none is acknowledged.
+func TestOpenLoopWaitsForNobody(t *testing.T) {
+	b := newBus() // nothing lands
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var run sync.WaitGroup
+	run.Go(func() {
+		if _, err := (Load{Rate: 100_000, Size: 400, Duration: time.Hour}).Run(ctx, []Log{b}); !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+	})
+	for full := false; !full; {
+		<-b.gather
+		b.mu.Lock()
+		full = len(b.waiting) > 2*PipelineRecords
+		b.mu.Unlock()
+	}
+	cancel()
+	run.Wait()
+}
+
+func TestOpenLoopThatIsBehind(t *testing.T) {
+	b := newBus()
+	defer b.drive()()
+	_, err := Load{Rate: 1e12, Size: 400, Duration: time.Millisecond, grace: time.Millisecond}.Run(t.Context(), []Log{b})
+	if !errors.Is(err, ErrBehind) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestOpenLoopEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := (Load{Rate: 1, Size: 400, Duration: time.Hour}).Run(ctx, []Log{newBus()}); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: error %v", err)
+	}
+	stop := make(chan struct{})
+	close(stop)
+	if got, err := (Load{Rate: 1, Size: 400, Duration: time.Hour, stop: stop}).Run(t.Context(), []Log{newBus()}); err != nil || got.Appends != 0 {
+		t.Errorf("stopped: %+v, %v", got, err)
+	}
+	b := &bus{fail: 3, gather: make(chan struct{}, 1)}
+	defer b.drive()()
+	if _, err := (Load{Rate: 10_000, Size: 400, Duration: time.Hour}).Run(t.Context(), []Log{b}); err == nil || !strings.Contains(err.Error(), "lost") {
+		t.Errorf("error %v, want the log's", err)
+	}
+}
+
+// An arrival allocates nothing, so that what is measured is not the collector.
+func TestOpenLoopAllocatesNothing(t *testing.T) {
+	a := &arrivals{producer: producer{fail: func(error) {}, room: make(chan struct{}, 1)}, latency: newRecorder(), late: newRecorder()}
+	a.wakeAt.Store(1 << 62)
+	one := &arrival{due: time.Now()}
+	one.done = func(_ client.Receipt, err error) { a.arrived(one, err) }
+	if n := testing.AllocsPerRun(1000, func() {
+		a.late.record(0, time.Microsecond)
+		one.done(client.Receipt{}, nil)
+	}); n > 0.5 {
+		t.Errorf("%.1f allocations an append", n)
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/walsvc/walsvc/internal/disk"
-	"github.com/walsvc/walsvc/internal/limits"
 )
 
 // Loop is how a log is written by whoever needs one in an afternoon: callers
@@ -41,20 +40,26 @@ func Loop(ctx context.Context, dir string, callers, size int, duration time.Dura
 		at += int64(len(record))
 		return f.Sync()
 	}
-	return call(ctx, callers, size, duration, func(int) appender { return appendRecord })
+	return call(ctx, Load{Callers: callers, Size: size, Duration: duration}, func(int) appender { return appendRecord })
 }
 
-// Overwrite measures one write of 4 KiB over written blocks and one fdatasync,
-// in sequence: the disk's part of a lone append. It leaves nothing behind in dir.
-func Overwrite(ctx context.Context, dir string, duration time.Duration) (Latency, error) {
-	p := newProbe(DiskOptions{Dir: dir, Duration: duration}.withDefaults(), 64<<20, limits.BlockSize)
-	cell := DiskCell{Mode: Overwritten, Size: limits.BlockSize}
+// overwriteFile is how much Overwrite writes before it measures, and then
+// overwrites round and round, in bytes.
+const overwriteFile = 64 << 20
+
+// Overwrite measures writes of size bytes, a multiple of 4 KiB, over written
+// blocks, with one fdatasync each, in sequence: the disk's part of a lone append
+// and, with large ones, what a log with one write in flight cannot be faster
+// than. It leaves nothing behind in dir.
+func Overwrite(ctx context.Context, dir string, size int64, duration time.Duration) (DiskCell, error) {
+	p := newProbe(DiskOptions{Dir: dir, Duration: duration}.withDefaults(), overwriteFile, size)
+	cell := DiskCell{Mode: Overwritten, Size: size}
 	err := p.write(ctx)
 	if err == nil {
 		err = p.cell(ctx, &cell)
 	}
 	if err := errors.Join(err, p.remove(p.written)); err != nil {
-		return Latency{}, fmt.Errorf("overwrite in %s: %w", dir, err)
+		return DiskCell{}, fmt.Errorf("overwrite in %s: %w", dir, err)
 	}
-	return cell.Latency, nil
+	return cell, nil
 }

@@ -2,10 +2,18 @@
 
 package bench
 
-import "errors"
+import (
+	"errors"
+	"time"
+)
 
 // preallocate has no portable spelling.
 func preallocate(string, int64) error { return errors.ErrUnsupported }
 
 // takesDirect: there is no O_DIRECT.
 func takesDirect(string) bool { return false }
+
+// sleepExactly has no portable spelling.
+func sleepExactly() {}
+
+func sleep(d time.Duration) { <-time.NewTimer(d).C }

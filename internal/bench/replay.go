@@ -33,28 +33,47 @@ type ReplayLoad struct {
 // frames. progress may be nil.
 func (t *Target) Replay(ctx context.Context, l ReplayLoad, progress func(what string)) (r ReplayResult, err error) {
 	if t.process == nil {
-		return r, errors.New("replay: the service is somebody else's, it is not killed")
+		return r, errNotOwn
 	}
 	if progress == nil {
 		progress = func(string) {}
 	}
 	progress("appending")
-	if err := t.fill(ctx, l); err != nil {
+	if err := fill(ctx, t.Logs, l); err != nil {
 		return r, fmt.Errorf("fill: %w", err)
 	}
-
 	progress("killing and starting the service")
+	opened, err := t.restart(ctx)
+	if err != nil {
+		return r, err
+	}
+	progress("replaying")
+	r, err = t.readBack(ctx, t.logs[0], len(t.logs), l)
+	r.OpenUS = float64(opened.Nanoseconds()) / 1e3
+	return r, err
+}
+
+// errNotOwn is returned for what is done to nobody else's service.
+var errNotOwn = errors.New("the service is somebody else's, it is not killed")
+
+// restart kills the service and starts it again, and returns how long it takes
+// to be ready. The target's own connections have met the old one; they are of
+// no use any more but for closing.
+func (t *Target) restart(ctx context.Context) (time.Duration, error) {
 	if err := t.process.Kill(); err != nil {
-		return r, fmt.Errorf("kill: %w", err)
+		return 0, fmt.Errorf("kill: %w", err)
 	}
 	start := time.Now()
 	if err := t.start(ctx); err != nil {
-		return r, fmt.Errorf("restart: %w", err)
+		return 0, fmt.Errorf("restart: %w", err)
 	}
-	r.OpenUS = float64(time.Since(start).Nanoseconds()) / 1e3
+	return time.Since(start), nil
+}
 
-	progress("replaying")
-	c, err := client.Open(ctx, t.process.Addr(), client.Options{}) // one that has not met the old process
+// readBack reads a log, the first of so many that were filled together, on a
+// connection of its own.
+func (t *Target) readBack(ctx context.Context, log *client.Log, of int, l ReplayLoad) (r ReplayResult, err error) {
+	c, err := t.Connect(ctx)
 	if err != nil {
 		return r, err
 	}
@@ -64,11 +83,11 @@ func (t *Target) Replay(ctx context.Context, l ReplayLoad, progress func(what st
 		}
 	}()
 	var (
-		n   int64
-		cut = NewCutter(l.Size, 0, len(t.Logs))
+		n     int64
+		cut   = NewCutter(l.Size, 0, of)
+		start = time.Now()
 	)
-	start = time.Now()
-	for record, err := range c.Log(t.logs[0].Name()).Replay(ctx, client.ReplayOptions{}) {
+	for record, err := range c.Log(log.Name()).Replay(ctx, client.ReplayOptions{}) {
 		if err != nil {
 			return r, err
 		}
@@ -88,22 +107,51 @@ func (t *Target) Replay(ctx context.Context, l ReplayLoad, progress func(what st
 	return r, nil
 }
 
-// fill appends so many records to each log, in turn, within one window.
-func (t *Target) fill(ctx context.Context, l ReplayLoad) error {
+// firstRecord asks a log of so many records for those from several places on,
+// and returns the longest time until the first record came, in microseconds.
+func (t *Target) firstRecord(ctx context.Context, log *client.Log, records int64, places int) (longest float64, err error) {
+	c, err := t.Connect(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		if cerr := c.Close(ctx); err == nil {
+			err = cerr
+		}
+	}()
+	for i := range places {
+		from := client.LSN(1 + (records-1)*int64(i)/int64(places))
+		start := time.Now()
+		for record, err := range c.Log(log.Name()).Replay(ctx, client.ReplayOptions{From: from}) {
+			if err != nil {
+				return 0, err
+			}
+			if record.LSN != from {
+				return 0, fmt.Errorf("replay from LSN %d begins with %d", from, record.LSN)
+			}
+			longest = max(longest, float64(time.Since(start).Nanoseconds())/1e3)
+			break
+		}
+	}
+	return longest, nil
+}
+
+// fill appends so many records to each of some logs, in turn, within one window.
+func fill(ctx context.Context, logs []Log, l ReplayLoad) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	p := &producer{
-		logs: t.Logs, fail: cancel, room: make(chan struct{}, 1), latency: newHistogram(),
+		logs: logs, fail: cancel, room: make(chan struct{}, 1), latency: newHistogram(),
 		limit: max(min(PipelineRecords, PipelineBytes/int64(l.Size)), 1),
 	}
 	p.wakeAt.Store(math.MaxInt64)
 	done := func(_ client.Receipt, err error) { p.landed(err) }
-	cuts := make([]*Cutter, len(t.Logs))
+	cuts := make([]*Cutter, len(logs))
 	for i := range cuts {
 		cuts[i] = NewCutter(l.Size, i, len(cuts))
 	}
 	for range l.Records {
-		for i, log := range t.Logs {
+		for i, log := range logs {
 			if p.sent-p.acked.Load() >= p.limit && !p.wait(ctx, p.sent-p.limit*3/4) {
 				return context.Cause(ctx)
 			}

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -32,6 +34,8 @@ type TargetOptions struct {
 	Binary, Dir string
 	// Args are further flags for the service that is started.
 	Args []string
+	// SegmentSize is that of the temporary volume, in bytes; 0 is walsvc's default.
+	SegmentSize int64
 	// Connections and Logs are how many of each there are; default 1. Logs are
 	// spread over connections.
 	Connections, Logs int
@@ -46,8 +50,10 @@ type Target struct {
 	o       TargetOptions
 	dir     string // of the volume; "" if it is somebody else's
 	process *service.Process
+	admin   *admin // of process
 	clients []*client.Client
 	logs    []*client.Log
+	opened  bool // logs have been appended to
 
 	truncating sync.WaitGroup
 	stop       context.CancelFunc // of truncating
@@ -77,26 +83,70 @@ func NewTarget(ctx context.Context, o TargetOptions) (_ *Target, err error) {
 	id := ulid.MustNew(ulid.Now(), rand.Reader)
 	for i := range o.Logs {
 		l := t.clients[i%o.Connections].Log(fmt.Sprintf("walctl-bench/%s/%05d", id, i))
-		if _, _, err := t.clients[0].CreateLog(ctx, l.Name(), client.LogOptions{}); err != nil {
-			return nil, err
-		}
 		t.logs, t.Logs = append(t.logs, l), append(t.Logs, l)
+	}
+	if err := each(t.logs, func(l *client.Log) error {
+		_, _, err := t.clients[0].CreateLog(ctx, l.Name(), client.LogOptions{})
+		return err
+	}); err != nil {
+		return nil, err
 	}
 	return t, nil
 }
 
-// start starts the target's own service.
+// atOnce is how many of a target's logs are created, truncated or deleted at
+// once: they share commits, and 10,000 take a second.
+const atOnce = 16
+
+// each calls fn for all logs, several at once, and returns the first error of
+// each of those that went on until they had one.
+func each(logs []*client.Log, fn func(*client.Log) error) error {
+	var (
+		all  sync.WaitGroup
+		next atomic.Int64
+		errs = make([]error, min(atOnce, len(logs)))
+	)
+	for i := range errs {
+		all.Go(func() {
+			for errs[i] == nil {
+				at := int(next.Add(1)) - 1
+				if at >= len(logs) {
+					return
+				}
+				errs[i] = fn(logs[at])
+			}
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// start starts the target's own service, with an admin address: what it counts
+// costs no append anything.
 func (t *Target) start(ctx context.Context) (err error) {
-	t.process, err = service.Start(ctx, service.Options{Binary: t.o.Binary, Dir: filepath.Join(t.dir, "volume"), Args: t.o.Args})
+	args := append([]string{"--admin", "127.0.0.1:0"}, t.o.Args...)
+	if t.o.SegmentSize > 0 {
+		args = append(args, "--segment-size", strconv.FormatInt(t.o.SegmentSize, 10))
+	}
+	t.process, err = service.Start(ctx, service.Options{Binary: t.o.Binary, Dir: filepath.Join(t.dir, "volume"), Args: args})
+	if err != nil {
+		return err
+	}
+	t.admin.close()
+	t.admin, err = findAdmin(t.process.Said())
 	return err
+}
+
+// Connect opens another client to the target's own service, and so makes
+// Connect of the options of another target that shares it.
+func (t *Target) Connect(ctx context.Context) (*client.Client, error) {
+	return client.Open(ctx, t.process.Addr(), client.Options{})
 }
 
 func (t *Target) connect(ctx context.Context) error {
 	open := t.o.Connect
 	if open == nil {
-		open = func(ctx context.Context) (*client.Client, error) {
-			return client.Open(ctx, t.process.Addr(), client.Options{})
-		}
+		open = t.Connect
 	}
 	for range t.o.Connections {
 		c, err := open(ctx)
@@ -131,12 +181,9 @@ func (t *Target) Truncate(ctx context.Context) (stop func()) {
 				return
 			}
 			for range min(truncateAtOnce, len(t.logs)) {
-				l := t.logs[next%len(t.logs)]
-				next++
 				// What fails here fails the load too, which says so.
-				if info, err := l.Info(ctx); err == nil && info.Next > info.First {
-					_, _ = l.Truncate(ctx, info.Next)
-				}
+				_ = giveUp(ctx, t.logs[next%len(t.logs)])
+				next++
 			}
 		}
 	})
@@ -146,20 +193,56 @@ func (t *Target) Truncate(ctx context.Context) (stop func()) {
 	}
 }
 
+// GiveUp truncates all logs at their ends, so that they hold no segment.
+func (t *Target) GiveUp(ctx context.Context) error {
+	return each(t.logs, func(l *client.Log) error { return giveUp(ctx, l) })
+}
+
+// giveUp truncates a log at its end.
+func giveUp(ctx context.Context, l *client.Log) error {
+	info, err := l.Info(ctx)
+	if err == nil && info.Next > info.First {
+		_, err = l.Truncate(ctx, info.Next)
+	}
+	return err
+}
+
 // warmRecycles is how many segments must have been recycled: as many as a
 // volume keeps spare, so that what is written next was written before.
 const warmRecycles = 4
 
-// Warm writes until segments are recycled. It needs Truncate to be running.
-// progress may be nil.
+// open appends to each log for the first time, for which it is opened: once in
+// the life of a client, a round trip and a sync each.
+func (t *Target) open(ctx context.Context) error {
+	if t.opened {
+		return nil
+	}
+	t.opened = true
+	record := NewCutter(1, 0, 1).Next()
+	return each(t.logs, func(l *client.Log) error {
+		if _, err := l.Append(ctx, record); err != nil {
+			return err
+		}
+		return giveUp(ctx, l)
+	})
+}
+
+// Warm opens all logs, gives up what they have, and writes to one of them until
+// segments are recycled. progress may be nil.
 func (t *Target) Warm(ctx context.Context, limit time.Duration, progress func(recycled, wanted int)) error {
+	if err := t.open(ctx); err != nil {
+		return err
+	}
+	if err := t.GiveUp(ctx); err != nil {
+		return err
+	}
 	before, err := t.Status(ctx)
 	if err != nil {
 		return err
 	}
 	stop, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
-		_, err := Load{Callers: 1, Size: 4 << 10, Pipelined: true, Duration: limit, stop: stop}.Run(ctx, t.Logs)
+		_, err := Load{Callers: 1, Size: 4 << 10, Pipelined: true, Duration: limit, stop: stop}.Run(ctx, t.Logs[:1])
 		if err == nil {
 			err = fmt.Errorf("%w after %v", ErrNotWarm, limit)
 		}
@@ -173,7 +256,11 @@ func (t *Target) Warm(ctx context.Context, limit time.Duration, progress func(re
 		case err := <-ended:
 			return err
 		}
-		now, err := t.Status(ctx)
+		var now *walsvcv1.GetStatusResponse
+		err := giveUp(ctx, t.logs[0]) // the target may have more logs than Truncate gets round in time
+		if err == nil {
+			now, err = t.Status(ctx)
+		}
 		if err != nil {
 			close(stop)
 			<-ended
@@ -211,13 +298,12 @@ func (t *Target) Close(ctx context.Context) error {
 	}
 	var errs []error
 	if t.o.Connect != nil {
-		for _, l := range t.logs {
-			errs = append(errs, t.clients[0].DeleteLog(ctx, l.Name(), ulid.ULID{}))
-		}
+		errs = append(errs, each(t.logs, func(l *client.Log) error { return t.clients[0].DeleteLog(ctx, l.Name(), ulid.ULID{}) }))
 	}
 	for _, c := range t.clients {
 		errs = append(errs, c.Close(ctx))
 	}
+	t.admin.close()
 	if t.process != nil {
 		errs = append(errs, t.process.Kill()) // nothing in it is to be kept
 	}
@@ -236,25 +322,48 @@ type AppendResult struct {
 	RecordsPerSync   float64 `json:"records_per_sync"`
 	CompressionRatio float64 `json:"compression_ratio"` // of what was appended meanwhile; 0 if nothing was
 	ServerRSSBytes   uint64  `json:"server_rss_bytes"`  // at the end of the load
+	SegmentsRolled   uint64  `json:"segments_rolled"`   // meanwhile
+	SegmentsRecycled uint64  `json:"segments_recycled"` // meanwhile
+
+	// ServerAllocs is how many objects the service allocated on its heap per
+	// record that became durable, whatever for: nil if the service is somebody
+	// else's.
+	ServerAllocs *float64 `json:"server_allocs_per_append,omitempty"`
+	// Late is how long after they were due appends were handed over; nil without
+	// a rate.
+	Late *Latency `json:"late_us,omitempty"`
 }
 
 // Append puts a load on the target and measures both sides of it.
-func (t *Target) Append(ctx context.Context, l Load) (AppendResult, error) {
+func (t *Target) Append(ctx context.Context, l Load) (r AppendResult, err error) {
 	before, err := t.Status(ctx)
 	if err != nil {
-		return AppendResult{}, err
+		return r, err
+	}
+	counted, err := t.admin.countAllocs(ctx)
+	if err != nil {
+		return r, err
 	}
 	got, err := l.Run(ctx, t.Logs)
 	if err != nil {
-		return AppendResult{}, err
+		return r, err
+	}
+	allocs, err := counted()
+	if err != nil {
+		return r, err
 	}
 	after, err := t.Status(ctx)
 	if err != nil {
-		return AppendResult{}, err
+		return r, err
 	}
-	r := AppendResult{
+	r = AppendResult{
 		AppendsPerSecond: got.PerSecond, BytesPerSecond: got.PerSecond * float64(l.Size), Latency: got.Latency,
 		Syncs: after.GetSyncs() - before.GetSyncs(), ServerRSSBytes: after.GetRssBytes(),
+		SegmentsRolled: after.GetRolls() - before.GetRolls(), SegmentsRecycled: after.GetRecycles() - before.GetRecycles(),
+		ServerAllocs: allocs,
+	}
+	if l.Rate > 0 {
+		r.Late = &got.Late
 	}
 	if r.Syncs > 0 {
 		r.RecordsPerSync = float64(after.GetRecords()-before.GetRecords()) / float64(r.Syncs)

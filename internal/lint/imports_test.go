@@ -42,7 +42,7 @@ var directions = map[string]direction{
 
 	"internal/docstore": {[]string{"client"}, "an engine on top of walsvc sees of it what any user sees"},
 	"internal/service":  {nil, "it starts and stops a process; what that serves is not its business"},
-	"internal/bench":    {[]string{"client", "proto/walsvc/v1", "batcher", "segment", "internal/disk", "internal/service", "testdata"}, "what is measured goes through the client, as any user's does; the ladder takes the engine apart"},
+	"internal/bench":    {[]string{"client", "proto/walsvc/v1", "batcher", "segment", "internal/disk", "internal/plot", "internal/service", "testdata"}, "what is measured goes through the client, as any user's does; the ladder takes the engine apart"},
 	"internal/plot":     {nil, "a leaf: draws what it is given, and knows of nothing else"},
 	"internal/certify":  {[]string{"wal", "internal/disk", "internal/bench"}, "loads a disk through what a volume uses, and times it as walctl disk does"},
 	"internal/e2e":      {nil, "tests alone: what happens to the process that is shipped"},
@@ -150,6 +150,7 @@ var strangers = []struct {
 	}},
 	{"net/http", map[string]string{
 		"internal/telemetry": "the admin address",
+		"internal/bench":     "asks there",
 	}},
 	{"log", nil}, // log/slog has no global that everybody writes to by accident
 	{"io/ioutil", nil},
