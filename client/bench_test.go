@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/walsvc/walsvc/client"
 )
@@ -14,13 +16,13 @@ import (
 // record400 is a record of 400 bytes of JSON.
 var record400 = fmt.Appendf(nil, `{"id":"0191d3c8-7a70-7c52","kind":"order","customer":4711,"text":"%0333d"}`, 0)
 
-func benchmark(b *testing.B, run func(l *client.Log)) {
+func benchmark(b *testing.B, codec string, run func(l *client.Log)) {
 	dir, err := os.MkdirTemp("", "walsvc")
 	if err != nil {
 		b.Fatal(err)
 	}
-	s, err := startService(dir)
-	if err != nil {
+	s := &service{dir: dir, codec: codec}
+	if err := s.start(); err != nil {
 		b.Fatal(err)
 	}
 	ctx := context.Background()
@@ -50,7 +52,7 @@ func benchmark(b *testing.B, run func(l *client.Log)) {
 // BenchmarkAppendAsync has one goroutine append as fast as the bound on what is
 // pending allows.
 func BenchmarkAppendAsync(b *testing.B) {
-	benchmark(b, func(l *client.Log) {
+	benchmark(b, "auto", func(l *client.Log) {
 		var last *client.Future
 		for range b.N {
 			last = l.AppendAsync(context.Background(), record400)
@@ -65,7 +67,7 @@ func BenchmarkAppendAsync(b *testing.B) {
 func BenchmarkAppend(b *testing.B) {
 	for _, callers := range []int{1, 64, 256} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
-			benchmark(b, func(l *client.Log) {
+			benchmark(b, "auto", func(l *client.Log) {
 				var running sync.WaitGroup
 				for caller := range callers {
 					running.Go(func() {
@@ -81,4 +83,46 @@ func BenchmarkAppend(b *testing.B) {
 			})
 		})
 	}
+}
+
+// BenchmarkReplay reads records back, stored as they came and compressed. Both
+// ends are in this process, and ns of CPU per record is what they take together.
+func BenchmarkReplay(b *testing.B) {
+	const stored = 500_000
+	for _, codec := range []string{"none", "s2"} {
+		b.Run(fmt.Sprintf("size=%d/codec=%s", len(record400), codec), func(b *testing.B) {
+			benchmark(b, codec, func(l *client.Log) {
+				var last *client.Future
+				for range stored {
+					last = l.AppendAsync(context.Background(), record400)
+				}
+				if _, err := last.Wait(context.Background()); err != nil {
+					b.Fatal(err)
+				}
+				before := cpu(b)
+				b.ResetTimer()
+				for n := 0; n < b.N; {
+					for _, err := range l.Replay(context.Background(), client.ReplayOptions{}) {
+						if err != nil {
+							b.Fatal(err)
+						}
+						if n++; n == b.N {
+							break
+						}
+					}
+				}
+				b.StopTimer()
+				b.ReportMetric(float64(cpu(b)-before)/float64(b.N), "cpu-ns/op")
+			})
+		})
+	}
+}
+
+// cpu returns the CPU time that this process has taken.
+func cpu(b *testing.B) time.Duration {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }

@@ -177,7 +177,6 @@ func (l *Log) receiveStream(ctx context.Context, o *ReplayOptions, parts chan<- 
 		defer watch.Stop()
 	}
 	var m wire.ReplayResponse
-	defer m.Release()
 	for {
 		err := stream.RecvMsg(&m)
 		if errors.Is(err, io.EOF) {
@@ -217,8 +216,8 @@ func (l *Log) receiveStream(ctx context.Context, o *ReplayOptions, parts chan<- 
 	}
 }
 
-// unpack returns the records of a message, in memory of their own, after every
-// check that can be made.
+// unpack returns the records of a message, in memory that nobody uses again,
+// after every check that can be made.
 func unpack(m *wire.ReplayResponse) (part, error) {
 	p := part{first: LSN(m.First), count: int(m.Count)}
 	if b := &m.Block; m.HasBlock {
@@ -231,13 +230,16 @@ func unpack(m *wire.ReplayResponse) (part, error) {
 		if sum := crc32.Checksum(b.Stored, castagnoli); sum != b.Checksum {
 			return damaged(fmt.Errorf("the block's checksum is %08x, it should be %08x", sum, b.Checksum))
 		}
-		run, err := codec.Codec(b.Codec).Open(make([]byte, 0, b.RawSize), b.Stored, int(b.RawSize))
-		if err != nil {
-			return damaged(err)
+		p.run = b.Stored
+		if c := codec.Codec(b.Codec); c != codec.None || len(b.Stored) != int(b.RawSize) {
+			run, err := c.Open(make([]byte, 0, b.RawSize), b.Stored, int(b.RawSize))
+			if err != nil {
+				return damaged(err)
+			}
+			p.run = run
 		}
-		p.run = run
 	} else {
-		p.run = append(make([]byte, 0, len(m.Run)), m.Run...)
+		p.run = m.Run
 	}
 	switch n, err := records.Check(p.run, 0); {
 	case err != nil:

@@ -23,6 +23,7 @@ import (
 
 // service is a service of this process, on a volume and a Unix socket of its own.
 type service struct {
+	codec string // of the volume; empty means auto
 	dir    string
 	volume *wal.Volume
 	server *server.Server
@@ -38,7 +39,7 @@ func startService(dir string) (*service, error) {
 func (s *service) socket() string { return filepath.Join(s.dir, "sock") }
 
 func (s *service) start() (err error) {
-	s.volume, err = wal.Open(context.Background(), filepath.Join(s.dir, "volume"), wal.Options{Create: true, SegmentSize: limits.DefaultSegmentSize, PrepareRate: -1})
+	s.volume, err = wal.Open(context.Background(), filepath.Join(s.dir, "volume"), wal.Options{Create: true, SegmentSize: limits.DefaultSegmentSize, PrepareRate: -1, Codec: s.codec})
 	if err != nil {
 		return err
 	}

@@ -139,6 +139,9 @@ type ReadOptions struct {
 	Follow bool          // wait at the end instead of ending
 	Codecs []codec.Codec // if not empty, blocks of these may come as stored
 	Max    int           // bytes of a span, beyond which it is ended at a record; 0 means limits.ReplayMessageSize
+	// Buffer, if not nil, is asked for empty memory of a capacity for each block
+	// that comes as stored: the span's bytes lie there, and stay valid.
+	Buffer func(capacity int) []byte
 }
 
 // Options configures a Volume. The zero value of each field means its default.

@@ -95,7 +95,7 @@ func (r *Reader) Close() error {
 // deleted, a *DataLossError if they do not verify, ErrReadFailed if they could
 // not be read, ErrPoisoned or ErrClosed. After ErrReadFailed it may be called
 // again: nothing was skipped.
-// The span is valid until the next call.
+// The span is valid until the next call, but for what lies in ReadOptions.Buffer.
 func (r *Reader) Next(ctx context.Context) (Span, error) {
 	for {
 		if r.held != nil {
@@ -390,7 +390,11 @@ func (r *Reader) passThrough(c *Command, end LSN) (Span, bool, error) {
 		return Span{}, false, nil
 	}
 	info := &r.batches.frame.Blocks[c.Block]
-	stored, err := r.v.fetch.Stored(r.batches.frame, int(c.Block), r.stored[:0])
+	dst := r.stored[:0]
+	if r.o.Buffer != nil {
+		dst = r.o.Buffer(int(info.StoredSize))
+	}
+	stored, err := r.v.fetch.Stored(r.batches.frame, int(c.Block), dst)
 	if err != nil {
 		return Span{}, false, r.lost(c, err)
 	}

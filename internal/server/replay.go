@@ -108,6 +108,11 @@ func (s replayService) Replay(req *walsvcv1.ReplayRequest, stream grpc.ServerStr
 	if err != nil {
 		return s.fail(ctx, err)
 	}
+	var block *wire.Buffer // what the span's block was read into
+	options.Buffer = func(capacity int) []byte {
+		block = wire.NewBuffer(capacity)
+		return block.Data
+	}
 	reader, err := s.volume.NewReader(req.GetLog(), options)
 	if err != nil {
 		return s.fail(ctx, err)
@@ -120,7 +125,8 @@ func (s replayService) Replay(req *walsvcv1.ReplayRequest, stream grpc.ServerStr
 			return nil
 		}
 		if err == nil {
-			err = sendSpan(stream, span)
+			err = sendSpan(stream, span, block)
+			block = nil
 		}
 		if err != nil {
 			return s.fail(ctx, stopCause(ctx, err))
@@ -189,17 +195,18 @@ func (s replayService) next(ctx context.Context, reader *wal.Reader, req *walsvc
 	}
 }
 
-// sendSpan sends a span. Its bytes are the reader's and are written over by the
-// next one, while the transport may hold a message back for as long as flow
-// control says: so they are copied, once, and then go out by reference.
-func sendSpan(stream grpc.ServerStream, span wal.Span) error {
-	payload := span.Run
+// sendSpan sends a span by reference, and releases the buffer that its block, if
+// it is one, was read into. The bytes of others are the reader's, and are written
+// over by the next one, while the transport may hold a message back for as long
+// as flow control says: so they are copied, once.
+func sendSpan(stream grpc.ServerStream, span wal.Span, buffer *wire.Buffer) error {
 	if span.Stored != nil {
-		payload = span.Stored
+		buffer.Data = span.Stored
+	} else {
+		buffer = wire.NewBuffer(len(span.Run))
+		buffer.Data = append(buffer.Data, span.Run...)
 	}
-	buffer := wire.NewBuffer(len(payload))
 	defer buffer.Release()
-	buffer.Data = append(buffer.Data, payload...)
 
 	resp := wire.ReplayResponse{First: uint64(span.First), Count: span.Count, Durable: uint64(span.Durable), Buffer: buffer}
 	if span.Stored == nil {

@@ -66,10 +66,10 @@ func (r *AppendRequest) Release() {
 }
 
 // unmarshal implements message.
-func (r *AppendRequest) unmarshal(data mem.Buffer) error {
+func (r *AppendRequest) unmarshal(data mem.BufferSlice) error {
 	r.Reset()
-	r.buffer = data
-	if err := r.read(data.ReadOnlyData()); err != nil {
+	r.buffer = data.MaterializeToBuffer(pool)
+	if err := r.read(r.buffer.ReadOnlyData()); err != nil {
 		r.Reset()
 		return err
 	}

@@ -11,8 +11,8 @@ import (
 // message is what Codec treats itself.
 type message interface {
 	marshal() (mem.BufferSlice, error)
-	// unmarshal reads data, which it may alias until the message is released.
-	unmarshal(data mem.Buffer) error
+	// unmarshal reads data, which its caller frees afterwards.
+	unmarshal(data mem.BufferSlice) error
 }
 
 // codec is the stock proto codec with this package's messages put before it.
@@ -38,8 +38,7 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if !ok {
 		return c.CodecV2.Unmarshal(data, v)
 	}
-	buf := data.MaterializeToBuffer(pool)
-	if err := m.unmarshal(buf); err != nil {
+	if err := m.unmarshal(data); err != nil {
 		return fmt.Errorf("%T: %w", v, err)
 	}
 	return nil

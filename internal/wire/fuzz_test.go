@@ -26,7 +26,7 @@ import (
 func decoded(t *testing.T, b []byte, m message, stock proto.Message) bool {
 	t.Helper()
 	// A message of two bytes may stand for a few structs of a hundred.
-	allocs.AtMost(t, 64<<10+200*uint64(len(b)), func() { _ = m.unmarshal(mem.SliceBuffer(b)) })
+	allocs.AtMost(t, 64<<10+200*uint64(len(b)), func() { _ = m.unmarshal(mem.BufferSlice{mem.SliceBuffer(b)}) })
 	err := decode(t, b, 7, m)
 	if err != nil && !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrTooMany) {
 		t.Fatalf("an error of no kind: %v", err)
@@ -131,7 +131,6 @@ func FuzzReplayResponse(f *testing.F) {
 		if !decoded(t, b, &got, &want) {
 			return
 		}
-		defer got.Release()
 		equal(t, got.generated(t), &want)
 		if got.HasBlock && len(got.Run) > 0 {
 			if _, err := Codec().Marshal(&got); err == nil {
@@ -195,7 +194,7 @@ func TestRecordsInManyPieces(t *testing.T) {
 	} {
 		before := bytes.Clone(in.bytes)
 		var err error
-		allocs.AtMost(t, 16*uint64(len(in.bytes)), func() { err = in.to.unmarshal(mem.SliceBuffer(in.bytes)) })
+		allocs.AtMost(t, 16*uint64(len(in.bytes)), func() { err = in.to.unmarshal(mem.BufferSlice{mem.SliceBuffer(in.bytes)}) })
 		if err != nil || !bytes.Equal(in.run(in.to), want) {
 			t.Errorf("%T: %d bytes of records, want %d; %v", in.to, len(in.run(in.to)), len(want), err)
 		}

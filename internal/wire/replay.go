@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"fmt"
 
 	"google.golang.org/grpc/mem"
@@ -31,7 +32,8 @@ type ReplayResponse struct {
 	Count   uint32 // 0 for a heartbeat
 	Durable uint64 // durable_lsn
 	// Run is the encoded Records, as package internal/records spells them, not
-	// checked here; empty if HasBlock. Valid until the message is released.
+	// checked here; empty if HasBlock. In a message that was read it is the
+	// reader's to keep: it lies in memory that nobody uses again.
 	Run []byte
 	// HasBlock says that the message has Block.
 	HasBlock bool
@@ -39,8 +41,6 @@ type ReplayResponse struct {
 	// Buffer is what Run or Block.Stored lies in, if it is to be sent by
 	// reference; nil to copy, and in messages that were read.
 	Buffer *Buffer
-
-	buffer mem.Buffer // what was read and the bytes alias; nil if nothing was
 }
 
 // StoredBlock is a StoredBlock.
@@ -49,24 +49,20 @@ type StoredBlock struct {
 	Codec    uint32
 	RawSize  uint32
 	Checksum uint32
-	Stored   []byte // valid until the message is released
+	Stored   []byte // the reader's to keep, as Run is
 }
 
-// Release empties the message and gives back its buffer, if it was read.
-// Releasing twice is harmless.
-func (r *ReplayResponse) Release() {
-	if r.buffer != nil {
-		r.buffer.Free()
+// unmarshal implements message. The bytes are copied once, into memory of their
+// own, and not into a buffer that is used again: those who replay keep them, and
+// would have to copy them again. bytes.Join does not clear what it fills.
+func (r *ReplayResponse) unmarshal(data mem.BufferSlice) error {
+	pieces := make([][]byte, len(data))
+	for i, piece := range data {
+		pieces[i] = piece.ReadOnlyData()
 	}
 	*r = ReplayResponse{}
-}
-
-// unmarshal implements message.
-func (r *ReplayResponse) unmarshal(data mem.Buffer) error {
-	r.Release()
-	r.buffer = data
-	if err := r.read(data.ReadOnlyData()); err != nil {
-		r.Release()
+	if err := r.read(bytes.Join(pieces, nil)); err != nil {
+		*r = ReplayResponse{}
 		return err
 	}
 	return nil

@@ -57,10 +57,11 @@ func (r *AppendResponse) Reset() {
 }
 
 // unmarshal implements message.
-func (r *AppendResponse) unmarshal(data mem.Buffer) error {
-	defer data.Free()
+func (r *AppendResponse) unmarshal(data mem.BufferSlice) error {
+	buffer := data.MaterializeToBuffer(pool)
+	defer buffer.Free()
 	r.Reset()
-	if err := r.read(data.ReadOnlyData()); err != nil {
+	if err := r.read(buffer.ReadOnlyData()); err != nil {
 		r.Reset()
 		return err
 	}
