@@ -12,13 +12,10 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/jedib0t/go-pretty/v6/table"
-	"github.com/jedib0t/go-pretty/v6/text"
-
+	"github.com/walsvc/walsvc/bench/table"
 	"github.com/walsvc/walsvc/internal/bench"
 	"github.com/walsvc/walsvc/internal/plot"
 )
@@ -192,11 +189,11 @@ func (r *report) write(w io.Writer, markdown bool) error {
 	fmt.Fprintf(&b, ".\n%s; load average before: %.2f. One write of 4 KiB and its sync: %.0f us over written blocks, %.0f us behind the end of a file.\n",
 		m.Time.Format("2006-01-02 15:04 UTC"), m.LoadAverage, m.SyncUS, m.GrowingUS)
 	fmt.Fprintf(&b, "Records of %d B; medians of %d rounds of %v; pipelined: at most %s records or 4 MiB unacknowledged.\n",
-		r.RecordBytes, r.Rounds, time.Duration(r.Seconds*float64(time.Second)), grouped(bench.PipelineRecords))
+		r.RecordBytes, r.Rounds, time.Duration(r.Seconds*float64(time.Second)), table.Grouped(bench.PipelineRecords))
 
-	table := func(title string, header []string, rows [][]string) {
+	section := func(title string, header []string, rows [][]string) {
 		if len(rows) > 0 {
-			fmt.Fprintf(&b, "\n%s\n\n%s\n", title, render(header, rows, markdown))
+			fmt.Fprintf(&b, "\n%s\n\n%s\n", title, table.Render(header, rows, markdown))
 		}
 	}
 	works := r.works()
@@ -220,30 +217,30 @@ func (r *report) write(w io.Writer, markdown bool) error {
 		}
 		return rows
 	}
-	table("Durable appends a second (and half the range over the rounds)", append([]string{""}, names...), cells(func(w workReport) string {
-		return grouped(w.PerSecond) + spread(w.Low, w.PerSecond, w.High)
+	section("Durable appends a second (and half the range over the rounds)", append([]string{""}, names...), cells(func(w workReport) string {
+		return table.Grouped(w.PerSecond) + spread(w.Low, w.PerSecond, w.High)
 	}))
-	table("Latency in us, p50 / p99", append([]string{""}, names...), cells(func(w workReport) string {
-		return grouped(w.Latency.P50) + " / " + grouped(w.Latency.P99)
+	section("Latency in us, p50 / p99", append([]string{""}, names...), cells(func(w workReport) string {
+		return table.Grouped(w.Latency.P50) + " / " + table.Grouped(w.Latency.P99)
 	}))
-	table("walsvc's throughput over theirs, in the same round", append([]string{""}, names...), cells(func(w workReport) string {
+	section("walsvc's throughput over theirs, in the same round", append([]string{""}, names...), cells(func(w workReport) string {
 		return times(w.WalsvcOver)
 	}))
 	var rows [][]string
 	for _, s := range r.Subjects {
 		if p := s.Replay; p != nil {
 			rows = append(rows, []string{strings.TrimSuffix(s.Name, gatheredSuffix), milliseconds(p.OpenSeconds), milliseconds(p.FirstSeconds),
-				grouped(p.RecordsPerSecond) + spread(p.Low, p.RecordsPerSecond, p.High), times(p.WalsvcOver), fmt.Sprintf("%.0f MB", float64(p.DiskBytes)/1e6)})
+				table.Grouped(p.RecordsPerSecond) + spread(p.Low, p.RecordsPerSecond, p.High), times(p.WalsvcOver), fmt.Sprintf("%.0f MB", float64(p.DiskBytes)/1e6)})
 		}
 	}
-	table(fmt.Sprintf("Opening and reading %s records back, in order", grouped(float64(r.Records))),
+	section(fmt.Sprintf("Opening and reading %s records back, in order", table.Grouped(float64(r.Records))),
 		[]string{"", "open", "first record after", "records a second", "walsvc over it", "files"}, rows)
 	rows = nil
 	for _, s := range r.Subjects {
 		rows = append(rows, []string{s.Name, s.Version, s.Reached, s.How})
 	}
 	if markdown {
-		table("Each at its best", []string{"", "version", "reached", "how"}, rows)
+		section("Each at its best", []string{"", "version", "reached", "how"}, rows)
 	}
 	for _, s := range r.Subjects {
 		if s.Error != "" {
@@ -284,39 +281,6 @@ func (r *report) works() (works []work) {
 	return works
 }
 
-func render(header []string, rows [][]string, markdown bool) string {
-	t := table.NewWriter()
-	style := table.StyleDefault
-	style.Options = table.OptionsNoBordersAndSeparators
-	style.Options.SeparateHeader = true
-	style.Format.Header = text.FormatDefault
-	t.SetStyle(style)
-	var configs []table.ColumnConfig
-	cells := func(row []string) (out table.Row) {
-		for _, c := range row {
-			out = append(out, c)
-		}
-		return out
-	}
-	for i := range header {
-		align := text.AlignRight
-		// A column of words reads from the left.
-		if words := rows[0][i]; words == "" || !strings.ContainsAny(words[:1], "-0123456789.") || i == 0 {
-			align = text.AlignLeft
-		}
-		configs = append(configs, table.ColumnConfig{Number: i + 1, Align: align, AlignHeader: align})
-	}
-	t.SetColumnConfigs(configs)
-	t.AppendHeader(cells(header))
-	for _, row := range rows {
-		t.AppendRow(cells(row))
-	}
-	if markdown {
-		return t.RenderMarkdown()
-	}
-	return strings.TrimRight(t.Render(), "\n")
-}
-
 // spread spells half the range of figures around their median.
 func spread(low, mid, high float64) string {
 	if mid == 0 {
@@ -327,7 +291,7 @@ func spread(low, mid, high float64) string {
 
 func milliseconds(seconds float64) string {
 	if ms := seconds * 1e3; ms >= 10 {
-		return grouped(ms) + " ms"
+		return table.Grouped(ms) + " ms"
 	}
 	return fmt.Sprintf("%.1f ms", seconds*1e3)
 }
@@ -341,15 +305,6 @@ func times(v float64) string {
 		return fmt.Sprintf("%.2fx", v)
 	}
 	return fmt.Sprintf("%.0fx", v)
-}
-
-// grouped spells a number without decimals, its thousands apart.
-func grouped(v float64) string {
-	s := strconv.FormatFloat(v, 'f', 0, 64)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
 }
 
 // charts draws throughput and latency against callers.

@@ -16,9 +16,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jedib0t/go-pretty/v6/table"
-	"github.com/jedib0t/go-pretty/v6/text"
-
+	"github.com/walsvc/walsvc/bench/table"
 	"github.com/walsvc/walsvc/internal/bench"
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/records"
@@ -224,25 +222,12 @@ func (l *load) verify(c *caller) error {
 
 // write prints the table.
 func (r *report) write(out io.Writer, markdown bool) error {
-	t := table.NewWriter()
-	t.SetStyle(table.StyleLight)
-	t.AppendHeader(table.Row{"callers", "way", "ns/append", "appends/s", "allocs/append", "throughput"})
-	for i, c := range r.Cells {
-		if i > 0 && c.Callers != r.Cells[i-1].Callers {
-			t.AppendSeparator()
-		}
-		t.AppendRow(table.Row{c.Callers, c.Way, strconv.FormatFloat(c.NS, 'f', 0, 64), strconv.FormatFloat(c.PerSecond, 'f', 0, 64),
+	var rows [][]string
+	for _, c := range r.Cells {
+		rows = append(rows, []string{strconv.Itoa(c.Callers), c.Way, table.Grouped(c.NS), table.Grouped(c.PerSecond),
 			strconv.FormatFloat(c.Allocs, 'f', 2, 64), fmt.Sprintf("%.2fx %s", c.ToBase, c.Base)})
 	}
-	right := []table.ColumnConfig{}
-	for _, name := range []string{"callers", "ns/append", "appends/s", "allocs/append", "throughput"} {
-		right = append(right, table.ColumnConfig{Name: name, Align: text.AlignRight, AlignHeader: text.AlignRight})
-	}
-	t.SetColumnConfigs(right)
-	body := t.Render()
-	if markdown {
-		body = t.RenderMarkdown()
-	}
-	_, err := fmt.Fprintf(out, "One record of %d B an append, %d CPUs, %s; medians of %d rounds, no disk.\n\n%s\n", r.RecordBytes, r.CPUs, r.Go, r.Rounds, body)
+	_, err := fmt.Fprintf(out, "One record of %d B an append, %d CPUs, %s; medians of %d rounds, no disk.\n\n%s\n", r.RecordBytes, r.CPUs, r.Go, r.Rounds,
+		table.Render([]string{"callers", "way", "ns/append", "appends/s", "allocs/append", "throughput"}, rows, markdown))
 	return err
 }

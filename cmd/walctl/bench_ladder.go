@@ -95,8 +95,8 @@ and goals [].`, strings.Join(describeModelled(), "; ")),
 			}
 			if !slices.Contains(disks, "all") {
 				for _, name := range disks {
-					if !slices.Contains(bench.LadderDisks(), name) {
-						return usagef("--disk %q: want all or some of %s", name, strings.Join(bench.LadderDisks(), ", "))
+					if !slices.Contains(bench.Disks(), name) {
+						return usagef("--disk %q: want all or some of %s", name, strings.Join(bench.Disks(), ", "))
 					}
 				}
 				o.Disks = disks
@@ -106,8 +106,8 @@ and goals [].`, strings.Join(describeModelled(), "; ")),
 	}
 	f.register(cmd)
 	f.registerDuration(cmd, time.Second, "time of each step")
-	cmd.Flags().StringSliceVar(&disks, "disk", []string{"all"}, "`disks` to measure: all, or some of "+strings.Join(bench.LadderDisks(), ", "))
-	must(cmd.RegisterFlagCompletionFunc("disk", cobra.FixedCompletions(append([]string{"all"}, bench.LadderDisks()...), cobra.ShellCompDirectiveNoFileComp)))
+	cmd.Flags().StringSliceVar(&disks, "disk", []string{"all"}, "`disks` to measure: all, or some of "+strings.Join(bench.Disks(), ", "))
+	must(cmd.RegisterFlagCompletionFunc("disk", cobra.FixedCompletions(append([]string{"all"}, bench.Disks()...), cobra.ShellCompDirectiveNoFileComp)))
 	cmd.Flags().IntVar(&callers, "callers", 1024, "appends outstanding")
 	cmd.Flags().StringVar(&packer, "codec", codec.S2.String(), "what compresses: s2 or zstd")
 	cmd.Flags().StringVar(&svg, "svg", "", "`file` to draw a picture into: bars, and what the frames of each step did when")
@@ -117,7 +117,7 @@ and goals [].`, strings.Join(describeModelled(), "; ")),
 // describeModelled describes the modelled disks of a ladder.
 func describeModelled() []string {
 	var all []string
-	for _, name := range bench.LadderDisks() {
+	for _, name := range bench.Disks() {
 		if name != bench.RealDisk {
 			all = append(all, bench.DescribeDisk(name))
 		}

@@ -3,11 +3,8 @@ package bench
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,7 +14,6 @@ import (
 	"github.com/walsvc/walsvc/internal/disk"
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/records"
-	"github.com/walsvc/walsvc/segment"
 )
 
 // The ladder takes the engine's ideas one by one, each step with those before
@@ -45,7 +41,7 @@ import (
 // The first is what is written in an afternoon; the second a group commit.
 type ladderStep struct {
 	name      string
-	begin     func(*climb) func(*caller) error // returns how one append is made
+	begin     func(*climb) func(*Caller) error // returns how one append is made
 	conducted bool                             // one goroutine boards for all
 	packs     bool                             // blocks are compressed
 	gathers   bool                             // the bus waits for those it has just told
@@ -68,64 +64,35 @@ const (
 	stepWhole
 )
 
-// RealDisk names the disk of a directory among those of a ladder.
-const RealDisk = "real"
-
-// LadderDisks names the disks of a ladder: the real one and the modelled ones.
-func LadderDisks() []string {
-	names := []string{RealDisk}
-	for _, d := range devices {
-		names = append(names, d.Name)
-	}
-	return names
-}
-
-var devices = []disk.Device{disk.HardDisk, disk.CloudSSD, disk.NVMe}
-
 // LadderOptions say how Ladder measures. Dir is required, and exists.
 type LadderOptions struct {
 	Dir      string        // where volumes are made, and removed; modelled disks keep their files there too
-	Disks    []string      // of LadderDisks; default all
+	Disks    []string      // of Disks; default all
 	Callers  int           // appends outstanding; default 1,024
 	Size     int           // of a record in bytes; default 400
 	Duration time.Duration // of each step; default 1 s
 	Codec    codec.Codec   // of the steps that compress; default S2
 	Progress func(done, all int, what string)
 
-	segment int64                              // size of segments; default 64 MiB, tests take less
+	segment int64                              // size of segments; default as a rig's, tests take less
 	fs      func(name string) (disk.FS, error) // opens a disk; tests look over its shoulder
 }
 
 func (o LadderOptions) withDefaults() LadderOptions {
 	if len(o.Disks) == 0 {
-		o.Disks = LadderDisks()
+		o.Disks = Disks()
 	}
 	o.Callers = cmp.Or(o.Callers, 1024)
 	o.Size = cmp.Or(o.Size, 400)
 	o.Duration = cmp.Or(o.Duration, time.Second)
 	o.Codec = cmp.Or(o.Codec, codec.S2)
-	o.segment = cmp.Or(o.segment, int64(limits.DefaultSegmentSize))
 	if o.Progress == nil {
 		o.Progress = func(int, int, string) {}
 	}
 	if o.fs == nil {
-		o.fs = ladderDisk
+		o.fs = OpenDisk
 	}
 	return o
-}
-
-// ladderDisk opens a disk by its name.
-func ladderDisk(name string) (disk.FS, error) {
-	fs := disk.OS(disk.OSOptions{})
-	if name == RealDisk {
-		return fs, nil
-	}
-	for _, d := range devices {
-		if d.Name == name {
-			return disk.Model(fs, d), nil
-		}
-	}
-	return nil, fmt.Errorf("disk %q: want one of %q", name, LadderDisks())
 }
 
 // A LadderReport is the ladder on each disk.
@@ -224,12 +191,8 @@ const overlapShare = 0.3
 
 // A ladder is a journal on one disk, on which step follows step.
 type ladder struct {
-	o       LadderOptions
-	journal *segment.Journal
-	draft   segment.Draft   // scratch of submit, which never runs twice at a time
-	rolled  chan segment.ID // that began; what is before it may go
-	failed  chan error      // has the first error
-	helpers sync.WaitGroup
+	o   LadderOptions
+	rig *Rig
 }
 
 // A climb is one step under way.
@@ -246,7 +209,7 @@ type climb struct {
 
 	// Of the steps in which one goroutine boards for all.
 	queue  sync.Mutex
-	queued []*caller
+	queued []*Caller
 	come   chan struct{} // has a token if somebody is queued
 }
 
@@ -259,51 +222,18 @@ type ladderTotal struct {
 // ladderTimes is when a frame began to do what.
 type ladderTimes struct{ fill, seal, compress, write, sync, end time.Time }
 
-// A caller makes one append after the other.
-type caller struct {
-	run    []byte // its record, as a run
-	landed chan error
-}
-
-func newCaller() *caller { return &caller{landed: make(chan error, 1)} }
-
-// Landed implements batcher.Rider.
-func (c *caller) Landed(_ uint64, err error) { c.landed <- err }
-
-// board puts the caller's record on a frame. REQUIRES: boarded.
-func (c *caller) board(f *batcher.Frame) {
-	const log = 1
-	block, offset := f.AddRecords(log, c.run)
-	// About what a command of package wal takes.
-	var command [3 * binary.MaxVarintLen64]byte
-	b := binary.AppendUvarint(command[:0], log)
-	b = binary.AppendUvarint(b, uint64(block))
-	b = binary.AppendUvarint(b, uint64(offset))
-	f.AppendCommand(b)
-	f.Ride(c)
-}
-
 // on measures the steps on one disk.
 func (o LadderOptions) on(ctx context.Context, name string, progress func(step int)) (_ LadderDisk, err error) {
 	fs, err := o.fs(name)
 	if err != nil {
 		return LadderDisk{}, err
 	}
-	dir, err := os.MkdirTemp(o.Dir, "walctl-ladder-")
+	rig, err := OpenRig(ctx, RigOptions{FS: fs, Dir: o.Dir, SegmentSize: o.segment})
 	if err != nil {
 		return LadderDisk{}, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	l := &ladder{o: o, rolled: make(chan segment.ID, 1), failed: make(chan error, 1)}
-	if err := l.open(ctx, fs, dir); err != nil {
-		return LadderDisk{}, err
-	}
-	l.helpers.Go(l.recycle)
-	defer func() {
-		close(l.rolled)
-		l.helpers.Wait()
-		err = errors.Join(err, l.journal.Close())
-	}()
+	defer func() { err = errors.Join(err, rig.Close()) }()
+	l := &ladder{o: o, rig: rig}
 	d := LadderDisk{Disk: name}
 	for i := range ladderSteps {
 		progress(i)
@@ -319,81 +249,8 @@ func (o LadderOptions) on(ctx context.Context, name string, progress func(step i
 	return d, nil
 }
 
-// open makes a volume with as many spares as it may have, and begins its
-// journal with fewer wanted: from then on segments are recycled and nothing is
-// prepared, which would take the disk's time away from one step or another.
-func (l *ladder) open(ctx context.Context, fs disk.FS, dir string) (err error) {
-	ready := make(chan struct{}, limits.MaxSpares)
-	so := segment.Options{
-		FS: fs, Dir: filepath.Join(dir, "volume"), SegmentSize: l.o.segment, Spares: limits.MaxSpares, PrepareRate: -1,
-		Events: segment.Events{Prepared: func(int64, time.Duration) { ready <- struct{}{} }, PrepareFailed: l.fail},
-	}
-	if err := segment.Create(so); err != nil {
-		return err
-	}
-	if err := l.begin(so); err != nil {
-		return err
-	}
-	if err := errors.Join(l.wait(ctx, ready, so.Spares), l.journal.Close()); err != nil {
-		return err
-	}
-	so.Spares, so.Events.Prepared = 0, nil
-	return l.begin(so)
-}
-
-// begin begins the journal of an empty volume.
-func (l *ladder) begin(so segment.Options) (err error) {
-	if l.journal, err = segment.Open(so); err != nil {
-		return err
-	}
-	if _, err := l.journal.Resume(segment.Resume{}); err != nil {
-		return errors.Join(err, l.journal.Close())
-	}
-	return nil
-}
-
 // ladderFrames is how many frames a step is measured over at the least.
 const ladderFrames = 8
-
-// wait waits for so many tokens.
-func (l *ladder) wait(ctx context.Context, tokens <-chan struct{}, n int) error {
-	for range n {
-		select {
-		case <-tokens:
-		case err := <-l.failed:
-			return err
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-	return nil
-}
-
-// sleep returns after d, or with an error as soon as there is one.
-func (l *ladder) sleep(ctx context.Context, d time.Duration) error {
-	over := make(chan struct{}, 1)
-	clock := time.AfterFunc(d, func() { over <- struct{}{} })
-	defer clock.Stop()
-	return l.wait(ctx, over, 1)
-}
-
-// recycle gives back segments that are behind the last one, as the janitor of a
-// volume would whose logs are truncated.
-func (l *ladder) recycle() {
-	for id := range l.rolled {
-		if err := l.journal.Release(id); err != nil {
-			l.fail(err)
-		}
-	}
-}
-
-// fail keeps the first error.
-func (l *ladder) fail(err error) {
-	select {
-	case l.failed <- err:
-	default:
-	}
-}
 
 // measure measures one step.
 func (l *ladder) measure(ctx context.Context, step *ladderStep) (_ LadderStep, err error) {
@@ -414,12 +271,12 @@ func (l *ladder) measure(ctx context.Context, step *ladderStep) (_ LadderStep, e
 		conductor.Go(c.conduct)
 	}
 	for i := range l.o.Callers {
-		cut, one := NewCutter(l.o.Size, i, l.o.Callers), newCaller()
+		cut, one := NewCutter(l.o.Size, i, l.o.Callers), NewCaller()
 		callers.Go(func() {
 			for !c.stop.Load() {
-				one.run = records.Append(one.run[:0], cut.Next())
+				one.Run = records.Append(one.Run[:0], cut.Next())
 				if err := appendOne(one); err != nil {
-					l.fail(err)
+					l.rig.Fail(err)
 					return
 				}
 			}
@@ -427,13 +284,13 @@ func (l *ladder) measure(ctx context.Context, step *ladderStep) (_ LadderStep, e
 	}
 	// Half as long again goes by before anything counts: the bus has to know the
 	// disk, and the callers to have found their rhythm.
-	err = l.sleep(ctx, l.o.Duration/2)
+	err = l.rig.Sleep(ctx, l.o.Duration/2)
 	before, began := c.soFar(), time.Now()
 	if err == nil {
-		err = l.sleep(ctx, l.o.Duration)
+		err = l.rig.Sleep(ctx, l.o.Duration)
 	}
 	if err == nil {
-		err = l.wait(ctx, c.until(before.frames+ladderFrames), 1)
+		err = l.rig.Wait(ctx, c.until(before.frames+ladderFrames))
 	}
 	after, took := c.soFar(), time.Since(began)
 	c.stop.Store(true)
@@ -446,28 +303,11 @@ func (l *ladder) measure(ctx context.Context, step *ladderStep) (_ LadderStep, e
 	return c.result(step.name, before, after, took), nil
 }
 
-// submit writes and syncs a frame, as package wal does.
+// submit writes and syncs a frame.
 func (l *ladder) submit(f *batcher.Frame) error {
+	c, err := l.rig.Commit(f)
 	t := timesOf(f)
-	d := &l.draft
-	d.Kind, d.Time, d.Meta, d.Blocks = segment.KindCommands, time.Now().UnixNano(), f.Meta(), d.Blocks[:0]
-	for _, b := range f.Blocks() {
-		d.Blocks = append(d.Blocks, segment.Block(b))
-	}
-	t.write = time.Now()
-	w, err := l.journal.Append(d)
-	t.sync = time.Now()
-	if err == nil {
-		err = l.journal.Sync()
-	}
-	t.end = time.Now()
-	clear(d.Blocks)
-	if w.Rolled {
-		select {
-		case l.rolled <- w.Ref.Pos.Segment:
-		default: // the one before is under way, and the next one will do
-		}
-	}
+	t.write, t.sync, t.end = c.Write, c.Sync, c.End
 	return err
 }
 
@@ -529,23 +369,23 @@ func (c *climb) soFar() ladderTotal {
 }
 
 // boarding has every caller board by itself.
-func (c *climb) boarding() func(*caller) error {
-	return func(one *caller) error {
+func (c *climb) boarding() func(*Caller) error {
+	return func(one *Caller) error {
 		f, err := c.bus.Board()
 		if err != nil {
 			return err
 		}
-		one.board(f)
+		one.Board(f)
 		c.bus.Leave()
-		return <-one.landed
+		return one.Wait()
 	}
 }
 
 // locking has callers board one after the other, each when the one before is durable.
-func (c *climb) locking() func(*caller) error {
+func (c *climb) locking() func(*Caller) error {
 	appendOne := c.boarding()
 	var mu sync.Mutex
-	return func(one *caller) error {
+	return func(one *Caller) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if c.stop.Load() { // or those who queue would take a sync each to go away
@@ -556,8 +396,8 @@ func (c *climb) locking() func(*caller) error {
 }
 
 // queueing has callers queue for the conductor.
-func (c *climb) queueing() func(*caller) error {
-	return func(one *caller) error {
+func (c *climb) queueing() func(*Caller) error {
+	return func(one *Caller) error {
 		c.queue.Lock()
 		c.queued = append(c.queued, one)
 		c.queue.Unlock()
@@ -565,14 +405,14 @@ func (c *climb) queueing() func(*caller) error {
 		case c.come <- struct{}{}:
 		default:
 		}
-		return <-one.landed
+		return one.Wait()
 	}
 }
 
 // conduct boards for all who are queued, frame by frame.
 func (c *climb) conduct() {
-	var aboard []*caller
-	self := newCaller()
+	var aboard []*Caller
+	self := NewCaller()
 	for {
 		select {
 		case <-c.come:
@@ -590,7 +430,7 @@ func (c *climb) conduct() {
 
 // carry takes callers on board, until the frame is full, and returns the others
 // when it has landed.
-func (c *climb) carry(self *caller, queued []*caller) []*caller {
+func (c *climb) carry(self *Caller, queued []*Caller) []*Caller {
 	began := time.Now()
 	f, err := c.bus.Board()
 	if err != nil {
@@ -601,7 +441,7 @@ func (c *climb) carry(self *caller, queued []*caller) []*caller {
 	}
 	t := timesOf(f)
 	for len(queued) > 0 && f.RawSize() < limits.FrameFullSize {
-		queued[0].board(f)
+		queued[0].Board(f)
 		queued = queued[1:]
 	}
 	f.Ride(self) // told last: the next frame begins when this one is over

@@ -124,7 +124,7 @@ func drawFrames(frames []LadderFrame, span, y float64, p func(string, ...any)) {
 	}
 }
 
-// DescribeDisk says what a disk of LadderDisks is.
+// DescribeDisk says what a disk of Disks is.
 func DescribeDisk(name string) string {
 	for _, d := range devices {
 		if d.Name == name {
