@@ -3,6 +3,7 @@ package batcher
 import (
 	"fmt"
 	"math"
+	"runtime"
 
 	"github.com/walsvc/walsvc/internal/codec"
 	"github.com/walsvc/walsvc/internal/limits"
@@ -57,29 +58,38 @@ func diskSize(n int) int {
 // it is told what was measured, and reads no clock.
 //
 // The model has two parts. The disk takes a fixed time for a frame, which no
-// codec changes, and so many nanoseconds for each stored byte: the slope of a
-// line through landing times over sizes. A codec takes so many nanoseconds for
-// a raw byte and leaves a share of it to be stored. So a raw byte costs
+// codec changes, and so many nanoseconds for each stored byte: a line through
+// landing times over sizes. A codec takes so many nanoseconds for a raw byte and
+// leaves a share of it to be stored. A block packed after its frame was sealed
+// holds the frame up for as long as that takes, so a raw byte costs
 //
-//	share of the processor time on the frame's way x codec + slope x stored share
+//	codec + slope x stored share
 //
-// and the codec with the least cost is chosen. A block packed after its frame
-// was sealed holds the frame up for as long as that takes. One packed while the
-// frame before is on its way holds up nobody but the appender, whose processor
-// the next frame needs, though: a quarter counts. Rounding to disk blocks is
-// left out, except that a frame which fits one disk block has nothing to save.
+// One packed while the frame before is on its way takes nothing from the disk,
+// and all processors may be at it. The next frame is held up only if they need
+// longer for it than the disk does for this one, so a raw byte costs
+//
+//	the larger of slope x stored share and codec / processors - fixed time / frame
+//
+// and a little for the processors' sake. A fixed share of the codec's time in the
+// place of this would be wrong for either a slow disk, where it costs next to
+// nothing, or a fast one, where it costs all of it. The codec with the least cost
+// is chosen. Rounding to disk blocks is left out, except that a frame which fits
+// one disk block has nothing to save.
 //
 // Both parts go on learning, older measurements fading. Every probeInterval
 // blocks the choice is made anew, and a codec that is not in use is tried, so
 // that a change in the data is noticed; a change in the disk shows by itself. A
 // codec that would lose however well the data compressed is tried less often:
-// on a fast disk probes alone would take a sixth of the disk's time. Choices do
+// on a fast disk probes alone would take a sixth of the disk's time. How slow the
+// disk might be counts for that, not how slow it was shown to be: frames that are
+// all alike show nothing, and what makes them differ is probing. Choices do
 // not flap: they last for an interval, and a codec that takes more processor
 // time than the one in use has to be cheaper by an eighth, while one that takes
 // less only has to be cheaper.
 type policy struct {
 	fixed   CodecPolicy
-	disk    line
+	disk    device
 	filling place
 	sealing place
 }
@@ -90,8 +100,9 @@ const (
 	// hopelessRounds is how many choices go without a probe of a codec that would
 	// lose if it left nothing to store; odd, since probes alternate.
 	hopelessRounds = 9
-	// overlapWeight is the share of processor time on the frame's way while it fills.
-	overlapWeight = 0.25
+	// overlapWeight is the share of processor time that counts where it holds
+	// nothing up: others may have use for it.
+	overlapWeight = 0.1
 	// switchingGain is what a codec that takes more processor time has to save.
 	switchingGain = 0.125
 	// outlierFactor bounds what one measurement can say: so many times the
@@ -116,8 +127,9 @@ func newPolicy(c CodecPolicy) policy {
 	}
 	return policy{
 		fixed:   c,
-		filling: place{weight: overlapWeight, costs: costs},
-		sealing: place{weight: 1, costs: costs},
+		disk:    device{processors: float64(runtime.GOMAXPROCS(0))},
+		filling: place{overlaps: true, costs: costs},
+		sealing: place{costs: costs},
 	}
 }
 
@@ -138,7 +150,7 @@ func (p *policy) choose(at *place) codec.Codec {
 	if p.fixed != Auto {
 		return codec.Codec(p.fixed - 1)
 	}
-	return at.choose(p.disk.slope)
+	return at.choose(&p.disk)
 }
 
 // learn takes in what a frame that landed without an error measured.
@@ -146,7 +158,7 @@ func (p *policy) learn(f *Frame) {
 	if p.fixed != Auto {
 		return
 	}
-	p.disk.add(float64(diskSize(f.stored)), float64(f.service))
+	p.disk.learn(float64(f.rawSize), float64(diskSize(f.stored)), float64(f.service))
 	for i, buf := range f.bufs {
 		at := &p.sealing
 		if i < f.claimed {
@@ -160,29 +172,29 @@ func (p *policy) learn(f *Frame) {
 // sealed. Blocks packed at sealing are often small and compress worse, so each
 // place measures for itself.
 type place struct {
-	weight float64 // how much of the processor time is on the frame's way
-	costs  [codec.Zstd + 1]cost
-	chosen codec.Codec
-	blocks int // since the last choice
-	rounds int // of choices
-	probed codec.Codec
+	overlaps bool // with the disk, and with each other
+	costs    [codec.Zstd + 1]cost
+	chosen   codec.Codec
+	blocks   int // since the last choice
+	rounds   int // of choices
+	probed   codec.Codec
 }
 
 // choose returns the codec for the next block.
-func (at *place) choose(slope float64) codec.Codec {
+func (at *place) choose(d *device) codec.Codec {
 	unknown := at.costs[codec.S2].samples == 0 || at.costs[codec.Zstd].samples == 0
 	at.blocks++
 	if at.blocks < probeInterval && !unknown {
 		return at.chosen
 	}
 	at.blocks = 0
-	at.chosen = at.cheapest(slope)
+	at.chosen = at.cheapest(d)
 	at.probed = other(at.probed)
 	if at.probed == at.chosen {
 		at.probed = other(at.probed)
 	}
 	at.rounds++
-	hopeless := at.weight*at.costs[at.probed].time >= at.cost(at.chosen, slope)
+	hopeless := at.cost(cost{time: at.costs[at.probed].time}, d, d.steepest) >= at.cost(at.costs[at.chosen], d, d.steepest)
 	if hopeless && !unknown && at.rounds%hopelessRounds != 0 {
 		return at.chosen
 	}
@@ -198,10 +210,10 @@ func other(c codec.Codec) codec.Codec {
 }
 
 // cheapest returns the codec to use until the next probe.
-func (at *place) cheapest(slope float64) codec.Codec {
-	best, least := at.chosen, at.cost(at.chosen, slope)
+func (at *place) cheapest(d *device) codec.Codec {
+	best, least := at.chosen, at.cost(at.costs[at.chosen], d, d.slope)
 	for c := range at.costs {
-		cost := at.cost(codec.Codec(c), slope)
+		cost := at.cost(at.costs[c], d, d.slope)
 		if at.costs[c].time > at.costs[at.chosen].time {
 			cost /= 1 - switchingGain
 		}
@@ -212,9 +224,12 @@ func (at *place) cheapest(slope float64) codec.Codec {
 	return best
 }
 
-// cost returns nanoseconds for a raw byte.
-func (at *place) cost(c codec.Codec, slope float64) float64 {
-	return at.weight*at.costs[c].time + slope*at.costs[c].share
+// cost returns nanoseconds for a raw byte, if the disk's slope is this one.
+func (at *place) cost(c cost, d *device, slope float64) float64 {
+	if !at.overlaps {
+		return c.time + slope*c.share
+	}
+	return max(slope*c.share, c.time/d.processors-d.cover) + overlapWeight*c.time
 }
 
 // add takes in that c packed raw bytes to packed in took nanoseconds.
@@ -243,15 +258,36 @@ func (c *cost) add(time, share float64) {
 	c.share += w * (share - c.share)
 }
 
+// A device is the disk, beside the processors that work meanwhile.
+type device struct {
+	line
+	processors float64
+	raw        float64 // mean bytes of a frame
+	// cover is the fixed part of the disk's time, in nanoseconds for a raw byte:
+	// time that the processors have however little is stored.
+	cover float64
+}
+
+// learn takes in a frame that landed.
+func (d *device) learn(raw, stored, service float64) {
+	d.add(stored, service)
+	d.raw += (raw - d.raw) / float64(d.frames)
+	d.cover = max(0, d.y-d.slope*d.x) / max(1, d.raw)
+}
+
 // A line is a fading linear regression of landing times over sizes.
 type line struct {
 	frames     int
 	x, y       float64 // means, in bytes and nanoseconds
 	xx, xy, yy float64 // central moments
 	// slope is in nanoseconds for a stored byte, one standard error below the
-	// best estimate: compression has to be worth it by evidence. It keeps its
-	// value while frames are too much alike to tell. It is 0 at first.
+	// best estimate: compression has to be worth it by evidence. It is 0 at first.
 	slope float64
+	// steepest is one standard error above it; before there is an estimate, as if
+	// all of the time were for bytes. Both keep their values while frames are too
+	// much alike to tell.
+	steepest float64
+	told     bool // frames have differed enough to tell
 }
 
 func (l *line) add(x, y float64) {
@@ -266,12 +302,17 @@ func (l *line) add(x, y float64) {
 	l.xx = (1 - w) * (l.xx + w*dx*dx)
 	l.xy = (1 - w) * (l.xy + w*dx*dy)
 	l.yy = (1 - w) * (l.yy + w*dy*dy)
+	// The fixed part of the time is not negative.
+	most := l.y / l.x
 	if l.frames < lineMinFrames || l.xx < lineMinSpread*lineMinSpread {
+		if !l.told {
+			l.steepest = most
+		}
 		return
 	}
 	slope := l.xy / l.xx
 	residual := max(0, l.yy-slope*l.xy)
-	slope -= math.Sqrt(residual / l.xx / float64(l.frames))
-	// The fixed part of the time is not negative.
-	l.slope = max(0, min(slope, l.y/l.x))
+	stderr := math.Sqrt(residual / l.xx / float64(l.frames))
+	l.told = true
+	l.slope, l.steepest = max(0, min(slope-stderr, most)), max(0, min(slope+stderr, most))
 }

@@ -3,12 +3,14 @@ package batcher
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/cockroachdb/datadriven"
 
 	"github.com/walsvc/walsvc/internal/codec"
+	"github.com/walsvc/walsvc/internal/limits"
 )
 
 // A world is what the policy measures: a disk and data, both modelled.
@@ -20,36 +22,75 @@ type world struct {
 	rand         *rand.Rand
 }
 
-// frame lets a frame with the given raw block sizes ride: most of them packed
-// while it filled, the last after sealing.
-func (w *world) frame(filling, sealing *choices, raw ...int) {
-	f := &Frame{blockSize: raw[0]}
-	for i, n := range raw {
-		f.rawSize += n
-		f.bufs = append(f.bufs, &buffer{raw: make([]byte, n)})
-		if i < len(raw)-1 {
-			f.bufs[i].tried = w.policy.chooseFilling()
-			f.claimed++
-			filling.add(w.policy.filling.chosen, f.bufs[i].tried)
-		}
+// rawBlock is what blocks are made of: only its length counts.
+var rawBlock = make([]byte, limits.TargetBlockSize)
+
+// frame lets a frame ride: full blocks that are packed while it fills, and last
+// bytes, if any, that are packed after sealing. It returns how long processors
+// packed meanwhile, how long the frame was held up, and how long the disk took, in
+// nanoseconds.
+func (w *world) frame(filling, sealing *choices, full, last int) (packed, held, service float64) {
+	f := &Frame{blockSize: len(rawBlock)}
+	for range full {
+		buf := &buffer{raw: rawBlock, tried: w.policy.chooseFilling()}
+		f.bufs = append(f.bufs, buf)
+		f.claimed++
+		f.rawSize += len(buf.raw)
+		filling.add(w.policy.filling.chosen, buf.tried)
+	}
+	if last > 0 {
+		f.bufs = append(f.bufs, &buffer{raw: rawBlock[:last]})
+		f.rawSize += last
 	}
 	w.policy.chooseSealing(f)
-	sealing.add(w.policy.sealing.chosen, f.bufs[len(raw)-1].tried)
-	for _, buf := range f.bufs {
+	if last > 0 {
+		sealing.add(w.policy.sealing.chosen, f.bufs[full].tried)
+	}
+	for i, buf := range f.bufs {
 		c := w.costs[buf.tried]
 		size := len(buf.raw)
 		if buf.tried != codec.None {
 			buf.took = int64(c.time * float64(size))
-			buf.packed = make([]byte, int(c.share*float64(size)))
+			buf.packed = rawBlock[:int(c.share*float64(size))]
 			if worthStoring(size, len(buf.packed)) {
 				size = len(buf.packed)
 			}
 		}
 		f.stored += size
+		if i < f.claimed {
+			packed += float64(buf.took)
+		} else {
+			held += float64(buf.took)
+		}
 	}
 	t := w.fixed + w.slope*float64(diskSize(f.stored))
 	f.service = int64(t * (1 + w.noise*(2*w.rand.Float64()-1)))
 	w.policy.learn(f)
+	return packed, held, float64(f.service)
+}
+
+// processors is how many the world has.
+const processors = 2
+
+// race runs frames of one size with a policy, back to back, and returns raw bytes
+// per second of the second half of them, and which codecs were chosen for their
+// blocks. Filling takes so many nanoseconds of a processor for a byte.
+func (w *world) race(p CodecPolicy, fill float64, size, frames int) (rate float64, used [codec.Zstd + 1]int) {
+	w.policy, w.rand = newPolicy(p), rand.New(rand.NewPCG(1, 2))
+	w.policy.disk.processors = processors
+	var filling, sealing choices
+	took := 0.0
+	for i := range frames {
+		if i == frames/2 {
+			took, filling, sealing = 0, choices{}, choices{}
+		}
+		packed, held, service := w.frame(&filling, &sealing, size/len(rawBlock), size%len(rawBlock))
+		took += max(service, (packed+fill*float64(size))/processors) + held
+	}
+	for _, c := range slices.Concat(filling.chosen, sealing.chosen) {
+		used[c]++
+	}
+	return float64(size) * float64(frames-frames/2) / took * 1e9, used
 }
 
 // choices remembers what a place chose, and with what it probed.
@@ -97,9 +138,14 @@ func (c *choices) String() string {
 //	ride frames=N [blocks=B] [last=KIB]   frames of B-1 blocks of 128 KiB, packed while
 //	                                      they fill, and one of KIB (or of each in turn),
 //	                                      packed after sealing: what was chosen
+//	race frames=N size=KIB [fill=PS]      frames of KIB (or of each), back to back, on 2
+//	                                      processors that take PS for filling a byte, with
+//	                                      each codec and Auto: MB/s of the second half, and
+//	                                      what Auto used
 func TestPolicy(t *testing.T) {
 	datadriven.Walk(t, "testdata/policy", func(t *testing.T, path string) {
 		w := &world{policy: newPolicy(Auto), rand: rand.New(rand.NewPCG(1, 2))}
+		w.policy.disk.processors = processors
 		w.costs[codec.None].share = 1
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			switch d.Cmd {
@@ -111,6 +157,7 @@ func TestPolicy(t *testing.T) {
 					return err.Error()
 				}
 				w.policy = newPolicy(p)
+				w.policy.disk.processors = processors
 				return p.String()
 			case "disk":
 				var fixed, slope, noise int
@@ -128,6 +175,8 @@ func TestPolicy(t *testing.T) {
 				return ""
 			case "ride":
 				return w.ride(t, d)
+			case "race":
+				return w.races(t, d)
 			}
 			d.Fatalf(t, "unknown command %s", d.Cmd)
 			return ""
@@ -151,12 +200,7 @@ func (w *world) ride(t *testing.T, d *datadriven.TestData) string {
 	}
 	var filling, sealing choices
 	for i := range frames {
-		raw := make([]int, blocks)
-		for j := range raw {
-			raw[j] = 128 << 10
-		}
-		raw[blocks-1] = last[i%len(last)] << 10
-		w.frame(&filling, &sealing, raw...)
+		w.frame(&filling, &sealing, blocks-1, last[i%len(last)]<<10)
 	}
 	var out strings.Builder
 	if blocks > 1 {
@@ -164,6 +208,31 @@ func (w *world) ride(t *testing.T, d *datadriven.TestData) string {
 	}
 	fmt.Fprintf(&out, "sealing: %s\n", &sealing)
 	fmt.Fprintf(&out, "slope:   %.1f ns/byte\n", w.policy.disk.slope)
+	return out.String()
+}
+
+func (w *world) races(t *testing.T, d *datadriven.TestData) string {
+	frames, fill := 0, 0
+	d.ScanArgs(t, "frames", &frames)
+	d.MaybeScanArgs(t, "fill", &fill)
+	sizes, _ := d.Arg("size")
+	var out strings.Builder
+	for i := range sizes.Vals {
+		var kib int
+		sizes.Scan(t, i, &kib)
+		fmt.Fprintf(&out, "%d KiB:", kib)
+		best := 0.0
+		for _, c := range []codec.Codec{codec.None, codec.S2, codec.Zstd} {
+			rate, _ := w.race(Fixed(c), float64(fill)/1e3, kib<<10, frames)
+			best = max(best, rate)
+			fmt.Fprintf(&out, " %s %.1f,", c, rate/1e6)
+		}
+		rate, used := w.race(Auto, float64(fill)/1e3, kib<<10, frames)
+		fmt.Fprintf(&out, " auto %.1f (%.1f%% behind; %d none, %d s2, %d zstd)\n", rate/1e6, 100*(1-rate/best), used[codec.None], used[codec.S2], used[codec.Zstd])
+		if rate < 0.9*best {
+			t.Errorf("%s: frames of %d KiB: the automatic choice is more than a tenth behind", d.Pos, kib)
+		}
+	}
 	return out.String()
 }
 
