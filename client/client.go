@@ -82,6 +82,7 @@ type Client struct {
 	appendService     walsvcv1.AppendServiceClient
 	replayService     walsvcv1.ReplayServiceClient
 	checkpointService walsvcv1.CheckpointServiceClient
+	cursorService     walsvcv1.CursorServiceClient
 	adminService      walsvcv1.AdminServiceClient
 
 	ctx     context.Context // ends when the Client is closed
@@ -107,6 +108,8 @@ const retryReads = `{"methodConfig":[{"name":[
 	{"service":"walsvc.v1.ReplayService","method":"WaitDurable"},
 	{"service":"walsvc.v1.CheckpointService","method":"GetCheckpoint"},
 	{"service":"walsvc.v1.CheckpointService","method":"ListCheckpoints"},
+	{"service":"walsvc.v1.CursorService","method":"GetCursor"},
+	{"service":"walsvc.v1.CursorService","method":"ListCursors"},
 	{"service":"walsvc.v1.AdminService"}],
 	"retryPolicy":{"maxAttempts":4,"initialBackoff":"0.05s","maxBackoff":"1s","backoffMultiplier":3,"retryableStatusCodes":["UNAVAILABLE"]}}]}`
 
@@ -145,6 +148,7 @@ func newClient(conn *grpc.ClientConn, o Options) *Client {
 		appendService:     walsvcv1.NewAppendServiceClient(conn),
 		replayService:     walsvcv1.NewReplayServiceClient(conn),
 		checkpointService: walsvcv1.NewCheckpointServiceClient(conn),
+		cursorService:     walsvcv1.NewCursorServiceClient(conn),
 		adminService:      walsvcv1.NewAdminServiceClient(conn),
 		logs:              make(map[string]*Log),
 	}

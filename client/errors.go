@@ -40,7 +40,12 @@ var (
 	ErrCheckpointBackwards = errors.New("checkpoint would move backwards")
 	ErrCheckpointConflict  = errors.New("checkpoint has another version")
 	ErrTooManyCheckpoints  = errors.New("too many checkpoints on this log")
-	ErrHeld                = errors.New("records are held by a checkpoint")
+	ErrHeld                = errors.New("records are held")
+	ErrCursorNotFound      = errors.New("cursor not found")
+	ErrCursorBackwards     = errors.New("cursor would move backwards")
+	ErrCursorConflict      = errors.New("cursor is elsewhere")
+	ErrCursorLost          = errors.New("cursor has lost records")
+	ErrTooManyCursors      = errors.New("too many cursors on this log")
 	ErrFull                = errors.New("disk is full")
 	ErrReadOnly            = errors.New("volume is read-only")
 	ErrPoisoned            = errors.New("volume is poisoned by a failed write")
@@ -91,7 +96,7 @@ var reasons = []reason{
 	{"LOG_NOT_FOUND", ErrLogNotFound, "create the log first"},
 	{"LOG_EXISTS", ErrLogExists, "use the log as it is, or another name"},
 	{"TOO_MANY_LOGS", ErrTooManyLogs, "delete logs that are no longer needed"},
-	{"QUOTA", ErrQuota, "move the log's checkpoints forward or truncate it"},
+	{"QUOTA", ErrQuota, "move the log's checkpoints forward, its cursors too, or truncate it"},
 	{"FENCED", ErrFenced, "stop writing: another writer has begun a newer epoch"},
 	{"LSN_MISMATCH", ErrLSNMismatch, "read what others appended, then decide again"},
 	{"AFTER_REFUSAL", ErrAfterRefusal, "deal with the earlier refusal, then append again"},
@@ -107,7 +112,12 @@ var reasons = []reason{
 	{"CHECKPOINT_BACKWARDS", ErrCheckpointBackwards, "delete the checkpoint first if that is meant"},
 	{"CHECKPOINT_CONFLICT", ErrCheckpointConflict, "get the checkpoint, then decide again"},
 	{"TOO_MANY_CHECKPOINTS", ErrTooManyCheckpoints, "delete checkpoints that nobody recovers from"},
-	{"HELD", ErrHeld, "move the checkpoint that holds the records forward"},
+	{"HELD", ErrHeld, "move the checkpoint or cursor that holds the records forward"},
+	{"CURSOR_NOT_FOUND", ErrCursorNotFound, "set the cursor first"},
+	{"CURSOR_BACKWARDS", ErrCursorBackwards, "ask for a reset if going back is meant"},
+	{"CURSOR_CONFLICT", ErrCursorConflict, "get the cursor, then decide again"},
+	{"CURSOR_LOST", ErrCursorLost, "bring the reader up to date from another source, then reset the cursor"},
+	{"TOO_MANY_CURSORS", ErrTooManyCursors, "delete cursors of readers that are gone"},
 	{"FULL", ErrFull, "truncate or make room; appends resume by themselves"},
 	{"READ_ONLY", ErrReadOnly, "see the status for what is damaged"},
 	{"POISONED", ErrPoisoned, "look at the service's disk, then restart it"},

@@ -167,3 +167,36 @@ func ExampleLog_Resume() {
 	fmt.Println("the log is whole, and goes on at LSN", lsn)
 	// Output: the log is whole, and goes on at LSN 3
 }
+
+func ExampleLog_SetCursor() {
+	ctx, c, end := example()
+	defer end()
+
+	orders := c.Log("orders")
+	if _, err := orders.AppendBatch(ctx, [][]byte{[]byte("apples"), []byte("pears")}); err != nil {
+		log.Fatal(err)
+	}
+	// Whoever mails the orders starts where it stopped, whatever becomes of it: the
+	// log keeps for it what it has not read, up to a cap.
+	if _, err := orders.SetCursor(ctx, "mailer", 0, client.CursorOptions{Create: true, Cap: 64 << 20}); err != nil && !errors.Is(err, client.ErrCursorConflict) {
+		log.Fatal(err)
+	}
+	for r, err := range orders.Replay(ctx, client.ReplayOptions{Cursor: "mailer"}) {
+		if err != nil {
+			log.Fatal(err) // client.ErrCursorLost: mail what is missing from elsewhere, then set it with Reset
+		}
+		fmt.Printf("mailed %s\n", r.Data)
+		if _, err := orders.SetCursor(context.WithoutCancel(ctx), "mailer", r.LSN, client.CursorOptions{}); err != nil {
+			log.Fatal(err)
+		}
+	}
+	cursor, err := orders.Cursor(ctx, "mailer")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s at LSN %d, %d behind\n", cursor.State, cursor.LSN, cursor.Records)
+	// Output:
+	// mailed apples
+	// mailed pears
+	// reserved at LSN 2, 0 behind
+}

@@ -29,10 +29,15 @@ type Record struct {
 // ReplayOptions say what Replay yields. The zero value means all records from
 // the oldest kept to the end.
 type ReplayOptions struct {
-	From       LSN    // first record; 0 means the oldest kept, or what Checkpoint says
+	From       LSN    // first record; 0 means the oldest kept, or what Checkpoint or Cursor says
 	Checkpoint string // if set, begin behind that checkpoint's LSN; not with From
-	To         LSN    // last record; 0 means the end; not with Follow
-	Follow     bool   // go on with what is appended, until ctx ends
+	// Cursor, if set, is the caller's own: without From the replay begins behind its
+	// LSN, and it ends with ErrCursorLost if the cursor was evicted and what is to come
+	// next is gone. Not with Checkpoint. The replay does not move it: only its reader
+	// knows when it is done with a record.
+	Cursor string
+	To     LSN  // last record; 0 means the end; not with Follow
+	Follow bool // go on with what is appended, until ctx ends
 	// Claim is what the caller has last read, or was acknowledged: the service
 	// proves it before it shows anything, and every time the replay has to connect
 	// anew. Zero means Log.Claim, and if that claims nothing, the log's end as it
@@ -66,7 +71,8 @@ type part struct {
 // is opened here, ahead of the loop. When the connection breaks it goes on at
 // the next record, once the service has proven that it still has those before.
 // After an error it ends; there is none at the end of the records. It yields ErrLSNTruncated and ErrLSNAhead for a place that is not
-// there, ErrCheckpointNotFound, ErrLogNotFound, ErrTooManyReplays, ErrDataLoss
+// there, ErrCursorLost if it began at a cursor that was evicted, by then or since,
+// ErrCheckpointNotFound, ErrCursorNotFound, ErrLogNotFound, ErrTooManyReplays, ErrDataLoss
 // for records that are damaged or missing and for a history that is not the
 // claimed one, and the context's cause when that ends.
 func (l *Log) Replay(ctx context.Context, o ReplayOptions) iter.Seq2[Record, error] {
@@ -165,7 +171,7 @@ func (l *Log) receiveStream(ctx context.Context, o *ReplayOptions, parts chan<- 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := l.client.replayService.Replay(ctx, &walsvcv1.ReplayRequest{
-		Log: l.name, FromLsn: uint64(o.From), Checkpoint: o.Checkpoint, ToLsn: uint64(o.To), Follow: o.Follow,
+		Log: l.name, FromLsn: uint64(o.From), Checkpoint: o.Checkpoint, Cursor: o.Cursor, ToLsn: uint64(o.To), Follow: o.Follow,
 		Codecs: []uint32{uint32(codec.None), uint32(codec.S2), uint32(codec.Zstd)}, Claim: o.Claim.message(),
 	}, grpc.WaitForReady(true))
 	if err != nil {

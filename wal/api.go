@@ -134,7 +134,8 @@ type Span struct {
 
 // ReadOptions say what a Reader returns.
 type ReadOptions struct {
-	From   LSN           // first record; 0 means the oldest kept
+	From   LSN           // first record; 0 means the oldest kept, or what Cursor says
+	Cursor string        // of whoever reads: without From, where to begin; if it is evicted, that is the error
 	To     LSN           // last record; 0 means the end as it is when the Reader is made, or none if it follows
 	Follow bool          // wait at the end instead of ending
 	Codecs []codec.Codec // if not empty, blocks of these may come as stored
@@ -167,9 +168,12 @@ type Options struct {
 // Events tells what happens inside a volume to whoever logs or counts. The
 // functions must not block and must not call the volume.
 type Events struct {
-	Poisoned      func(err error)
-	Rolled        func(segment uint64)
-	Released      func(segments int)
+	Poisoned func(err error)
+	Rolled   func(segment uint64)
+	Released func(segments int)
+	// CursorEvicted is called for every cursor that was evicted, once that is
+	// durable and before what it held is released.
+	CursorEvicted func(lost CursorLostError)
 	Snapshot      func(sequence uint64, bytes int64, took time.Duration)
 	PrepareFailed func(err error)
 	Stranger      func(name string)
@@ -284,6 +288,7 @@ type Status struct {
 	Rolls           uint64
 	Recycles        uint64
 	Snapshots       uint64
+	CursorsEvicted  uint64
 	Stalls          uint64
 	Stall           *Stall // under way; nil for none
 	// Lost are the records that repairs gave up and no truncation has reached, by
@@ -327,7 +332,12 @@ var (
 	ErrCheckpointBackwards = errors.New("checkpoint would move backwards")              //
 	ErrCheckpointConflict  = errors.New("checkpoint has another version")               // *ConflictError has the figures
 	ErrTooManyCheckpoints  = errors.New("too many checkpoints on this log")             //
-	ErrHeld                = errors.New("records are held by a checkpoint")             //
+	ErrHeld                = errors.New("records are held")                             // wrapped with what holds them
+	ErrCursorNotFound      = errors.New("cursor not found")                             //
+	ErrCursorBackwards     = errors.New("cursor would move backwards")                  // unless a reset is asked for
+	ErrCursorConflict      = errors.New("cursor is elsewhere")                          // *CursorConflictError has the figures
+	ErrCursorLost          = errors.New("cursor has lost records")                      // *CursorLostError says which
+	ErrTooManyCursors      = errors.New("too many cursors on this log")                 //
 )
 
 // A RangeError says where an LSN fell outside a log.
@@ -468,6 +478,11 @@ type engine interface {
 	Checkpoint(ctx context.Context, log, name string) (Checkpoint, error)
 	Checkpoints(log string) ([]Checkpoint, error)
 	DeleteCheckpoint(ctx context.Context, log, name string, expected *uint64) error
+
+	SetCursor(ctx context.Context, log string, u CursorUpdate) (Cursor, error)
+	Cursor(log, name string) (Cursor, error)
+	Cursors(log string) ([]Cursor, error)
+	DeleteCursor(ctx context.Context, log, name string, expected *LSN) error
 }
 
 // appender is one append stream's seat on the bus. One goroutine may call Bind,

@@ -29,7 +29,11 @@ const (
 	CommandMoveCheckpoint CommandKind = 8
 	// CommandSetWriter begins an epoch: with a writer who alone may append in it,
 	// or, without a name, with none, and the log is shared again.
-	CommandSetWriter CommandKind = 9
+	CommandSetWriter    CommandKind = 9
+	CommandSetCursor    CommandKind = 10
+	CommandDeleteCursor CommandKind = 11
+	// CommandEvictCursor has a cursor that is over its cap hold nothing any more.
+	CommandEvictCursor CommandKind = 12
 )
 
 // String names a kind as walctl prints it.
@@ -53,6 +57,12 @@ func (k CommandKind) String() string {
 		return "move-checkpoint"
 	case CommandSetWriter:
 		return "set-writer"
+	case CommandSetCursor:
+		return "set-cursor"
+	case CommandDeleteCursor:
+		return "delete-cursor"
+	case CommandEvictCursor:
+		return "evict-cursor"
 	}
 	return fmt.Sprintf("command(%d)", uint8(k))
 }
@@ -65,9 +75,9 @@ type Command struct {
 	Log  uint64 // the log's number in this volume, from 1, never reused
 
 	// create-log
-	Name    string    // also the checkpoint's name; the holder's of set-writer
+	Name    string    // also the checkpoint's or cursor's name; the holder's of set-writer
 	ID      ulid.ULID // also that of the request of set-writer
-	Time    int64     // also of set-checkpoint; nanoseconds since 1970
+	Time    int64     // also of set-checkpoint, set-cursor and evict-cursor; nanoseconds since 1970
 	Options LogOptions
 
 	// open-producer
@@ -81,12 +91,17 @@ type Command struct {
 	Count    uint32   // records
 	RunSum   uint32   // CRC-32C of the run; of the state of a checkpoint
 	Checksum Checksum // the log's, behind the last record
-	Start    uint64   // framed bytes ever appended to the log before this batch
+	Start    uint64   // framed bytes ever appended to the log before this batch; up to a cursor's LSN
 	Place             // of the run, or of the state of a checkpoint
 
-	// set-checkpoint, move-checkpoint
+	// set-checkpoint, move-checkpoint; the LSN also of a cursor
 	LSN     LSN
 	Version uint64
+
+	// set-cursor, evict-cursor
+	Cap   uint64 // framed bytes that the cursor may hold
+	Hold  bool   // it is not evicted beyond that; set-cursor alone
+	Reset bool   // its reader asked for going back, or lost records and knows; set-cursor alone
 
 	// truncate
 	LiveBytes uint64 // what is left
@@ -168,10 +183,41 @@ func appendBody(dst []byte, c *Command) []byte {
 		dst = binary.AppendUvarint(dst, uint64(c.Epoch))
 		dst = appendString(dst, c.Name)
 		dst = append(dst, c.ID[:]...)
+	case CommandSetCursor:
+		dst = appendString(dst, c.Name)
+		dst = binary.AppendUvarint(dst, uint64(c.LSN))
+		dst = binary.AppendUvarint(dst, c.Start)
+		dst = binary.AppendUvarint(dst, c.Cap)
+		dst = binary.AppendUvarint(dst, uint64(c.Time))
+		dst = append(dst, cursorFlags(c.Hold, c.Reset))
+	case CommandDeleteCursor:
+		dst = appendString(dst, c.Name)
+	case CommandEvictCursor:
+		dst = appendString(dst, c.Name)
+		dst = binary.AppendUvarint(dst, uint64(c.LSN))
+		dst = binary.AppendUvarint(dst, c.Start)
+		dst = binary.AppendUvarint(dst, c.Cap)
+		dst = binary.AppendUvarint(dst, uint64(c.Time))
 	default:
 		panic(fmt.Sprintf("wal: encoding %s", c.Kind))
 	}
 	return dst
+}
+
+// The flags of a cursor.
+const (
+	cursorHold  = 1
+	cursorReset = 2 // in a command alone
+)
+
+func cursorFlags(hold, reset bool) (flags byte) {
+	if hold {
+		flags |= cursorHold
+	}
+	if reset {
+		flags |= cursorReset
+	}
+	return flags
 }
 
 func appendString(dst []byte, s string) []byte {
@@ -253,6 +299,22 @@ func DecodeCommand(meta []byte, c *Command) (rest []byte, err error) {
 		c.Epoch = Epoch(d.uvarint())
 		c.Name = d.string(limits.MaxHolderNameBytes)
 		d.fixed(c.ID[:])
+	case CommandSetCursor:
+		c.Name = d.string(limits.MaxCursorNameBytes)
+		c.LSN = LSN(d.uvarint())
+		c.Start = d.uvarint()
+		c.Cap = d.uvarint()
+		c.Time = int64(d.uvarint())
+		flags := d.flags(cursorHold | cursorReset)
+		c.Hold, c.Reset = flags&cursorHold != 0, flags&cursorReset != 0
+	case CommandDeleteCursor:
+		c.Name = d.string(limits.MaxCursorNameBytes)
+	case CommandEvictCursor:
+		c.Name = d.string(limits.MaxCursorNameBytes)
+		c.LSN = LSN(d.uvarint())
+		c.Start = d.uvarint()
+		c.Cap = d.uvarint()
+		c.Time = int64(d.uvarint())
 	default:
 		return nil, fmt.Errorf("%w: unknown kind %d", ErrBadCommand, meta[0])
 	}
@@ -345,6 +407,17 @@ func (d *decoder) string(limit int) string {
 	s := string(d.buf[:n])
 	d.buf = d.buf[n:]
 	return s
+}
+
+// flags takes a byte that has no other bits than those known.
+func (d *decoder) flags(known byte) byte {
+	if len(d.buf) == 0 || d.buf[0]&^known != 0 {
+		d.fail()
+		return 0
+	}
+	f := d.buf[0]
+	d.buf = d.buf[1:]
+	return f
 }
 
 func (d *decoder) place() Place {

@@ -37,6 +37,10 @@ func sampleCommands() []Command {
 		{Kind: CommandSetWriter, Log: 9, Epoch: 2, Name: "db-1", ID: ulid.ULID{15: 4}},
 		{Kind: CommandSetWriter, Log: most, Epoch: most, Name: strings.Repeat("n", limits.MaxHolderNameBytes)},
 		{Kind: CommandSetWriter, Log: 9, Epoch: 3},
+		{Kind: CommandSetCursor, Log: 9, Name: "cursor", LSN: 3, Start: 77, Cap: 1 << 30, Time: 99},
+		{Kind: CommandSetCursor, Log: most, Name: strings.Repeat("n", limits.MaxCursorNameBytes), LSN: most, Start: most, Cap: most, Time: -1, Hold: true, Reset: true},
+		{Kind: CommandDeleteCursor, Log: 9, Name: "cursor"},
+		{Kind: CommandEvictCursor, Log: 9, Name: strings.Repeat("n", limits.MaxCursorNameBytes), LSN: most, Start: most, Cap: most, Time: -1},
 	}
 }
 
@@ -49,6 +53,9 @@ func TestCommandRoundTrip(t *testing.T) {
 		all = AppendCommand(all, c)
 		if c.Kind == CommandAppend && len(one) > maxAppendBytes {
 			t.Errorf("%s takes %d bytes, admission counts on %d", c.Kind, len(one), maxAppendBytes)
+		}
+		if c.Kind == CommandEvictCursor && len(one) > maxEvictBytes || c.Kind != CommandCreateLog && len(one) > maxSmallCommand {
+			t.Errorf("%s takes %d bytes, admission counts on fewer", c.Kind, len(one))
 		}
 		if len(one) > maxCommandBytes {
 			t.Errorf("%s takes %d bytes, admission counts on %d", c.Kind, len(one), maxCommandBytes)
@@ -98,6 +105,9 @@ func TestDecodeCommandRefuses(t *testing.T) {
 		"log name over the limit":   AppendCommand(nil, &Command{Kind: CommandCreateLog, Log: 1, Name: long("n", limits.MaxLogNameBytes)}),
 		"checkpoint name too long":  AppendCommand(nil, &Command{Kind: CommandDeleteCheckpoint, Log: 1, Name: long("n", limits.MaxCheckpointNameBytes)}),
 		"holder's name too long":    AppendCommand(nil, &Command{Kind: CommandSetWriter, Log: 1, Epoch: 2, Name: long("n", limits.MaxHolderNameBytes)}),
+		"cursor name too long":      AppendCommand(nil, &Command{Kind: CommandDeleteCursor, Log: 1, Name: long("n", limits.MaxCursorNameBytes)}),
+		"cursor's flags unknown":    body(CommandSetCursor, 1, 1, 'c', 0, 0, 1, 0, 4),
+		"cursor without its flags":  body(CommandSetCursor, 1, 1, 'c', 0, 0, 1, 0),
 		"colocation key too long":   AppendCommand(nil, &Command{Kind: CommandCreateLog, Log: 1, Options: LogOptions{ColocationKey: long("c", limits.MaxLabelBytes)}}),
 		"label over the limit":      AppendCommand(nil, &Command{Kind: CommandCreateLog, Log: 1, Options: LogOptions{Labels: map[string]string{"k": long("v", limits.MaxLabelBytes)}}}),
 		"labels twice":              body(CommandCreateLog, append(append([]byte{1}, make([]byte, 16)...), 0, 0, 0, 0, 0, 2, 1, 'k', 0, 1, 'k', 0)...),
@@ -113,7 +123,7 @@ func TestDecodeCommandRefuses(t *testing.T) {
 
 func TestCommandKindNames(t *testing.T) {
 	seen := map[string]bool{}
-	for k := CommandCreateLog; k <= CommandSetWriter; k++ {
+	for k := CommandCreateLog; k <= CommandEvictCursor; k++ {
 		if name := k.String(); seen[name] || strings.Contains(name, "(") {
 			t.Errorf("kind %d is called %q", uint8(k), name)
 		} else {

@@ -90,12 +90,15 @@ const (
 	sawFenced         = "an append of an older epoch refused"
 	sawEpochCutOff    = "an unacknowledged epoch lost"
 	sawEpochKept      = "an unacknowledged epoch kept"
+	sawCursorHolds    = "a cursor below every checkpoint"
+	sawEvicted        = "a cursor evicted"
 )
 
 var crashMustSee = []string{
 	sawRoll, sawRecycle, sawSnapshot, sawFromSnapshot, sawHalfSnapshot, sawCarried, sawRewritten, sawDiscarded,
 	sawSecond, sawThird, sawServedAndCut, sawFailedSync, sawFailedOpening, sawDroppedPages, sawFull, sawRepeat, sawRetryLanded,
 	sawCutOff, sawUnackedKept, sawTruncatedByJan, sawAcquired, sawReleased, sawFenced, sawEpochCutOff, sawEpochKept,
+	sawCursorHolds, sawEvicted,
 }
 
 // crashCases says of every case of the tail rule whether a crash leads to it:
@@ -336,6 +339,8 @@ type crashOp struct {
 	holder   string     // of a writer; empty when one is released
 	first    LSN        // of a truncation
 	cp       Checkpoint // of a checkpoint; with its version once that is set
+	cursor   CursorUpdate
+	lost     bool // a cursor was refused, for it was evicted
 
 	// When it was asked, and when it was answered, in the life's own count of
 	// events; 0 for never.
@@ -353,6 +358,8 @@ const (
 	crashTruncate
 	crashCheckpoint
 	crashWriter
+	crashSetCursor
+	crashDeleteCursor
 )
 
 // A crashWant is what a disk must hold and what it may hold: everything that the
@@ -382,8 +389,15 @@ type shownLog struct {
 	info    LogInfo
 	records []string // from info.First on
 	cp      Checkpoint
+	cursor  shownCursor
 	last    uint64 // the producer's last sequence
 	retries []retry
+}
+
+// A shownCursor is where a log's cursor is; zero for none.
+type shownCursor struct {
+	exists, lost bool
+	lsn          LSN
 }
 
 // A retry is a batch that its producer may send again.
@@ -406,7 +420,7 @@ func (w *crashWant) verify(v *Volume, seen map[string]int) (*crashShown, error) 
 	}
 	ops := map[string][]*crashOp{}
 	for _, op := range w.life.ops {
-		if w.may(op) {
+		if w.may(op) || op.lost && op.asked <= w.possible {
 			ops[op.log] = append(ops[op.log], op)
 		}
 	}
@@ -483,7 +497,17 @@ func (c *crashCheck) log(v *Volume, info LogInfo) (*shownLog, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &shownLog{info: info, records: c.got, cp: cp, last: c.last(v), retries: c.retries()}, nil
+	cursor, err := c.cursor(v)
+	if err != nil {
+		return nil, err
+	}
+	if cursor.exists && !cursor.lost && cursor.lsn < cp.LSN {
+		c.seen[sawCursorHolds]++
+	}
+	if cursor.lost && !c.base.cursor.lost {
+		c.seen[sawEvicted]++
+	}
+	return &shownLog{info: info, records: c.got, cp: cp, cursor: cursor, last: c.last(v), retries: c.retries()}, nil
 }
 
 // floor: truncation never goes back, and nothing is given up that nobody allowed.
@@ -491,6 +515,9 @@ func (c *crashCheck) floor() error {
 	low, asked, allowed := c.base.info.First, c.base.info.First, c.base.info.First
 	if c.base.cp.Version > 0 {
 		allowed = max(allowed, c.base.cp.LSN+1)
+	}
+	if c.base.cursor.exists {
+		allowed = max(allowed, c.base.cursor.lsn+1)
 	}
 	for _, op := range c.ops {
 		switch op.kind {
@@ -501,6 +528,8 @@ func (c *crashCheck) floor() error {
 			}
 		case crashCheckpoint:
 			allowed = max(allowed, op.cp.LSN+1)
+		case crashSetCursor:
+			allowed = max(allowed, op.cursor.LSN+1)
 		}
 	}
 	if c.info.First < low || c.info.First > max(asked, allowed) {
@@ -710,6 +739,57 @@ func (c *crashCheck) checkpoint(v *Volume) (Checkpoint, error) {
 		return Checkpoint{}, fmt.Errorf("checkpoint at LSN %d, version %d, has a state that nobody gave it", cp.LSN, cp.Version)
 	}
 	return cp, nil
+}
+
+// cursor: it is where it was last put, or may have been since, and what it holds
+// is there, unless it is lost: then it was over its cap once, and it stays lost.
+func (c *crashCheck) cursor(v *Volume) (shownCursor, error) {
+	var got shownCursor
+	found, err := v.Cursor(c.info.Name, "reader")
+	switch {
+	case err == nil:
+		got = shownCursor{exists: true, lost: found.State == CursorLost, lsn: found.LSN}
+	case !errors.Is(err, ErrCursorNotFound):
+		return got, err
+	}
+	// What it may be: it may also be lost, if it is no more than that it was there.
+	may := []shownCursor{c.base.cursor}
+	for _, op := range c.ops {
+		sure := op.answered != 0 && op.answered <= c.want.sure
+		var to []shownCursor
+		switch {
+		case op.lost && sure:
+			for _, was := range may {
+				if was.exists {
+					to = append(to, shownCursor{exists: true, lost: true, lsn: was.lsn})
+				}
+			}
+			may = to
+		case op.refused:
+		case op.kind == crashSetCursor || op.kind == crashDeleteCursor:
+			to = []shownCursor{{exists: op.kind == crashSetCursor, lsn: op.cursor.LSN}}
+			if !sure {
+				to = append(to, may...)
+			}
+			may = to
+		}
+	}
+	if !slices.ContainsFunc(may, func(m shownCursor) bool { return m == got || got.lost && m == shownCursor{exists: true, lsn: got.lsn} }) {
+		return got, fmt.Errorf("cursor %+v, it may be one of %+v", got, may)
+	}
+	if !got.exists {
+		return got, nil
+	}
+	if !got.lost && c.info.First > got.lsn+1 {
+		return got, fmt.Errorf("cursor at LSN %d holds what is LOST: the log begins at %d", got.lsn, c.info.First)
+	}
+	if c.info.First <= got.lsn+1 {
+		live := uint64(len(run(c.got[got.lsn+1-c.info.First:]...)))
+		if got.lost && live <= found.Cap || !got.lost && live != found.LiveBytes {
+			return got, fmt.Errorf("cursor %+v with %d bytes behind it", found, live)
+		}
+	}
+	return got, nil
 }
 
 // retries returns the producer's last batches, where they ended up.
@@ -1206,7 +1286,9 @@ func (l *crashLife) step() {
 		// The first one is idle mostly: what it keeps has to be carried forward.
 		names = names[1:]
 	}
-	switch n := l.rng.IntN(25); {
+	switch n := l.rng.IntN(27); {
+	case n >= 25:
+		l.moveCursor(name)
 	case n >= 23:
 		l.writer(name)
 	case n == 22:
@@ -1486,6 +1568,30 @@ func (l *crashLife) setCheckpoint(name string, back int) {
 	l.answered(op, err, ErrCheckpointBackwards, ErrLSNTruncated)
 }
 
+// moveCursor sets or deletes the log's cursor. Its cap is soon reached.
+func (l *crashLife) moveCursor(name string) {
+	info, err := l.v.Log(name)
+	if err != nil {
+		return // it was deleted
+	}
+	if l.rng.IntN(4) == 0 {
+		op := l.ask(&crashOp{kind: crashDeleteCursor, log: name})
+		l.answered(op, l.v.DeleteCursor(context.Background(), name, "reader", nil), ErrCursorNotFound)
+		return
+	}
+	back := l.rng.IntN(12)
+	op := l.ask(&crashOp{kind: crashSetCursor, log: name, cursor: CursorUpdate{
+		Name: "reader", LSN: info.Durable() - min(info.Durable(), LSN(back)), Cap: uint64(l.v.maxBatch), Reset: l.rng.IntN(3) == 0,
+	}})
+	_, err = l.v.SetCursor(context.Background(), name, op.cursor)
+	if errors.Is(err, ErrCursorLost) {
+		l.mu.Lock()
+		op.lost = true
+		l.mu.Unlock()
+	}
+	l.answered(op, err, ErrCursorBackwards, ErrCursorLost, ErrLSNTruncated, ErrInvalid)
+}
+
 // truncate gives up some of the oldest records.
 func (l *crashLife) truncate(name string) {
 	info, err := l.v.Log(name)
@@ -1531,13 +1637,15 @@ func TestCrashCheckNotices(t *testing.T) {
 	first := mustAppend(t, v, "a", "1/0/x", "1/1/x")
 	second := mustAppend(t, v, "a", "2/0/y")
 	mustCheckpoint(t, v, "a", "cp", 1, "state")
+	mustCursor(t, v, "a", CursorUpdate{Name: "reader", LSN: 2})
 	// What was done to it, and what it had shown before: nothing.
 	made := func() (w *crashWant, create, one, two, cp *crashOp) {
 		create = &crashOp{kind: crashCreate, log: "a", asked: 1, answered: 2}
 		one = &crashOp{kind: crashAppend, log: "a", id: 1, records: []string{"1/0/x", "1/1/x"}, verdict: first, asked: 3, answered: 4}
 		two = &crashOp{kind: crashAppend, log: "a", id: 2, records: []string{"2/0/y"}, verdict: second, asked: 5, answered: 6}
 		cp = &crashOp{kind: crashCheckpoint, log: "a", cp: Checkpoint{Name: "cp", LSN: 1, Version: 1, State: []byte("state")}, asked: 7, answered: 8}
-		life := &crashLife{ops: []*crashOp{create, one, two, cp}}
+		cursor := &crashOp{kind: crashSetCursor, log: "a", cursor: CursorUpdate{LSN: 2}, asked: 7, answered: 8}
+		life := &crashLife{ops: []*crashOp{create, one, two, cp, cursor}}
 		return &crashWant{base: &crashShown{logs: map[string]*shownLog{}}, life: life, sure: 99, possible: 99}, create, one, two, cp
 	}
 	verify := func(w *crashWant) error {
@@ -1580,12 +1688,20 @@ func TestCrashCheckNotices(t *testing.T) {
 		"a checkpoint went back": func(w *crashWant, _, _, _, _ *crashOp) {
 			also(w, crashOp{kind: crashCheckpoint, log: "a", cp: Checkpoint{LSN: 2, Version: 2}})
 		},
-		"a checkpoint has another state":  func(_ *crashWant, _, _, _, cp *crashOp) { cp.cp.State = []byte("other") },
-		"a deleted log is back":           func(w *crashWant, _, _, _, _ *crashOp) { also(w, crashOp{kind: crashDelete, log: "a"}) },
-		"a log is lost":                   func(w *crashWant, _, _, _, _ *crashOp) { also(w, crashOp{kind: crashCreate, log: "b"}) },
-		"a log was never created":         func(_ *crashWant, create, _, _, _ *crashOp) { create.log = "b" },
-		"a log is another one":            func(w *crashWant, _, _, _, _ *crashOp) { shown(w, shownLog{info: LogInfo{First: 1, Next: 1}}) },
-		"a producer's batch is not known": func(_ *crashWant, _, _, two, _ *crashOp) { two.sequence = 1 },
+		"a checkpoint has another state": func(_ *crashWant, _, _, _, cp *crashOp) { cp.cp.State = []byte("other") },
+		"a cursor went back": func(w *crashWant, _, _, _, _ *crashOp) {
+			also(w, crashOp{kind: crashSetCursor, log: "a", cursor: CursorUpdate{LSN: 3}})
+		},
+		"a deleted cursor is back": func(w *crashWant, _, _, _, _ *crashOp) { also(w, crashOp{kind: crashDeleteCursor, log: "a"}) },
+		"a lost cursor is not lost": func(w *crashWant, _, _, _, _ *crashOp) {
+			also(w, crashOp{kind: crashSetCursor, log: "a", refused: true, lost: true})
+		},
+		"a cursor is there before it is set": func(w *crashWant, _, _, _, _ *crashOp) { w.life.ops[4].asked, w.life.ops[4].answered = 100, 0 },
+		"a deleted log is back":              func(w *crashWant, _, _, _, _ *crashOp) { also(w, crashOp{kind: crashDelete, log: "a"}) },
+		"a log is lost":                      func(w *crashWant, _, _, _, _ *crashOp) { also(w, crashOp{kind: crashCreate, log: "b"}) },
+		"a log was never created":            func(_ *crashWant, create, _, _, _ *crashOp) { create.log = "b" },
+		"a log is another one":               func(w *crashWant, _, _, _, _ *crashOp) { shown(w, shownLog{info: LogInfo{First: 1, Next: 1}}) },
+		"a producer's batch is not known":    func(_ *crashWant, _, _, two, _ *crashOp) { two.sequence = 1 },
 		"a sequence is used twice": func(w *crashWant, _, _, _, _ *crashOp) {
 			for id := range 2 {
 				w.life.ops = append(w.life.ops, &crashOp{kind: crashAppend, log: "a", id: 3 + id, sequence: 1, asked: 9 + id})

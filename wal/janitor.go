@@ -17,6 +17,7 @@ import (
 // same commands as everybody else: what allows a segment to be recycled is
 // durable before the segment is renamed.
 //
+//	evict      cursors over their caps hold nothing any more, durably
 //	floors     from the oldest segment on: may it go?
 //	states     checkpoints' states in it are carried forward
 //	truncate   each log that had records in it says so, durably
@@ -60,6 +61,7 @@ func (j *janitor) start(v *Volume) {
 // keeping a segment too long loses nothing.
 func (j *janitor) turn() (more bool) {
 	j.seen.Store(j.v.journal.Durable())
+	evicted := j.evict()
 	err := j.sweep()
 	for err == nil {
 		var made bool
@@ -67,6 +69,9 @@ func (j *janitor) turn() (more bool) {
 			break
 		}
 		err = j.sweep()
+	}
+	if err == nil && errors.Is(evicted, ErrFull) {
+		_ = j.evict() // there may be room for it now
 	}
 	if err == nil {
 		j.v.watchClock()
@@ -95,6 +100,7 @@ func (j *janitor) survey(limit segment.ID) (sweeping, error) {
 	for _, l := range v.durable.logs {
 		c := *l
 		c.checkpoints = slices.Clone(l.checkpoints)
+		c.cursors = slices.Clone(l.cursors)
 		s.logs = append(s.logs, &c)
 	}
 	v.mu.RUnlock()
@@ -472,8 +478,9 @@ func (l *logState) truncation(first LSN, start uint64, asked bool) (*Command, er
 	switch {
 	case first <= l.first:
 		return nil, nil
-	case (len(l.checkpoints) > 0 || !asked) && first > l.keep():
-		return nil, held(l.name, first, l.keep())
+	}
+	if err := l.held(first, asked); err != nil {
+		return nil, err
 	}
 	return &Command{Kind: CommandTruncate, Log: l.number, First: first, LiveBytes: min(l.totalBytes-start, l.liveBytes)}, nil
 }
@@ -501,12 +508,21 @@ func (v *Volume) doAll(ctx context.Context, size int, use purpose, decide func(s
 	}
 }
 
-func held(name string, first, keep LSN) error {
-	return fmt.Errorf("log %q: truncate below LSN %d: %w: the lowest needs %d", name, first, ErrHeld, keep)
+// held returns ErrHeld, and by whom, if somebody needs records below first. A log
+// that nobody holds back keeps everything, unless its owner asks.
+func (l *logState) held(first LSN, asked bool) error {
+	keep, holder, held := l.floor()
+	switch {
+	case held && first > keep:
+		return fmt.Errorf("log %q: truncate below LSN %d: %w: %s needs %d", l.name, first, ErrHeld, holder, keep)
+	case !held && !asked && first > l.first:
+		return fmt.Errorf("log %q: truncate below LSN %d: %w: nobody has given any up", l.name, first, ErrHeld)
+	}
+	return nil
 }
 
 // Truncate gives up a log's records below first, durably, and returns the log.
-// It never passes the lowest checkpoint (ErrHeld) nor the end (a *RangeError);
+// It never passes the lowest checkpoint or cursor (ErrHeld) nor the end (a *RangeError);
 // at or below the oldest record it changes nothing. Space comes back when whole
 // segments hold nothing that anybody keeps.
 func (v *Volume) Truncate(ctx context.Context, name string, first LSN) (LogInfo, error) {
@@ -517,18 +533,15 @@ func (v *Volume) Truncate(ctx context.Context, name string, first LSN) (LogInfo,
 		return LogInfo{}, err
 	}
 	was := *l
-	keep := l.next
-	if len(l.checkpoints) > 0 {
-		keep = l.keep()
-	}
+	refused := l.held(first, true)
 	v.mu.RUnlock()
 	switch {
 	case first > was.next:
 		return LogInfo{}, &RangeError{Log: name, Asked: first, First: was.first, Next: was.next, Err: ErrLSNAhead}
-	case first > keep:
-		return LogInfo{}, held(name, first, keep)
 	case first <= was.first:
 		return was.info(), nil
+	case refused != nil:
+		return LogInfo{}, refused
 	}
 	start := was.totalBytes
 	at := first

@@ -22,6 +22,32 @@ type modelLog struct {
 	cp      LSN
 	state   string
 	cps     uint64
+	cur     *LSN // of the cursor; nil for none
+	most    LSN  // the janitor may have come so far
+}
+
+// floor returns what the log's holders keep.
+func (m *modelLog) floor() (keep LSN, held bool) {
+	if m.cps > 0 {
+		keep, held = m.cp+1, true
+	}
+	if m.cur != nil && (!held || *m.cur < m.cp) {
+		keep, held = *m.cur+1, true
+	}
+	return keep, held
+}
+
+// holds notes that a holder was set behind lsn: nothing from there on is gone.
+func (m *modelLog) holds(lsn LSN) {
+	m.most = min(m.most, lsn+1)
+	m.moved()
+}
+
+// moved notes that a holder was set or deleted.
+func (m *modelLog) moved() {
+	if keep, held := m.floor(); held {
+		m.most = max(m.most, keep)
+	}
 }
 
 // TestModel does random things to volumes of several shapes and to a map of
@@ -59,11 +85,11 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 		m := model[name]
 		if m == nil {
 			mustCreate(t, v, name)
-			m = &modelLog{asked: 1}
+			m = &modelLog{asked: 1, most: 1}
 			model[name] = m
 			delete(bindings, name)
 		}
-		switch op := rng.IntN(40); {
+		switch op := rng.IntN(44); {
 		case op < 28: // batches of several logs at once
 			var batches []Batch
 			var logs []*modelLog
@@ -91,23 +117,28 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 			lsn := m.cp + LSN(rng.IntN(len(m.records)-int(m.cp)+1))
 			m.state = strings.Repeat("s", rng.IntN(3000))
 			cp, err := v.SetCheckpoint(ctx, name, Checkpoint{Name: "cp", LSN: lsn, State: []byte(m.state)}, &m.cps)
-			if errors.Is(err, ErrLSNTruncated) && lsn+1 < m.asked {
-				lsn = m.asked - 1
+			if errors.Is(err, ErrLSNTruncated) && lsn+1 < m.most {
+				lsn = m.most - 1
 				cp, err = v.SetCheckpoint(ctx, name, Checkpoint{Name: "cp", LSN: lsn, State: []byte(m.state)}, &m.cps)
 			}
 			if err != nil {
 				t.Fatalf("step %d: %v", step, err)
 			}
 			m.cp, m.cps = lsn, cp.Version
+			m.holds(lsn)
 		case op < 36:
 			first := m.asked + LSN(rng.IntN(len(m.records)+2-int(m.asked)))
 			_, err := v.Truncate(ctx, name, first)
-			switch held := m.cps > 0 && first > max(m.cp+1, m.asked); {
+			keep, held := m.floor()
+			switch held := held && first > keep; {
 			case held != errors.Is(err, ErrHeld), !held && err != nil:
-				t.Fatalf("step %d: truncate to %d with a checkpoint at %d: %v", step, first, m.cp, err)
+				t.Fatalf("step %d: truncate to %d, what is kept begins at %d: %v", step, first, keep, err)
 			case err == nil:
 				m.asked = max(m.asked, first)
+				m.most = max(m.most, first)
 			}
+		case op >= 41:
+			modelCursor(t, v, name, m, rng)
 		case op == 36:
 			if err := v.DeleteLog(ctx, name, ulid.ULID{}); err != nil {
 				t.Fatal(err)
@@ -132,6 +163,77 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 	closeTest(t, v)
 }
 
+// modelCursor sets or deletes the log's cursor, sometimes on a condition that does
+// not hold.
+func modelCursor(t *testing.T, v *Volume, name string, m *modelLog, rng *rand.Rand) {
+	t.Helper()
+	ctx := context.Background()
+	u := CursorUpdate{Name: "reader", LSN: LSN(rng.IntN(len(m.records) + 2)), Reset: rng.IntN(4) == 0}
+	conflict := rng.IntN(4) == 0
+	switch {
+	case m.cur == nil && conflict:
+		u.Expected = &u.LSN
+	case m.cur == nil:
+		u.Create = true
+	case conflict && rng.IntN(2) == 0:
+		u.Create = true
+	default:
+		at := *m.cur
+		if conflict {
+			at++
+		}
+		u.Expected = &at
+	}
+	if m.cur != nil && rng.IntN(4) == 0 {
+		err := v.DeleteCursor(ctx, name, u.Name, u.Expected)
+		if conflict = conflict && !u.Create; conflict != errors.Is(err, ErrCursorConflict) || !conflict && err != nil {
+			t.Fatalf("log %q: delete the cursor at %d, %+v: %v", name, *m.cur, u, err)
+		}
+		if !conflict {
+			m.cur = nil
+			m.moved()
+		}
+		return
+	}
+	got, err := v.SetCursor(ctx, name, u)
+	switch {
+	case int(u.LSN) > len(m.records):
+		if !errors.Is(err, ErrLSNAhead) {
+			t.Fatalf("log %q: cursor at %d of %d: %v", name, u.LSN, len(m.records), err)
+		}
+	case conflict:
+		if !errors.Is(err, ErrCursorConflict) {
+			t.Fatalf("log %q: %+v: %v", name, u, err)
+		}
+	case m.cur != nil && u.LSN < *m.cur && !u.Reset:
+		if !errors.Is(err, ErrCursorBackwards) {
+			t.Fatalf("log %q: from %d to %d: %v", name, *m.cur, u.LSN, err)
+		}
+	case errors.Is(err, ErrLSNTruncated) && u.LSN+1 < m.most:
+	case err != nil || got.LSN != u.LSN:
+		t.Fatalf("log %q: %+v: %+v, %v", name, u, got, err)
+	default:
+		m.cur = &u.LSN
+		m.holds(u.LSN)
+	}
+}
+
+// modelCursorCompare compares the cursor, and what it is said to hold.
+func modelCursorCompare(t *testing.T, v *Volume, name string, m *modelLog) {
+	t.Helper()
+	got, err := v.Cursor(name, "reader")
+	if m.cur == nil {
+		if !errors.Is(err, ErrCursorNotFound) {
+			t.Fatalf("log %q: a cursor that is not there: %+v, %v", name, got, err)
+		}
+		return
+	}
+	live := len(run(m.records[*m.cur:]...))
+	if err != nil || got.LSN != *m.cur || int(got.Records) != len(m.records)-int(*m.cur) || int(got.LiveBytes) != live || got.State != CursorReserved {
+		t.Fatalf("log %q: %+v, %v; the cursor is at %d, with %d bytes behind it", name, got, err, *m.cur, live)
+	}
+}
+
 func modelCompare(t *testing.T, v *Volume, model map[string]*modelLog, rng *rand.Rand) {
 	t.Helper()
 	if logs, more := v.ListLogs("", "", 100); len(logs) != len(model) || more {
@@ -142,11 +244,11 @@ func modelCompare(t *testing.T, v *Volume, model map[string]*modelLog, rng *rand
 		if err != nil || int(info.Durable()) != len(m.records) {
 			t.Fatalf("log %q ends at %d, want %d; %v", name, info.Durable(), len(m.records), err)
 		}
-		most := m.asked
+		most := m.most
 		if m.cps > 0 {
-			most = max(most, m.cp+1)
 			wantState(t, v, name, "cp", m.cp, m.state)
 		}
+		modelCursorCompare(t, v, name, m)
 		if info.First < m.asked || info.First > most {
 			t.Fatalf("log %q begins at %d, want %d to %d", name, info.First, m.asked, most)
 		}

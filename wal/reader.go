@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ type Reader struct {
 	v      *Volume
 	name   string
 	number uint64
+	cursor string // its reader's; "" for none
 	next   LSN
 	to     LSN // last record; meaningless if endless
 	o      ReadOptions
@@ -44,8 +46,9 @@ type batchFrame struct {
 	own      []int     // which of them are appends of the log
 }
 
-// NewReader returns a Reader. It returns ErrLogNotFound, or a *RangeError if
-// o.From is truncated or beyond the next LSN.
+// NewReader returns a Reader. It returns ErrLogNotFound, a *RangeError if o.From
+// is truncated or beyond the next LSN, ErrCursorNotFound, or a *CursorLostError if
+// o.Cursor was evicted.
 func (v *Volume) NewReader(log string, o ReadOptions) (*Reader, error) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
@@ -56,10 +59,15 @@ func (v *Volume) NewReader(log string, o ReadOptions) (*Reader, error) {
 	if o.Max <= 0 {
 		o.Max = limits.ReplayMessageSize
 	}
-	r := &Reader{v: v, name: log, number: l.number, next: o.From, o: o, block: -1}
-	if r.next == 0 {
-		r.next = l.first
+	r := &Reader{v: v, name: log, number: l.number, cursor: o.Cursor, next: o.From, o: o, block: -1}
+	if o.Cursor != "" {
+		c, err := l.cursor(o.Cursor)
+		if err != nil {
+			return nil, err
+		}
+		r.next = cmp.Or(r.next, c.lsn+1)
 	}
+	r.next = cmp.Or(r.next, l.first)
 	for _, c := range o.Codecs {
 		if c.Valid() {
 			r.codecs[c] = true
@@ -80,6 +88,11 @@ func (v *Volume) NewReader(log string, o ReadOptions) (*Reader, error) {
 }
 
 func (r *Reader) outside(l *logState, err error) error {
+	if r.cursor != "" {
+		if _, lost := l.cursor(r.cursor); errors.Is(lost, ErrCursorLost) {
+			return lost
+		}
+	}
 	return &RangeError{Log: r.name, Asked: r.next, First: l.first, Next: l.next, Err: err}
 }
 
@@ -91,7 +104,8 @@ func (r *Reader) Close() error {
 
 // Next returns the next span. At the end it returns io.EOF, or waits if the
 // Reader follows, for more records or for ctx. Other errors are a *RangeError
-// if the records were truncated meanwhile, ErrLogNotFound if the log was
+// if the records were truncated meanwhile, a *CursorLostError if that is because
+// the cursor was evicted, ErrLogNotFound if the log was
 // deleted, a *DataLossError if they do not verify, ErrReadFailed if they could
 // not be read, ErrPoisoned or ErrClosed. After ErrReadFailed it may be called
 // again: nothing was skipped.

@@ -630,14 +630,51 @@ func (s *salvage) makeWay(c *Command) bool {
 		l.reach(c.First, 0)
 		l.liveBytes = max(l.liveBytes, c.LiveBytes)
 		l.totalBytes = max(l.totalBytes, l.liveBytes)
+		l.loseCursors(c)
 	case CommandMoveCheckpoint:
 		return found && l.checkpoints[i].version == c.Version && l.checkpoints[i].size == c.Size
 	case CommandSetWriter:
 		l.began(c.Epoch - 1)
 		s.epochs[c.Log] = true
+	case CommandSetCursor, CommandDeleteCursor, CommandEvictCursor:
+		return l.makeWayForCursor(c)
 	case CommandCreateLog, CommandDeleteLog:
 	}
 	return true
+}
+
+// loseCursors makes way for a truncation that a cursor would have held back: what
+// is lost moved it, deleted it or evicted it, and the last of these is what its
+// reader is told.
+func (l *logState) loseCursors(c *Command) {
+	for i := range l.cursors {
+		if cur := &l.cursors[i]; cur.holds() && c.First > cur.lsn+1 {
+			cur.evicted = max(1, cur.setAt)
+		}
+	}
+	l.measure()
+}
+
+// makeWayForCursor is makeWay for the commands of cursors.
+func (l *logState) makeWayForCursor(c *Command) bool {
+	i, found := l.findCursor(c.Name)
+	if c.Kind == CommandDeleteCursor || c.Kind == CommandEvictCursor && !found {
+		return found
+	}
+	l.reach(c.LSN+1, c.Start)
+	if c.Kind == CommandEvictCursor {
+		l.cursors[i] = cursorState{name: c.Name, lsn: c.LSN, start: c.Start, cap: c.Cap, setAt: l.cursors[i].setAt}
+		l.reach(l.next, c.Start+c.Cap+1)
+		l.measure()
+		return true
+	}
+	if found && !c.Reset && (!l.cursors[i].holds() || c.LSN < l.cursors[i].lsn) { // deleted, and set anew
+		l.cursors = slices.Delete(l.cursors, i, i+1)
+		found = false
+	}
+	// Of more than a log may have, one was deleted in what is lost: which, nobody
+	// knows. This one's reader is told that there is none.
+	return (found || len(l.cursors) < limits.MaxCursorsPerLog) && c.LSN+1 >= l.first
 }
 
 // producer makes way for an append's sequence, and takes it from an append whose

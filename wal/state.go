@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 
 	"github.com/oklog/ulid/v2"
@@ -37,6 +38,9 @@ type State struct {
 	// generation counts freezes: a logState of an older one is shared with a
 	// frozen copy and is cloned before it changes.
 	generation uint64
+	// crowded is set when a cursor comes to be over its cap; whoever evicts clears
+	// it. It follows from the rest, and is no part of it.
+	crowded bool
 }
 
 // A logState is one log. Frozen copies share it until it changes.
@@ -55,6 +59,8 @@ type logState struct {
 	liveBytes   uint64
 	totalBytes  uint64 // framed bytes ever appended
 	checkpoints []checkpointState
+	cursors     []cursorState   // by name
+	evictAbove  uint64          // of totalBytes, when the first cursor is over its cap; 0 for never. See measure
 	producers   []producerState // by slot-1; a slot may change hands
 	// lost are the records that a repair gave up: in order, apart from each other,
 	// from first on and below next. The slice is never written.
@@ -170,6 +176,7 @@ func (s *State) mutable(number uint64) *logState {
 	c := *l
 	c.generation = s.generation
 	c.checkpoints = slices.Clone(l.checkpoints)
+	c.cursors = slices.Clone(l.cursors)
 	c.producers = slices.Clone(l.producers)
 	for i := range c.producers {
 		c.producers[i].window = slices.Clone(l.producers[i].window)
@@ -219,7 +226,9 @@ func (s *State) Apply(c *Command) error {
 			l.producers = append(l.producers, p)
 		}
 	case CommandAppend:
-		return l.applyAppend(c)
+		err := l.applyAppend(c)
+		s.crowded = s.crowded || l.crowded()
+		return err
 	case CommandSetCheckpoint:
 		i, found := l.findCheckpoint(c.Name)
 		var was checkpointState
@@ -228,6 +237,9 @@ func (s *State) Apply(c *Command) error {
 		}
 		if c.Version != was.version+1 || c.LSN < was.lsn || c.LSN >= l.next {
 			return disagree(c, "version %d and LSN %d on version %d and LSN %d", c.Version, c.LSN, was.version, was.lsn)
+		}
+		if !found && len(l.checkpoints) >= limits.MaxCheckpointsPerLog {
+			return disagree(c, "it has %d checkpoints", len(l.checkpoints))
 		}
 		if !found {
 			l.checkpoints = slices.Insert(l.checkpoints, i, checkpointState{})
@@ -243,6 +255,11 @@ func (s *State) Apply(c *Command) error {
 		if c.First < l.first || c.First > l.next || c.LiveBytes > l.liveBytes {
 			return disagree(c, "to %d with %d bytes, it has %d to %d with %d", c.First, c.LiveBytes, l.first, l.next-1, l.liveBytes)
 		}
+		for i := range l.cursors {
+			if cur := &l.cursors[i]; cur.holds() && c.First > cur.lsn+1 {
+				return disagree(c, "to %d, cursor %q holds what is behind %d", c.First, cur.name, cur.lsn)
+			}
+		}
 		l.first, l.liveBytes = c.First, c.LiveBytes
 		l.lost = lostFrom(l.lost, l.first)
 	case CommandMoveCheckpoint:
@@ -255,6 +272,19 @@ func (s *State) Apply(c *Command) error {
 			return disagree(c, "epoch %d for holder %q behind epoch %d", c.Epoch, c.Name, l.epoch)
 		}
 		l.epoch, l.holder, l.acquired = c.Epoch, c.Name, c.ID
+	case CommandSetCursor:
+		err := l.applySetCursor(c)
+		s.crowded = s.crowded || l.crowded()
+		return err
+	case CommandDeleteCursor:
+		i, found := l.findCursor(c.Name)
+		if !found {
+			return disagree(c, "no cursor %q", c.Name)
+		}
+		l.cursors = slices.Delete(l.cursors, i, i+1)
+		l.measure()
+	case CommandEvictCursor:
+		return l.applyEvictCursor(c)
 	default:
 		return disagree(c, "unknown kind")
 	}
@@ -333,17 +363,31 @@ func (l *logState) findCheckpoint(name string) (int, bool) {
 	})
 }
 
-// keep returns the oldest LSN that retention must keep: what no checkpoint has
-// behind it. With no checkpoint, that is all there is.
+// keep returns the oldest LSN that retention must keep: what no checkpoint and no
+// cursor has behind it. With neither, that is all there is: a cursor that was
+// evicted holds nothing, and lets nothing go that nobody else does.
 func (l *logState) keep() LSN {
-	if len(l.checkpoints) == 0 {
+	keep, _, held := l.floor()
+	if !held {
 		return l.first
 	}
-	low := l.checkpoints[0].lsn
-	for _, c := range l.checkpoints[1:] {
-		low = min(low, c.lsn)
+	return max(l.first, keep)
+}
+
+// floor returns the oldest LSN that a checkpoint or cursor needs, and which one
+// that is. held is false if there is neither.
+func (l *logState) floor() (keep LSN, holder string, held bool) {
+	for i := range l.checkpoints {
+		if c := &l.checkpoints[i]; !held || c.lsn+1 < keep {
+			keep, holder, held = c.lsn+1, "checkpoint "+strconv.Quote(c.name), true
+		}
 	}
-	return max(l.first, low+1)
+	for i := range l.cursors {
+		if c := &l.cursors[i]; c.holds() && (!held || c.lsn+1 < keep) {
+			keep, holder, held = c.lsn+1, "cursor "+strconv.Quote(c.name), true
+		}
+	}
+	return keep, holder, held
 }
 
 func (l *logState) equalOptions(o *LogOptions) bool {
@@ -421,6 +465,17 @@ func appendLogState(dst []byte, l *logState) []byte {
 		dst = binary.AppendUvarint(dst, uint64(c.size))
 		dst = binary.LittleEndian.AppendUint32(dst, c.sum)
 	}
+	dst = binary.AppendUvarint(dst, uint64(len(l.cursors)))
+	for i := range l.cursors {
+		c := &l.cursors[i]
+		dst = appendString(dst, c.name)
+		dst = binary.AppendUvarint(dst, uint64(c.lsn))
+		dst = binary.AppendUvarint(dst, c.start)
+		dst = binary.AppendUvarint(dst, c.cap)
+		dst = binary.AppendUvarint(dst, uint64(c.setAt))
+		dst = binary.AppendUvarint(dst, uint64(c.evicted))
+		dst = append(dst, cursorFlags(c.hold, false))
+	}
 	dst = binary.AppendUvarint(dst, uint64(len(l.producers)))
 	for i := range l.producers {
 		p := &l.producers[i]
@@ -480,6 +535,20 @@ func decodeLogState(d *decoder) (*logState, error) {
 		l.checkpoints = append(l.checkpoints, c)
 	}
 	n = d.uvarint()
+	if d.bad || n > limits.MaxCursorsPerLog {
+		return nil, fmt.Errorf("log state: %w", ErrBadCommand)
+	}
+	for range n {
+		c := cursorState{name: d.string(limits.MaxCursorNameBytes), lsn: LSN(d.uvarint()), start: d.uvarint(), cap: d.uvarint(),
+			setAt: int64(d.uvarint()), evicted: int64(d.uvarint()), hold: d.flags(cursorHold) != 0}
+		if k := len(l.cursors); k > 0 && l.cursors[k-1].name >= c.name || c.cap == 0 || c.cap > limits.MaxCursorCap || c.start > l.totalBytes ||
+			c.lsn >= l.next || c.holds() && c.lsn+1 < l.first {
+			d.fail()
+		}
+		l.cursors = append(l.cursors, c)
+	}
+	l.measure()
+	n = d.uvarint()
 	if d.bad || n > limits.MaxProducersPerLog {
 		return nil, fmt.Errorf("log state: %w", ErrBadCommand)
 	}
@@ -532,6 +601,7 @@ func (s *State) insert(l *logState) error {
 	}
 	l.generation = s.generation
 	s.logs[l.number], s.names[l.name] = l, l
+	s.crowded = s.crowded || l.crowded()
 	return nil
 }
 

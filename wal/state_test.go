@@ -37,6 +37,13 @@ func sampleHistory() []Command {
 		{Kind: CommandSetCheckpoint, Log: 2, Name: "gone", LSN: 1, Version: 1, Time: 14},
 		{Kind: CommandMoveCheckpoint, Log: 2, Name: "cp", Version: 1, Place: Place{Block: 2, Offset: 5, Size: 9}},
 		{Kind: CommandDeleteCheckpoint, Log: 2, Name: "gone"},
+		{Kind: CommandSetCursor, Log: 2, Name: "tail", LSN: 3, Start: 30, Cap: 1 << 20, Time: 15},
+		{Kind: CommandSetCursor, Log: 2, Name: "slow", LSN: 1, Start: 10, Cap: 9, Time: 15},
+		{Kind: CommandSetCursor, Log: 2, Name: "held", LSN: 2, Start: 20, Cap: 9, Time: 15, Hold: true},
+		{Kind: CommandSetCursor, Log: 2, Name: "gone", LSN: 4, Start: 40, Cap: 9, Time: 15},
+		{Kind: CommandSetCursor, Log: 2, Name: "gone", LSN: 3, Start: 30, Cap: 9, Time: 16, Reset: true},
+		{Kind: CommandDeleteCursor, Log: 2, Name: "gone"},
+		{Kind: CommandEvictCursor, Log: 2, Name: "slow", LSN: 1, Start: 10, Cap: 9, Time: 17},
 		{Kind: CommandTruncate, Log: 2, First: 3, LiveBytes: 20},
 		{Kind: CommandDeleteLog, Log: 3},
 		{Kind: CommandSetWriter, Log: 2, Epoch: 2, Name: "db-1", ID: ulid.ULID{15: 1}},
@@ -59,6 +66,16 @@ func TestApplyDisagrees(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	most := []Command{{Kind: CommandCreateLog, Log: 5, Name: "most"}}
+	for i := range limits.MaxCheckpointsPerLog {
+		most = append(most, Command{Kind: CommandSetCheckpoint, Log: 5, Name: fmt.Sprint("cp-", i), Version: 1})
+	}
+	for i := range limits.MaxCursorsPerLog {
+		most = append(most, Command{Kind: CommandSetCursor, Log: 5, Name: fmt.Sprint("cursor-", i), Cap: 1})
+	}
+	if s, err = applyAll(s, most); err != nil {
+		t.Fatal(err)
+	}
 	before, _, err := decodeSnapshot(encodeSnapshot(s, nil))
 	if err != nil {
 		t.Fatal(err)
@@ -73,9 +90,9 @@ func TestApplyDisagrees(t *testing.T) {
 	for name, c := range map[string]Command{
 		"unknown kind":                     {Kind: 99, Log: 1},
 		"no such log":                      {Kind: CommandDeleteLog, Log: 3},
-		"create: number skipped":           {Kind: CommandCreateLog, Log: 6, Name: "x"},
+		"create: number skipped":           {Kind: CommandCreateLog, Log: 7, Name: "x"},
 		"create: number used":              {Kind: CommandCreateLog, Log: 3, Name: "x"},
-		"create: name taken":               {Kind: CommandCreateLog, Log: 5, Name: "a"},
+		"create: name taken":               {Kind: CommandCreateLog, Log: 6, Name: "a"},
 		"producer is open":                 {Kind: CommandOpenProducer, Log: 1, Producer: producerID(1)},
 		"append: no log":                   with(func(c *Command) { c.Log = 9 }),
 		"append: gap":                      with(func(c *Command) { c.First++ }),
@@ -93,6 +110,21 @@ func TestApplyDisagrees(t *testing.T) {
 		"truncate: backwards":              {Kind: CommandTruncate, Log: 2, First: 2, LiveBytes: 20},
 		"truncate: beyond the end":         {Kind: CommandTruncate, Log: 2, First: 6},
 		"truncate: to more bytes":          {Kind: CommandTruncate, Log: 2, First: 4, LiveBytes: 21},
+		"truncate: what a cursor holds":    {Kind: CommandTruncate, Log: 2, First: 4, LiveBytes: 10},
+		"checkpoint: one too many":         {Kind: CommandSetCheckpoint, Log: 5, Name: "more", Version: 1},
+		"cursor: beyond the end":           {Kind: CommandSetCursor, Log: 2, Name: "tail", LSN: 5, Start: 40, Cap: 1},
+		"cursor: below what is kept":       {Kind: CommandSetCursor, Log: 2, Name: "new", LSN: 1, Start: 10, Cap: 1},
+		"cursor: beyond the bytes":         {Kind: CommandSetCursor, Log: 2, Name: "tail", LSN: 4, Start: 41, Cap: 1},
+		"cursor: without a cap":            {Kind: CommandSetCursor, Log: 2, Name: "tail", LSN: 4, Start: 40},
+		"cursor: cap over the limit":       {Kind: CommandSetCursor, Log: 2, Name: "tail", LSN: 4, Start: 40, Cap: limits.MaxCursorCap + 1},
+		"cursor: backwards":                {Kind: CommandSetCursor, Log: 2, Name: "tail", LSN: 2, Start: 20, Cap: 1},
+		"cursor: it is lost":               {Kind: CommandSetCursor, Log: 2, Name: "slow", LSN: 4, Start: 40, Cap: 1},
+		"cursor: one too many":             {Kind: CommandSetCursor, Log: 5, Name: "more", Cap: 1},
+		"delete cursor: there is none":     {Kind: CommandDeleteCursor, Log: 2, Name: "gone"},
+		"evict: there is none":             {Kind: CommandEvictCursor, Log: 2, Name: "gone", LSN: 3, Start: 30, Cap: 9, Time: 1},
+		"evict: not over its cap":          {Kind: CommandEvictCursor, Log: 2, Name: "tail", LSN: 3, Start: 30, Cap: 1 << 20, Time: 1},
+		"evict: it may hold":               {Kind: CommandEvictCursor, Log: 2, Name: "held", LSN: 2, Start: 20, Cap: 9, Time: 1},
+		"evict: twice":                     {Kind: CommandEvictCursor, Log: 2, Name: "slow", LSN: 1, Start: 10, Cap: 9, Time: 1},
 		"move checkpoint: other version":   {Kind: CommandMoveCheckpoint, Log: 2, Name: "cp", Version: 2, Place: Place{Size: 9}},
 		"move checkpoint: other size":      {Kind: CommandMoveCheckpoint, Log: 2, Name: "cp", Version: 1, Place: Place{Size: 8}},
 		"move checkpoint: there is none":   {Kind: CommandMoveCheckpoint, Log: 2, Name: "gone", Version: 1},
@@ -145,8 +177,8 @@ func randomCommand(rng *rand.Rand, s *State, step int) Command {
 	}
 	l := s.logs[numbers[rng.IntN(len(numbers))]]
 	c := Command{Log: l.number}
-	switch rng.IntN(13) {
-	case 12:
+	switch rng.IntN(15) {
+	case 14:
 		c.Kind, c.Epoch = CommandSetWriter, l.epoch+1
 		if l.holder == "" || rng.IntN(2) == 0 {
 			c.Name, c.ID = fmt.Sprintf("holder-%d", step), ulid.ULID{byte(step), 9}
@@ -155,6 +187,11 @@ func randomCommand(rng *rand.Rand, s *State, step int) Command {
 		c.Kind, c.Producer = CommandOpenProducer, ulid.ULID{byte(step), byte(step >> 8), 1}
 	case 1:
 		c.Kind, c.First = CommandTruncate, l.first+LSN(rng.IntN(int(l.next-l.first)+1))
+		for _, cur := range l.cursors {
+			if cur.holds() {
+				c.First = min(c.First, cur.lsn+1)
+			}
+		}
 		c.LiveBytes = uint64(rng.Int64N(int64(l.liveBytes) + 1))
 	case 2, 3:
 		c.Kind, c.Name, c.LSN = CommandSetCheckpoint, string(rune('a'+rng.IntN(4))), l.next-1
@@ -171,6 +208,19 @@ func randomCommand(rng *rand.Rand, s *State, step int) Command {
 	case 5:
 		if rng.IntN(4) == 0 {
 			c.Kind = CommandDeleteLog
+			break
+		}
+		fallthrough
+	case 12:
+		c.Kind, c.Name, c.LSN, c.Start = CommandSetCursor, string(rune('a'+rng.IntN(4))), l.next-1, l.totalBytes
+		c.Cap, c.Hold, c.Reset, c.Time = 1+uint64(rng.IntN(200)), rng.IntN(4) == 0, true, int64(step)
+	case 13:
+		if n := len(l.cursors); n > 0 {
+			cur := l.cursors[rng.IntN(n)]
+			c.Kind, c.Name = CommandDeleteCursor, cur.name
+			if cur.over(l.totalBytes) {
+				c.Kind, c.LSN, c.Start, c.Cap, c.Time = CommandEvictCursor, cur.lsn, cur.start, cur.cap, 1+int64(step)
+			}
 			break
 		}
 		fallthrough
@@ -271,7 +321,7 @@ func TestHash(t *testing.T) {
 		switch h[i].Kind {
 		case CommandMoveCheckpoint: // changes the index, not the state
 			continue
-		case CommandDeleteCheckpoint: // leaves what was there before it was set
+		case CommandDeleteCheckpoint, CommandDeleteCursor: // leaves what was there before it was set
 			continue
 		}
 		if was, ok := seen[s.Hash()]; ok {
@@ -295,15 +345,21 @@ func TestKeep(t *testing.T) {
 		name        string
 		first       LSN
 		checkpoints []LSN
+		cursors     []cursorState
 		want        LSN
 	}{
-		{"no checkpoint keeps everything", 5, nil, 5},
-		{"one", 1, []LSN{9}, 10},
-		{"the lowest counts", 1, []LSN{9, 3, 7}, 4},
-		{"at zero", 1, []LSN{9, 0}, 1},
-		{"below what is kept", 8, []LSN{3}, 8},
+		{"no checkpoint keeps everything", 5, nil, nil, 5},
+		{"one", 1, []LSN{9}, nil, 10},
+		{"the lowest counts", 1, []LSN{9, 3, 7}, nil, 4},
+		{"at zero", 1, []LSN{9, 0}, nil, 1},
+		{"below what is kept", 8, []LSN{3}, nil, 8},
+		{"a cursor alone", 1, nil, []cursorState{{lsn: 4}, {lsn: 6}}, 5},
+		{"a cursor below a checkpoint", 1, []LSN{9}, []cursorState{{lsn: 4}}, 5},
+		{"a cursor above a checkpoint", 1, []LSN{3}, []cursorState{{lsn: 4}}, 4},
+		{"a lost one holds nothing", 1, []LSN{9}, []cursorState{{lsn: 4, evicted: 1}}, 10},
+		{"and lets nothing go", 2, nil, []cursorState{{lsn: 4, evicted: 1}}, 2},
 	} {
-		l := logState{first: test.first}
+		l := logState{first: test.first, cursors: test.cursors}
 		for _, lsn := range test.checkpoints {
 			l.checkpoints = append(l.checkpoints, checkpointState{lsn: lsn})
 		}

@@ -81,7 +81,7 @@ type Volume struct {
 
 // counters count since the volume was opened.
 type counters struct {
-	commits, syncs, records, rawBytes, storedBytes, rolls, recycles, snapshots atomic.Uint64
+	commits, syncs, records, rawBytes, storedBytes, rolls, recycles, snapshots, evicted atomic.Uint64
 }
 
 // The tags of inserted frames, as batcher.Frame.Tag. Zero is a frame of commands.
@@ -314,6 +314,7 @@ func (v *Volume) publish(f *batcher.Frame, err error) {
 	if c.unwritten {
 		return
 	}
+	var evicted []CursorLostError
 	v.mu.Lock()
 	v.last = c.next
 	v.bytes += c.size
@@ -329,11 +330,19 @@ func (v *Volume) publish(f *batcher.Frame, err error) {
 			close(w)
 			delete(v.watches, cmd.Log)
 		}
-		if cmd.Kind == CommandAppend {
+		switch cmd.Kind {
+		case CommandAppend:
 			c.records += int(cmd.Count)
 			v.counters.rawBytes.Add(uint64(cmd.Size))
+		case CommandEvictCursor:
+			l := v.durable.logs[cmd.Log]
+			evicted = append(evicted, CursorLostError{
+				Log: l.name, Cursor: cmd.Name, LSN: cmd.LSN, First: l.first, Next: l.next, Cap: cmd.Cap, Evicted: timeOf(cmd.Time),
+			})
+		default:
 		}
 	}
+	crowded := v.durable.crowded
 	due := f.Tag != tagSnapshot && v.snapshotDue(c.rolled)
 	v.mu.Unlock()
 	v.counters.records.Add(uint64(c.records))
@@ -346,8 +355,14 @@ func (v *Volume) publish(f *batcher.Frame, err error) {
 	if due {
 		v.snapshots.kick()
 	}
-	if c.rolled {
+	if c.rolled || crowded {
 		v.janitor.kick()
+	}
+	for _, lost := range evicted {
+		v.counters.evicted.Add(1)
+		if v.o.Events.CursorEvicted != nil {
+			v.o.Events.CursorEvicted(lost)
+		}
 	}
 }
 
@@ -555,6 +570,7 @@ func (v *Volume) Status() Status {
 		Commits:         v.counters.commits.Load(), Syncs: v.counters.syncs.Load(), Records: v.counters.records.Load(),
 		RawBytes: v.counters.rawBytes.Load(), StoredBytes: v.counters.storedBytes.Load(), Rolls: v.counters.rolls.Load(),
 		Recycles: v.counters.recycles.Load(), Snapshots: v.counters.snapshots.Load(),
+		CursorsEvicted: v.counters.evicted.Load(),
 	}
 	s.DiskFree = v.askFree()
 	s.Stall, _ = v.Stalled()

@@ -277,6 +277,11 @@ var madeVolumes = []madeVolume{
 		m.writers()
 		m.crash()
 	}},
+	{name: "cursors", about: "cursors that hold, that are lost, that were reset and deleted; from a snapshot and from commands", make: func(m *maker) {
+		m.base()
+		m.cursors()
+		m.crash()
+	}},
 	{name: "codecs", about: "blocks of every codec", compressed: true, make: func(m *maker) {
 		for _, c := range []string{"none", "s2", "zstd"} {
 			m.codec = c
@@ -535,6 +540,32 @@ func (m *maker) writers() {
 	}
 	m.settle()
 	m.append("audit", 1, 10)
+}
+
+// cursors sets cursors on orders, which has five records, and has one evicted.
+func (m *maker) cursors() {
+	m.t.Helper()
+	set := func(u CursorUpdate) {
+		m.t.Helper()
+		mustCursor(m.t, m.v, "orders", u)
+		m.settle()
+	}
+	set(CursorUpdate{Name: "reset", LSN: 4})
+	set(CursorUpdate{Name: "reset", LSN: 1, Reset: true})
+	set(CursorUpdate{Name: "hold", LSN: 2, Cap: 1, Policy: CursorHold})
+	set(CursorUpdate{Name: "slow", LSN: 5, Cap: 10})
+	set(CursorUpdate{Name: "gone", LSN: 5})
+	m.append("orders", 1, 20) // one more than slow may hold
+	if err := m.v.snapshots.write(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.settle()
+	set(CursorUpdate{Name: "behind", LSN: 6, Cap: 10})
+	if err := m.v.DeleteCursor(m.t.Context(), "orders", "gone", nil); err != nil {
+		m.t.Fatal(err)
+	}
+	m.settle()
+	m.append("orders", 1, 20)
 }
 
 func (m *maker) checkpoint(log, name string, lsn LSN, state string) {

@@ -324,6 +324,7 @@ func writeLogs(t *testing.T, out *strings.Builder, v *Volume) []LogInfo {
 			fmt.Fprintf(out, "  lost %d to %d\n", r.First, r.Last)
 		}
 		writeCheckpoints(t, out, v, l.Name)
+		writeCursors(t, out, v, l.Name)
 		writeProducers(t, out, v, l, held)
 	}
 	return logs
@@ -379,6 +380,22 @@ func writeCheckpoints(t *testing.T, out *strings.Builder, v *Volume, log string)
 			state = fmt.Sprintf("state %q", cp.State)
 		}
 		fmt.Fprintf(out, "  checkpoint %s: LSN %d, version %d, set %s, %s\n", listed.Name, listed.LSN, listed.Version, listed.SetAt.Format(time.RFC3339Nano), state)
+	}
+}
+
+func writeCursors(t *testing.T, out *strings.Builder, v *Volume, log string) {
+	t.Helper()
+	cursors, err := v.Cursors(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range cursors {
+		fmt.Fprintf(out, "  cursor %s: LSN %d, cap %d, policy %d, %s, %d bytes in %d records, set %s", c.Name, c.LSN, c.Cap, c.Policy, c.State,
+			c.LiveBytes, c.Records, c.SetAt.Format(time.RFC3339Nano))
+		if c.State == CursorLost {
+			fmt.Fprintf(out, ", evicted %s", c.EvictedAt.Format(time.RFC3339Nano))
+		}
+		out.WriteByte('\n')
 	}
 }
 

@@ -68,6 +68,8 @@ type dumpCommand struct {
 	Sequence   uint64     `json:"producer_sequence,omitempty"`
 	Epoch      uint64     `json:"epoch,omitempty"`
 	Holder     string     `json:"holder,omitempty"`
+	Cursor     string     `json:"cursor,omitempty"`
+	Cap        uint64     `json:"cap,omitempty"`
 	FirstLSN   uint64     `json:"first_lsn,omitempty"`
 	LastLSN    uint64     `json:"last_lsn,omitempty"`
 	Checksum   string     `json:"checksum,omitempty"`
@@ -124,6 +126,10 @@ func describeCommand(c *wal.Command, name func(uint64) string) dumpCommand {
 		d.FirstLSN = uint64(c.First)
 	case wal.CommandSetWriter:
 		d.Epoch, d.Holder = uint64(c.Epoch), c.Name
+	case wal.CommandSetCursor, wal.CommandEvictCursor:
+		d.Cursor, d.LastLSN, d.Cap, d.Time = c.Name, uint64(c.LSN), c.Cap, &at
+	case wal.CommandDeleteCursor:
+		d.Cursor = c.Name
 	}
 	return d
 }
@@ -142,6 +148,11 @@ func (d dumpCommand) String() string {
 		}
 	case d.Kind == wal.CommandTruncate.String():
 		fmt.Fprintf(b, "  first %d", d.FirstLSN)
+	case d.Cursor != "":
+		fmt.Fprintf(b, "  %q", d.Cursor)
+		if d.Cap != 0 {
+			fmt.Fprintf(b, "  LSN %d  cap %s", d.LastLSN, size(d.Cap))
+		}
 	case d.Checkpoint != "":
 		fmt.Fprintf(b, "  %q", d.Checkpoint)
 		if d.Version != 0 {

@@ -121,6 +121,9 @@ func fixedVolume(t *testing.T) string {
 		wal.Command{Kind: wal.CommandDeleteCheckpoint, Log: 2, Name: "nightly"},
 		wal.Command{Kind: wal.CommandSetWriter, Log: 2, Epoch: 2, Name: "db-1", ID: id(3)},
 		wal.Command{Kind: wal.CommandSetWriter, Log: 2, Epoch: 3},
+		wal.Command{Kind: wal.CommandSetCursor, Log: 2, Name: "reader", LSN: 60, Cap: 100, Time: epoch},
+		wal.Command{Kind: wal.CommandEvictCursor, Log: 2, Name: "reader", LSN: 60, Cap: 100, Time: epoch},
+		wal.Command{Kind: wal.CommandDeleteCursor, Log: 2, Name: "reader"},
 		wal.Command{Kind: wal.CommandDeleteLog, Log: 1})
 	write(segment.KindPromise, 0, nil)
 	return dir

@@ -314,6 +314,10 @@ func eventsTo(log *slog.Logger, poisoned func(), socket string, frame func(wal.F
 		},
 		Rolled:   func(segment uint64) { log.Debug("segment sealed", "segment", segment) },
 		Released: func(segments int) { log.Debug("segments released", "segments", segments) },
+		CursorEvicted: func(lost wal.CursorLostError) {
+			log.Warn("cursor evicted: its reader loses what it has not read", "log", lost.Log, "cursor", lost.Cursor,
+				"lsn", lost.LSN, "next_lsn", lost.Next, "cap_bytes", lost.Cap)
+		},
 		Snapshot: func(sequence uint64, bytes int64, took time.Duration) {
 			log.Debug("snapshot written", "sequence", sequence, "bytes", bytes, "took", took)
 		},

@@ -84,9 +84,11 @@ const (
 
 // Names and counts.
 const (
-	// MaxLogNameBytes, MaxCheckpointNameBytes and MaxLabelBytes bound names, in bytes.
+	// MaxLogNameBytes, MaxCheckpointNameBytes, MaxCursorNameBytes and MaxLabelBytes
+	// bound names, in bytes.
 	MaxLogNameBytes        = 255
 	MaxCheckpointNameBytes = 127
+	MaxCursorNameBytes     = 127
 	MaxLabelBytes          = 255
 
 	// MaxHolderNameBytes bounds the name of who holds a log's writer, in bytes.
@@ -100,6 +102,22 @@ const (
 
 	// MaxCheckpointsPerLog bounds the checkpoints of one log.
 	MaxCheckpointsPerLog = 64
+
+	// MaxCursorsPerLog bounds the cursors of one log, those that are lost included.
+	MaxCursorsPerLog = 64
+
+	// DefaultCursorCap is how many live bytes of its log a cursor may hold unless
+	// chosen otherwise when it is set.
+	DefaultCursorCap = 1 << 30
+
+	// MaxCursorCap bounds what may be chosen, in bytes. What may hold without end is
+	// a policy of its own.
+	MaxCursorCap = 1 << 50
+
+	// CursorExtendedPercent and CursorAtRiskPercent are how much of its cap a cursor
+	// holds when it is called extended, and at risk.
+	CursorExtendedPercent = 50
+	CursorAtRiskPercent   = 90
 
 	// MaxLostRanges bounds the lost ranges of LSNs that a log remembers from
 	// repairs. Of more, the oldest are forgotten: reading there still finds

@@ -97,6 +97,7 @@ func isAdministrative(_ context.Context, c interceptors.CallMeta) bool {
 	switch c.Service {
 	case walsvcv1.LogService_ServiceDesc.ServiceName,
 		walsvcv1.CheckpointService_ServiceDesc.ServiceName,
+		walsvcv1.CursorService_ServiceDesc.ServiceName,
 		walsvcv1.AdminService_ServiceDesc.ServiceName:
 		return true
 	}
@@ -149,6 +150,8 @@ var changing = map[string]bool{
 	walsvcv1.AppendService_AppendStream_FullMethodName:         true,
 	walsvcv1.CheckpointService_SetCheckpoint_FullMethodName:    true,
 	walsvcv1.CheckpointService_DeleteCheckpoint_FullMethodName: true,
+	walsvcv1.CursorService_SetCursor_FullMethodName:            true,
+	walsvcv1.CursorService_DeleteCursor_FullMethodName:         true,
 }
 
 // refusal returns why a call is not to begin, or nil. Status is told also while

@@ -85,7 +85,7 @@ func (e Effect) String() string {
 var Table = []Row{
 	{Err: wal.ErrInvalidName, Code: codes.InvalidArgument, Reason: "INVALID_NAME", spoken: true,
 		Means: "A name of a log or a checkpoint is empty, too long or has characters that names cannot have.", Effect: Nothing,
-		Hint: "Names begin with a letter or digit and go on with letters, digits and . _ - /; logs have at most 255 bytes, checkpoints 127."},
+		Hint: "Names begin with a letter or digit and go on with letters, digits and . _ - /; logs have at most 255 bytes, checkpoints and cursors 127."},
 	{Err: wal.ErrInvalid, Code: codes.InvalidArgument, Reason: "INVALID", spoken: true,
 		Means: "A field of the request has a value that it cannot have.", Effect: Nothing,
 		Hint: "The message says which field is wrong and what it may be."},
@@ -110,7 +110,7 @@ var Table = []Row{
 		Hint: "Delete logs that are no longer needed."},
 	{Err: wal.ErrQuota, Code: codes.ResourceExhausted, Reason: "QUOTA", spoken: true, Retry: time.Second,
 		Means: "The log keeps as many bytes of records as its quota allows.", Effect: Nothing,
-		Hint: "Move the log's checkpoints forward or truncate it; its quota counts what it keeps."},
+		Hint: "Move the log's checkpoints and cursors forward, or truncate it; its quota counts what it keeps."},
 
 	{Err: wal.ErrFenced, Code: codes.FailedPrecondition, Reason: "FENCED", spoken: true,
 		Means: "The call speaks for an epoch of the log that is over, or for none while the log has a writer.", Effect: Nothing,
@@ -161,8 +161,24 @@ var Table = []Row{
 		Means: "The log has as many checkpoints as it may have.", Effect: Nothing,
 		Hint: "Delete checkpoints that nobody recovers from any more."},
 	{Err: wal.ErrHeld, Code: codes.FailedPrecondition, Reason: "HELD", spoken: true,
-		Means: "A truncation would pass the log's lowest checkpoint.", Effect: Nothing,
-		Hint: "A checkpoint holds the records. Move it forward or delete it."},
+		Means: "A truncation would pass the log's lowest checkpoint or cursor.", Effect: Nothing,
+		Hint: "A checkpoint or cursor holds the records; the message says which. Move it forward or delete it."},
+
+	{Err: wal.ErrCursorNotFound, Code: codes.NotFound, Reason: "CURSOR_NOT_FOUND", spoken: true,
+		Means: "The log has no cursor of that name.", Effect: Nothing,
+		Hint: "Set the cursor first, or look for its name with ListCursors."},
+	{Err: wal.ErrCursorBackwards, Code: codes.FailedPrecondition, Reason: "CURSOR_BACKWARDS", spoken: true,
+		Means: "The cursor stands at a higher LSN already.", Effect: Nothing,
+		Hint: "Ask for a reset if going back is meant; records below it may be gone."},
+	{Err: wal.ErrCursorConflict, Code: codes.Aborted, Reason: "CURSOR_CONFLICT", spoken: true,
+		Means: "The cursor is not where it was expected to be, or is there and was to be new.", Effect: Nothing,
+		Hint: "Somebody else moved the cursor. Get it, then decide again: two readers may share its name."},
+	{Err: wal.ErrCursorLost, Code: codes.DataLoss, Reason: "CURSOR_LOST", spoken: true,
+		Means: "The cursor held more than its cap and was evicted; what is behind it may be gone.", Effect: Nothing,
+		Hint: "Bring the reader up to date from another source, then set the cursor with a reset, and with a larger cap if it needs one."},
+	{Err: wal.ErrTooManyCursors, Code: codes.ResourceExhausted, Reason: "TOO_MANY_CURSORS",
+		Means: "The log has as many cursors as it may have.", Effect: Nothing,
+		Hint: "Delete cursors of readers that are gone."},
 
 	{Err: wal.ErrFull, Code: codes.ResourceExhausted, Reason: "FULL", Retry: time.Second,
 		Means: "There is no written space left to append to, and none could be prepared.", Effect: Nothing,
@@ -289,6 +305,8 @@ func figures(err error) map[string]string {
 		conflict *wal.ConflictError
 		fenced   *wal.FencedError
 		loss     *wal.DataLossError
+		cursor   *wal.CursorConflictError
+		evicted  *wal.CursorLostError
 		large    *records.TooLargeError
 	)
 	switch {
@@ -318,6 +336,19 @@ func figures(err error) map[string]string {
 	case errors.As(err, &fenced):
 		out = map[string]string{
 			"log": fenced.Log, "epoch": decimal(fenced.Epoch), "current_epoch": decimal(fenced.Current), "writer": fenced.Holder,
+		}
+	case errors.As(err, &cursor):
+		out = map[string]string{"log": cursor.Log, "cursor": cursor.Cursor}
+		if cursor.Exists {
+			out["lsn"] = decimal(cursor.LSN)
+		}
+		if cursor.Expected != nil {
+			out["expected_lsn"] = decimal(*cursor.Expected)
+		}
+	case errors.As(err, &evicted):
+		out = map[string]string{
+			"log": evicted.Log, "cursor": evicted.Cursor, "lsn": decimal(evicted.LSN),
+			"first_lsn": decimal(evicted.First), "next_lsn": decimal(evicted.Next), "cap_bytes": decimal(evicted.Cap),
 		}
 	case errors.As(err, &large):
 		out = map[string]string{

@@ -137,10 +137,12 @@ func (s replayService) Replay(req *walsvcv1.ReplayRequest, stream grpc.ServerStr
 // readOptions reads where a replay begins and ends, after the client's claim has
 // been proven: a client whose history is another one must not be shown this one.
 func (s replayService) readOptions(ctx context.Context, req *walsvcv1.ReplayRequest) (wal.ReadOptions, error) {
-	o := wal.ReadOptions{From: wal.LSN(req.GetFromLsn()), To: wal.LSN(req.GetToLsn()), Follow: req.GetFollow()}
+	o := wal.ReadOptions{From: wal.LSN(req.GetFromLsn()), Cursor: req.GetCursor(), To: wal.LSN(req.GetToLsn()), Follow: req.GetFollow()}
 	switch {
 	case req.GetCheckpoint() != "" && o.From != 0:
 		return o, fmt.Errorf("%w: both from_lsn and checkpoint", wal.ErrInvalid)
+	case o.Cursor != "" && req.GetCheckpoint() != "":
+		return o, fmt.Errorf("%w: both checkpoint and cursor", wal.ErrInvalid)
 	case o.Follow && o.To != 0:
 		return o, fmt.Errorf("%w: both to_lsn and follow", wal.ErrInvalid)
 	case len(req.GetCodecs()) > 16:

@@ -48,7 +48,7 @@ type Options struct {
 	// MaxConnections bounds the connections at one time, over all listeners.
 	// Further ones are closed at once. Default limits.MaxConnections.
 	MaxConnections int
-	// AdminRate bounds the calls of LogService, CheckpointService, AdminService
+	// AdminRate bounds the calls of LogService, CheckpointService, CursorService, AdminService
 	// and OpenProducer, per second over all clients. Default: no bound.
 	AdminRate int
 	// Poisoned is closed when the volume is poisoned; see wal.Events. Nil: never.
@@ -125,6 +125,7 @@ func New(volume *wal.Volume, o Options) *Server {
 	walsvcv1.RegisterAppendServiceServer(s.grpc, appendService{Server: s})
 	walsvcv1.RegisterReplayServiceServer(s.grpc, replayService{Server: s})
 	walsvcv1.RegisterCheckpointServiceServer(s.grpc, checkpointService{Server: s})
+	walsvcv1.RegisterCursorServiceServer(s.grpc, cursorService{Server: s})
 	walsvcv1.RegisterAdminServiceServer(s.grpc, adminService{Server: s})
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
@@ -257,6 +258,7 @@ var (
 		walsvcv1.LogService_ServiceDesc.ServiceName,
 		walsvcv1.AppendService_ServiceDesc.ServiceName,
 		walsvcv1.CheckpointService_ServiceDesc.ServiceName,
+		walsvcv1.CursorService_ServiceDesc.ServiceName,
 	}
 	reading = []string{
 		walsvcv1.ReplayService_ServiceDesc.ServiceName,

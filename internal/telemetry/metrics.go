@@ -45,6 +45,8 @@ var readings = []reading{
 		func(s wal.Status) float64 { return float64(s.Recycles) }},
 	{Name{"walsvc_snapshots_total", counter, "Snapshots written."},
 		func(s wal.Status) float64 { return float64(s.Snapshots) }},
+	{Name{"walsvc_cursors_evicted_total", counter, "Cursors that held more than their caps and were evicted: their readers lose records."},
+		func(s wal.Status) float64 { return float64(s.CursorsEvicted) }},
 	{Name{"walsvc_durable_frame", gauge, "Sequence of the last durable frame."},
 		func(s wal.Status) float64 { return float64(s.DurableFrame) }},
 	{Name{"walsvc_logs", gauge, "Logs in the volume."},

@@ -174,7 +174,7 @@ type ReplayRequest struct {
 	// log is the log's name.
 	Log string `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
 	// from_lsn is the first record wanted; 0 means the oldest kept, or what
-	// checkpoint says. At most next_lsn: OUT_OF_RANGE/LSN_AHEAD; at least
+	// checkpoint or cursor says. At most next_lsn: OUT_OF_RANGE/LSN_AHEAD; at least
 	// first_lsn: OUT_OF_RANGE/LSN_TRUNCATED.
 	FromLsn uint64 `protobuf:"varint,2,opt,name=from_lsn,json=fromLsn,proto3" json:"from_lsn,omitempty"`
 	// checkpoint, if set, begins behind that checkpoint's LSN. Not with from_lsn.
@@ -189,7 +189,11 @@ type ReplayRequest struct {
 	Codecs []uint32 `protobuf:"varint,6,rep,packed,name=codecs,proto3" json:"codecs,omitempty"`
 	// claim is what the client was last acknowledged or has last read; unset for
 	// nothing.
-	Claim         *Claim `protobuf:"bytes,7,opt,name=claim,proto3" json:"claim,omitempty"`
+	Claim *Claim `protobuf:"bytes,7,opt,name=claim,proto3" json:"claim,omitempty"`
+	// cursor, if set, is the reader's own: without from_lsn the replay begins behind
+	// its LSN, and it ends with DATA_LOSS/CURSOR_LOST if the cursor was evicted and
+	// what is to come next is gone. The replay does not move it. Not with checkpoint.
+	Cursor        string `protobuf:"bytes,8,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -271,6 +275,13 @@ func (x *ReplayRequest) GetClaim() *Claim {
 		return x.Claim
 	}
 	return nil
+}
+
+func (x *ReplayRequest) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
 }
 
 // StoredBlock is a block as it lies on disk: records of this log only, every
@@ -657,7 +668,7 @@ const file_walsvc_v1_replay_proto_rawDesc = "" +
 	"\arecords\x18\x02 \x01(\v2\x12.walsvc.v1.RecordsR\arecords\x12\x19\n" +
 	"\bnext_lsn\x18\x03 \x01(\x04R\anextLsn\x12\x1f\n" +
 	"\vdurable_lsn\x18\x04 \x01(\x04R\n" +
-	"durableLsn\"\xcb\x01\n" +
+	"durableLsn\"\xe3\x01\n" +
 	"\rReplayRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x19\n" +
 	"\bfrom_lsn\x18\x02 \x01(\x04R\afromLsn\x12\x1e\n" +
@@ -667,7 +678,8 @@ const file_walsvc_v1_replay_proto_rawDesc = "" +
 	"\x06to_lsn\x18\x04 \x01(\x04R\x05toLsn\x12\x16\n" +
 	"\x06follow\x18\x05 \x01(\bR\x06follow\x12\x16\n" +
 	"\x06codecs\x18\x06 \x03(\rR\x06codecs\x12&\n" +
-	"\x05claim\x18\a \x01(\v2\x10.walsvc.v1.ClaimR\x05claim\"\x8c\x01\n" +
+	"\x05claim\x18\a \x01(\v2\x10.walsvc.v1.ClaimR\x05claim\x12\x16\n" +
+	"\x06cursor\x18\b \x01(\tR\x06cursor\"\x8c\x01\n" +
 	"\vStoredBlock\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05codec\x18\x02 \x01(\rR\x05codec\x12\x19\n" +

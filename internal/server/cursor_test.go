@@ -1,0 +1,144 @@
+package server
+
+import (
+	"testing"
+
+	"google.golang.org/grpc/codes"
+
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+)
+
+func TestCursors(t *testing.T) {
+	w := newWorld(t, Options{})
+	c := walsvcv1.NewCursorServiceClient(w.conn)
+	w.create("l")
+	w.append("l", "1", "2", "3")
+	create := &walsvcv1.SetCursorRequest{Log: "l", Name: "c", Lsn: 1, CapBytes: 77, Condition: &walsvcv1.SetCursorRequest_Create{Create: true}}
+	set, err := c.SetCursor(w.ctx, create)
+	got := set.GetCursor()
+	if err != nil || got.GetLsn() != 1 || got.GetCapBytes() != 77 || got.GetPolicy() != walsvcv1.CursorPolicy_CURSOR_POLICY_EVICT ||
+		got.GetState() != walsvcv1.CursorState_CURSOR_STATE_RESERVED || got.GetLiveBytes() != 6 || got.GetLagRecords() != 2 ||
+		got.GetLag() == nil || got.GetSetTime() == nil || got.GetEvictTime() != nil {
+		t.Fatalf("a new cursor: %v, %v", set, err)
+	}
+	_, err = c.SetCursor(w.ctx, create)
+	wantReason(t, err, codes.Aborted, "CURSOR_CONFLICT")
+	at := func(lsn uint64) *walsvcv1.SetCursorRequest_ExpectedLsn {
+		return &walsvcv1.SetCursorRequest_ExpectedLsn{ExpectedLsn: lsn}
+	}
+	for reason, req := range map[string]*walsvcv1.SetCursorRequest{
+		"CURSOR_CONFLICT":  {Name: "c", Lsn: 2, Condition: at(0)},
+		"CURSOR_BACKWARDS": {Name: "c", Lsn: 0, Condition: at(1)},
+		"LSN_AHEAD":        {Name: "c", Lsn: 4},
+		"INVALID_NAME":     {Name: "", Lsn: 2},
+		"INVALID":          {Name: "c", Lsn: 2, Policy: 9},
+	} {
+		req.Log = "l"
+		_, err = c.SetCursor(w.ctx, req)
+		wantReason(t, err, tableCode(t, reason), reason)
+	}
+	// What it stands at is in the conflict, so that nobody has to ask.
+	_, err = c.SetCursor(w.ctx, &walsvcv1.SetCursorRequest{Log: "l", Name: "c", Lsn: 2, Condition: at(0)})
+	if got := infoOf(t, err).GetMetadata(); got["lsn"] != "1" || got["expected_lsn"] != "0" || got["cursor"] != "c" {
+		t.Errorf("the figures of a conflict: %v", got)
+	}
+	if _, err := c.SetCursor(w.ctx, &walsvcv1.SetCursorRequest{Log: "l", Name: "c", Lsn: 3, Condition: at(1)}); err != nil {
+		t.Fatal(err)
+	}
+	back, err := c.SetCursor(w.ctx, &walsvcv1.SetCursorRequest{Log: "l", Name: "c", Lsn: 2, Reset_: true, Policy: walsvcv1.CursorPolicy_CURSOR_POLICY_HOLD})
+	if err != nil || back.GetCursor().GetLsn() != 2 || back.GetCursor().GetPolicy() != walsvcv1.CursorPolicy_CURSOR_POLICY_HOLD {
+		t.Fatalf("a reset: %v, %v", back, err)
+	}
+	one, err := c.GetCursor(w.ctx, &walsvcv1.GetCursorRequest{Log: "l", Name: "c"})
+	if err != nil || one.GetCursor().GetLsn() != 2 {
+		t.Fatalf("%v, %v", one, err)
+	}
+	all, err := c.ListCursors(w.ctx, &walsvcv1.ListCursorsRequest{Log: "l"})
+	if err != nil || len(all.GetCursors()) != 1 || all.GetCursors()[0].GetName() != "c" {
+		t.Fatalf("%v, %v", all, err)
+	}
+
+	replay := walsvcv1.NewReplayServiceClient(w.conn)
+	for _, tc := range []struct {
+		req  *walsvcv1.ReplayRequest
+		want uint64
+	}{
+		{&walsvcv1.ReplayRequest{Cursor: "c"}, 3},
+		{&walsvcv1.ReplayRequest{Cursor: "c", FromLsn: 1}, 1},
+	} {
+		tc.req.Log = "l"
+		stream, err := replay.Replay(w.ctx, tc.req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := stream.Recv(); err != nil || got.GetFirstLsn() != tc.want {
+			t.Errorf("%v: %v, %v", tc.req, got, err)
+		}
+	}
+	for reason, req := range map[string]*walsvcv1.ReplayRequest{
+		"CURSOR_NOT_FOUND": {Cursor: "other"},
+		"INVALID":          {Cursor: "c", Checkpoint: "cp"},
+	} {
+		req.Log = "l"
+		stream, err := replay.Replay(w.ctx, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = stream.Recv()
+		wantReason(t, err, tableCode(t, reason), reason)
+	}
+
+	elsewhere, here := uint64(3), uint64(2)
+	_, err = c.DeleteCursor(w.ctx, &walsvcv1.DeleteCursorRequest{Log: "l", Name: "c", ExpectedLsn: &elsewhere})
+	wantReason(t, err, codes.Aborted, "CURSOR_CONFLICT")
+	if _, err := c.DeleteCursor(w.ctx, &walsvcv1.DeleteCursorRequest{Log: "l", Name: "c", ExpectedLsn: &here}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.GetCursor(w.ctx, &walsvcv1.GetCursorRequest{Log: "l", Name: "c"})
+	wantReason(t, err, codes.NotFound, "CURSOR_NOT_FOUND")
+}
+
+// TestLostCursor: a reader whose cursor was evicted is told which, and what is gone.
+func TestLostCursor(t *testing.T) {
+	w := newWorld(t, Options{})
+	c := walsvcv1.NewCursorServiceClient(w.conn)
+	w.create("l")
+	w.append("l", "1")
+	if _, err := c.SetCursor(w.ctx, &walsvcv1.SetCursorRequest{Log: "l", Name: "c", Lsn: 1, CapBytes: 3}); err != nil {
+		t.Fatal(err)
+	}
+	w.append("l", "2", "3")
+	eventually(t, "it is evicted", func() bool {
+		got, err := c.GetCursor(w.ctx, &walsvcv1.GetCursorRequest{Log: "l", Name: "c"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.GetCursor().GetState() == walsvcv1.CursorState_CURSOR_STATE_LOST && got.GetCursor().GetEvictTime() != nil
+	})
+	stream, err := walsvcv1.NewReplayServiceClient(w.conn).Replay(w.ctx, &walsvcv1.ReplayRequest{Log: "l", Cursor: "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = stream.Recv()
+	wantReason(t, err, codes.DataLoss, "CURSOR_LOST")
+	if got := infoOf(t, err).GetMetadata(); got["cursor"] != "c" || got["lsn"] != "1" || got["first_lsn"] != "1" || got["next_lsn"] != "4" || got["cap_bytes"] != "3" {
+		t.Errorf("the figures: %v", got)
+	}
+	_, err = c.SetCursor(w.ctx, &walsvcv1.SetCursorRequest{Log: "l", Name: "c", Lsn: 3})
+	wantReason(t, err, codes.DataLoss, "CURSOR_LOST")
+	if _, err := c.SetCursor(w.ctx, &walsvcv1.SetCursorRequest{Log: "l", Name: "c", Lsn: 3, Reset_: true}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tableCode returns the code of a reason.
+func tableCode(t testing.TB, reason string) codes.Code {
+	t.Helper()
+	for _, row := range Table {
+		if row.Reason == reason {
+			return row.Code
+		}
+	}
+	t.Fatalf("no reason %s", reason)
+	return 0
+}
