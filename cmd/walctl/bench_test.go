@@ -252,6 +252,30 @@ func TestBenchSoakJSON(t *testing.T) {
 	}
 }
 
+func TestBenchOpenJSON(t *testing.T) {
+	t.Parallel()
+	got := keys(t, benchJSON(t, "bench", "open", "--walsvc", walsvcBinary(t), "--segment-size", "1MiB", "--small", "2MiB", "--journal", "5MiB", "--logs", "20", "--rounds", "2"),
+		"openings", "goals")
+	var openings []struct {
+		JournalBytes uint64    `json:"journal_bytes"`
+		Logs         int       `json:"logs"`
+		OpenUS       float64   `json:"open_us"`
+		Rounds       []float64 `json:"rounds_us"`
+	}
+	if err := json.Unmarshal(got["openings"], &openings); err != nil || len(openings) != 2 {
+		t.Fatalf("openings %s: %v", got["openings"], err)
+	}
+	for i, least := range []uint64{2 << 20, 5 << 20} {
+		if o := openings[i]; o.JournalBytes < least || o.Logs != 20 || o.OpenUS <= 0 || len(o.Rounds) != 2 {
+			t.Errorf("opening %+v, want one of at least %d bytes", o, least)
+		}
+	}
+	var goals []json.RawMessage
+	if err := json.Unmarshal(got["goals"], &goals); err != nil || len(goals) != 2 {
+		t.Errorf("goals %s: %v", got["goals"], err)
+	}
+}
+
 func TestBenchLadder(t *testing.T) {
 	t.Parallel()
 	picture := filepath.Join(t.TempDir(), "ladder.svg")
@@ -297,6 +321,9 @@ func TestBenchRefusals(t *testing.T) {
 		{[]string{"goals", "--rounds", "0"}, exitUsage, "--rounds 0"},
 		{[]string{"goals", "--records", "0"}, exitUsage, "--records 0"},
 		{[]string{"goals", "--logs", "0"}, exitUsage, "--logs 0"},
+		{[]string{"open", "--small", "1GiB", "--journal", "1GiB"}, exitUsage, "--journal 1024 MiB"},
+		{[]string{"open", "--rounds", "0"}, exitUsage, "--rounds 0"},
+		{[]string{"open", "--logs", "0"}, exitUsage, "--logs 0"},
 		{[]string{"soak", "--duration", "0s"}, exitUsage, "--duration"},
 		{[]string{"soak", "--callers", "0"}, exitUsage, "--callers 0"},
 		{[]string{"soak", "--share", "1.5"}, exitUsage, "--share 1.5"},
@@ -321,7 +348,7 @@ func TestBenchInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, args := range [][]string{{"baseline"}, {"append", "--walsvc", walsvcBinary(t)}, {"replay", "--walsvc", walsvcBinary(t)},
-		{"goals", "--walsvc", walsvcBinary(t)}, {"soak", "--walsvc", walsvcBinary(t)}} {
+		{"goals", "--walsvc", walsvcBinary(t)}, {"soak", "--walsvc", walsvcBinary(t)}, {"open", "--walsvc", walsvcBinary(t)}} {
 		if _, stderr, code := invoke(ctx, append(append([]string{"bench"}, args...), "--dir", dir)...); code != exitInterrupted {
 			t.Errorf("%q: exit %d: %s", args, code, stderr)
 		}

@@ -178,10 +178,35 @@ func TestGoals(t *testing.T) {
 	}
 }
 
+func TestGoalsOfOpening(t *testing.T) {
+	for _, tc := range []struct {
+		small, large float64 // milliseconds
+		met, aimed   [2]bool
+	}{
+		{60, 70, [2]bool{true, true}, [2]bool{true, true}},
+		{150, 210, [2]bool{true, true}, [2]bool{false, true}},
+		{300, 510, [2]bool{false, true}, [2]bool{false, true}},
+		{60, 130, [2]bool{true, false}, [2]bool{true, true}},
+	} {
+		for i, g := range openGoals(Opening{OpenUS: tc.small * 1e3}, Opening{OpenUS: tc.large * 1e3}) {
+			if g.Met() != tc.met[i] || g.Aimed() != tc.aimed[i] {
+				t.Errorf("%v and %v ms: met %t, aimed at %t: %+v", tc.small, tc.large, g.Met(), g.Aimed(), g)
+			}
+		}
+	}
+}
+
+func TestOpeningsNeedTheirOwnService(t *testing.T) {
+	var target Target
+	if _, err := target.Openings(t.Context(), OpenLoad{Small: 1, Large: 2, Size: 1, Rounds: 1}); !errors.Is(err, errNotOwn) {
+		t.Errorf("killed a service that is somebody else's: %v", err)
+	}
+}
+
 func TestReplayNeedsItsOwnService(t *testing.T) {
 	var target Target
-	if _, err := target.Replay(t.Context(), ReplayLoad{Records: 1, Size: 1}, nil); err == nil {
-		t.Error("killed a service that is somebody else's")
+	if _, err := target.Replay(t.Context(), ReplayLoad{Records: 1, Size: 1}, nil); !errors.Is(err, errNotOwn) {
+		t.Errorf("killed a service that is somebody else's: %v", err)
 	}
 }
 

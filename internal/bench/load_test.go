@@ -182,6 +182,36 @@ func TestLoadEndsWithTheFirstError(t *testing.T) {
 	}
 }
 
+func TestAppendUntil(t *testing.T) {
+	b := newBus()
+	defer b.drive()()
+	l := Load{Callers: 1, Size: 400, Pipelined: true, Duration: time.Hour}
+	asked := 0
+	yes, err := appendUntil(t.Context(), l, []Log{b}, func() (bool, error) {
+		asked++
+		return asked == 2, nil
+	})
+	if !yes || err != nil || asked != 2 {
+		t.Errorf("%t, %v after %d questions", yes, err, asked)
+	}
+	b.mu.Lock()
+	if b.taken == 0 || len(b.waiting) != 0 {
+		t.Errorf("%d appends, %d of them unacknowledged", b.taken, len(b.waiting))
+	}
+	b.mu.Unlock()
+	broken := errors.New("broken")
+	if yes, err := appendUntil(t.Context(), l, []Log{b}, func() (bool, error) { return false, broken }); yes || !errors.Is(err, broken) {
+		t.Errorf("%t, %v of a question that fails", yes, err)
+	}
+	l.Duration = time.Millisecond
+	if yes, err := appendUntil(t.Context(), l, []Log{b}, func() (bool, error) { return false, nil }); yes || err != nil {
+		t.Errorf("%t, %v of a load that is over", yes, err)
+	}
+	if yes, err := appendUntil(t.Context(), l, []Log{&bus{refuse: 1, gather: make(chan struct{}, 1)}}, func() (bool, error) { return false, nil }); yes || err == nil {
+		t.Errorf("%t, %v of a load that fails", yes, err)
+	}
+}
+
 // BenchmarkPipeline measures the generator: it must be far ahead of any server.
 func BenchmarkPipeline(b *testing.B) {
 	var p producer

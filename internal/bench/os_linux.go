@@ -44,6 +44,20 @@ func takesDirect(path string) bool {
 	return errors.Join(err, f.Close()) == nil
 }
 
+// evict makes what is cached of a file go, as after a reboot. What was written
+// to it and not synced is synced: else it would stay.
+func evict(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	if err == nil {
+		err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	}
+	return errors.Join(err, f.Close())
+}
+
 // sleepExactly has the thread woken when it asked to be, instead of up to 50 us
 // later together with others. For a goroutine that is locked to its thread.
 func sleepExactly() {

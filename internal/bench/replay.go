@@ -57,8 +57,8 @@ func (t *Target) Replay(ctx context.Context, l ReplayLoad, progress func(what st
 var errNotOwn = errors.New("the service is somebody else's, it is not killed")
 
 // restart kills the service and starts it again, and returns how long it takes
-// to be ready. The target's own connections have met the old one; they are of
-// no use any more but for closing.
+// to be ready. The target's own connections have met the old one, and find the
+// new one when they are used.
 func (t *Target) restart(ctx context.Context) (time.Duration, error) {
 	if err := t.process.Kill(); err != nil {
 		return 0, fmt.Errorf("kill: %w", err)
@@ -120,7 +120,7 @@ func (t *Target) firstRecord(ctx context.Context, log *client.Log, records int64
 		}
 	}()
 	for i := range places {
-		from := client.LSN(1 + (records-1)*int64(i)/int64(places))
+		from, found := client.LSN(1+(records-1)*int64(i)/int64(places)), false
 		start := time.Now()
 		for record, err := range c.Log(log.Name()).Replay(ctx, client.ReplayOptions{From: from}) {
 			if err != nil {
@@ -129,8 +129,11 @@ func (t *Target) firstRecord(ctx context.Context, log *client.Log, records int64
 			if record.LSN != from {
 				return 0, fmt.Errorf("replay from LSN %d begins with %d", from, record.LSN)
 			}
-			longest = max(longest, float64(time.Since(start).Nanoseconds())/1e3)
+			longest, found = max(longest, float64(time.Since(start).Nanoseconds())/1e3), true
 			break
+		}
+		if !found {
+			return 0, fmt.Errorf("replay from LSN %d of %d has nothing", from, records)
 		}
 	}
 	return longest, nil

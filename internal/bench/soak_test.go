@@ -21,8 +21,13 @@ func TestSoakVerdict(t *testing.T) {
 		at   func(i int, s *SoakSample)
 		rise string // what is not flat
 	}{
-		"flat":              {func(int, *SoakSample) {}, ""},
-		"warming up":        {func(i int, s *SoakSample) { s.ServerRSSBytes *= min(float64(i+1)/20, 1) }, ""},
+		"flat":       {func(int, *SoakSample) {}, ""},
+		"warming up": {func(i int, s *SoakSample) { s.ServerRSSBytes *= min(float64(i+1)/20, 1) }, ""},
+		"warming up, and coming and going": {func(i int, s *SoakSample) {
+			if s.P50US += 100 * float64(i%3); i < 20 {
+				s.P50US = 1
+			}
+		}, ""},
 		"a pause":           {func(i int, s *SoakSample) { s.P50US += 1e6 * float64(i/195) }, ""},
 		"the collector's":   {func(i int, s *SoakSample) { s.ServerHeapBytes += float64(i%10) * (4 << 20) }, ""},
 		"less":              {func(i int, s *SoakSample) { s.P99US -= float64(i) }, ""},

@@ -240,42 +240,51 @@ func (t *Target) Warm(ctx context.Context, limit time.Duration, progress func(re
 	if err != nil {
 		return err
 	}
-	stop, ended := make(chan struct{}), make(chan error, 1)
-	go func() {
-		_, err := Load{Callers: 1, Size: 4 << 10, Pipelined: true, Duration: limit, stop: stop}.Run(ctx, t.Logs[:1])
-		if err == nil {
-			err = fmt.Errorf("%w after %v", ErrNotWarm, limit)
+	warm, err := appendUntil(ctx, Load{Callers: 1, Size: 4 << 10, Pipelined: true, Duration: limit}, t.Logs[:1], func() (bool, error) {
+		// The target may have more logs than Truncate gets round in time.
+		if err := giveUp(ctx, t.logs[0]); err != nil {
+			return false, err
 		}
+		now, err := t.Status(ctx)
+		if err != nil {
+			return false, err
+		}
+		recycled := int(now.GetRecycles() - before.GetRecycles())
+		if progress != nil {
+			progress(min(recycled, warmRecycles), warmRecycles)
+		}
+		return recycled >= warmRecycles, nil
+	})
+	if err == nil && !warm {
+		err = fmt.Errorf("%w after %v", ErrNotWarm, limit)
+	}
+	return err
+}
+
+// appendUntil puts a pipeline on logs until something is reached, which it asks
+// for now and then; false if the load's duration is over before. Everything that
+// was sent is acknowledged when it returns without an error: the next load
+// begins with an idle service.
+func appendUntil(ctx context.Context, l Load, logs []Log, reached func() (bool, error)) (bool, error) {
+	stop, ended := make(chan struct{}), make(chan error, 1)
+	l.stop = stop
+	go func() {
+		_, err := l.Run(ctx, logs)
 		ended <- err
 	}()
 	tick := time.NewTicker(truncateEvery)
 	defer tick.Stop()
-	for recycled := 0; recycled < warmRecycles; {
+	for {
 		select {
 		case <-tick.C:
 		case err := <-ended:
-			return err
+			return false, err
 		}
-		var now *walsvcv1.GetStatusResponse
-		err := giveUp(ctx, t.logs[0]) // the target may have more logs than Truncate gets round in time
-		if err == nil {
-			now, err = t.Status(ctx)
-		}
-		if err != nil {
+		if yes, err := reached(); yes || err != nil {
 			close(stop)
-			<-ended
-			return err
-		}
-		recycled = int(now.GetRecycles() - before.GetRecycles())
-		if progress != nil {
-			progress(min(recycled, warmRecycles), warmRecycles)
+			return yes, errors.Join(err, <-ended)
 		}
 	}
-	close(stop)
-	if err := <-ended; !errors.Is(err, ErrNotWarm) {
-		return err
-	}
-	return nil // and everything that was sent is acknowledged: the next load begins with an idle service
 }
 
 // Status asks the service.
