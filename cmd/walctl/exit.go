@@ -124,6 +124,7 @@ var explanations = []struct {
 	{wal.ErrDamaged, exitDamage, "run walctl verify on the volume, then walctl repair --plan"},
 	{client.ErrLogNotFound, exitNotFound, "create it with walctl log create, or see walctl log list"},
 	{client.ErrCheckpointNotFound, exitNotFound, "see walctl checkpoint list"},
+	{client.ErrCursorNotFound, exitNotFound, "see walctl cursor list"},
 	{client.ErrLSNTruncated, exitNotFound, "see with walctl log get where the log begins"},
 	{client.ErrLSNAhead, exitNotFound, "see with walctl log get where the log ends"},
 	{client.ErrPlaintext, exitUsage, "name the service's certificate authority with --tls-ca, or pass --tls"},

@@ -41,7 +41,8 @@ func newReplayCommand(g *globals) *cobra.Command {
 		Use:   "replay LOG",
 		Short: "Write a log's records to standard output",
 		Long: `Write a log's records to standard output, each with a newline behind it: from
-the oldest kept, an LSN or behind a checkpoint, to the end or an LSN.
+the oldest kept, an LSN or behind a checkpoint or cursor, to the end or an LSN.
+It does not move the cursor.
 
 ` + replayJSON,
 		Example: `  walctl replay orders --from 100 --to 199
@@ -65,9 +66,11 @@ the oldest kept, an LSN or behind a checkpoint, to the end or an LSN.
 	flags := cmd.Flags()
 	flags.Uint64Var(&from, "from", 0, "first `LSN`; 0 means the oldest kept")
 	flags.StringVar(&o.Checkpoint, "checkpoint", "", "begin behind the checkpoint of this `name`")
+	flags.StringVar(&o.Cursor, "cursor", "", "begin behind the cursor of this `name`")
 	flags.Uint64Var(&to, "to", 0, "last `LSN`; 0 means the end")
 	flags.BoolVar(&o.Follow, "follow", false, "go on with what is appended, until interrupted")
-	cmd.MarkFlagsMutuallyExclusive("from", "checkpoint")
+	cmd.MarkFlagsMutuallyExclusive("from", "checkpoint", "cursor")
+	must(cmd.RegisterFlagCompletionFunc("cursor", g.completeCursorFlag))
 	must(cmd.RegisterFlagCompletionFunc("checkpoint", g.completeCheckpointFlag))
 	return cmd
 }
