@@ -69,11 +69,14 @@ func diskSize(n int) int {
 // and all processors may be at it. The next frame is held up only if they need
 // longer for it than the disk does for this one, so a raw byte costs
 //
-//	the larger of slope x stored share and codec / processors - fixed time / frame
+//	the larger of slope x stored share and codec / processors - cover
 //
 // and a little for the processors' sake. A fixed share of the codec's time in the
 // place of this would be wrong for either a slow disk, where it costs next to
-// nothing, or a fast one, where it costs all of it. The codec with the least cost
+// nothing, or a fast one, where it costs all of it. The cover is the fixed part of
+// the disk's time, for frames that were full. Others are as large as what came
+// meanwhile: if processors are slower than the disk they shrink, and the fixed part
+// weighs the more, but that is no time to spare. The codec with the least cost
 // is chosen. Rounding to disk blocks is left out, except that a frame which fits
 // one disk block has nothing to save.
 //
@@ -158,7 +161,7 @@ func (p *policy) learn(f *Frame) {
 	if p.fixed != Auto {
 		return
 	}
-	p.disk.learn(float64(f.rawSize), float64(diskSize(f.stored)), float64(f.service))
+	p.disk.learn(float64(f.rawSize), float64(diskSize(f.stored)), float64(f.service), f.full)
 	for i, buf := range f.bufs {
 		at := &p.sealing
 		if i < f.claimed {
@@ -262,17 +265,20 @@ func (c *cost) add(time, share float64) {
 type device struct {
 	line
 	processors float64
-	raw        float64 // mean bytes of a frame
-	// cover is the fixed part of the disk's time, in nanoseconds for a raw byte:
-	// time that the processors have however little is stored.
+	// cover is the fixed part of the disk's time, in nanoseconds for a raw byte, where
+	// frames are full: time that the processors have however little is stored. It
+	// is a fading mean, with 0 for other frames.
 	cover float64
 }
 
 // learn takes in a frame that landed.
-func (d *device) learn(raw, stored, service float64) {
+func (d *device) learn(raw, stored, service float64, full bool) {
 	d.add(stored, service)
-	d.raw += (raw - d.raw) / float64(d.frames)
-	d.cover = max(0, d.y-d.slope*d.x) / max(1, d.raw)
+	cover := 0.0
+	if full {
+		cover = max(0, d.y-d.slope*d.x) / raw
+	}
+	d.cover += (cover - d.cover) / float64(d.frames)
 }
 
 // A line is a fading linear regression of landing times over sizes.

@@ -19,6 +19,7 @@ type world struct {
 	fixed, slope float64 // nanoseconds for a frame, and for a stored byte
 	noise        float64 // share of the landing time, both ways
 	costs        [codec.Zstd + 1]cost
+	full         bool // frames are as large as they may be
 	rand         *rand.Rand
 }
 
@@ -30,7 +31,7 @@ var rawBlock = make([]byte, limits.TargetBlockSize)
 // packed meanwhile, how long the frame was held up, and how long the disk took, in
 // nanoseconds.
 func (w *world) frame(filling, sealing *choices, full, last int) (packed, held, service float64) {
-	f := &Frame{blockSize: len(rawBlock)}
+	f := &Frame{blockSize: len(rawBlock), full: w.full}
 	for range full {
 		buf := &buffer{raw: rawBlock, tried: w.policy.chooseFilling()}
 		f.bufs = append(f.bufs, buf)
@@ -138,7 +139,8 @@ func (c *choices) String() string {
 //	ride frames=N [blocks=B] [last=KIB]   frames of B-1 blocks of 128 KiB, packed while
 //	                                      they fill, and one of KIB (or of each in turn),
 //	                                      packed after sealing: what was chosen
-//	race frames=N size=KIB [fill=PS]      frames of KIB (or of each), back to back, on 2
+//	race frames=N size=KIB [fill=PS] [full=BOOL]
+//	                                      frames of KIB (or of each), back to back, on 2
 //	                                      processors that take PS for filling a byte, with
 //	                                      each codec and Auto: MB/s of the second half, and
 //	                                      what Auto used
@@ -215,6 +217,8 @@ func (w *world) races(t *testing.T, d *datadriven.TestData) string {
 	frames, fill := 0, 0
 	d.ScanArgs(t, "frames", &frames)
 	d.MaybeScanArgs(t, "fill", &fill)
+	w.full = true
+	d.MaybeScanArgs(t, "full", &w.full)
 	sizes, _ := d.Arg("size")
 	var out strings.Builder
 	for i := range sizes.Vals {
