@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"strconv"
 
 	"github.com/walsvc/walsvc/client"
 )
@@ -129,6 +130,54 @@ func ExampleLog_Replay() {
 	// Output:
 	// 2 two
 	// 3 three
+}
+
+// A storage engine's life: it appends before it applies, makes its pages durable
+// between the two phases of a checkpoint, and recovers from both.
+func ExampleLog_Recover() {
+	ctx, c, end := example()
+	defer end()
+	orders := c.Log("orders")
+
+	pages := 0 // the engine's own storage
+	for _, amount := range []int{5, 7, 9} {
+		if _, err := orders.Append(ctx, []byte(strconv.Itoa(amount))); err != nil {
+			log.Fatal(err) // not applied
+		}
+		pages += amount
+	}
+	checkpoint, err := orders.BeginCheckpoint(ctx, "engine", 3)
+	if err != nil {
+		log.Fatal(err)
+	}
+	// ... the engine writes its pages, and syncs them ...
+	if _, err := checkpoint.Complete(ctx, []byte(strconv.Itoa(pages))); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := orders.Append(ctx, []byte("4")); err != nil {
+		log.Fatal(err)
+	}
+
+	// After a crash.
+	from, behind, err := orders.Recover(ctx, "engine")
+	if err != nil {
+		log.Fatal(err)
+	}
+	if pages, err = strconv.Atoi(string(from.State)); err != nil {
+		log.Fatal(err)
+	}
+	for record, err := range behind {
+		if err != nil {
+			log.Fatal(err)
+		}
+		amount, err := strconv.Atoi(string(record.Data))
+		if err != nil {
+			log.Fatal(err)
+		}
+		pages += amount
+	}
+	fmt.Println("pages at LSN", from.LSN, "and what came after make", pages)
+	// Output: pages at LSN 3 and what came after make 25
 }
 
 // An engine that keeps the claim of its last receipt, wherever it keeps its own

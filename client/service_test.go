@@ -23,7 +23,7 @@ import (
 
 // service is a service of this process, on a volume and a Unix socket of its own.
 type service struct {
-	codec string // of the volume; empty means auto
+	codec  string // of the volume; empty means auto
 	dir    string
 	volume *wal.Volume
 	server *server.Server

@@ -1,0 +1,85 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+)
+
+// A PendingCheckpoint is a checkpoint that was begun and is not complete: the
+// time in which an engine makes its own pages durable. Nothing of it is on the
+// service yet, so one that is given up, or dies with its process, needs no
+// cleaning up.
+type PendingCheckpoint struct {
+	log     *Log
+	name    string
+	lsn     LSN
+	version uint64 // of the checkpoint as it was at BeginCheckpoint; 0 for none
+}
+
+// BeginCheckpoint begins a checkpoint at lsn, the last record that the engine has
+// applied, and waits until the log is durable up to there: pages that an engine
+// writes from now on hold nothing that its log could still lose. The log holds
+// its records as before until Complete. It returns ErrCheckpointBackwards if the checkpoint
+// is above lsn, ErrLogNotFound, ErrUnavailable when the service stops, or the context's
+// error, also for an lsn that nobody appends.
+func (l *Log) BeginCheckpoint(ctx context.Context, name string, lsn LSN) (*PendingCheckpoint, error) {
+	now, err := l.checkpointOrNone(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if now.LSN > lsn {
+		return nil, fmt.Errorf("begin checkpoint %q of log %q at LSN %d: %w: it is at LSN %d", name, l.name, lsn, ErrCheckpointBackwards, now.LSN)
+	}
+	if lsn > 0 {
+		if _, err := l.WaitDurable(ctx, lsn); err != nil {
+			return nil, err
+		}
+	}
+	return &PendingCheckpoint{log: l, name: name, lsn: lsn, version: now.Version}, nil
+}
+
+// LSN returns where the checkpoint will be.
+func (p *PendingCheckpoint) LSN() LSN { return p.lsn }
+
+// Complete sets the checkpoint, with at most 1 MiB of the engine's state, unless
+// somebody else has set or deleted it since it was begun: ErrCheckpointConflict,
+// and it changed nothing. What the state refers to, pages say, must be durable
+// before. Durable when it returns; records up to its LSN may be given up then. It
+// may be called again, with the same state, after any error: what an earlier call
+// did is found.
+func (p *PendingCheckpoint) Complete(ctx context.Context, state []byte) (Checkpoint, error) {
+	set, err := p.log.SetCheckpoint(ctx, p.name, p.lsn, state, ExpectVersion(p.version))
+	if !errors.Is(err, ErrCheckpointConflict) {
+		return set, err
+	}
+	now, gerr := p.log.Checkpoint(ctx, p.name)
+	if gerr == nil && now.Version == p.version+1 && now.LSN == p.lsn && bytes.Equal(now.State, state) {
+		return now, nil // the answer to an earlier call was lost
+	}
+	return Checkpoint{}, err
+}
+
+// Recover returns where an engine goes on after a crash: its checkpoint, the zero
+// one if it never completed any, and the records behind it, in order, as Replay
+// yields them. Applied to what the checkpoint's state says, they make the state
+// that the log's end stands for. Records that are neither covered by the
+// checkpoint nor kept are an error that the loop gets, ErrLSNTruncated, and never
+// a gap. err is ErrLogNotFound, ErrUnavailable or the context's.
+func (l *Log) Recover(ctx context.Context, name string) (cp Checkpoint, behind iter.Seq2[Record, error], err error) {
+	if cp, err = l.checkpointOrNone(ctx, name); err != nil {
+		return Checkpoint{}, nil, err
+	}
+	return cp, l.Replay(ctx, ReplayOptions{From: cp.LSN + 1}), nil
+}
+
+// checkpointOrNone returns a checkpoint with its state, or the zero one.
+func (l *Log) checkpointOrNone(ctx context.Context, name string) (Checkpoint, error) {
+	cp, err := l.Checkpoint(ctx, name)
+	if errors.Is(err, ErrCheckpointNotFound) {
+		return Checkpoint{}, nil
+	}
+	return cp, err
+}
