@@ -280,8 +280,9 @@ func newBenchReplayCommand(g *globals) *cobra.Command {
 start it again and read the log back, comparing every record. With --logs, as
 many logs share the frames and one of them is read.
 
-JSON: records_per_second, bytes_per_second, first_record_us (from asking to
-having it), open_us (from starting the process, after SIGKILL, until it is ready).`,
+JSON: records_per_second and bytes_per_second, of the log that is read,
+first_record_us (from asking to having it), open_us (from starting the process,
+after SIGKILL, until it is ready).`,
 		Example: `  walctl bench replay
   walctl bench replay --records 3000000 --logs 8 -o json`,
 		Args: noArgs,
@@ -425,7 +426,7 @@ func goalsTable(title string, goals []bench.Goal) grid {
 		case goal.Aim != 0 && goal.Aimed():
 			verdict.text = "aim met"
 		case goal.Gate == 0:
-			verdict.text = "below its aim"
+			verdict.text = "short of its aim"
 		}
 		r := []any{goal.What, value(goal.Got), wanted(goal.Gate)}
 		if aims {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/walsvc/walsvc/client"
+	"github.com/walsvc/walsvc/internal/bench"
 	"github.com/walsvc/walsvc/internal/service"
 )
 
@@ -310,6 +312,35 @@ func TestBenchLadder(t *testing.T) {
 	}
 	if drawn, err := os.ReadFile(picture); err != nil || !strings.Contains(string(drawn), "merged, compressed, overlapped") {
 		t.Errorf("picture of %d bytes: %v", len(drawn), err)
+	}
+}
+
+func TestGoalsTable(t *testing.T) {
+	goals := []bench.Goal{
+		{What: "fast", Got: 1_600_000, Gate: 1_200_000, Aim: 1_500_000, Unit: "/s"},
+		{What: "enough", Got: 1_300_000, Gate: 1_200_000, Aim: 1_500_000, Unit: "/s"},
+		{What: "slow", Got: 4, Gate: 3, Aim: 2, AtMost: true, Unit: "x"},
+		{What: "slow, and no gate", Got: 1.5, Aim: 1.25, AtMost: true, Unit: "x"},
+		{What: "no aim", Got: 2, Gate: 1, Unit: "x"},
+	}
+	var out strings.Builder
+	if err := goalsTable("Goals", goals).write(&out, false); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`fast +1,600,000/s +at least 1,200,000/s +at least 1,500,000/s +aim met`,
+		`enough +1,300,000/s +at least 1,200,000/s +at least 1,500,000/s +met`,
+		`slow +4x +at most 3x +at most 2x +missed`,
+		`slow, and no gate +1.5x +- +at most 1.25x +short of its aim`,
+		`no aim +2x +at least 1x +- +met`,
+	} {
+		if !regexp.MustCompile("(?m)^" + want).MatchString(out.String()) {
+			t.Errorf("no line %q in\n%s", want, &out)
+		}
+	}
+	out.Reset()
+	if err := goalsTable("Goals", goals[4:]).write(&out, false); err != nil || !strings.Contains(out.String(), "wanted") || strings.Contains(out.String(), "gate") {
+		t.Errorf("without aims: %v\n%s", err, &out)
 	}
 }
 
