@@ -68,8 +68,12 @@
 //	7's caller is told
 //	reset, 7: [b] --------------------> 7 lands
 //
-// A batch with an expected LSN is not sent again after AFTER_REFUSAL: its place
-// was computed by a caller who assumed the refused one.
+// A refusal for the log's rate is the client's own to deal with: 7 is sent again,
+// with all behind it, when the answer says, and from then on one batch at a time
+// until none waits, for most of a pipeline would be refused with the next one.
+//
+// A batch with an expected LSN is not sent again after AFTER_REFUSAL, nor for the
+// rate: its place was computed by a caller who assumed the refused one.
 //
 // The stream breaks behind a refusal. 7 is refused, the verdict on 8 is not
 // heard. 8 cannot have landed, since 7 did not: both may be numbered anew. On

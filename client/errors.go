@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
+	"strconv"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -25,6 +28,7 @@ var (
 	ErrLogExists           = errors.New("log exists with other options")
 	ErrTooManyLogs         = errors.New("too many logs")
 	ErrQuota               = errors.New("log is over its quota")
+	ErrRateQuota           = errors.New("log is over its rate")
 	ErrFenced              = errors.New("fenced by a newer epoch")
 	ErrLSNMismatch         = errors.New("expected LSN does not match")
 	ErrAfterRefusal        = errors.New("refused after an earlier refusal")
@@ -97,6 +101,7 @@ var reasons = []reason{
 	{"LOG_EXISTS", ErrLogExists, "use the log as it is, or another name"},
 	{"TOO_MANY_LOGS", ErrTooManyLogs, "delete logs that are no longer needed"},
 	{"QUOTA", ErrQuota, "move the log's checkpoints forward, its cursors too, or truncate it"},
+	{"RATE_QUOTA", ErrRateQuota, "append it again after Error.RetryAfter"},
 	{"FENCED", ErrFenced, "stop writing: another writer has begun a newer epoch"},
 	{"LSN_MISMATCH", ErrLSNMismatch, "read what others appended, then decide again"},
 	{"AFTER_REFUSAL", ErrAfterRefusal, "deal with the earlier refusal, then append again"},
@@ -146,6 +151,9 @@ type Error struct {
 	Reason   string            // stable; empty if the transport says it, not the service
 	Message  string            // for people
 	Metadata map[string]string // the reason's figures, such as "next_lsn"; may be nil
+	// RetryAfter is when the same may succeed without anybody doing anything; 0 if
+	// waiting alone does not help, or nobody knows.
+	RetryAfter time.Duration
 }
 
 // Error implements error.
@@ -202,8 +210,11 @@ func fromStatus(err error) *Error {
 	}
 	e = &Error{Code: s.Code(), Message: s.Message()}
 	for _, detail := range s.Details() {
-		if info, ok := detail.(*errdetails.ErrorInfo); ok {
-			e.Reason, e.Metadata = info.GetReason(), info.GetMetadata()
+		switch detail := detail.(type) {
+		case *errdetails.ErrorInfo:
+			e.Reason, e.Metadata = detail.GetReason(), detail.GetMetadata()
+		case *errdetails.RetryInfo:
+			e.RetryAfter = max(0, detail.GetRetryDelay().AsDuration())
 		}
 	}
 	return e
@@ -211,7 +222,11 @@ func fromStatus(err error) *Error {
 
 // fromRefusal returns what a refusal inside a stream says.
 func fromRefusal(r *walsvcv1.Refusal) *Error {
-	return &Error{Code: codes.Code(r.GetCode()), Reason: r.GetReason(), Message: r.GetMessage(), Metadata: maps.Clone(r.GetMetadata())}
+	e := &Error{Code: codes.Code(r.GetCode()), Reason: r.GetReason(), Message: r.GetMessage(), Metadata: maps.Clone(r.GetMetadata())}
+	if ms, err := strconv.ParseInt(e.Metadata["retry_ms"], 10, 64); err == nil {
+		e.RetryAfter = time.Duration(min(max(0, ms), math.MaxInt64/int64(time.Millisecond))) * time.Millisecond
+	}
+	return e
 }
 
 // called wraps a call's error with what was being done; nil stays nil.

@@ -18,6 +18,7 @@ type LSN uint64
 type LogOptions struct {
 	QuotaBytes     uint64            // bound on live bytes of records; 0 means none
 	MaxRecordBytes uint32            // bound on one record; 0 means the service's
+	RateBytes      uint64            // bound on bytes of records appended per second, from 1 KiB to 1 TiB; 0 means none
 	Labels         map[string]string // the client's own, at most 16
 	ColocationKey  string            // logs that must share a volume; may be empty
 }
@@ -57,7 +58,7 @@ func logInfo(l *walsvcv1.Log) (LogInfo, error) {
 		First: LSN(l.GetFirstLsn()), Next: LSN(l.GetNextLsn()),
 		LogChecksum: l.GetLogChecksum(), LiveBytes: l.GetLiveBytes(), Created: l.GetCreateTime().AsTime(),
 		Options: LogOptions{
-			QuotaBytes: o.GetQuotaBytes(), MaxRecordBytes: o.GetMaxRecordBytes(),
+			QuotaBytes: o.GetQuotaBytes(), MaxRecordBytes: o.GetMaxRecordBytes(), RateBytes: o.GetRateBytes(),
 			Labels: o.GetLabels(), ColocationKey: o.GetColocationKey(),
 		},
 		LostRecords: l.GetLostRecords(),
@@ -69,7 +70,7 @@ func logInfo(l *walsvcv1.Log) (LogInfo, error) {
 // if the options differ, ErrInvalidName, ErrInvalid, ErrTooManyLogs or ErrFull.
 func (c *Client) CreateLog(ctx context.Context, name string, o LogOptions) (info LogInfo, created bool, err error) {
 	resp, err := c.logService.CreateLog(ctx, &walsvcv1.CreateLogRequest{Name: name, Options: &walsvcv1.LogOptions{
-		QuotaBytes: o.QuotaBytes, MaxRecordBytes: o.MaxRecordBytes, Labels: o.Labels, ColocationKey: o.ColocationKey,
+		QuotaBytes: o.QuotaBytes, MaxRecordBytes: o.MaxRecordBytes, RateBytes: o.RateBytes, Labels: o.Labels, ColocationKey: o.ColocationKey,
 	}})
 	if err != nil {
 		return LogInfo{}, false, called(err, "create log %q", name)

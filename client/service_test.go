@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/oklog/ulid/v2"
 
@@ -142,6 +143,26 @@ func TestLogsOfAService(t *testing.T) {
 	}
 	if status, err := c.Status(t.Context()); err != nil || status.GetLogs() != 1 {
 		t.Errorf("%v, %v", status, err)
+	}
+}
+
+// TestRateOfAService: a log over its rate delays who appends to it, and nobody is
+// refused; in the third of a second that is waited for here, nothing is counted twice.
+func TestRateOfAService(t *testing.T) {
+	_, c := open(t)
+	l := create(t, c, "slow", client.LogOptions{RateBytes: 64 << 10})
+	began := time.Now()
+	for i := range 4 {
+		if lsn, err := l.Append(t.Context(), make([]byte, 30<<10)); err != nil || lsn != client.LSN(i+1) {
+			t.Fatalf("append %d: LSN %d, %v", i, lsn, err)
+		}
+	}
+	// A second's worth is saved up, and the last batch is not paid for beforehand.
+	if took, least := time.Since(began), 3*30<<10*time.Second/(64<<10)-time.Second; took < least {
+		t.Errorf("120 KiB at 64 KiB per second in %v, which is under %v", took, least)
+	}
+	if _, _, err := c.CreateLog(t.Context(), "crawl", client.LogOptions{RateBytes: 1}); !errors.Is(err, client.ErrInvalid) {
+		t.Errorf("a rate of 1: %v", err)
 	}
 }
 

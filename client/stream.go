@@ -75,11 +75,14 @@ type appender struct {
 	binding  uint32    // on the present stream; 0 if none
 	queue    []*batch
 	sent     int
-	returned []*batch // sent, and refused with the one before them: to be sent again
-	unsent   int      // bytes of queue[sent:]
-	ready    bool     // in the stream's list of logs that may send
-	joinable *batch   // the last of the queue, if single records may still join it
-	hint     int      // capacity to begin a batch with: what the last one grew to
+	returned []*batch      // sent, and refused with the one before them: to be sent again
+	unsent   int           // bytes of queue[sent:]
+	ready    bool          // in the stream's list of logs that may send
+	joinable *batch        // the last of the queue, if single records may still join it
+	hint     int           // capacity to begin a batch with: what the last one grew to
+	paced    bool          // over its rate: one batch is out at a time, until none waits
+	pause    time.Duration // while refused, and over its rate: how long that takes
+	resume   *time.Timer   // that ends the pause; nil if there is none
 
 	id        ulid.ULID // of the log, once bound
 	maxRecord int       // the log's own bound on records, in bytes; 0 for none
@@ -251,7 +254,7 @@ func (s *stream) offer(l *Log) {
 
 // sendable reports whether the log may send a batch as far as it is concerned.
 func (l *Log) sendable() bool {
-	return l.phase == bound && l.sent < len(l.queue) && l.sent < limits.ProducerWindow
+	return l.phase == bound && l.sent < len(l.queue) && l.sent < limits.ProducerWindow && (!l.paced || l.sent == 0)
 }
 
 // Opening logs.
@@ -578,6 +581,7 @@ func (s *stream) leave(why *Error) {
 	logs := s.logs
 	s.logs = nil
 	for _, l := range logs {
+		l.stopPause()
 		if l.phase == refused {
 			if l.err != nil {
 				s.drop(l, l.err)
@@ -733,6 +737,7 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 			}
 			s.settle(b, r, nil)
 		}
+		l.paced = l.paced && len(l.queue) > 0
 		s.offer(l)
 		return false
 	}
@@ -751,6 +756,9 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 	switch {
 	case errors.Is(why, ErrAfterRefusal), errors.Is(why, ErrUnavailable):
 		l.returned = append(l.returned, b)
+	case errors.Is(why, ErrRateQuota) && b.expected == 0:
+		l.returned = append(l.returned, b)
+		l.paced, l.pause = true, max(why.RetryAfter, firstBackoff)
 	case errors.Is(why, ErrLogNotFound), errors.Is(why, ErrNoProducer), errors.Is(why, ErrSuperseded),
 		errors.Is(why, ErrSequenceGap), errors.Is(why, ErrSequenceReuse), errors.Is(why, ErrDataLoss):
 		l.err = why // there is no going on with this producer
@@ -764,11 +772,45 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 			return false
 		}
 		s.recover(l)
-		l.phase = bound
-		s.resets = append(s.resets, l.binding)
-		s.offer(l)
+		if l.pause > 0 {
+			s.pauseFor(l)
+			return false
+		}
+		s.rebound(l)
 	}
 	return false
+}
+
+// rebound has l send again behind a refusal. REQUIRES: mu.
+func (s *stream) rebound(l *Log) {
+	l.phase = bound
+	s.resets = append(s.resets, l.binding)
+	s.offer(l)
+}
+
+// pauseFor leaves l refused for as long as it is over its rate. REQUIRES: mu.
+func (s *stream) pauseFor(l *Log) {
+	var over *time.Timer
+	over = time.AfterFunc(l.pause, func() {
+		s.mu.Lock()
+		if l.resume != over { // it was given up meanwhile, or is on another stream
+			s.mu.Unlock()
+			return
+		}
+		l.pause, l.resume = 0, nil
+		s.rebound(l)
+		s.mu.Unlock()
+		poke(s.work)
+	})
+	l.resume = over
+}
+
+// stopPause ends l's pause, if it has one, and sends nothing. REQUIRES: mu.
+func (l *Log) stopPause() {
+	if l.resume != nil {
+		l.resume.Stop()
+	}
+	l.pause, l.resume = 0, nil
 }
 
 // arrived takes the first batch that is out, whose verdict came, off the queue.
@@ -854,6 +896,7 @@ func (s *stream) settle(b *batch, r Receipt, err error) {
 // producer, since a sequence that may land must not be used again. A log that
 // lost acknowledged data takes no more. REQUIRES: mu.
 func (s *stream) drop(l *Log, why error) {
+	l.stopPause()
 	s.withdraw(l)
 	// What was acknowledged stays acknowledged, whoever appends next, unless the
 	// log was deleted, with all that it held.

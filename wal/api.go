@@ -29,6 +29,7 @@ type Checksum uint32
 type LogOptions struct {
 	QuotaBytes     uint64            // bound on live bytes of records; 0 means none
 	MaxRecordBytes uint32            // bound on one record; 0 means limits.MaxRecordSize
+	RateBytes      uint64            // bound on bytes of records appended per second, see limits.MinLogRate; 0 means none
 	Labels         map[string]string // the client's own; see limits.MaxLabels
 	ColocationKey  string            // logs that must share a volume; may be empty
 }
@@ -317,6 +318,7 @@ var (
 	ErrMalformed           = errors.New("malformed records")                            //
 	ErrTooLarge            = errors.New("record or batch over the limit")               //
 	ErrQuota               = errors.New("log is over its quota")                        //
+	ErrRateQuota           = errors.New("log is over its rate")                         // *RateError has the figures
 	ErrFenced              = errors.New("fenced by a newer epoch")                      //
 	ErrLSNMismatch         = errors.New("expected LSN does not match")                  // *MismatchError has the figures
 	ErrAfterRefusal        = errors.New("refused after an earlier refusal")             // until the binding is reset
@@ -369,6 +371,21 @@ func (e *MismatchError) Error() string {
 
 // Unwrap returns ErrLSNMismatch.
 func (e *MismatchError) Unwrap() error { return ErrLSNMismatch }
+
+// A RateError is an ErrRateQuota with its figures.
+type RateError struct {
+	Log   string
+	Rate  uint64        // bytes per second that the log takes
+	After time.Duration // when it takes the next batch, if nobody else's comes first; above zero
+}
+
+// Error implements error.
+func (e *RateError) Error() string {
+	return fmt.Sprintf("log %q: %v: it takes %d bytes per second, and more in %v", e.Log, ErrRateQuota, e.Rate, e.After.Round(time.Millisecond))
+}
+
+// Unwrap returns ErrRateQuota.
+func (e *RateError) Unwrap() error { return ErrRateQuota }
 
 // A FencedError is an ErrFenced with its figures.
 type FencedError struct {

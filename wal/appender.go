@@ -331,6 +331,12 @@ func (v *Volume) sequence(f *batcher.Frame, batch *Batch, c *check, full error) 
 	case full != nil:
 		return refuse(full)
 	}
+	// Last of all: what is refused for anything else uses nothing up.
+	if rate := l.options.RateBytes; rate != 0 {
+		if after := v.rates.spend(b.number, rate, len(batch.Run), v.clock.now()); after > 0 {
+			return refuse(&RateError{Log: b.name, Rate: rate, After: after})
+		}
+	}
 
 	cmd := Command{
 		Kind: CommandAppend, Log: b.number, Epoch: l.epoch, Slot: b.slot, Sequence: batch.Sequence,

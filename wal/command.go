@@ -234,6 +234,7 @@ func appendPlace(dst []byte, p Place) []byte {
 func appendOptions(dst []byte, o *LogOptions) []byte {
 	dst = binary.AppendUvarint(dst, o.QuotaBytes)
 	dst = binary.AppendUvarint(dst, uint64(o.MaxRecordBytes))
+	dst = binary.AppendUvarint(dst, o.RateBytes)
 	dst = appendString(dst, o.ColocationKey)
 	dst = binary.AppendUvarint(dst, uint64(len(o.Labels)))
 	for _, k := range slices.Sorted(maps.Keys(o.Labels)) {
@@ -427,6 +428,7 @@ func (d *decoder) place() Place {
 func (d *decoder) options(o *LogOptions) {
 	o.QuotaBytes = d.uvarint()
 	o.MaxRecordBytes = d.uvarint32()
+	o.RateBytes = d.uvarint()
 	o.ColocationKey = d.string(limits.MaxLabelBytes)
 	n := d.uvarint()
 	if n > limits.MaxLabels {

@@ -391,7 +391,7 @@ func (l *logState) floor() (keep LSN, holder string, held bool) {
 }
 
 func (l *logState) equalOptions(o *LogOptions) bool {
-	return l.options.QuotaBytes == o.QuotaBytes && l.options.MaxRecordBytes == o.MaxRecordBytes &&
+	return l.options.QuotaBytes == o.QuotaBytes && l.options.MaxRecordBytes == o.MaxRecordBytes && l.options.RateBytes == o.RateBytes &&
 		l.options.ColocationKey == o.ColocationKey && maps.Equal(l.options.Labels, o.Labels)
 }
 
@@ -634,6 +634,8 @@ func validOptions(o *LogOptions) error {
 	switch {
 	case o.MaxRecordBytes > limits.MaxRecordSize:
 		return fmt.Errorf("%w: max_record_bytes %d is over the limit %d", ErrInvalid, o.MaxRecordBytes, limits.MaxRecordSize)
+	case o.RateBytes != 0 && (o.RateBytes < limits.MinLogRate || o.RateBytes > limits.MaxLogRate):
+		return fmt.Errorf("%w: rate_bytes %d is not from %d to %d bytes per second; 0 is no bound", ErrInvalid, o.RateBytes, limits.MinLogRate, limits.MaxLogRate)
 	case len(o.ColocationKey) > limits.MaxLabelBytes:
 		return fmt.Errorf("%w: colocation_key has %d bytes, the limit is %d", ErrInvalid, len(o.ColocationKey), limits.MaxLabelBytes)
 	case len(o.Labels) > limits.MaxLabels:

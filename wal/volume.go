@@ -63,6 +63,7 @@ type Volume struct {
 	mu      sync.RWMutex
 	durable *State // readers see this
 	index   index
+	rates   rates                    // of logs that have one; the bus's lock guards it
 	watches map[uint64]chan struct{} // by log number: closed when its durable state changed
 	last    segment.FrameRef         // where the frame after the last durable one is
 	bytes   int64                    // of journal since the newest snapshot began
@@ -254,7 +255,7 @@ func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
 	if v.readOnly != nil {
 		return v, nil
 	}
-	v.ahead = v.durable.Clone()
+	v.ahead, v.rates = v.durable.Clone(), rates{}
 	maxFrame := int(min(v.journal.MaxFrame(), limits.MaxFrameSize))
 	v.fullSize = min(limits.FrameFullSize, maxFrame/4)
 	v.maxBatch = min(limits.MaxBatchSize, maxFrame/2)
@@ -742,6 +743,7 @@ func (v *Volume) DeleteLog(ctx context.Context, name string, id ulid.ULID) error
 		if l == nil || id != (ulid.ULID{}) && l.id != id {
 			return nil, nil, notFound(name)
 		}
+		v.rates.forget(l.number)
 		return &Command{Kind: CommandDeleteLog, Log: l.number}, nil, nil
 	})
 }

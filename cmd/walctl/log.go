@@ -18,8 +18,9 @@ import (
 
 // logJSON is the text on the JSON of a log, for the help of commands that print one.
 const logJSON = `name, id, epoch, writer (empty if the log is shared), first_lsn, next_lsn,
-durable_lsn, log_checksum (eight hex digits), live_bytes, create_time (RFC 3339), options {quota_bytes,
-max_record_bytes, labels, colocation_key}, lost_records (given up by repairs)`
+durable_lsn, log_checksum (eight hex digits), live_bytes, create_time (RFC
+3339), options {quota_bytes, max_record_bytes, rate_bytes, labels,
+colocation_key}, lost_records (given up by repairs)`
 
 // logResult is a log as walctl prints it.
 type logResult struct {
@@ -40,6 +41,7 @@ type logResult struct {
 type logOptions struct {
 	QuotaBytes     uint64            `json:"quota_bytes"`
 	MaxRecordBytes uint32            `json:"max_record_bytes"`
+	RateBytes      uint64            `json:"rate_bytes"`
 	Labels         map[string]string `json:"labels"`
 	ColocationKey  string            `json:"colocation_key"`
 }
@@ -52,7 +54,7 @@ func newLogResult(i client.LogInfo) logResult {
 	return logResult{
 		Name: i.Name, ID: i.ID.String(), Epoch: i.Epoch, Writer: i.Writer, FirstLSN: i.First, NextLSN: i.Next, DurableLSN: i.Durable(),
 		LogChecksum: fmt.Sprintf("%08x", i.LogChecksum), LiveBytes: i.LiveBytes, CreateTime: i.Created.UTC(),
-		Options:     logOptions{i.Options.QuotaBytes, i.Options.MaxRecordBytes, labels, i.Options.ColocationKey},
+		Options:     logOptions{i.Options.QuotaBytes, i.Options.MaxRecordBytes, i.Options.RateBytes, labels, i.Options.ColocationKey},
 		LostRecords: i.LostRecords,
 	}
 }
@@ -75,6 +77,9 @@ func (l logResult) tables() []grid {
 	}
 	if l.Options.QuotaBytes > 0 {
 		rows = append(rows, []any{"quota", size(l.Options.QuotaBytes)})
+	}
+	if l.Options.RateBytes > 0 {
+		rows = append(rows, []any{"rate", size(l.Options.RateBytes).String() + "/s"})
 	}
 	if l.Options.MaxRecordBytes > 0 {
 		rows = append(rows, []any{"largest record", size(l.Options.MaxRecordBytes)})
@@ -139,6 +144,7 @@ JSON: created (false if the log was there), ` + logJSON + `.`,
 	flags := cmd.Flags()
 	flags.Uint64Var(&o.QuotaBytes, "quota", 0, "bound on the log's live `bytes`; 0 means none")
 	flags.Uint32Var(&o.MaxRecordBytes, "max-record", 0, "bound on one record in `bytes`; 0 means the service's")
+	flags.Uint64Var(&o.RateBytes, "rate", 0, "bound on the `bytes` appended per second; 0 means none")
 	flags.StringToStringVar(&o.Labels, "label", nil, "a label of your own, `key=value`; may be repeated")
 	flags.StringVar(&o.ColocationKey, "colocation-key", "", "`key` of the logs that must share a volume")
 	return cmd

@@ -127,7 +127,7 @@ func exactArgs(n int) cobra.PositionalArgs {
 	}
 }
 
-func maxArgs(n int) cobra.PositionalArgs {
+func maxArgs(n int) cobra.PositionalArgs { //nolint:unparam // a command says how many it takes
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) > n {
 			return fmt.Errorf("usage is: %s", cmd.UseLine())

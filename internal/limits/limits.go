@@ -100,6 +100,12 @@ const (
 	// MaxLogs bounds the logs of a volume.
 	MaxLogs = 1 << 20
 
+	// MinLogRate and MaxLogRate bound the rate of appends that a log may be
+	// created with, in bytes per second. At the minimum the largest batch keeps
+	// others out for over two hours, and less would look like a log that hangs.
+	MinLogRate = 1 << 10
+	MaxLogRate = 1 << 40
+
 	// MaxCheckpointsPerLog bounds the checkpoints of one log.
 	MaxCheckpointsPerLog = 64
 

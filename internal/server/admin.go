@@ -162,6 +162,8 @@ func advertised() []*walsvcv1.Limit {
 		size("MaxLabelBytes", limits.MaxLabelBytes),
 		count("MaxLabels", limits.MaxLabels),
 		count("MaxLogs", limits.MaxLogs),
+		size("MinLogRate", limits.MinLogRate),
+		size("MaxLogRate", limits.MaxLogRate),
 		count("MaxCheckpointsPerLog", limits.MaxCheckpointsPerLog),
 		size("MaxCheckpointState", limits.MaxCheckpointState),
 		count("MaxCursorsPerLog", limits.MaxCursorsPerLog),

@@ -38,8 +38,8 @@ type Row struct {
 	Err    error      // the sentinel that errors.Is finds
 	Code   codes.Code // of the status, or in a Refusal
 	Reason string     // stable; ErrorInfo.reason and Refusal.reason
-	// Retry, if not zero, goes out as RetryInfo: the same call may succeed later
-	// without anybody doing anything.
+	// Retry, if not zero, goes out as RetryInfo, unless the error knows better: the
+	// same call may succeed later without anybody doing anything.
 	Retry time.Duration
 	// Means says what happened, Hint what to do next, each in whole sentences for
 	// people; walctl explain prints all of a row.
@@ -111,6 +111,10 @@ var Table = []Row{
 	{Err: wal.ErrQuota, Code: codes.ResourceExhausted, Reason: "QUOTA", spoken: true, Retry: time.Second,
 		Means: "The log keeps as many bytes of records as its quota allows.", Effect: Nothing,
 		Hint: "Move the log's checkpoints and cursors forward, or truncate it; its quota counts what it keeps."},
+	{Err: wal.ErrRateQuota, Code: codes.ResourceExhausted, Reason: "RATE_QUOTA", spoken: true, Retry: time.Second,
+		Means: "The log has taken as many bytes of records within a second as its rate allows.", Effect: Nothing,
+		Retried: "appends without an expected LSN, when the answer says",
+		Hint:    "Wait as long as the answer says, then append it again; rate_bytes among the log's options is its rate."},
 
 	{Err: wal.ErrFenced, Code: codes.FailedPrecondition, Reason: "FENCED", spoken: true,
 		Means: "The call speaks for an epoch of the log that is over, or for none while the log has a writer.", Effect: Nothing,
@@ -249,8 +253,8 @@ func Status(err error) error {
 	details := []protoadapt.MessageV1{
 		&errdetails.ErrorInfo{Reason: row.Reason, Domain: Domain, Metadata: figures(err)},
 	}
-	if row.Retry > 0 {
-		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(row.Retry)})
+	if after := retry(row, err); after > 0 {
+		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
 	}
 	st := status.New(row.Code, message(row, err))
 	if detailed, derr := st.WithDetails(details...); derr == nil {
@@ -266,13 +270,22 @@ func Refusal(err error) *walsvcv1.Refusal {
 		row, err = tableRow(ErrInternal), ErrInternal
 	}
 	metadata := figures(err)
-	if row.Retry > 0 {
+	if after := retry(row, err); after > 0 {
 		if metadata == nil {
 			metadata = make(map[string]string, 1)
 		}
-		metadata["retry_ms"] = decimal(uint64(row.Retry.Milliseconds()))
+		metadata["retry_ms"] = decimal(uint64(after.Milliseconds()))
 	}
 	return &walsvcv1.Refusal{Code: int32(row.Code), Reason: row.Reason, Message: message(row, err), Metadata: metadata}
+}
+
+// retry returns when the same call may succeed: in whole milliseconds, rounded
+// up, or 0 if waiting alone does not help.
+func retry(row Row, err error) time.Duration {
+	if limited, ok := errors.AsType[*wal.RateError](err); ok {
+		return (limited.After + time.Millisecond - 1).Truncate(time.Millisecond)
+	}
+	return row.Retry
 }
 
 // grpcStatus is what makes an error a status.
@@ -302,6 +315,7 @@ func figures(err error) map[string]string {
 		outside  *wal.RangeError
 		mismatch *wal.MismatchError
 		sequence *wal.SequenceError
+		limited  *wal.RateError
 		conflict *wal.ConflictError
 		fenced   *wal.FencedError
 		loss     *wal.DataLossError
@@ -328,6 +342,8 @@ func figures(err error) map[string]string {
 		out = map[string]string{
 			"log": sequence.Log, "sequence": decimal(sequence.Got), "want_sequence": decimal(sequence.Want),
 		}
+	case errors.As(err, &limited):
+		out = map[string]string{"log": limited.Log, "rate_bytes": decimal(limited.Rate)}
 	case errors.As(err, &conflict):
 		out = map[string]string{
 			"log": conflict.Log, "checkpoint": conflict.Checkpoint,

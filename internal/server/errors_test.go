@@ -136,10 +136,26 @@ func TestFigures(t *testing.T) {
 		{&wal.DataLossError{Log: "l", First: 2, Last: 5}, "map[first_lsn:2 last_lsn:5 log:l]"},
 		{&wal.DataLossError{Log: "l"}, "map[log:l]"},
 		{fmt.Errorf("%w: %w", wal.ErrTooLarge, &records.TooLargeError{Record: 3, Size: 9, Limit: 5}), "map[limit:5 record:3 size:9]"},
+		{&wal.RateError{Log: "l", Rate: 2048, After: time.Second}, "map[log:l rate_bytes:2048]"},
 		{wal.ErrFull, "map[]"},
 	} {
 		if got := fmt.Sprint(figures(fmt.Errorf("wrapped: %w", tc.err))); got != tc.want {
 			t.Errorf("figures of %v: %s, want %s", tc.err, got, tc.want)
+		}
+	}
+}
+
+// TestRetryIsTheErrorsOwn: how long a log is over its rate is known exactly, and
+// told in milliseconds that are not too few.
+func TestRetryIsTheErrorsOwn(t *testing.T) {
+	err := fmt.Errorf("append: %w", &wal.RateError{Log: "l", Rate: 2048, After: 1500*time.Microsecond + 1})
+	const want = 2 * time.Millisecond
+	if ms := Refusal(err).GetMetadata()["retry_ms"]; ms != "2" {
+		t.Errorf("a refusal says %q", ms)
+	}
+	for _, d := range status.Convert(Status(err)).Details() {
+		if d, ok := d.(*errdetails.RetryInfo); ok && d.GetRetryDelay().AsDuration() != want {
+			t.Errorf("a status says %v", d.GetRetryDelay().AsDuration())
 		}
 	}
 }

@@ -27,6 +27,7 @@ func (s logService) CreateLog(ctx context.Context, req *walsvcv1.CreateLogReques
 	info, created, err := s.volume.CreateLog(ctx, req.GetName(), wal.LogOptions{
 		QuotaBytes:     req.GetOptions().GetQuotaBytes(),
 		MaxRecordBytes: req.GetOptions().GetMaxRecordBytes(),
+		RateBytes:      req.GetOptions().GetRateBytes(),
 		Labels:         req.GetOptions().GetLabels(),
 		ColocationKey:  req.GetOptions().GetColocationKey(),
 	})
@@ -121,6 +122,7 @@ func logOf(info wal.LogInfo) *walsvcv1.Log {
 		Options: &walsvcv1.LogOptions{
 			QuotaBytes:     info.Options.QuotaBytes,
 			MaxRecordBytes: info.Options.MaxRecordBytes,
+			RateBytes:      info.Options.RateBytes,
 			Labels:         info.Options.Labels,
 			ColocationKey:  info.Options.ColocationKey,
 		},

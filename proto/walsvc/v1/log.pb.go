@@ -38,6 +38,13 @@ type LogOptions struct {
 	// colocation_key names logs that must share a volume; empty means none. At
 	// most 255 bytes.
 	ColocationKey string `protobuf:"bytes,4,opt,name=colocation_key,json=colocationKey,proto3" json:"colocation_key,omitempty"`
+	// rate_bytes bounds the bytes of records, as they are framed in Records, that
+	// are appended to the log per second; 0 means no bound, otherwise from the limit
+	// MinLogRate to MaxLogRate. A batch is taken when those before it are paid for,
+	// whatever its size, and up to a second's worth is saved up. Others are refused
+	// with RESOURCE_EXHAUSTED/RATE_QUOTA, which says when to come again; repeats are
+	// not counted.
+	RateBytes     uint64 `protobuf:"varint,5,opt,name=rate_bytes,json=rateBytes,proto3" json:"rate_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -98,6 +105,13 @@ func (x *LogOptions) GetColocationKey() string {
 		return x.ColocationKey
 	}
 	return ""
+}
+
+func (x *LogOptions) GetRateBytes() uint64 {
+	if x != nil {
+		return x.RateBytes
+	}
+	return 0
 }
 
 // Log describes a log as far as it is durable.
@@ -827,14 +841,16 @@ var File_walsvc_v1_log_proto protoreflect.FileDescriptor
 
 const file_walsvc_v1_log_proto_rawDesc = "" +
 	"\n" +
-	"\x13walsvc/v1/log.proto\x12\twalsvc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\x01\n" +
+	"\x13walsvc/v1/log.proto\x12\twalsvc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\x02\n" +
 	"\n" +
 	"LogOptions\x12\x1f\n" +
 	"\vquota_bytes\x18\x01 \x01(\x04R\n" +
 	"quotaBytes\x12(\n" +
 	"\x10max_record_bytes\x18\x02 \x01(\rR\x0emaxRecordBytes\x129\n" +
 	"\x06labels\x18\x03 \x03(\v2!.walsvc.v1.LogOptions.LabelsEntryR\x06labels\x12%\n" +
-	"\x0ecolocation_key\x18\x04 \x01(\tR\rcolocationKey\x1a9\n" +
+	"\x0ecolocation_key\x18\x04 \x01(\tR\rcolocationKey\x12\x1d\n" +
+	"\n" +
+	"rate_bytes\x18\x05 \x01(\x04R\trateBytes\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe2\x02\n" +
