@@ -210,9 +210,9 @@ func (s *postgres) stop(ctx context.Context) error {
 	}
 	s.conns = nil
 	if s.process != nil {
-		_ = s.process.cmd.Process.Signal(syscall.SIGQUIT) // it may be gone already
+		_ = s.process.Cmd.Process.Signal(syscall.SIGQUIT) // it may be gone already
 		select {
-		case <-s.process.exited:
+		case <-s.process.Exited():
 		case <-ctx.Done():
 		}
 	}

@@ -41,7 +41,8 @@ var directions = map[string]direction{
 	"client":             {[]string{"proto/walsvc/v1", "internal/wire"}, "other programs import it: the engine must not come along, nor be needed"},
 
 	"internal/docstore": {[]string{"client"}, "an engine on top of walsvc sees of it what any user sees"},
-	"internal/service":  {nil, "it starts and stops a process; what that serves is not its business"},
+	"internal/process":  {nil, "runs any program; which, its callers know"},
+	"internal/service":  {[]string{"internal/process"}, "it starts and stops a process; what that serves is not its business"},
 	"internal/bench":    {[]string{"client", "proto/walsvc/v1", "batcher", "segment", "internal/disk", "internal/plot", "internal/service", "testdata"}, "what is measured goes through the client, as any user's does; the ladder takes the engine apart"},
 	"internal/plot":     {nil, "a leaf: draws what it is given, and knows of nothing else"},
 	"internal/certify":  {[]string{"wal", "internal/disk", "internal/bench"}, "loads a disk through what a volume uses, and times it as walctl disk does"},
@@ -98,6 +99,7 @@ var strangers = []struct {
 		"internal/disk":     "the only place that touches the files of a volume",
 		"internal/docstore": "the demonstration's engine has checkpoint files of its own",
 		"internal/bench":    "measures the user's disk below walsvc, and a naive log beside it",
+		"internal/process":  "a process and its environment",
 		"internal/service":  "runs a process",
 		"internal/proofs":   "tries what the machine has",
 		"internal/mutants":  "reads patches",
@@ -106,6 +108,7 @@ var strangers = []struct {
 		"cmd/walctl":        "a process",
 	}},
 	{"os/exec", map[string]string{
+		"internal/process": "runs what is measured and proven",
 		"internal/service": "runs walsvc",
 		"internal/proofs":  "mkfs, losetup and mount",
 		"cmd/walctl":       "builds walsvc when it is run from source",
@@ -113,7 +116,8 @@ var strangers = []struct {
 	{"syscall", map[string]string{
 		"internal/disk":    "error numbers of the disk",
 		"segment":          "tells a full disk (ENOSPC, EDQUOT) from a failed one",
-		"internal/service": "SIGKILL",
+		"internal/process": "process groups",
+		"internal/service": "SIGTERM",
 		"internal/proofs":  "mounts FUSE",
 		"cmd/walsvc":       "SIGTERM",
 		"cmd/walctl":       "SIGTERM",

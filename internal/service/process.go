@@ -1,7 +1,6 @@
 package service
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,9 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -21,6 +17,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+
+	"github.com/walsvc/walsvc/internal/process"
 )
 
 // Options say what to run. Binary and Dir must be set.
@@ -36,11 +34,9 @@ type Options struct {
 
 // A Process is a running walsvc, listening on the Unix socket in its volume.
 type Process struct {
-	cmd    *exec.Cmd
-	addr   string
-	quote  *tail
-	exited chan struct{}
-	err    error // of the process; set before exited is closed
+	process *process.Process
+	addr    string
+	quote   *process.Tail
 }
 
 // ErrExited is returned by Start when the process ends instead of getting ready.
@@ -54,26 +50,17 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{addr: "unix:" + socket, quote: &tail{}, exited: make(chan struct{})}
+	p := &Process{addr: "unix:" + socket, quote: &process.Tail{}}
 	var out io.Writer = p.quote
 	if o.Log != nil {
 		out = io.MultiWriter(p.quote, o.Log)
 	}
 	// Not CommandContext: the process outlives ctx, which only bounds the start.
-	p.cmd = exec.Command(o.Binary, append([]string{"--data", o.Dir, "--create"}, o.Args...)...)
-	p.cmd.Stdout, p.cmd.Stderr = out, out
-	// The user's own walsvc may be configured by its environment; this one is not it.
-	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "WALSVC_") })
-	// A process group of its own: an interrupt typed at the terminal is for the
-	// caller, who stops the service in good time.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start walsvc: %w", err)
+	cmd := exec.Command(o.Binary, append([]string{"--data", o.Dir, "--create"}, o.Args...)...)
+	cmd.Stdout, cmd.Stderr = out, out
+	if p.process, err = process.Start(cmd); err != nil {
+		return nil, err
 	}
-	go func() {
-		p.err = p.cmd.Wait()
-		close(p.exited)
-	}()
 	if err := p.ready(ctx, o.Reads); err != nil {
 		_ = p.Kill() // it may be gone already
 		return nil, fmt.Errorf("start walsvc: %w%s", err, p.quote)
@@ -94,7 +81,7 @@ func (p *Process) ready(ctx context.Context, reads bool) error {
 	defer cancel(nil)
 	go func() {
 		select {
-		case <-p.exited:
+		case <-p.process.Exited():
 			cancel(ErrExited)
 		case <-ctx.Done():
 		}
@@ -144,69 +131,32 @@ func watch(ctx context.Context, conn *grpc.ClientConn, name string) error {
 func (p *Process) Addr() string { return p.addr }
 
 // PID is the process's number.
-func (p *Process) PID() int { return p.cmd.Process.Pid }
+func (p *Process) PID() int { return p.process.Cmd.Process.Pid }
 
 // Exited is closed when the process has ended, for whatever reason.
-func (p *Process) Exited() <-chan struct{} { return p.exited }
+func (p *Process) Exited() <-chan struct{} { return p.process.Exited() }
 
 // Said returns the last that the process printed.
 func (p *Process) Said() string { return p.quote.String() }
 
 // Kill ends the process with SIGKILL and returns when it is gone: nothing of
 // it runs any more, and its lock on the volume is free.
-func (p *Process) Kill() error {
-	err := p.cmd.Process.Kill()
-	<-p.exited
-	if errors.Is(err, os.ErrProcessDone) {
-		return nil
-	}
-	return err
-}
+func (p *Process) Kill() error { return p.process.Kill() }
 
 // Stop asks the process with SIGTERM to drain, and returns when it is gone. It
 // returns an error if the process ends with one, or if ctx ends first; then
 // the process is killed.
 func (p *Process) Stop(ctx context.Context) error {
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := p.process.Cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop walsvc: %w", err)
 	}
 	select {
-	case <-p.exited:
+	case <-p.process.Exited():
 	case <-ctx.Done():
 		return errors.Join(fmt.Errorf("stop walsvc: %w", context.Cause(ctx)), p.Kill())
 	}
-	if p.err != nil {
-		return fmt.Errorf("stop walsvc: %w%s", p.err, p.quote)
+	if err := p.process.Err(); err != nil {
+		return fmt.Errorf("stop walsvc: %w%s", err, p.quote)
 	}
 	return nil
-}
-
-// tailSize bounds what is kept of a process's output, in bytes.
-const tailSize = 4 << 10
-
-// A tail keeps the end of what is written to it.
-type tail struct {
-	mu  sync.Mutex
-	buf []byte
-}
-
-// Write implements io.Writer.
-func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.buf = append(t.buf, b[max(0, len(b)-tailSize):]...)
-	t.buf = t.buf[max(0, len(t.buf)-tailSize):]
-	return len(b), nil
-}
-
-// String returns the whole lines kept, each behind a newline and a bar, so
-// that they can be put behind an error.
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var out bytes.Buffer
-	for line := range bytes.Lines(t.buf) {
-		fmt.Fprintf(&out, "\n  | %s", bytes.TrimRight(line, "\n"))
-	}
-	return out.String()
 }

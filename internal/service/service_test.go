@@ -2,7 +2,6 @@ package service
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -73,16 +72,5 @@ func TestStartQuotesWhatEndsEarly(t *testing.T) {
 	}
 	if err != nil && strings.Contains(err.Error(), "the user's own") {
 		t.Errorf("the user's settings reached it: %v", err)
-	}
-}
-
-func TestTailIsBounded(t *testing.T) {
-	var tl tail
-	for i := range 10_000 {
-		fmt.Fprintf(&tl, "line %d\n", i)
-	}
-	fmt.Fprintf(&tl, "%s\nlast\n", strings.Repeat("x", 2*tailSize))
-	if got := tl.String(); len(tl.buf) > tailSize || !strings.HasSuffix(got, "\n  | last") {
-		t.Errorf("it kept %d bytes: ...%s", len(tl.buf), got[max(0, len(got)-40):])
 	}
 }

@@ -130,7 +130,7 @@ func (s *library) load(ctx context.Context, l *ledger, _ uint64) error {
 	}
 	select {
 	case <-ctx.Done():
-	case <-s.process.exited:
+	case <-s.process.Exited():
 		if ctx.Err() == nil && !s.process.killed.Load() {
 			return errors.New("it ended by itself")
 		}

@@ -8,22 +8,20 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 
+	proc "github.com/walsvc/walsvc/internal/process"
 	"github.com/walsvc/walsvc/prove/power"
 )
 
 // A process is a running subject.
 type process struct {
-	cmd    *exec.Cmd
+	*proc.Process
 	in     io.Writer // its standard input, if it has one
-	said   *tail
+	said   proc.Tail
 	killed atomic.Bool // by us
-	exited chan struct{}
 }
 
 // A program is what to start.
@@ -38,27 +36,22 @@ type program struct {
 
 // startProcess starts a program.
 func startProcess(g program) (*process, error) {
-	p := &process{cmd: exec.Command(g.name, g.args...), said: &tail{}, exited: make(chan struct{})}
-	p.cmd.Stdout, p.cmd.Stderr = p.hear(g.out, g.silent), p.hear(g.err, false)
+	p, cmd := &process{}, exec.Command(g.name, g.args...)
+	cmd.Stdout, cmd.Stderr = p.hear(g.out, g.silent), p.hear(g.err, false)
 	if g.input {
-		in, err := p.cmd.StdinPipe()
+		in, err := cmd.StdinPipe()
 		if err != nil {
 			return nil, err
 		}
 		p.in = in
 	}
-	// The settings of whoever runs this are not those of the proof.
-	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "WALSVC_") })
-	// A process group of its own: an interrupt typed at the terminal must not
-	// look like a power cut, nor like a refusal to start.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", g.name, err)
+	// A process group of its own, besides: an interrupt typed at the terminal must
+	// not look like a power cut, nor like a refusal to start.
+	started, err := proc.Start(cmd)
+	if err != nil {
+		return nil, err
 	}
-	go func() {
-		_ = p.cmd.Wait() // that it ended is what counts; tell says how
-		close(p.exited)
-	}()
+	p.Process = started
 	return p, nil
 }
 
@@ -66,11 +59,11 @@ func startProcess(g program) (*process, error) {
 func (p *process) hear(line func(string), silent bool) io.Writer {
 	switch {
 	case line == nil:
-		return p.said
+		return &p.said
 	case silent:
 		return &lines{line: line}
 	}
-	return io.MultiWriter(p.said, &lines{line: line})
+	return io.MultiWriter(&p.said, &lines{line: line})
 }
 
 // whenSaid returns what closes ready at the first line with a text.
@@ -92,7 +85,7 @@ func (p *process) wait(ctx context.Context, d *power.Disk, ready <-chan struct{}
 		return nil
 	case <-d.Off():
 		return errors.Join(errCut, p.kill(d))
-	case <-p.exited:
+	case <-p.Exited():
 		return fmt.Errorf("%w: %s", errRefused, p.tell())
 	case <-ctx.Done():
 		return errors.Join(context.Cause(ctx), p.kill(d))
@@ -105,9 +98,9 @@ func (p *process) wait(ctx context.Context, d *power.Disk, ready <-chan struct{}
 func (p *process) kill(d *power.Disk) error {
 	d.Cut()
 	p.killed.Store(true)
-	err := p.cmd.Process.Kill()
+	err := p.Cmd.Process.Kill()
 	d.Abandon()
-	<-p.exited
+	<-p.Exited()
 	if errors.Is(err, os.ErrProcessDone) {
 		return nil
 	}
@@ -116,31 +109,7 @@ func (p *process) kill(d *power.Disk) error {
 
 // tell says how it ended.
 func (p *process) tell() string {
-	return fmt.Sprintf("%v\n%s", p.cmd.ProcessState, p.said)
-}
-
-// tail keeps the last that was written to it.
-type tail struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-const tailSize = 8 << 10
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = append(t.b, p...)
-	if len(t.b) > 2*tailSize {
-		t.b = slices.Clone(t.b[len(t.b)-tailSize:])
-	}
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(t.b)
+	return fmt.Sprintf("%v%s", p.Cmd.ProcessState, &p.said)
 }
 
 // lines calls a function for each line written to it.
