@@ -3,6 +3,7 @@ package client_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -62,6 +63,16 @@ func TestCursorsOfAService(t *testing.T) {
 	all, lerr := l.Cursors(t.Context())
 	if err != nil || lerr != nil || len(all) != 1 || all[0] != got || got.LSN != 10 {
 		t.Fatalf("%+v, %v; %+v, %v", got, err, all, lerr)
+	}
+	var holders []string
+	for h, err := range c.Holders(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		holders = append(holders, h.GetKind().String()+" "+h.GetName())
+	}
+	if want := []string{"HOLDER_KIND_SNAPSHOT ", "HOLDER_KIND_CURSOR mailer"}; !slices.Equal(holders, want) {
+		t.Errorf("holders %q, want %q", holders, want)
 	}
 	if err := l.DeleteCursor(t.Context(), "mailer", at(9)); !errors.Is(err, client.ErrCursorConflict) {
 		t.Errorf("delete it elsewhere: %v", err)

@@ -493,6 +493,17 @@ func (j *Journal) Releasable(before ID) (full int, bytes int64) {
 	return full, bytes
 }
 
+// Waiting returns how many released segments are not recycled yet, since a Reader
+// pins the oldest of them, and which that is.
+func (j *Journal) Waiting() (oldest ID, segments int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(j.released) == 0 {
+		return 0, 0
+	}
+	return j.released[0].id, len(j.released)
+}
+
 // recycleReleased recycles released segments, oldest first, up to one that is
 // pinned, and says when that one's time is over.
 func (j *Journal) recycleReleased() (next time.Time, waiting bool) {

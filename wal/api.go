@@ -500,6 +500,9 @@ type engine interface {
 	Cursor(log, name string) (Cursor, error)
 	Cursors(log string) ([]Cursor, error)
 	DeleteCursor(ctx context.Context, log, name string, expected *LSN) error
+
+	Holders(prefix, after string, limit int) (holders []Holder, last string, more bool)
+	VolumeHolders() ([]Holder, error)
 }
 
 // appender is one append stream's seat on the bus. One goroutine may call Bind,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -215,8 +216,17 @@ func TestCursorHoldsAndIsEvicted(t *testing.T) {
 				t.Fatalf("%d behind: %+v, %v; want it %s", n, c, err, want)
 			}
 		}
-		if v.journal.Segments()[0] != 1 || len(v.journal.Segments()) < 3 {
+		segments := len(v.journal.Segments())
+		if v.journal.Segments()[0] != 1 || segments < 3 {
 			t.Fatalf("segments %s: nothing had to be held", v.journal.Segments())
+		}
+		holders, last, more := v.Holders("", "", 10)
+		cp := Holder{Kind: HolderCheckpoint, Log: "log", Name: "cp", LSN: most + 3}
+		held := Holder{Kind: HolderCursor, Log: "log", Name: "held", LSN: 3, Low: true, Cur: CursorAtRisk, Bytes: most * each, Segment: 1, Segments: segments}
+		tail := held
+		tail.Name = "tail"
+		if !slices.Equal(holders, []Holder{cp, held, tail}) || last != "log" || more {
+			t.Fatalf("who holds: %+v, %q, %t", holders, last, more)
 		}
 		if err := v.DeleteCursor(ctx, "log", "held", nil); err != nil {
 			t.Fatal(err)
@@ -364,5 +374,66 @@ func TestCursorMovesBehindDamage(t *testing.T) {
 	}
 	if c := mustCursor(t, v, "log", CursorUpdate{Name: "c", LSN: 5}); c.LSN != 5 || c.LiveBytes != each {
 		t.Fatalf("behind it: %+v", c)
+	}
+}
+
+// TestHolders: everything that holds is listed, with what it holds, a page at a time.
+func TestHolders(t *testing.T) {
+	v := openPlain(t, disk.NewMem())
+	defer closeTest(t, v)
+	for _, name := range []string{"a", "b", "c", "d"} {
+		mustCreate(t, v, name)
+	}
+	rec := strings.Repeat("x", 9000)
+	each := uint64(len(run(rec)))
+	for range 3 {
+		mustAppend(t, v, "a", rec, rec)
+		mustAppend(t, v, "b", rec, rec)
+		mustAppend(t, v, "d", rec)
+	}
+	mustCheckpoint(t, v, "b", "early", 3, "")
+	mustCheckpoint(t, v, "b", "late", 6, "")
+	mustCursor(t, v, "b", CursorUpdate{Name: "reader", LSN: 5})
+	segments := v.journal.Segments()
+	from := func(log string, lsn LSN) (uint64, int) {
+		at := frameOf(t, v, log, lsn).Pos.Segment
+		i := slices.Index(segments, at)
+		return uint64(at), len(segments) - i
+	}
+	want := []Holder{
+		{Kind: HolderLog, Log: "a", LSN: 1, Low: true, Bytes: 6 * each},
+		{Kind: HolderCheckpoint, Log: "b", Name: "early", LSN: 4, Low: true, Bytes: 3 * each},
+		{Kind: HolderCheckpoint, Log: "b", Name: "late", LSN: 7},
+		{Kind: HolderCursor, Log: "b", Name: "reader", LSN: 6, Cur: CursorReserved, Bytes: each},
+		{Kind: HolderLog, Log: "c", LSN: 1, Low: true},
+		{Kind: HolderLog, Log: "d", LSN: 1, Low: true, Bytes: 3 * each},
+	}
+	for i := range want {
+		if h := &want[i]; h.Bytes > 0 {
+			h.Segment, h.Segments = from(h.Log, h.LSN)
+		}
+	}
+	if len(segments) < 2 || want[0].Segments == want[3].Segments {
+		t.Fatalf("segments %s: all hold the same", segments)
+	}
+	var got []Holder
+	after, more := "", true
+	for pages := 0; more; pages++ {
+		var some []Holder
+		some, after, more = v.Holders("", after, 2)
+		got = append(got, some...)
+		if pages > 2 {
+			t.Fatal("there is no end")
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%+v, want\n%+v", got, want)
+	}
+	if some, last, more := v.Holders("b", "", 2); !slices.Equal(some, want[1:4]) || last != "b" || more {
+		t.Errorf("of b: %+v, %q, %t", some, last, more)
+	}
+	volume, err := v.VolumeHolders()
+	if err != nil || len(volume) != 1 || volume[0].Kind != HolderSnapshot || volume[0].Segments == 0 {
+		t.Errorf("of the volume: %+v, %v", volume, err)
 	}
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"strconv"
 	"time"
@@ -134,6 +135,50 @@ func (s adminService) GetServerInfo(context.Context, *walsvcv1.GetServerInfoRequ
 		Codec:         s.options.Codec,
 		Direct:        s.options.Direct,
 	}, nil
+}
+
+// ListHolders implements walsvcv1.AdminServiceServer. Its pages are of logs, as
+// those of ListLogs are.
+func (s adminService) ListHolders(ctx context.Context, req *walsvcv1.ListHoldersRequest) (*walsvcv1.ListHoldersResponse, error) {
+	size := int(min(req.GetPageSize(), limits.MaxPageSize))
+	if size == 0 {
+		size = defaultPageSize
+	}
+	after, err := parsePageToken(req.GetPageToken())
+	if err != nil {
+		return nil, s.fail(ctx, err)
+	}
+	holders, last, more := s.volume.Holders(req.GetPrefix(), after, size)
+	resp := &walsvcv1.ListHoldersResponse{Holders: holdersOf(holders)}
+	if more {
+		resp.NextPageToken = pageToken(last)
+	}
+	if after == "" {
+		ofVolume, err := s.volume.VolumeHolders()
+		if err != nil {
+			return nil, s.fail(ctx, fmt.Errorf("%w: %w", wal.ErrReadFailed, err))
+		}
+		resp.VolumeHolders = holdersOf(ofVolume)
+	}
+	return resp, nil
+}
+
+func holdersOf(holders []wal.Holder) []*walsvcv1.Holder {
+	out := make([]*walsvcv1.Holder, len(holders))
+	for i, h := range holders {
+		out[i] = &walsvcv1.Holder{
+			Kind:        walsvcv1.HolderKind(h.Kind),
+			Log:         h.Log,
+			Name:        h.Name,
+			Lsn:         uint64(h.LSN),
+			Lowest:      h.Low,
+			CursorState: walsvcv1.CursorState(h.Cur),
+			LiveBytes:   h.Bytes,
+			Segment:     h.Segment,
+			Segments:    uint64(h.Segments),
+		}
+	}
+	return out
 }
 
 // advertised returns every bound of package limits that a client can meet. A

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
 )
@@ -129,6 +130,39 @@ func TestLostCursor(t *testing.T) {
 	if _, err := c.SetCursor(w.ctx, &walsvcv1.SetCursorRequest{Log: "l", Name: "c", Lsn: 3, Reset_: true}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func TestListHolders(t *testing.T) {
+	w := newWorld(t, Options{})
+	c := walsvcv1.NewAdminServiceClient(w.conn)
+	for _, name := range []string{"a", "b", "c"} {
+		w.create(name)
+		w.append(name, "1", "2", "3")
+	}
+	if _, err := walsvcv1.NewCursorServiceClient(w.conn).SetCursor(w.ctx, &walsvcv1.SetCursorRequest{Log: "b", Name: "reader", Lsn: 2}); err != nil {
+		t.Fatal(err)
+	}
+	first, err := c.ListHolders(w.ctx, &walsvcv1.ListHoldersRequest{PageSize: 2})
+	if err != nil || len(first.GetHolders()) != 2 || first.GetNextPageToken() == "" || len(first.GetVolumeHolders()) == 0 {
+		t.Fatalf("%v, %v", first, err)
+	}
+	for i, want := range []*walsvcv1.Holder{
+		{Kind: walsvcv1.HolderKind_HOLDER_KIND_LOG, Log: "a", Lsn: 1, Lowest: true, LiveBytes: 9, Segment: 1, Segments: 1},
+		{
+			Kind: walsvcv1.HolderKind_HOLDER_KIND_CURSOR, Log: "b", Name: "reader", Lsn: 3, Lowest: true,
+			CursorState: walsvcv1.CursorState_CURSOR_STATE_RESERVED, LiveBytes: 3, Segment: 1, Segments: 1,
+		},
+	} {
+		if got := first.GetHolders()[i]; !proto.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	}
+	second, err := c.ListHolders(w.ctx, &walsvcv1.ListHoldersRequest{PageSize: 2, PageToken: first.GetNextPageToken()})
+	if err != nil || len(second.GetHolders()) != 1 || second.GetHolders()[0].GetLog() != "c" || second.GetNextPageToken() != "" || len(second.GetVolumeHolders()) != 0 {
+		t.Fatalf("%v, %v", second, err)
+	}
+	_, err = c.ListHolders(w.ctx, &walsvcv1.ListHoldersRequest{PageToken: "?"})
+	wantReason(t, err, codes.InvalidArgument, "INVALID")
 }
 
 // tableCode returns the code of a reason.

@@ -93,6 +93,73 @@ func (VolumeState) EnumDescriptor() ([]byte, []int) {
 	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{0}
 }
 
+// HolderKind says what kind of thing holds.
+type HolderKind int32
+
+const (
+	// HOLDER_KIND_UNSPECIFIED is never sent.
+	HolderKind_HOLDER_KIND_UNSPECIFIED HolderKind = 0
+	// HOLDER_KIND_CHECKPOINT is a checkpoint: it holds what is above its LSN.
+	HolderKind_HOLDER_KIND_CHECKPOINT HolderKind = 1
+	// HOLDER_KIND_CURSOR is a cursor, likewise; a lost one holds nothing.
+	HolderKind_HOLDER_KIND_CURSOR HolderKind = 2
+	// HOLDER_KIND_LOG is a log that has no checkpoint and no cursor that holds: it
+	// keeps all that was not truncated.
+	HolderKind_HOLDER_KIND_LOG HolderKind = 3
+	// HOLDER_KIND_SNAPSHOT is where opening the volume begins.
+	HolderKind_HOLDER_KIND_SNAPSHOT HolderKind = 4
+	// HOLDER_KIND_READERS are replays in segments that were released already; they
+	// keep them for PinLimit at most.
+	HolderKind_HOLDER_KIND_READERS HolderKind = 5
+)
+
+// Enum value maps for HolderKind.
+var (
+	HolderKind_name = map[int32]string{
+		0: "HOLDER_KIND_UNSPECIFIED",
+		1: "HOLDER_KIND_CHECKPOINT",
+		2: "HOLDER_KIND_CURSOR",
+		3: "HOLDER_KIND_LOG",
+		4: "HOLDER_KIND_SNAPSHOT",
+		5: "HOLDER_KIND_READERS",
+	}
+	HolderKind_value = map[string]int32{
+		"HOLDER_KIND_UNSPECIFIED": 0,
+		"HOLDER_KIND_CHECKPOINT":  1,
+		"HOLDER_KIND_CURSOR":      2,
+		"HOLDER_KIND_LOG":         3,
+		"HOLDER_KIND_SNAPSHOT":    4,
+		"HOLDER_KIND_READERS":     5,
+	}
+)
+
+func (x HolderKind) Enum() *HolderKind {
+	p := new(HolderKind)
+	*p = x
+	return p
+}
+
+func (x HolderKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HolderKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_walsvc_v1_admin_proto_enumTypes[1].Descriptor()
+}
+
+func (HolderKind) Type() protoreflect.EnumType {
+	return &file_walsvc_v1_admin_proto_enumTypes[1]
+}
+
+func (x HolderKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HolderKind.Descriptor instead.
+func (HolderKind) EnumDescriptor() ([]byte, []int) {
+	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{1}
+}
+
 // Stall is an operation of the disk that hangs.
 type Stall struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -925,11 +992,261 @@ func (x *GetServerInfoResponse) GetDirect() bool {
 	return false
 }
 
+// Holder is what keeps segments from being used again.
+type Holder struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// kind of holder.
+	Kind HolderKind `protobuf:"varint,1,opt,name=kind,proto3,enum=walsvc.v1.HolderKind" json:"kind,omitempty"`
+	// log is the log's name; empty for one of the volume.
+	Log string `protobuf:"bytes,2,opt,name=log,proto3" json:"log,omitempty"`
+	// name of the checkpoint or cursor; empty for others.
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// lsn is the first record that it holds, the log's next one if it holds none; 0
+	// for one of the volume.
+	Lsn uint64 `protobuf:"varint,4,opt,name=lsn,proto3" json:"lsn,omitempty"`
+	// lowest says that nobody of the log holds an older record.
+	Lowest bool `protobuf:"varint,5,opt,name=lowest,proto3" json:"lowest,omitempty"`
+	// cursor_state is a cursor's; unspecified for others.
+	CursorState CursorState `protobuf:"varint,6,opt,name=cursor_state,json=cursorState,proto3,enum=walsvc.v1.CursorState" json:"cursor_state,omitempty"`
+	// live_bytes is how many framed bytes of the log's records there are from lsn on:
+	// at most so many, if records in between cannot be read.
+	LiveBytes uint64 `protobuf:"varint,7,opt,name=live_bytes,json=liveBytes,proto3" json:"live_bytes,omitempty"`
+	// segment is the oldest one that it needs, by its number; 0 for none.
+	Segment uint64 `protobuf:"varint,8,opt,name=segment,proto3" json:"segment,omitempty"`
+	// segments is how many there are from that one on; of readers, how many released
+	// ones wait.
+	Segments      uint64 `protobuf:"varint,9,opt,name=segments,proto3" json:"segments,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Holder) Reset() {
+	*x = Holder{}
+	mi := &file_walsvc_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Holder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Holder) ProtoMessage() {}
+
+func (x *Holder) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Holder.ProtoReflect.Descriptor instead.
+func (*Holder) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Holder) GetKind() HolderKind {
+	if x != nil {
+		return x.Kind
+	}
+	return HolderKind_HOLDER_KIND_UNSPECIFIED
+}
+
+func (x *Holder) GetLog() string {
+	if x != nil {
+		return x.Log
+	}
+	return ""
+}
+
+func (x *Holder) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Holder) GetLsn() uint64 {
+	if x != nil {
+		return x.Lsn
+	}
+	return 0
+}
+
+func (x *Holder) GetLowest() bool {
+	if x != nil {
+		return x.Lowest
+	}
+	return false
+}
+
+func (x *Holder) GetCursorState() CursorState {
+	if x != nil {
+		return x.CursorState
+	}
+	return CursorState_CURSOR_STATE_UNSPECIFIED
+}
+
+func (x *Holder) GetLiveBytes() uint64 {
+	if x != nil {
+		return x.LiveBytes
+	}
+	return 0
+}
+
+func (x *Holder) GetSegment() uint64 {
+	if x != nil {
+		return x.Segment
+	}
+	return 0
+}
+
+func (x *Holder) GetSegments() uint64 {
+	if x != nil {
+		return x.Segments
+	}
+	return 0
+}
+
+// ListHoldersRequest says of which logs.
+type ListHoldersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// prefix of the logs' names; empty for all.
+	Prefix string `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// page_size bounds the logs of a page; 0 means 100, at most 1,000.
+	PageSize uint32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// page_token from the last answer; empty to begin.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHoldersRequest) Reset() {
+	*x = ListHoldersRequest{}
+	mi := &file_walsvc_v1_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHoldersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHoldersRequest) ProtoMessage() {}
+
+func (x *ListHoldersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHoldersRequest.ProtoReflect.Descriptor instead.
+func (*ListHoldersRequest) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ListHoldersRequest) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *ListHoldersRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListHoldersRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListHoldersResponse returns a page of holders.
+type ListHoldersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// holders by the names of their logs; of a log checkpoints come before cursors,
+	// each by name.
+	Holders []*Holder `protobuf:"bytes,1,rep,name=holders,proto3" json:"holders,omitempty"`
+	// volume_holders are those of the volume; on the first page alone.
+	VolumeHolders []*Holder `protobuf:"bytes,2,rep,name=volume_holders,json=volumeHolders,proto3" json:"volume_holders,omitempty"`
+	// next_page_token is empty at the end.
+	NextPageToken string `protobuf:"bytes,3,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHoldersResponse) Reset() {
+	*x = ListHoldersResponse{}
+	mi := &file_walsvc_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHoldersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHoldersResponse) ProtoMessage() {}
+
+func (x *ListHoldersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHoldersResponse.ProtoReflect.Descriptor instead.
+func (*ListHoldersResponse) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ListHoldersResponse) GetHolders() []*Holder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+func (x *ListHoldersResponse) GetVolumeHolders() []*Holder {
+	if x != nil {
+		return x.VolumeHolders
+	}
+	return nil
+}
+
+func (x *ListHoldersResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 var File_walsvc_v1_admin_proto protoreflect.FileDescriptor
 
 const file_walsvc_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x15walsvc/v1/admin.proto\x12\twalsvc.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"`\n" +
+	"\x15walsvc/v1/admin.proto\x12\twalsvc.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16walsvc/v1/cursor.proto\"`\n" +
 	"\x05Stall\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x129\n" +
 	"\n" +
@@ -998,7 +1315,27 @@ const file_walsvc_v1_admin_proto_rawDesc = "" +
 	"\x0eformat_version\x18\x03 \x01(\rR\rformatVersion\x12(\n" +
 	"\x06limits\x18\x04 \x03(\v2\x10.walsvc.v1.LimitR\x06limits\x12\x14\n" +
 	"\x05codec\x18\x05 \x01(\tR\x05codec\x12\x16\n" +
-	"\x06direct\x18\x06 \x01(\bR\x06direct*\xcd\x01\n" +
+	"\x06direct\x18\x06 \x01(\bR\x06direct\"\x93\x02\n" +
+	"\x06Holder\x12)\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x15.walsvc.v1.HolderKindR\x04kind\x12\x10\n" +
+	"\x03log\x18\x02 \x01(\tR\x03log\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x10\n" +
+	"\x03lsn\x18\x04 \x01(\x04R\x03lsn\x12\x16\n" +
+	"\x06lowest\x18\x05 \x01(\bR\x06lowest\x129\n" +
+	"\fcursor_state\x18\x06 \x01(\x0e2\x16.walsvc.v1.CursorStateR\vcursorState\x12\x1d\n" +
+	"\n" +
+	"live_bytes\x18\a \x01(\x04R\tliveBytes\x12\x18\n" +
+	"\asegment\x18\b \x01(\x04R\asegment\x12\x1a\n" +
+	"\bsegments\x18\t \x01(\x04R\bsegments\"h\n" +
+	"\x12ListHoldersRequest\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\xa4\x01\n" +
+	"\x13ListHoldersResponse\x12+\n" +
+	"\aholders\x18\x01 \x03(\v2\x11.walsvc.v1.HolderR\aholders\x128\n" +
+	"\x0evolume_holders\x18\x02 \x03(\v2\x11.walsvc.v1.HolderR\rvolumeHolders\x12&\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken*\xcd\x01\n" +
 	"\vVolumeState\x12\x1c\n" +
 	"\x18VOLUME_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14VOLUME_STATE_SERVING\x10\x01\x12\x19\n" +
@@ -1006,10 +1343,19 @@ const file_walsvc_v1_admin_proto_rawDesc = "" +
 	"\x16VOLUME_STATE_READ_ONLY\x10\x03\x12\x19\n" +
 	"\x15VOLUME_STATE_POISONED\x10\x04\x12\x15\n" +
 	"\x11VOLUME_STATE_FULL\x10\x05\x12\x1d\n" +
-	"\x19VOLUME_STATE_DISK_STALLED\x10\x062\xaa\x01\n" +
+	"\x19VOLUME_STATE_DISK_STALLED\x10\x06*\xa5\x01\n" +
+	"\n" +
+	"HolderKind\x12\x1b\n" +
+	"\x17HOLDER_KIND_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16HOLDER_KIND_CHECKPOINT\x10\x01\x12\x16\n" +
+	"\x12HOLDER_KIND_CURSOR\x10\x02\x12\x13\n" +
+	"\x0fHOLDER_KIND_LOG\x10\x03\x12\x18\n" +
+	"\x14HOLDER_KIND_SNAPSHOT\x10\x04\x12\x17\n" +
+	"\x13HOLDER_KIND_READERS\x10\x052\xf8\x01\n" +
 	"\fAdminService\x12F\n" +
 	"\tGetStatus\x12\x1b.walsvc.v1.GetStatusRequest\x1a\x1c.walsvc.v1.GetStatusResponse\x12R\n" +
-	"\rGetServerInfo\x12\x1f.walsvc.v1.GetServerInfoRequest\x1a .walsvc.v1.GetServerInfoResponseB3Z1github.com/walsvc/walsvc/proto/walsvc/v1;walsvcv1b\x06proto3"
+	"\rGetServerInfo\x12\x1f.walsvc.v1.GetServerInfoRequest\x1a .walsvc.v1.GetServerInfoResponse\x12L\n" +
+	"\vListHolders\x12\x1d.walsvc.v1.ListHoldersRequest\x1a\x1e.walsvc.v1.ListHoldersResponseB3Z1github.com/walsvc/walsvc/proto/walsvc/v1;walsvcv1b\x06proto3"
 
 var (
 	file_walsvc_v1_admin_proto_rawDescOnce sync.Once
@@ -1023,42 +1369,53 @@ func file_walsvc_v1_admin_proto_rawDescGZIP() []byte {
 	return file_walsvc_v1_admin_proto_rawDescData
 }
 
-var file_walsvc_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_walsvc_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_walsvc_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_walsvc_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_walsvc_v1_admin_proto_goTypes = []any{
 	(VolumeState)(0),              // 0: walsvc.v1.VolumeState
-	(*Stall)(nil),                 // 1: walsvc.v1.Stall
-	(*Damage)(nil),                // 2: walsvc.v1.Damage
-	(*DamagedLog)(nil),            // 3: walsvc.v1.DamagedLog
-	(*Recovery)(nil),              // 4: walsvc.v1.Recovery
-	(*GetStatusRequest)(nil),      // 5: walsvc.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),     // 6: walsvc.v1.GetStatusResponse
-	(*GetServerInfoRequest)(nil),  // 7: walsvc.v1.GetServerInfoRequest
-	(*Limit)(nil),                 // 8: walsvc.v1.Limit
-	(*GetServerInfoResponse)(nil), // 9: walsvc.v1.GetServerInfoResponse
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
+	(HolderKind)(0),               // 1: walsvc.v1.HolderKind
+	(*Stall)(nil),                 // 2: walsvc.v1.Stall
+	(*Damage)(nil),                // 3: walsvc.v1.Damage
+	(*DamagedLog)(nil),            // 4: walsvc.v1.DamagedLog
+	(*Recovery)(nil),              // 5: walsvc.v1.Recovery
+	(*GetStatusRequest)(nil),      // 6: walsvc.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),     // 7: walsvc.v1.GetStatusResponse
+	(*GetServerInfoRequest)(nil),  // 8: walsvc.v1.GetServerInfoRequest
+	(*Limit)(nil),                 // 9: walsvc.v1.Limit
+	(*GetServerInfoResponse)(nil), // 10: walsvc.v1.GetServerInfoResponse
+	(*Holder)(nil),                // 11: walsvc.v1.Holder
+	(*ListHoldersRequest)(nil),    // 12: walsvc.v1.ListHoldersRequest
+	(*ListHoldersResponse)(nil),   // 13: walsvc.v1.ListHoldersResponse
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
+	(CursorState)(0),              // 16: walsvc.v1.CursorState
 }
 var file_walsvc_v1_admin_proto_depIdxs = []int32{
-	10, // 0: walsvc.v1.Stall.begin_time:type_name -> google.protobuf.Timestamp
-	3,  // 1: walsvc.v1.Damage.logs:type_name -> walsvc.v1.DamagedLog
-	2,  // 2: walsvc.v1.Recovery.damage:type_name -> walsvc.v1.Damage
-	11, // 3: walsvc.v1.Recovery.took:type_name -> google.protobuf.Duration
+	14, // 0: walsvc.v1.Stall.begin_time:type_name -> google.protobuf.Timestamp
+	4,  // 1: walsvc.v1.Damage.logs:type_name -> walsvc.v1.DamagedLog
+	3,  // 2: walsvc.v1.Recovery.damage:type_name -> walsvc.v1.Damage
+	15, // 3: walsvc.v1.Recovery.took:type_name -> google.protobuf.Duration
 	0,  // 4: walsvc.v1.GetStatusResponse.state:type_name -> walsvc.v1.VolumeState
-	4,  // 5: walsvc.v1.GetStatusResponse.recovery:type_name -> walsvc.v1.Recovery
-	11, // 6: walsvc.v1.GetStatusResponse.uptime:type_name -> google.protobuf.Duration
-	1,  // 7: walsvc.v1.GetStatusResponse.stall:type_name -> walsvc.v1.Stall
-	3,  // 8: walsvc.v1.GetStatusResponse.lost:type_name -> walsvc.v1.DamagedLog
-	8,  // 9: walsvc.v1.GetServerInfoResponse.limits:type_name -> walsvc.v1.Limit
-	5,  // 10: walsvc.v1.AdminService.GetStatus:input_type -> walsvc.v1.GetStatusRequest
-	7,  // 11: walsvc.v1.AdminService.GetServerInfo:input_type -> walsvc.v1.GetServerInfoRequest
-	6,  // 12: walsvc.v1.AdminService.GetStatus:output_type -> walsvc.v1.GetStatusResponse
-	9,  // 13: walsvc.v1.AdminService.GetServerInfo:output_type -> walsvc.v1.GetServerInfoResponse
-	12, // [12:14] is the sub-list for method output_type
-	10, // [10:12] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	5,  // 5: walsvc.v1.GetStatusResponse.recovery:type_name -> walsvc.v1.Recovery
+	15, // 6: walsvc.v1.GetStatusResponse.uptime:type_name -> google.protobuf.Duration
+	2,  // 7: walsvc.v1.GetStatusResponse.stall:type_name -> walsvc.v1.Stall
+	4,  // 8: walsvc.v1.GetStatusResponse.lost:type_name -> walsvc.v1.DamagedLog
+	9,  // 9: walsvc.v1.GetServerInfoResponse.limits:type_name -> walsvc.v1.Limit
+	1,  // 10: walsvc.v1.Holder.kind:type_name -> walsvc.v1.HolderKind
+	16, // 11: walsvc.v1.Holder.cursor_state:type_name -> walsvc.v1.CursorState
+	11, // 12: walsvc.v1.ListHoldersResponse.holders:type_name -> walsvc.v1.Holder
+	11, // 13: walsvc.v1.ListHoldersResponse.volume_holders:type_name -> walsvc.v1.Holder
+	6,  // 14: walsvc.v1.AdminService.GetStatus:input_type -> walsvc.v1.GetStatusRequest
+	8,  // 15: walsvc.v1.AdminService.GetServerInfo:input_type -> walsvc.v1.GetServerInfoRequest
+	12, // 16: walsvc.v1.AdminService.ListHolders:input_type -> walsvc.v1.ListHoldersRequest
+	7,  // 17: walsvc.v1.AdminService.GetStatus:output_type -> walsvc.v1.GetStatusResponse
+	10, // 18: walsvc.v1.AdminService.GetServerInfo:output_type -> walsvc.v1.GetServerInfoResponse
+	13, // 19: walsvc.v1.AdminService.ListHolders:output_type -> walsvc.v1.ListHoldersResponse
+	17, // [17:20] is the sub-list for method output_type
+	14, // [14:17] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_walsvc_v1_admin_proto_init() }
@@ -1066,13 +1423,14 @@ func file_walsvc_v1_admin_proto_init() {
 	if File_walsvc_v1_admin_proto != nil {
 		return
 	}
+	file_walsvc_v1_cursor_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_walsvc_v1_admin_proto_rawDesc), len(file_walsvc_v1_admin_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   9,
+			NumEnums:      2,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
