@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 
@@ -158,30 +156,16 @@ func (r *report) writePairs(w io.Writer, of func(*comparison) []float64) error {
 // save writes the report, the pictures and, if there are any, the pairs into a
 // directory.
 func (r *report) save(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	write := func(name string, fn func(io.Writer) error) error {
-		f, err := os.Create(filepath.Join(dir, name))
-		if err != nil {
-			return err
-		}
-		return errors.Join(fn(f), f.Close())
-	}
-	errs := []error{
-		write("crossover.json", r.writeJSON),
-		write("crossover.md", func(w io.Writer) error { return r.write(w, true) }),
+	files := map[string]func(io.Writer) error{
+		"crossover.json": r.writeJSON,
+		"crossover.md":   func(w io.Writer) error { return r.write(w, true) },
 	}
 	for name, c := range r.charts() {
-		errs = append(errs, write(name, c.WriteSVG))
+		files[name] = c.WriteSVG
 	}
 	if r.Cells[0].Pairs != nil {
-		for name, of := range map[string]func(*comparison) []float64{
-			"auto.txt": func(c *comparison) []float64 { return c.Auto },
-			"best.txt": func(c *comparison) []float64 { return c.Best },
-		} {
-			errs = append(errs, write(name, func(w io.Writer) error { return r.writePairs(w, of) }))
-		}
+		files["auto.txt"] = func(w io.Writer) error { return r.writePairs(w, func(c *comparison) []float64 { return c.Auto }) }
+		files["best.txt"] = func(w io.Writer) error { return r.writePairs(w, func(c *comparison) []float64 { return c.Best }) }
 	}
-	return errors.Join(errs...)
+	return table.Save(dir, files)
 }

@@ -4,12 +4,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -344,22 +341,12 @@ func (r *report) charts() map[string]plot.Chart {
 
 // save writes peers.json, peers.md and the pictures into a directory.
 func (r *report) save(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	write := func(name string, fn func(io.Writer) error) error {
-		f, err := os.Create(filepath.Join(dir, name))
-		if err != nil {
-			return err
-		}
-		return errors.Join(fn(f), f.Close())
-	}
-	errs := []error{
-		write("peers.json", r.writeJSON),
-		write("peers.md", func(w io.Writer) error { return r.write(w, true) }),
+	files := map[string]func(io.Writer) error{
+		"peers.json": r.writeJSON,
+		"peers.md":   func(w io.Writer) error { return r.write(w, true) },
 	}
 	for name, c := range r.charts() {
-		errs = append(errs, write(name, c.WriteSVG))
+		files[name] = c.WriteSVG
 	}
-	return errors.Join(errs...)
+	return table.Save(dir, files)
 }

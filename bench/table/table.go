@@ -1,7 +1,11 @@
-// Package table lays out what the commands in bench print.
+// Package table lays out what the commands in bench print, and keeps it.
 package table
 
 import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -51,4 +55,20 @@ func Grouped(v float64) string {
 		s = s[:i] + "," + s[i:]
 	}
 	return s
+}
+
+// Save writes files into a directory, which is made if it is missing.
+func Save(dir string, files map[string]func(io.Writer) error) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	var errs []error
+	for name, write := range files {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err == nil {
+			err = errors.Join(write(f), f.Close())
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
