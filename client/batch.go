@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/oklog/ulid/v2"
@@ -46,10 +47,21 @@ func (f *Future) Wait(ctx context.Context) (Receipt, error) {
 		select {
 		case <-f.batch.done:
 		case <-ctx.Done():
-			return Receipt{}, fmt.Errorf("append to log %q: %w", f.batch.log.name, unknown(context.Cause(ctx)))
+			return Receipt{}, fmt.Errorf("append to log %q: %w", f.batch.log.name, f.unheard(context.Cause(ctx)))
 		}
 	}
 	return f.batch.receipt(f.skip, f.count)
+}
+
+// unheard returns why the verdict was not waited for, and what to resolve.
+func (f *Future) unheard(cause error) error {
+	b := f.batch
+	s := b.log.stream
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := b.unknown(cause)
+	u.Skip, u.Count = f.skip, f.count
+	return u
 }
 
 // settled is the channel of futures that were never under way.
@@ -117,7 +129,13 @@ func (b *batch) takes(n int) bool {
 // receipt returns what became of some of the batch's records. It must be settled.
 func (b *batch) receipt(skip, count int) (Receipt, error) {
 	if b.err != nil {
-		return Receipt{}, fmt.Errorf("append to log %q: %w", b.log.name, b.err)
+		err := b.err
+		if u, ok := errors.AsType[*UnknownError](err); ok {
+			own := *u
+			own.Skip, own.Count = skip, count
+			err = &own
+		}
+		return Receipt{}, fmt.Errorf("append to log %q: %w", b.log.name, err)
 	}
 	r := b.result
 	r.LSN += LSN(skip)

@@ -102,6 +102,8 @@ const retryReads = `{"methodConfig":[{"name":[
 	{"service":"walsvc.v1.LogService","method":"ListLogs"},
 	{"service":"walsvc.v1.LogService","method":"TruncateLog"},
 	{"service":"walsvc.v1.AppendService","method":"OpenProducer"},
+	{"service":"walsvc.v1.AppendService","method":"RetireProducer"},
+	{"service":"walsvc.v1.AppendService","method":"Resolve"},
 	{"service":"walsvc.v1.AppendService","method":"AcquireWriter"},
 	{"service":"walsvc.v1.AppendService","method":"ReleaseWriter"},
 	{"service":"walsvc.v1.ReplayService","method":"Read"},

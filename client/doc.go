@@ -97,6 +97,14 @@
 //	                                    restarted
 //	7: [b] ---------------------------> X: 7 may be [a] by now
 //
+// The error that the caller gets is an *UnknownError, and Log.Resolve says what
+// became of 7: the producer's next incarnation begins first, and what is still on
+// its way was sent in an earlier one.
+//
+// The log has a writer. What the handle appends states the epoch that it acquired.
+// One that was fenced meanwhile hears FENCED, and of a batch which had landed before
+// where it did: of its own appends nothing is unknown.
+//
 // # Trust, and what is checked
 //
 // On every stream the client states what it was last acknowledged for each log,

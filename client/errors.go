@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -36,6 +37,8 @@ var (
 	ErrSequenceReuse       = errors.New("producer sequence was used for other records")
 	ErrSuperseded          = errors.New("producer was bound again by a later stream")
 	ErrNoProducer          = errors.New("producer is not open on this log")
+	ErrRetired             = errors.New("producer is retired")
+	ErrForgotten           = errors.New("producer's batches are no longer remembered")
 	ErrLSNAhead            = errors.New("LSN is beyond the durable end")
 	ErrLSNTruncated        = errors.New("LSN is truncated")
 	ErrDataLoss            = errors.New("acknowledged data is missing or damaged")
@@ -63,8 +66,8 @@ var (
 // What the client itself says.
 var (
 	// ErrUnknownOutcome says that an append may have become durable, or may yet:
-	// the wait for it ended first. Find out by reading the log's end. It comes
-	// with its cause, which errors.Is finds too.
+	// the wait for it ended first. The error is an *UnknownError, for Log.Resolve to
+	// find out. It comes with its cause, which errors.Is finds too.
 	ErrUnknownOutcome = errors.New("outcome unknown")
 
 	// ErrPositionLost says that an append is durable and that the service no
@@ -109,6 +112,8 @@ var reasons = []reason{
 	{"SEQUENCE_REUSE", ErrSequenceReuse, "give each process a producer of its own"},
 	{"SUPERSEDED", ErrSuperseded, "give each process a producer of its own"},
 	{"NO_PRODUCER", ErrNoProducer, "append again: the client opens a new producer"},
+	{"PRODUCER_RETIRED", ErrRetired, "find out why; the next append opens another producer, unless Options.Producer is the one"},
+	{"PRODUCER_FORGOTTEN", ErrForgotten, "open another producer, and look in the log for what had no verdict"},
 	{"LSN_AHEAD", ErrLSNAhead, "if that LSN was acknowledged once, stop: this is another history"},
 	{"LSN_TRUNCATED", ErrLSNTruncated, "begin at the log's first LSN, from a state that covers what is below"},
 	{"DATA_LOSS", ErrDataLoss, "do not append; run walctl verify on the volume"},
@@ -128,7 +133,7 @@ var reasons = []reason{
 	{"POISONED", ErrPoisoned, "look at the service's disk, then restart it"},
 	{"CLOSED", ErrUnavailable, "connect again"},
 	{"DRAINING", ErrUnavailable, "connect again"},
-	{"OUTCOME_UNKNOWN", ErrUnknownOutcome, "read the log's end after the service was restarted"},
+	{"OUTCOME_UNKNOWN", ErrUnknownOutcome, "resolve it after the service was restarted"},
 	{"CREDIT_EXCEEDED", ErrCreditExceeded, "this is a bug of the client"},
 	{"RATE_LIMITED", ErrRateLimited, "call less often"},
 	{"TOO_MANY_REPLAYS", ErrTooManyReplays, "end a replay first"},
@@ -237,10 +242,31 @@ func called(err error, format string, args ...any) error {
 	return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), fromStatus(err))
 }
 
-// unknown returns cause as the reason why an outcome is unknown.
-func unknown(cause error) error {
-	if errors.Is(cause, ErrUnknownOutcome) {
-		return cause
+// An UnknownError is an ErrUnknownOutcome that says what to ask for: see
+// Log.Resolve.
+type UnknownError struct {
+	Producer ulid.ULID
+	Sequence uint64 // 0 if it was not sent by then, and may be yet: wait for it again
+	Epoch    uint64 // that the append stated; 0 for none
+	// Skip is how many records of the batch come before those of the append, Count
+	// how many those are.
+	Skip, Count int
+	Err         error // why the outcome is unknown
+}
+
+// Error implements error.
+func (e *UnknownError) Error() string {
+	if errors.Is(e.Err, ErrUnknownOutcome) {
+		return fmt.Sprintf("%v (producer %s, sequence %d)", e.Err, e.Producer, e.Sequence)
 	}
-	return fmt.Errorf("%w: %w", ErrUnknownOutcome, cause)
+	return fmt.Sprintf("%v: %v (producer %s, sequence %d)", ErrUnknownOutcome, e.Err, e.Producer, e.Sequence)
+}
+
+// Unwrap returns ErrUnknownOutcome and the cause.
+func (e *UnknownError) Unwrap() []error { return []error{ErrUnknownOutcome, e.Err} }
+
+// unknown returns cause as the reason why the batch's outcome is unknown.
+// REQUIRES: the stream's mu.
+func (b *batch) unknown(cause error) *UnknownError {
+	return &UnknownError{Producer: b.log.producer, Sequence: b.sequence, Epoch: b.log.epoch, Err: cause}
 }

@@ -72,17 +72,19 @@ type appender struct {
 	used     bool      // Options.Producer, if any, was this log's
 	next     uint64    // sequence of the next batch that is numbered
 	epoch    uint64    // that appends state; 0 unless it is the log's writer
-	binding  uint32    // on the present stream; 0 if none
-	queue    []*batch
-	sent     int
-	returned []*batch      // sent, and refused with the one before them: to be sent again
-	unsent   int           // bytes of queue[sent:]
-	ready    bool          // in the stream's list of logs that may send
-	joinable *batch        // the last of the queue, if single records may still join it
-	hint     int           // capacity to begin a batch with: what the last one grew to
-	paced    bool          // over its rate: one batch is out at a time, until none waits
-	pause    time.Duration // while refused, and over its rate: how long that takes
-	resume   *time.Timer   // that ends the pause; nil if there is none
+	// incarnation of the producer, as its opening told.
+	incarnation uint64
+	binding     uint32 // on the present stream; 0 if none
+	queue       []*batch
+	sent        int
+	returned    []*batch      // sent, and refused with the one before them: to be sent again
+	unsent      int           // bytes of queue[sent:]
+	ready       bool          // in the stream's list of logs that may send
+	joinable    *batch        // the last of the queue, if single records may still join it
+	hint        int           // capacity to begin a batch with: what the last one grew to
+	paced       bool          // over its rate: one batch is out at a time, until none waits
+	pause       time.Duration // while refused, and over its rate: how long that takes
+	resume      *time.Timer   // that ends the pause; nil if there is none
 
 	id        ulid.ULID // of the log, once bound
 	maxRecord int       // the log's own bound on records, in bytes; 0 for none
@@ -277,7 +279,7 @@ func (s *stream) openLog(l *Log) {
 		c.running.Go(s.push)
 	})
 	c.running.Go(func() {
-		info, last, err := s.callOpen(l.name, producer)
+		info, opening, err := s.callOpen(l.name, producer)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		call := l.opens
@@ -287,7 +289,7 @@ func (s *stream) openLog(l *Log) {
 			l.phase, call.err = unopened, err
 			return
 		}
-		l.phase, l.next = opened, last+1
+		l.phase, l.next, l.incarnation = opened, opening.GetLastSequence()+1, opening.GetIncarnation()
 		l.maxRecord, l.id = int(info.Options.MaxRecordBytes), info.ID
 		l.known = position{}
 		s.logs = append(s.logs, l)
@@ -300,35 +302,34 @@ func (s *stream) openLog(l *Log) {
 // callOpen asks for a log and opens a producer on it. It goes on until the
 // service answers or the client is closed: those who wait have contexts of their
 // own.
-func (s *stream) callOpen(name string, producer ulid.ULID) (info LogInfo, last uint64, err error) {
+func (s *stream) callOpen(name string, producer ulid.ULID) (info LogInfo, resp *walsvcv1.OpenProducerResponse, err error) {
 	if !utf8.ValidString(name) {
-		return LogInfo{}, 0, ErrInvalidName // no message could hold it
+		return LogInfo{}, nil, ErrInvalidName // no message could hold it
 	}
 	ctx := s.client.ctx
 	select {
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
 	case <-ctx.Done():
-		return LogInfo{}, 0, context.Cause(ctx)
+		return LogInfo{}, nil, context.Cause(ctx)
 	}
 	pause := backoff{first: s.client.patient}
 	for {
 		if info, err = s.client.GetLog(ctx, name); err == nil {
-			var resp *walsvcv1.OpenProducerResponse
 			resp, err = s.client.appendService.OpenProducer(ctx, &walsvcv1.OpenProducerRequest{Log: name, Producer: producer.String()})
 			if err == nil {
-				return info, resp.GetLastSequence(), nil
+				return info, resp, nil
 			}
 		}
 		var e *Error
 		if err = called(err, "open producer"); ctx.Err() != nil {
-			return LogInfo{}, 0, context.Cause(ctx)
+			return LogInfo{}, nil, context.Cause(ctx)
 		}
 		if !errors.As(err, &e) || !e.retryable() && !errors.Is(e, ErrRateLimited) {
-			return LogInfo{}, 0, err
+			return LogInfo{}, nil, err
 		}
 		if err := pause.wait(ctx); err != nil {
-			return LogInfo{}, 0, err
+			return LogInfo{}, nil, err
 		}
 	}
 }
@@ -472,7 +473,7 @@ func (l *Log) outAt(sequence uint64) *batch {
 
 // bind returns the request to bind the log, with what it was last acknowledged.
 func (l *Log) bind() *walsvcv1.Bind {
-	return &walsvcv1.Bind{Binding: l.binding, Log: l.name, Producer: l.producer.String(), Epoch: l.epoch, Claim: l.claim.message()}
+	return &walsvcv1.Bind{Binding: l.binding, Log: l.name, Producer: l.producer.String(), Epoch: l.epoch, Claim: l.claim.message(), Incarnation: l.incarnation}
 }
 
 // push sends what send leaves to it.
@@ -760,7 +761,7 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 		l.returned = append(l.returned, b)
 		l.paced, l.pause = true, max(why.RetryAfter, firstBackoff)
 	case errors.Is(why, ErrLogNotFound), errors.Is(why, ErrNoProducer), errors.Is(why, ErrSuperseded),
-		errors.Is(why, ErrSequenceGap), errors.Is(why, ErrSequenceReuse), errors.Is(why, ErrDataLoss):
+		errors.Is(why, ErrSequenceGap), errors.Is(why, ErrSequenceReuse), errors.Is(why, ErrRetired), errors.Is(why, ErrDataLoss):
 		l.err = why // there is no going on with this producer
 		fallthrough
 	default:
@@ -904,13 +905,13 @@ func (s *stream) drop(l *Log, why error) {
 	if errors.Is(why, ErrLogNotFound) {
 		next.claim = Claim{}
 	}
-	if errors.Is(why, ErrProtocol) || errors.Is(why, ErrSequenceGap) || errors.Is(why, ErrSequenceReuse) {
+	if errors.Is(why, ErrProtocol) || errors.Is(why, ErrSequenceGap) || errors.Is(why, ErrSequenceReuse) || errors.Is(why, ErrRetired) {
 		next.producer = ulid.ULID{}
 	}
 	for _, b := range append(l.returned, l.queue...) {
 		err := why
 		if b.sequence != 0 && l.phase != refused {
-			err = unknown(why)
+			err = b.unknown(why)
 			next.producer = ulid.ULID{}
 		}
 		s.settle(b, Receipt{}, err)

@@ -86,7 +86,9 @@ type Batch struct {
 	Sequence uint64 // the producer's dense count, from 1; 0 without a producer
 	Expected LSN    // what the first record must get; 0 means whatever comes
 	Run      []byte // as package internal/records spells it
-	Tag      uint64 // the caller's own, returned with the verdict
+	// Incarnation is the producer's, in Volume.Append alone; see Producer.
+	Incarnation uint64
+	Tag         uint64 // the caller's own, returned with the verdict
 }
 
 // A Verdict settles one batch.
@@ -102,9 +104,42 @@ type Verdict struct {
 	Err      error // a refusal, or what ended the volume; nil when durable
 }
 
+// A Producer is who appends, and as which incarnation of it.
+type Producer struct {
+	ID ulid.ULID // zero for none
+	// Incarnation is what OpenProducer or Resolve told, so that nothing appends that
+	// was sent before the producer was resolved. Zero states none, which a producer
+	// that was resolved, or made way and came back, does not take.
+	Incarnation uint64
+}
+
+// A Resolution is what became of a batch.
+type Resolution struct {
+	Outcome Outcome
+	// First, Count, Checksum and Epoch are those of the verdict, if Committed and
+	// still known; else zero.
+	First    LSN
+	Count    uint32
+	Checksum Checksum
+	Epoch    Epoch
+	Producer ProducerInfo // as it is from now on
+	Log      LogInfo
+}
+
+// An Outcome is what is known of a batch whose verdict was not heard.
+type Outcome uint8
+
+// The outcomes.
+const (
+	Committed  Outcome = iota + 1 // it is durable
+	NotWritten                    // it is not, and what was sent before never will be
+	Fenced                        // the same, and the epoch it was for is over
+)
+
 // A ProducerInfo says what a producer last appended.
 type ProducerInfo struct {
 	LastSequence uint64 // 0 if nothing
+	Incarnation  uint64 // to be stated when it is bound; from 1
 	Window       int    // batches remembered, and so the most it may have unacknowledged
 }
 
@@ -325,6 +360,8 @@ var (
 	ErrSequenceGap         = errors.New("producer sequence skips a batch")              // *SequenceError has the figures
 	ErrSequenceReuse       = errors.New("producer sequence was used for other records") //
 	ErrNoProducer          = errors.New("producer is not open on this log")             //
+	ErrRetired             = errors.New("producer is retired")                          // for good
+	ErrForgotten           = errors.New("producer's batches are no longer remembered")  // whether they landed only the log tells
 	ErrSuperseded          = errors.New("producer was bound again by a later stream")   //
 	ErrLSNAhead            = errors.New("LSN is beyond the durable end")                // *RangeError has the figures
 	ErrLSNTruncated        = errors.New("LSN is truncated")                             // *RangeError has the figures
@@ -484,6 +521,9 @@ type engine interface {
 	ReleaseWriter(ctx context.Context, log string, epoch Epoch) (LogInfo, error)
 
 	OpenProducer(ctx context.Context, log string, producer ulid.ULID) (ProducerInfo, error)
+	ReopenProducer(ctx context.Context, log string, producer ulid.ULID, acknowledged uint64) (ProducerInfo, error)
+	RetireProducer(ctx context.Context, log string, producer ulid.ULID) error
+	Resolve(ctx context.Context, log string, producer ulid.ULID, sequence uint64, epoch Epoch) (Resolution, error)
 	NewAppender(notify func()) *Appender
 	Append(ctx context.Context, log string, producer ulid.ULID, epoch Epoch, b Batch) (Verdict, error)
 
@@ -511,7 +551,7 @@ type engine interface {
 // landed on the goroutine that is inside Append: that one calls Take itself.
 type appender interface {
 	// Bind opens a log for appending. producer zero means none.
-	Bind(log string, producer ulid.ULID, epoch Epoch, c Claim) (*Binding, LogInfo, ProducerInfo, error)
+	Bind(log string, producer Producer, epoch Epoch, c Claim) (*Binding, LogInfo, ProducerInfo, error)
 	// Reset lets a binding append again after a refusal.
 	Reset(b *Binding)
 	// Append sequences batches, in order; every one of them gets a verdict

@@ -23,7 +23,7 @@ type Binding struct {
 
 	name      string
 	number    uint64
-	producer  ulid.ULID
+	producer  Producer
 	slot      uint64 // of the producer; 0 for none
 	epoch     Epoch  // what the appender claims to write in; 0 for a log without a writer
 	maxRecord int
@@ -89,10 +89,10 @@ func (v *Volume) NewAppender(notify func()) *Appender {
 	return &Appender{v: v, notify: notify}
 }
 
-// Bind opens a log for appending. producer may be zero, for none: then batches
+// Bind opens a log for appending. producer.ID may be zero, for none: then batches
 // carry no sequence and a retry is not safe. epoch is that of the log's writer,
 // zero for an appender that is not one. It returns ErrLogNotFound, ErrNoProducer,
-// without a producer a *FencedError, or a *DataLossError if what the client was
+// ErrRetired, ErrSuperseded for an incarnation that is over, without a producer a *FencedError, or a *DataLossError if what the client was
 // last acknowledged cannot be proven.
 //
 // It ends earlier bindings of the same producer, on whatever Appender: a batch
@@ -103,7 +103,7 @@ func (v *Volume) NewAppender(notify func()) *Appender {
 //	7 sent, in a buffer
 //	                              bind; 7 sent again: refused; 7 is dropped
 //	7 arrives: ErrSuperseded
-func (a *Appender) Bind(log string, producer ulid.ULID, epoch Epoch, c Claim) (*Binding, LogInfo, ProducerInfo, error) {
+func (a *Appender) Bind(log string, producer Producer, epoch Epoch, c Claim) (*Binding, LogInfo, ProducerInfo, error) {
 	if err := a.v.CheckClaim(log, c); err != nil {
 		return nil, LogInfo{}, ProducerInfo{}, err
 	}
@@ -127,7 +127,7 @@ func (a *Appender) supersede(b *Binding) error {
 		return v.wrap(err)
 	}
 	defer v.bus.LeaveUnused()
-	key := bindKey{b.number, b.producer}
+	key := bindKey{b.number, b.producer.ID}
 	if old := v.bound[key]; old != nil {
 		old.superseded = true
 	}
@@ -147,7 +147,7 @@ func (a *Appender) Close() {
 	}
 	defer a.v.bus.LeaveUnused()
 	for _, b := range a.bound {
-		if key := (bindKey{b.number, b.producer}); a.v.bound[key] == b {
+		if key := (bindKey{b.number, b.producer.ID}); a.v.bound[key] == b {
 			delete(a.v.bound, key)
 		}
 	}
@@ -155,7 +155,7 @@ func (a *Appender) Close() {
 }
 
 // bind looks the log and the producer up in the durable state.
-func (a *Appender) bind(log string, producer ulid.ULID, epoch Epoch) (*Binding, LogInfo, ProducerInfo, error) {
+func (a *Appender) bind(log string, producer Producer, epoch Epoch) (*Binding, LogInfo, ProducerInfo, error) {
 	a.v.mu.RLock()
 	defer a.v.mu.RUnlock()
 	l, err := a.v.lookup(log)
@@ -164,12 +164,20 @@ func (a *Appender) bind(log string, producer ulid.ULID, epoch Epoch) (*Binding, 
 	}
 	b := &Binding{Log: l.id, name: l.name, number: l.number, epoch: epoch, maxRecord: l.maxRecord()}
 	p := ProducerInfo{Window: limits.ProducerWindow}
-	if producer != (ulid.ULID{}) {
+	if producer.ID != (ulid.ULID{}) {
 		b.producer = producer
-		if b.slot = l.slot(producer); b.slot == 0 {
-			return nil, LogInfo{}, ProducerInfo{}, fmt.Errorf("log %q: producer %s: %w", log, producer, ErrNoProducer)
+		var err error
+		if b.slot, err = l.open(producer.ID); err != nil {
+			return nil, LogInfo{}, ProducerInfo{}, err
 		}
-		p.LastSequence = l.producers[b.slot-1].last
+		open := &l.producers[b.slot-1]
+		p.LastSequence, p.Incarnation = open.last, open.incarnation
+		if producer.Incarnation == 0 {
+			b.producer.Incarnation = 1
+		}
+		if err := open.supersedes(l, b.producer); err != nil {
+			return nil, LogInfo{}, ProducerInfo{}, err
+		}
 	}
 	// With a producer the answer is each batch's own: a fenced writer that sends
 	// again what it does not know the fate of hears where that is, or that it is
@@ -288,9 +296,11 @@ func (v *Volume) sequence(f *batcher.Frame, batch *Batch, c *check, full error) 
 		p := &l.producers[b.slot-1]
 		switch {
 		case b.superseded:
-			return refuse(fmt.Errorf("log %q: producer %s: %w", b.name, b.producer, ErrSuperseded))
-		case p.id != b.producer:
-			return refuse(fmt.Errorf("log %q: producer %s: %w: others were opened since it last appended", b.name, b.producer, ErrNoProducer))
+			return refuse(fmt.Errorf("log %q: producer %s: %w", b.name, b.producer.ID, ErrSuperseded))
+		case p.id != b.producer.ID:
+			return refuse(fmt.Errorf("log %q: producer %s: %w: others were opened since it last appended", b.name, b.producer.ID, ErrNoProducer))
+		case p.incarnation != b.producer.Incarnation:
+			return refuse(p.supersedes(l, b.producer))
 		case batch.Sequence == 0:
 			return refuse(fmt.Errorf("log %q: %w: a producer's batches are numbered from 1", b.name, ErrInvalid))
 		case batch.Sequence <= p.last:
@@ -307,6 +317,8 @@ func (v *Volume) sequence(f *batcher.Frame, batch *Batch, c *check, full error) 
 			return verdict
 		case b.refused:
 			return refuse(fmt.Errorf("log %q: %w", b.name, ErrAfterRefusal))
+		case p.retired:
+			return refuse(fmt.Errorf("log %q: producer %s: %w", b.name, b.producer.ID, ErrRetired))
 		case batch.Sequence != p.last+1:
 			return refuse(&SequenceError{Log: b.name, Got: batch.Sequence, Want: p.last + 1})
 		}
@@ -416,7 +428,7 @@ func (v *Volume) Append(ctx context.Context, log string, producer ulid.ULID, epo
 		}
 	})
 	// A unary append is not a stream, and supersedes none.
-	binding, _, _, err := a.bind(log, producer, epoch)
+	binding, _, _, err := a.bind(log, Producer{producer, b.Incarnation}, epoch)
 	if err != nil {
 		return Verdict{}, err
 	}

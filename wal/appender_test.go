@@ -33,7 +33,7 @@ func newSeat(t testing.TB, v *Volume) *seat {
 
 func (s *seat) bind(log string, producer ulid.ULID) *Binding {
 	s.t.Helper()
-	b, _, _, err := s.Bind(log, producer, 0, Claim{})
+	b, _, _, err := s.Bind(log, Producer{ID: producer}, 0, Claim{})
 	if err != nil {
 		s.t.Fatalf("bind %q: %v", log, err)
 	}

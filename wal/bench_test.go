@@ -7,8 +7,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/oklog/ulid/v2"
-
 	codecs "github.com/walsvc/walsvc/internal/codec"
 	"github.com/walsvc/walsvc/internal/records"
 	"github.com/walsvc/walsvc/testdata"
@@ -91,7 +89,7 @@ func benchCaller(b *testing.B, v *Volume, runs [][]byte, n int) {
 		default:
 		}
 	})
-	binding, _, _, err := a.Bind("log", ulid.ULID{}, 0, Claim{})
+	binding, _, _, err := a.Bind("log", Producer{}, 0, Claim{})
 	if err != nil {
 		b.Error(err)
 		return

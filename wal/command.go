@@ -34,6 +34,11 @@ const (
 	CommandDeleteCursor CommandKind = 11
 	// CommandEvictCursor has a cursor that is over its cap hold nothing any more.
 	CommandEvictCursor CommandKind = 12
+	// CommandRetireProducer ends a producer for good.
+	CommandRetireProducer CommandKind = 13
+	// CommandResolveProducer begins a producer's next incarnation: what was bound
+	// in an earlier one appends nothing any more.
+	CommandResolveProducer CommandKind = 14
 )
 
 // String names a kind as walctl prints it.
@@ -63,6 +68,10 @@ func (k CommandKind) String() string {
 		return "delete-cursor"
 	case CommandEvictCursor:
 		return "evict-cursor"
+	case CommandRetireProducer:
+		return "retire-producer"
+	case CommandResolveProducer:
+		return "resolve-producer"
 	}
 	return fmt.Sprintf("command(%d)", uint8(k))
 }
@@ -80,8 +89,9 @@ type Command struct {
 	Time    int64     // also of set-checkpoint, set-cursor and evict-cursor; nanoseconds since 1970
 	Options LogOptions
 
-	// open-producer
-	Producer ulid.ULID
+	// open-producer, retire-producer, resolve-producer
+	Producer    ulid.ULID
+	Incarnation uint64 // the one that begins of resolve-producer
 
 	// append
 	Epoch    Epoch    // also the one that begins of set-writer
@@ -198,6 +208,11 @@ func appendBody(dst []byte, c *Command) []byte {
 		dst = binary.AppendUvarint(dst, c.Start)
 		dst = binary.AppendUvarint(dst, c.Cap)
 		dst = binary.AppendUvarint(dst, uint64(c.Time))
+	case CommandRetireProducer:
+		dst = append(dst, c.Producer[:]...)
+	case CommandResolveProducer:
+		dst = append(dst, c.Producer[:]...)
+		dst = binary.AppendUvarint(dst, c.Incarnation)
 	default:
 		panic(fmt.Sprintf("wal: encoding %s", c.Kind))
 	}
@@ -316,6 +331,11 @@ func DecodeCommand(meta []byte, c *Command) (rest []byte, err error) {
 		c.Start = d.uvarint()
 		c.Cap = d.uvarint()
 		c.Time = int64(d.uvarint())
+	case CommandRetireProducer:
+		d.fixed(c.Producer[:])
+	case CommandResolveProducer:
+		d.fixed(c.Producer[:])
+		c.Incarnation = d.uvarint()
 	default:
 		return nil, fmt.Errorf("%w: unknown kind %d", ErrBadCommand, meta[0])
 	}

@@ -41,6 +41,9 @@ func sampleCommands() []Command {
 		{Kind: CommandSetCursor, Log: most, Name: strings.Repeat("n", limits.MaxCursorNameBytes), LSN: most, Start: most, Cap: most, Time: -1, Hold: true, Reset: true},
 		{Kind: CommandDeleteCursor, Log: 9, Name: "cursor"},
 		{Kind: CommandEvictCursor, Log: 9, Name: strings.Repeat("n", limits.MaxCursorNameBytes), LSN: most, Start: most, Cap: most, Time: -1},
+		{Kind: CommandRetireProducer, Log: 3, Producer: ulid.ULID{15: 7}},
+		{Kind: CommandResolveProducer, Log: 3, Producer: ulid.ULID{15: 7}, Incarnation: 2},
+		{Kind: CommandResolveProducer, Log: most, Producer: ulid.ULID{15: 7}, Incarnation: most},
 	}
 }
 

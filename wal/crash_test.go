@@ -92,6 +92,9 @@ const (
 	sawEpochKept      = "an unacknowledged epoch kept"
 	sawCursorHolds    = "a cursor below every checkpoint"
 	sawEvicted        = "a cursor evicted"
+	sawResolved       = "a batch resolved"
+	sawSuperseded     = "an append of an older incarnation refused"
+	sawRetired        = "a producer retired"
 )
 
 var crashMustSee = []string{
@@ -99,6 +102,7 @@ var crashMustSee = []string{
 	sawSecond, sawThird, sawServedAndCut, sawFailedSync, sawFailedOpening, sawDroppedPages, sawFull, sawRepeat, sawRetryLanded,
 	sawCutOff, sawUnackedKept, sawTruncatedByJan, sawAcquired, sawReleased, sawFenced, sawEpochCutOff, sawEpochKept,
 	sawCursorHolds, sawEvicted,
+	sawResolved, sawSuperseded, sawRetired,
 }
 
 // crashCases says of every case of the tail rule whether a crash leads to it:
@@ -335,12 +339,15 @@ type crashOp struct {
 	records []string // of an append
 	// sequence is the producer's; 0 for an append without one.
 	sequence uint64
-	epoch    Epoch      // that an append states, or that begins with a writer
-	holder   string     // of a writer; empty when one is released
-	first    LSN        // of a truncation
-	cp       Checkpoint // of a checkpoint; with its version once that is set
-	cursor   CursorUpdate
-	lost     bool // a cursor was refused, for it was evicted
+	epoch    Epoch  // that an append states, or that begins with a writer
+	holder   string // of a writer; empty when one is released
+	// incarnation is the producer's that an append states, or that begins when it is
+	// resolved.
+	incarnation uint64
+	first       LSN        // of a truncation
+	cp          Checkpoint // of a checkpoint; with its version once that is set
+	cursor      CursorUpdate
+	lost        bool // a cursor was refused, for it was evicted
 
 	// When it was asked, and when it was answered, in the life's own count of
 	// events; 0 for never.
@@ -360,6 +367,8 @@ const (
 	crashWriter
 	crashSetCursor
 	crashDeleteCursor
+	crashResolve
+	crashRetire
 )
 
 // A crashWant is what a disk must hold and what it may hold: everything that the
@@ -392,6 +401,9 @@ type shownLog struct {
 	cursor  shownCursor
 	last    uint64 // the producer's last sequence
 	retries []retry
+	// Of the producer; zero if it is not open.
+	incarnation uint64
+	retired     bool
 }
 
 // A shownCursor is where a log's cursor is; zero for none.
@@ -507,7 +519,10 @@ func (c *crashCheck) log(v *Volume, info LogInfo) (*shownLog, error) {
 	if cursor.lost && !c.base.cursor.lost {
 		c.seen[sawEvicted]++
 	}
-	return &shownLog{info: info, records: c.got, cp: cp, cursor: cursor, last: c.last(v), retries: c.retries()}, nil
+	p := c.shownProducer(v)
+	return &shownLog{
+		info: info, records: c.got, cp: cp, cursor: cursor, last: p.last, retries: c.retries(), incarnation: p.incarnation, retired: p.retired,
+	}, nil
 }
 
 // floor: truncation never goes back, and nothing is given up that nobody allowed.
@@ -656,7 +671,11 @@ func (c *crashCheck) writer(*Volume) error {
 // producer: the volume knows of as many batches as it has. Nothing it says of a
 // sequence counts if the producer itself used it for two batches.
 func (c *crashCheck) producer(v *Volume) error {
-	last := c.last(v)
+	p := c.shownProducer(v)
+	last := p.last
+	if err := c.incarnation(p); err != nil {
+		return err
+	}
 	low, high := c.base.last, c.base.last
 	sent := map[uint64]int{}
 	for _, op := range c.ops {
@@ -680,15 +699,38 @@ func (c *crashCheck) producer(v *Volume) error {
 	return nil
 }
 
-// last returns the producer's last sequence, 0 if it is not open.
-func (c *crashCheck) last(v *Volume) uint64 {
+// incarnation: what ended an incarnation of the producer, or the producer, has ended
+// it, and nothing else has.
+func (c *crashCheck) incarnation(p producerState) error {
+	retired := c.base.retired
+	for _, op := range c.ops {
+		switch {
+		case op.kind == crashResolve && c.want.must(op) && op.incarnation > p.incarnation:
+			return fmt.Errorf("LOST incarnation %d, which was told; it is %d", op.incarnation, p.incarnation)
+		case op.kind == crashRetire && c.want.must(op) && !p.retired:
+			return errors.New("the producer was retired, and is back")
+		case op.kind == crashRetire:
+			retired = true
+		}
+	}
+	began := p.incarnation <= max(1, c.base.incarnation) || slices.ContainsFunc(c.ops, func(op *crashOp) bool {
+		return op.kind == crashResolve && op.incarnation == p.incarnation
+	})
+	if !began || p.incarnation < c.base.incarnation || p.retired && !retired {
+		return fmt.Errorf("the producer is in incarnation %d, retired: %t; it was in %d", p.incarnation, p.retired, c.base.incarnation)
+	}
+	return nil
+}
+
+// shownProducer returns what is known of the producer; nothing if it is not open.
+func (c *crashCheck) shownProducer(v *Volume) producerState {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	l := v.durable.names[c.info.Name]
 	if slot := l.slot(crashProducer); slot != 0 {
-		return l.producers[slot-1].last
+		return l.producers[slot-1]
 	}
-	return 0
+	return producerState{}
 }
 
 // checksums: the log's checksum is that of its records, and what clients were
@@ -846,6 +888,8 @@ type crashLife struct {
 type clientLog struct {
 	sequence uint64 // the producer's last, acknowledged or not
 	producer bool   // it is open
+	// incarnation is the newest of the producer that was told.
+	incarnation uint64
 	// epoch is the newest one that was begun or may have, holder its writer; empty
 	// if it is shared.
 	epoch  Epoch
@@ -1213,7 +1257,12 @@ func (l *crashLife) meetClients() {
 		s := l.base.logs[name]
 		c := &clientLog{sequence: s.last, epoch: s.info.Epoch, holder: s.info.Holder}
 		l.logs[name] = c
-		if l.rng.IntN(5) > 0 {
+		switch {
+		case s.retired:
+			if _, err := l.v.OpenProducer(context.Background(), name, crashProducer); !errors.Is(err, ErrRetired) && !errors.Is(err, ErrPoisoned) {
+				l.fail(fmt.Errorf("log %q: open a retired producer: %w", name, err))
+			}
+		case l.rng.IntN(5) > 0:
 			l.openProducer(name, s.last)
 		}
 		for _, r := range s.retries {
@@ -1222,14 +1271,14 @@ func (l *crashLife) meetClients() {
 			}
 			if r.at == 0 {
 				c.sequence = r.op.sequence // used, also if nobody ever says what became of it
-				again := &crashOp{kind: crashAppend, log: name, id: r.op.id, records: r.op.records, sequence: r.op.sequence, epoch: c.states()}
+				again := &crashOp{kind: crashAppend, log: name, id: r.op.id, records: r.op.records, sequence: r.op.sequence, epoch: c.states(), incarnation: c.incarnation}
 				l.check(l.append(again))
 				if again.answered != 0 && !again.refused {
 					l.r.seen[sawRetryLanded]++
 				}
 				continue
 			}
-			got, err := l.v.Append(context.Background(), name, crashProducer, 0, Batch{Sequence: r.op.sequence, Run: run(r.op.records...)})
+			got, err := l.v.Append(context.Background(), name, crashProducer, 0, Batch{Sequence: r.op.sequence, Incarnation: c.incarnation, Run: run(r.op.records...)})
 			switch {
 			case errors.Is(err, ErrPoisoned):
 			case err != nil || !got.Repeated || got.First != r.at || int(got.Count) != len(r.op.records):
@@ -1254,7 +1303,7 @@ func (l *crashLife) openProducer(name string, last uint64) {
 	case err != nil || p.LastSequence != last:
 		l.fail(fmt.Errorf("log %q: open producer: %+v, %w; its last batch was %d", name, p, err, last))
 	}
-	l.logs[name].producer = true
+	l.logs[name].producer, l.logs[name].incarnation = true, p.Incarnation
 }
 
 func (l *crashLife) create(name string) {
@@ -1286,9 +1335,13 @@ func (l *crashLife) step() {
 		// The first one is idle mostly: what it keeps has to be carried forward.
 		names = names[1:]
 	}
-	switch n := l.rng.IntN(27); {
-	case n >= 25:
+	switch n := l.rng.IntN(30); {
+	case n >= 28:
 		l.moveCursor(name)
+	case n == 27 && strings.HasPrefix(name, "log-"): // the others' producers go on
+		l.check(l.retire(&crashOp{kind: crashRetire, log: name}))
+	case n >= 25:
+		l.resolveOne(name)
 	case n >= 23:
 		l.writer(name)
 	case n == 22:
@@ -1331,7 +1384,7 @@ func (l *crashLife) newAppend(name string) *crashOp {
 	}
 	if c := l.logs[name]; c.producer && l.rng.IntN(3) > 0 {
 		c.sequence++
-		op.sequence = c.sequence
+		op.sequence, op.incarnation = c.sequence, c.incarnation
 	}
 	return op
 }
@@ -1344,7 +1397,7 @@ func (l *crashLife) append(op *crashOp) error {
 		producer = [16]byte{}
 	}
 	l.ask(op)
-	got, err := l.v.Append(context.Background(), op.log, producer, op.epoch, Batch{Sequence: op.sequence, Run: run(op.records...)})
+	got, err := l.v.Append(context.Background(), op.log, producer, op.epoch, Batch{Sequence: op.sequence, Incarnation: op.incarnation, Run: run(op.records...)})
 	return l.settle(op, got, err)
 }
 
@@ -1368,9 +1421,13 @@ func (l *crashLife) settle(op *crashOp, got Verdict, err error) error {
 		c.sequence = max(c.sequence, op.sequence)
 	case errors.Is(err, ErrFenced) && !l.fences(op):
 		return fmt.Errorf("log %q: batch %d of the current epoch: %w", op.log, op.id, err)
-	case errors.Is(err, ErrFull), errors.Is(err, ErrSequenceGap), errors.Is(err, ErrAfterRefusal), errors.Is(err, ErrFenced):
+	case errors.Is(err, ErrFull), errors.Is(err, ErrSequenceGap), errors.Is(err, ErrAfterRefusal), errors.Is(err, ErrFenced),
+		errors.Is(err, ErrSuperseded) && l.supersedes(op), errors.Is(err, ErrRetired) && l.retires(op):
 		if errors.Is(err, ErrFenced) {
 			l.r.seen[sawFenced]++
+		}
+		if errors.Is(err, ErrSuperseded) {
+			l.r.seen[sawSuperseded]++
 		}
 		if op.sequence != 0 {
 			c.sequence = min(c.sequence, op.sequence-1)
@@ -1397,7 +1454,7 @@ func (l *crashLife) appendTogether(names []string) {
 			if op.sequence == 0 {
 				producer = [16]byte{}
 			}
-			b, _, _, err := seat.Bind(op.log, producer, op.epoch, Claim{})
+			b, _, _, err := seat.Bind(op.log, Producer{producer, op.incarnation}, op.epoch, Claim{})
 			if errors.Is(err, ErrPoisoned) && l.hasFailed() {
 				break
 			}
@@ -1431,16 +1488,24 @@ func (l *crashLife) burst(names []string) {
 	l.sendTogether(ops)
 }
 
-// fence has a writer acquired, or released, between appends of one log that ride
-// together: those in front of it land, those behind it do not.
+// fence has a writer acquired or released, or the producer resolved or retired,
+// between appends of one log that ride together: those in front of it land, those
+// behind it do not.
 func (l *crashLife) fence(names []string) {
 	name := names[l.rng.IntN(len(names))]
 	var ops []*crashOp
 	for range 1 + l.rng.IntN(2) {
 		ops = append(ops, l.newAppend(name))
 	}
-	writer := l.newWriter(name)
-	ops = append(ops, writer)
+	c := l.logs[name]
+	switch n := l.rng.IntN(8); {
+	case n < 4 || !c.producer:
+		ops = append(ops, l.newWriter(name))
+	case n == 7 && strings.HasPrefix(name, "log-"):
+		ops = append(ops, &crashOp{kind: crashRetire, log: name})
+	default:
+		ops = append(ops, &crashOp{kind: crashResolve, log: name, incarnation: c.incarnation + 1})
+	}
 	for range 1 + l.rng.IntN(2) {
 		// As one that has not heard of it.
 		late := l.newAppend(name)
@@ -1516,6 +1581,76 @@ func (l *crashLife) fences(late *crashOp) bool {
 	})
 }
 
+// resolveOne asks for the producer's last batch, or for the one behind it.
+func (l *crashLife) resolveOne(name string) {
+	if c := l.logs[name]; c.producer {
+		l.check(l.resolve(&crashOp{kind: crashResolve, log: name, incarnation: c.incarnation + 1}, c.sequence+uint64(l.rng.IntN(2))))
+	}
+}
+
+// resolve asks for a batch of the producer; for sequence 0 it takes whatever is
+// said of the first one. The error is one that should not have come.
+func (l *crashLife) resolve(op *crashOp, sequence uint64) error {
+	l.ask(op)
+	got, err := l.v.Resolve(context.Background(), op.log, crashProducer, max(1, sequence), l.logs[op.log].states())
+	if known, unknown := l.answer(op, err); !known {
+		return unknown
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.logs[op.log]
+	want := NotWritten
+	if sequence > 0 && sequence <= c.sequence {
+		want = Committed
+	}
+	switch {
+	case errors.Is(err, ErrFull):
+		return nil
+	case err != nil || got.Producer.Incarnation != op.incarnation || sequence > 0 && (got.Outcome != want || got.Producer.LastSequence != c.sequence):
+		return fmt.Errorf("log %q: resolve the producer's %d of %d: %+v, %w", op.log, sequence, c.sequence, got, err)
+	}
+	l.r.seen[sawResolved]++
+	c.incarnation = got.Producer.Incarnation
+	return nil
+}
+
+// retire ends the producer of a log, if there is one. The error is one that should
+// not have come.
+func (l *crashLife) retire(op *crashOp) error {
+	c := l.logs[op.log]
+	if !c.producer {
+		return nil
+	}
+	l.ask(op)
+	err := l.v.RetireProducer(context.Background(), op.log, crashProducer)
+	if known, unknown := l.answer(op, err); !known {
+		return unknown
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case errors.Is(err, ErrFull):
+		return nil
+	case err != nil:
+		return fmt.Errorf("log %q: retire the producer: %w", op.log, err)
+	}
+	l.r.seen[sawRetired]++
+	c.producer = false
+	return nil
+}
+
+// supersedes reports whether a resolution that was asked for may keep an append out,
+// retires the same of a retirement. REQUIRES: mu.
+func (l *crashLife) supersedes(late *crashOp) bool {
+	return slices.ContainsFunc(l.ops, func(op *crashOp) bool {
+		return op.kind == crashResolve && op.log == late.log && !op.refused && op.incarnation > late.incarnation
+	})
+}
+
+func (l *crashLife) retires(late *crashOp) bool {
+	return slices.ContainsFunc(l.ops, func(op *crashOp) bool { return op.kind == crashRetire && op.log == late.log && !op.refused })
+}
+
 // sendTogether has clients come one after the other while the disk is busy.
 func (l *crashLife) sendTogether(ops []*crashOp) {
 	gate := make(chan struct{})
@@ -1529,9 +1664,14 @@ func (l *crashLife) sendTogether(ops []*crashOp) {
 	errs := make([]error, len(ops))
 	for i, op := range ops {
 		clients.Go(func() {
-			if op.kind == crashWriter {
+			switch op.kind {
+			case crashWriter:
 				errs[i] = l.setWriter(op)
-			} else {
+			case crashResolve:
+				errs[i] = l.resolve(op, 0)
+			case crashRetire:
+				errs[i] = l.retire(op)
+			default:
 				errs[i] = l.append(op)
 			}
 		})
@@ -1716,7 +1856,11 @@ func TestCrashCheckNotices(t *testing.T) {
 		"a writer is another one": func(w *crashWant, _, _, _, _ *crashOp) {
 			shown(w, shownLog{info: LogInfo{ID: info.ID, Epoch: 1, Holder: "db", First: 1, Next: 1}})
 		},
-		"a claim does not hold": func(_ *crashWant, _, _, two, _ *crashOp) { two.verdict.Checksum++ },
+		"an incarnation that was told is lost": func(w *crashWant, _, _, _, _ *crashOp) {
+			also(w, crashOp{kind: crashResolve, log: "a", incarnation: 2})
+		},
+		"a retired producer is back": func(w *crashWant, _, _, _, _ *crashOp) { also(w, crashOp{kind: crashRetire, log: "a"}) },
+		"a claim does not hold":      func(_ *crashWant, _, _, two, _ *crashOp) { two.verdict.Checksum++ },
 	} {
 		w, create, one, two, cp := made()
 		unmet(w, create, one, two, cp)

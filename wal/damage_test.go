@@ -1062,7 +1062,7 @@ func TestDamagedBlockHarmsNoOtherLog(t *testing.T) {
 	for _, log := range []string{"orders", "users"} {
 		mustCreate(t, v, log)
 		mustAppend(t, v, log, "before")
-		b, _, _, err := a.Bind(log, ulid.ULID{}, 0, Claim{})
+		b, _, _, err := a.Bind(log, Producer{}, 0, Claim{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -99,11 +99,11 @@ func FuzzSnapshot(f *testing.F) {
 	state, places := sampleState(f)
 	f.Add(encodeSnapshot(state, places))
 	f.Add(encodeSnapshot(NewState(), nil))
-	last := producerState{last: 1<<64 - 1, window: make([]batchState, limits.ProducerWindow)}
+	last := producerState{last: 1<<64 - 1, incarnation: 1<<64 - 1, retired: true, window: make([]batchState, limits.ProducerWindow)}
 	for i := range uint64(limits.ProducerWindow) {
 		last.window[(last.last-i-1)%limits.ProducerWindow].sequence = last.last - i
 	}
-	l := &logState{number: 1, name: "log", first: 1, next: 1, producers: []producerState{last}}
+	l := &logState{number: 1, name: "log", first: 1, next: 1, producers: []producerState{last}, former: []formerProducer{{producerID(1), 7, 1, false}, {producerID(2), 1<<64 - 1, 1<<64 - 1, true}}}
 	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: l}, next: 2}, nil))
 	lost := &logState{number: 1, name: "log", first: 2, next: 20, lost: []LSNRange{{2, 3}, {7, 7}, {9, 19}}}
 	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: lost}, next: 2}, nil))

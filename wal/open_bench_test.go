@@ -7,8 +7,6 @@ import (
 	"os"
 	"testing"
 
-	"github.com/oklog/ulid/v2"
-
 	"github.com/walsvc/walsvc/internal/records"
 )
 
@@ -67,7 +65,7 @@ func fillJournal(b *testing.B, dir string, size int64, logs int) {
 	for i := range logs {
 		name := fmt.Sprintf("log-%05d", i)
 		mustCreate(b, v, name)
-		binding, _, _, err := a.Bind(name, ulid.ULID{}, 0, Claim{})
+		binding, _, _, err := a.Bind(name, Producer{}, 0, Claim{})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -36,7 +36,7 @@ func TestClaims(t *testing.T) {
 		c := holds
 		tc.change(&c)
 		a := v.NewAppender(func() {})
-		_, _, _, err := a.Bind("log", ulid.ULID{}, 0, c)
+		_, _, _, err := a.Bind("log", Producer{}, 0, c)
 		if tc.lost != errors.Is(err, ErrDataLoss) || !tc.lost && err != nil {
 			t.Errorf("%s: %v", tc.name, err)
 		}

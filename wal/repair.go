@@ -607,6 +607,9 @@ func (s *salvage) makeWay(c *Command) bool {
 			s.opened[c.Log]++ // what is lost may have taken the slot
 			return false
 		}
+		if i := l.formerly(c.Producer); i >= 0 && l.former[i].retired { // forgotten in what is lost
+			l.former = slices.Concat(l.former[:i], l.former[i+1:])
+		}
 	case CommandAppend:
 		l.reach(c.First, c.Start)
 		l.began(c.Epoch)
@@ -633,6 +636,15 @@ func (s *salvage) makeWay(c *Command) bool {
 		l.loseCursors(c)
 	case CommandMoveCheckpoint:
 		return found && l.checkpoints[i].version == c.Version && l.checkpoints[i].size == c.Size
+	case CommandRetireProducer:
+		slot := l.slot(c.Producer)
+		return slot != 0 && !l.producers[slot-1].retired
+	case CommandResolveProducer:
+		slot := l.slot(c.Producer)
+		if slot == 0 {
+			return false
+		}
+		l.producers[slot-1].incarnation = c.Incarnation - 1
 	case CommandSetWriter:
 		l.began(c.Epoch - 1)
 		s.epochs[c.Log] = true

@@ -407,6 +407,36 @@ func TestRepairMakesWay(t *testing.T) {
 		_, err := appendIn(v, "orders", 2, "x")
 		wantFenced(t, err, 2, 1+lostEpochs, "")
 	})
+	t.Run("resolution and retirement", func(t *testing.T) {
+		id := producerID(8)
+		open := func(v *Volume) {
+			base(v)
+			mustOpenProducer(t, v, "users", id)
+		}
+		resolve := func(v *Volume) {
+			if _, err := v.Resolve(ctx, "users", id, 1, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, v := losing(t, open, resolve, func(v *Volume) {
+			resolve(v)
+			mustAppend(t, v, "users", "tells")
+		})
+		if got, err := produce(v, "users", Producer{id, 3}, 1); err != nil || got.First == 0 {
+			t.Errorf("as the third incarnation: %+v, %v", got, err)
+		}
+		closeTest(t, v)
+		_, v = losing(t, base, func(v *Volume) { mustOpenProducer(t, v, "users", id) }, func(v *Volume) {
+			resolve(v)
+			if err := v.RetireProducer(ctx, "users", id); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if _, err := v.Resolve(ctx, "users", id, 1, 0); !errors.Is(err, ErrNoProducer) {
+			t.Errorf("its opening is lost: %v", err)
+		}
+		closeTest(t, v)
+	})
 	t.Run("append, not told", func(t *testing.T) {
 		p, v := losing(t, base, func(v *Volume) { mustAppend(t, v, "orders", "5", "6") }, func(v *Volume) { mustAppend(t, v, "users", "tells") })
 		defer closeTest(t, v)

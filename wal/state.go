@@ -62,6 +62,9 @@ type logState struct {
 	cursors     []cursorState   // by name
 	evictAbove  uint64          // of totalBytes, when the first cursor is over its cap; 0 for never. See measure
 	producers   []producerState // by slot-1; a slot may change hands
+	// former are the last producers that made way, in that order. The slice is
+	// never written.
+	former []formerProducer
 	// lost are the records that a repair gave up: in order, apart from each other,
 	// from first on and below next. The slice is never written.
 	lost []LSNRange
@@ -144,7 +147,19 @@ type producerState struct {
 	id     ulid.ULID
 	active LSN    // the log's next LSN when it was opened or last appended
 	last   uint64 // sequence of its last batch; 0 if none
-	window []batchState
+	// incarnation counts, from 1, how often it was resolved or came back after it
+	// had made way: only who is bound in the present one may append.
+	incarnation uint64
+	retired     bool
+	window      []batchState
+}
+
+// A formerProducer is what is left of a producer that made way.
+type formerProducer struct {
+	id          ulid.ULID
+	last        uint64
+	incarnation uint64
+	retired     bool
 }
 
 // A batchState is what a retry is answered with.
@@ -219,12 +234,19 @@ func (s *State) Apply(c *Command) error {
 		if l.slot(c.Producer) != 0 {
 			return disagree(c, "producer %s is open", c.Producer)
 		}
-		p := producerState{id: c.Producer, active: l.next}
-		if i := l.idlest(); len(l.producers) == limits.MaxProducersPerLog {
-			l.producers[i] = p
-		} else {
-			l.producers = append(l.producers, p)
+		return l.openProducer(c)
+	case CommandRetireProducer:
+		slot := l.slot(c.Producer)
+		if slot == 0 || l.producers[slot-1].retired {
+			return disagree(c, "producer %s is not open", c.Producer)
 		}
+		l.producers[slot-1].retired = true
+	case CommandResolveProducer:
+		slot := l.slot(c.Producer)
+		if slot == 0 || c.Incarnation != l.producers[slot-1].incarnation+1 {
+			return disagree(c, "incarnation %d of producer %s", c.Incarnation, c.Producer)
+		}
+		l.producers[slot-1].incarnation = c.Incarnation
 	case CommandAppend:
 		err := l.applyAppend(c)
 		s.crowded = s.crowded || l.crowded()
@@ -291,13 +313,56 @@ func (s *State) Apply(c *Command) error {
 	return nil
 }
 
+// openProducer gives a producer a slot. One that had made way goes on where it was.
+func (l *logState) openProducer(c *Command) error {
+	p := producerState{id: c.Producer, active: l.next, incarnation: 1}
+	if i := l.formerly(c.Producer); i >= 0 {
+		f := &l.former[i]
+		if f.retired {
+			return disagree(c, "producer %s is retired", c.Producer)
+		}
+		p.last, p.incarnation = f.last, f.incarnation+1
+		p.window = forgottenWindow(p.last)
+		l.former = slices.Concat(l.former[:i], l.former[i+1:])
+	}
+	if len(l.producers) < limits.MaxProducersPerLog {
+		l.producers = append(l.producers, p)
+		return nil
+	}
+	way := &l.producers[l.idlest()]
+	kept := l.former
+	if len(kept) == limits.MaxFormerProducers {
+		kept = kept[1:]
+	}
+	l.former = append(slices.Clip(kept), formerProducer{way.id, way.last, way.incarnation, way.retired})
+	*way = p
+	return nil
+}
+
+// forgottenWindow returns the window of a producer of whose batches only the
+// number is known.
+func forgottenWindow(last uint64) []batchState {
+	window := make([]batchState, min(last, limits.ProducerWindow))
+	for i := range uint64(len(window)) {
+		q := last - i
+		window[(q-1)%limits.ProducerWindow].sequence = q
+	}
+	return window
+}
+
+// formerly returns the index of a producer that made way, -1 if it is not
+// remembered.
+func (l *logState) formerly(producer ulid.ULID) int {
+	return slices.IndexFunc(l.former, func(f formerProducer) bool { return f.id == producer })
+}
+
 func (l *logState) applyAppend(c *Command) error {
 	if c.First != l.next || c.Epoch != l.epoch || c.Count == 0 || c.Start != l.totalBytes {
 		return disagree(c, "LSN %d in epoch %d behind %d bytes, it has LSN %d in epoch %d behind %d",
 			c.First, c.Epoch, c.Start, l.next, l.epoch, l.totalBytes)
 	}
 	if c.Slot != 0 {
-		if c.Slot > uint64(len(l.producers)) || l.producers[c.Slot-1].last+1 != c.Sequence {
+		if c.Slot > uint64(len(l.producers)) || l.producers[c.Slot-1].last+1 != c.Sequence || l.producers[c.Slot-1].retired {
 			return disagree(c, "sequence %d of slot %d", c.Sequence, c.Slot)
 		}
 		l.producers[c.Slot-1].active = c.Last() + 1
@@ -334,13 +399,15 @@ func (p *producerState) recall(sequence uint64) (batchState, bool) {
 	return batchState{}, false
 }
 
-// idlest returns the index of the producer that has not appended for longest: it
-// makes way when one more is opened than a log remembers. What it may still try
-// again is refused as ErrNoProducer, never appended twice.
+// idlest returns the index of the producer that has not appended for longest, of
+// the retired ones if there are any: it makes way when one more is opened than a
+// log has slots for. What it may still try again is refused as ErrNoProducer, never
+// appended twice.
 func (l *logState) idlest() int {
 	idlest := 0
 	for i := range l.producers {
-		if l.producers[i].active < l.producers[idlest].active {
+		p, least := &l.producers[i], &l.producers[idlest]
+		if p.retired == least.retired && p.active < least.active || p.retired && !least.retired {
 			idlest = i
 		}
 	}
@@ -482,6 +549,8 @@ func appendLogState(dst []byte, l *logState) []byte {
 		dst = append(dst, p.id[:]...)
 		dst = binary.AppendUvarint(dst, uint64(p.active))
 		dst = binary.AppendUvarint(dst, p.last)
+		dst = binary.AppendUvarint(dst, p.incarnation)
+		dst = append(dst, bit(p.retired))
 		// Oldest first; sequences are dense, so the first one tells them all.
 		dst = binary.AppendUvarint(dst, uint64(len(p.window)))
 		for i := range uint64(len(p.window)) {
@@ -493,6 +562,14 @@ func appendLogState(dst []byte, l *logState) []byte {
 			dst = binary.AppendUvarint(dst, uint64(b.epoch))
 		}
 	}
+	dst = binary.AppendUvarint(dst, uint64(len(l.former)))
+	for i := range l.former {
+		f := &l.former[i]
+		dst = append(dst, f.id[:]...)
+		dst = binary.AppendUvarint(dst, f.last)
+		dst = binary.AppendUvarint(dst, f.incarnation)
+		dst = append(dst, bit(f.retired))
+	}
 	if len(l.lost) == 0 {
 		return dst
 	}
@@ -502,6 +579,14 @@ func appendLogState(dst []byte, l *logState) []byte {
 		dst = binary.AppendUvarint(dst, uint64(r.Last))
 	}
 	return dst
+}
+
+// bit spells a bool.
+func bit(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // decodeLogState is the inverse of appendLogState. What it accepts encodes to
@@ -557,8 +642,10 @@ func decodeLogState(d *decoder) (*logState, error) {
 		d.fixed(p.id[:])
 		p.active = LSN(d.uvarint())
 		p.last = d.uvarint()
+		p.incarnation = d.uvarint()
+		p.retired = d.flags(1) != 0
 		k := d.uvarint()
-		if d.bad || k > limits.ProducerWindow || k > p.last || k < min(p.last, limits.ProducerWindow) {
+		if d.bad || p.incarnation == 0 || k > limits.ProducerWindow || k > p.last || k < min(p.last, limits.ProducerWindow) {
 			return nil, fmt.Errorf("log state: %w", ErrBadCommand)
 		}
 		p.window = make([]batchState, k)
@@ -572,6 +659,21 @@ func decodeLogState(d *decoder) (*logState, error) {
 			p.window[(q-1)%limits.ProducerWindow] = b
 		}
 		l.producers = append(l.producers, p)
+	}
+	n = d.uvarint()
+	if d.bad || n > limits.MaxFormerProducers {
+		return nil, fmt.Errorf("log state: %w", ErrBadCommand)
+	}
+	for range n {
+		var f formerProducer
+		d.fixed(f.id[:])
+		f.last = d.uvarint()
+		f.incarnation = d.uvarint()
+		f.retired = d.flags(1) != 0
+		if d.bad || f.incarnation == 0 {
+			return nil, fmt.Errorf("log state: %w", ErrBadCommand)
+		}
+		l.former = append(l.former, f)
 	}
 	if len(d.buf) > 0 {
 		n = d.uvarint()

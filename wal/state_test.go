@@ -50,6 +50,8 @@ func sampleHistory() []Command {
 		{Kind: CommandCreateLog, Log: 4, ID: ulid.ULID{4}, Name: "released", Time: 15},
 		{Kind: CommandSetWriter, Log: 4, Epoch: 2, Name: "db-1"},
 		{Kind: CommandSetWriter, Log: 4, Epoch: 3},
+		{Kind: CommandResolveProducer, Log: 1, Producer: producerID(1), Incarnation: 2},
+		{Kind: CommandRetireProducer, Log: 1, Producer: producerID(1)},
 	}
 	start, next := uint64(0), LSN(1)
 	for q := uint64(1); q <= limits.ProducerWindow+10; q++ {
@@ -94,6 +96,11 @@ func TestApplyDisagrees(t *testing.T) {
 		"create: number used":              {Kind: CommandCreateLog, Log: 3, Name: "x"},
 		"create: name taken":               {Kind: CommandCreateLog, Log: 6, Name: "a"},
 		"producer is open":                 {Kind: CommandOpenProducer, Log: 1, Producer: producerID(1)},
+		"retire: not open":                 {Kind: CommandRetireProducer, Log: 1, Producer: producerID(3)},
+		"retire: retired":                  {Kind: CommandRetireProducer, Log: 1, Producer: producerID(1)},
+		"resolve: not open":                {Kind: CommandResolveProducer, Log: 1, Producer: producerID(3), Incarnation: 1},
+		"resolve: skipped":                 {Kind: CommandResolveProducer, Log: 1, Producer: producerID(2), Incarnation: 3},
+		"append: retired":                  with(func(c *Command) { c.Slot, c.Sequence = 1, 1 }),
 		"append: no log":                   with(func(c *Command) { c.Log = 9 }),
 		"append: gap":                      with(func(c *Command) { c.First++ }),
 		"append: overlap":                  with(func(c *Command) { c.First-- }),
@@ -177,7 +184,23 @@ func randomCommand(rng *rand.Rand, s *State, step int) Command {
 	}
 	l := s.logs[numbers[rng.IntN(len(numbers))]]
 	c := Command{Log: l.number}
-	switch rng.IntN(15) {
+	var p *producerState
+	if n := len(l.producers); n > 0 {
+		p = &l.producers[rng.IntN(n)]
+	}
+	switch rng.IntN(17) {
+	case 16:
+		if p == nil || p.retired {
+			c.Kind, c.Producer = CommandOpenProducer, ulid.ULID{byte(step), byte(step >> 8), 1}
+			break
+		}
+		c.Kind, c.Producer = CommandRetireProducer, p.id
+	case 15:
+		if p == nil {
+			c.Kind, c.Producer = CommandOpenProducer, ulid.ULID{byte(step), byte(step >> 8), 1}
+			break
+		}
+		c.Kind, c.Producer, c.Incarnation = CommandResolveProducer, p.id, p.incarnation+1
 	case 14:
 		c.Kind, c.Epoch = CommandSetWriter, l.epoch+1
 		if l.holder == "" || rng.IntN(2) == 0 {
@@ -227,9 +250,8 @@ func randomCommand(rng *rand.Rand, s *State, step int) Command {
 	default:
 		c.Kind, c.Epoch, c.First, c.Count, c.Start = CommandAppend, l.epoch, l.next, 1+uint32(rng.IntN(5)), l.totalBytes
 		c.Size, c.RunSum, c.Checksum = uint32(rng.IntN(100)), rng.Uint32(), Checksum(rng.Uint32())
-		if n := len(l.producers); n > 0 && rng.IntN(2) == 0 {
-			c.Slot = 1 + uint64(rng.IntN(n))
-			c.Sequence = l.producers[c.Slot-1].last + 1
+		if p != nil && !p.retired && rng.IntN(2) == 0 {
+			c.Slot, c.Sequence = l.slot(p.id), p.last+1
 		}
 	}
 	return c

@@ -748,32 +748,6 @@ func (v *Volume) DeleteLog(ctx context.Context, name string, id ulid.ULID) error
 	})
 }
 
-// OpenProducer opens a producer on a log, durably, or returns what an open one
-// last appended. A log remembers limits.MaxProducersPerLog of them: beyond that,
-// the one that has not appended for longest makes way. It returns
-// ErrLogNotFound, ErrInvalid or ErrFull.
-func (v *Volume) OpenProducer(ctx context.Context, log string, producer ulid.ULID) (ProducerInfo, error) {
-	if producer == (ulid.ULID{}) {
-		return ProducerInfo{}, fmt.Errorf("open producer on log %q: %w: the producer is a zero ULID", log, ErrInvalid)
-	}
-	var last uint64
-	err := v.do(ctx, maxSmallCommand, forRecords, func(s *State) (*Command, []byte, error) {
-		l := s.names[log]
-		if l == nil {
-			return nil, nil, notFound(log)
-		}
-		if slot := l.slot(producer); slot != 0 {
-			last = l.producers[slot-1].last
-			return nil, nil, nil
-		}
-		return &Command{Kind: CommandOpenProducer, Log: l.number, Producer: producer}, nil, nil
-	})
-	if err != nil {
-		return ProducerInfo{}, err
-	}
-	return ProducerInfo{LastSequence: last, Window: limits.ProducerWindow}, nil
-}
-
 // WaitDurable waits until a log's durable LSN has reached lsn, and returns it.
 // It returns ErrLogNotFound (also when the log is deleted meanwhile),
 // ErrPoisoned, ErrClosed or the context's error.

@@ -267,7 +267,7 @@ var madeVolumes = []madeVolume{
 		m.manyLogs(100)
 		m.close()
 	}},
-	{name: "producers", about: "producers with a full window, with some batches, with none, and with batches that were truncated", make: func(m *maker) {
+	{name: "producers", about: "producers with a full window, with some batches, with none, and with batches that were truncated; one resolved, one retired", make: func(m *maker) {
 		m.base()
 		m.producers()
 		m.crash()
@@ -730,6 +730,16 @@ func (m *maker) manyLogs(logs int) {
 
 // producers makes producers of all sorts.
 func (m *maker) producers() {
+	m.produce("orders", producerID(8), 2)
+	m.produce("orders", producerID(9), 1)
+	if _, err := m.v.Resolve(m.t.Context(), "orders", producerID(8), 3, 0); err != nil {
+		m.t.Fatal(err)
+	}
+	m.settle()
+	if err := m.v.RetireProducer(m.t.Context(), "orders", producerID(9)); err != nil {
+		m.t.Fatal(err)
+	}
+	m.settle()
 	m.t.Helper()
 	m.produce("orders", producerID(2), limits.ProducerWindow+6)
 	m.produce("orders", producerID(3), 5)

@@ -416,16 +416,23 @@ func writeProducers(t *testing.T, out *strings.Builder, v *Volume, l LogInfo, he
 					recs = append(recs, rec)
 				}
 			}
-			if v.readOnly != nil || len(recs) < int(b.count) {
+			if v.readOnly != nil || len(recs) < int(b.count) || p.retired {
 				continue
 			}
-			got, err := v.Append(t.Context(), l.Name, p.id, 0, Batch{Sequence: b.sequence, Run: run(recs...)})
+			got, err := v.Append(t.Context(), l.Name, p.id, 0, Batch{Sequence: b.sequence, Incarnation: p.incarnation, Run: run(recs...)})
 			if err != nil || !got.Repeated || got.First != b.first || got.Count != b.count || got.Checksum != b.checksum {
 				t.Errorf("log %q: a retry of batch %d of %s: %+v, %v", l.Name, b.sequence, p.id, got, err)
 			}
 			retried++
 		}
-		fmt.Fprintf(out, "  producer %s: %d batches, the last %d remembered %08x, %d retried, active at %d\n", p.id, p.last, len(window), sum.Sum32(), retried, p.active)
+		fmt.Fprintf(out, "  producer %s: %d batches, the last %d remembered %08x, %d retried, active at %d", p.id, p.last, len(window), sum.Sum32(), retried, p.active)
+		if p.incarnation > 1 {
+			fmt.Fprintf(out, ", incarnation %d", p.incarnation)
+		}
+		if p.retired {
+			fmt.Fprint(out, ", retired")
+		}
+		fmt.Fprintln(out)
 	}
 }
 

@@ -191,7 +191,7 @@ func fencedInTheQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newSeat(t, v)
-	b, _, _, err := s.Bind("log", producerID(1), old.Log.Epoch, Claim{})
+	b, _, _, err := s.Bind("log", Producer{ID: producerID(1)}, old.Log.Epoch, Claim{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -108,7 +108,7 @@ func describeCommand(c *wal.Command, name func(uint64) string) dumpCommand {
 	switch c.Kind {
 	case wal.CommandCreateLog:
 		d.ID, d.Time = c.ID.String(), &at
-	case wal.CommandOpenProducer:
+	case wal.CommandOpenProducer, wal.CommandRetireProducer, wal.CommandResolveProducer:
 		d.Producer = c.Producer.String()
 	case wal.CommandAppend:
 		d.Epoch, d.Slot, d.Sequence = uint64(c.Epoch), c.Slot, c.Sequence

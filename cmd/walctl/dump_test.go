@@ -124,6 +124,8 @@ func fixedVolume(t *testing.T) string {
 		wal.Command{Kind: wal.CommandSetCursor, Log: 2, Name: "reader", LSN: 60, Cap: 100, Time: epoch},
 		wal.Command{Kind: wal.CommandEvictCursor, Log: 2, Name: "reader", LSN: 60, Cap: 100, Time: epoch},
 		wal.Command{Kind: wal.CommandDeleteCursor, Log: 2, Name: "reader"},
+		wal.Command{Kind: wal.CommandResolveProducer, Log: 1, Producer: id(9), Incarnation: 2},
+		wal.Command{Kind: wal.CommandRetireProducer, Log: 1, Producer: id(9)},
 		wal.Command{Kind: wal.CommandDeleteLog, Log: 1})
 	write(segment.KindPromise, 0, nil)
 	return dir

@@ -130,7 +130,7 @@ var explanations = []struct {
 	{client.ErrPlaintext, exitUsage, "name the service's certificate authority with --tls-ca, or pass --tls"},
 	{client.ErrInvalidName, exitUsage, ""},
 	{client.ErrInvalid, exitUsage, "see walctl help"},
-	{client.ErrUnknownOutcome, exitFailed, "look with walctl replay whether it is there before appending it again"},
+	{client.ErrUnknownOutcome, exitFailed, "ask with walctl resolve what became of it"},
 	{client.ErrPoisoned, exitUnavailable, ""},
 	{client.ErrReadOnly, exitUnavailable, "see walctl status for what is damaged"},
 	{client.ErrFull, exitUnavailable, ""},

@@ -26,7 +26,7 @@ func TestErrorsHaveACodeAndANextStep(t *testing.T) {
 		{&client.Error{Reason: "LOG_NOT_FOUND"}, exitNotFound, "walctl log create"},
 		{&client.Error{Reason: "QUOTA"}, exitFailed, "checkpoints forward"}, // the service's own hint
 		{client.ErrUnavailable, exitUnavailable, "unix:here"},
-		{fmt.Errorf("append: %w: %w", client.ErrUnknownOutcome, client.ErrUnavailable), exitFailed, "walctl replay"},
+		{fmt.Errorf("append: %w: %w", client.ErrUnknownOutcome, client.ErrUnavailable), exitFailed, "walctl resolve"},
 		{client.ErrDataLoss, exitDamage, "walctl verify"},
 		{wal.ErrDamaged, exitDamage, "walctl verify"},
 		{context.DeadlineExceeded, exitUnavailable, "unix:here"},

@@ -137,6 +137,11 @@ const (
 	// not appended for longest makes way for one more.
 	MaxProducersPerLog = 1024
 
+	// MaxFormerProducers bounds the producers a log remembers that made way: how far
+	// they had come, and whether they were retired. Of more, those that made way
+	// first are forgotten.
+	MaxFormerProducers = 4096
+
 	// ProducerWindow is how many of a producer's last batches are remembered for
 	// retries, and so the most a producer may have unacknowledged.
 	ProducerWindow = 64

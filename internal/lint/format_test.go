@@ -23,6 +23,8 @@ var spellings = map[string]struct{ function, clause string }{
 	"set-cursor (10)":       {"appendBody", "CommandSetCursor"},
 	"delete-cursor (11)":    {"appendBody", "CommandDeleteCursor"},
 	"evict-cursor (12)":     {"appendBody", "CommandEvictCursor"},
+	"retire-producer (13)":  {"appendBody", "CommandRetireProducer"},
+	"resolve-producer (14)": {"appendBody", "CommandResolveProducer"},
 	"Log options":           {"appendOptions", ""},
 	"Snapshot part":         {"appendSnapshotHeader", ""},
 	"Log state":             {"appendLogState", ""},

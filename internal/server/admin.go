@@ -216,6 +216,7 @@ func advertised() []*walsvcv1.Limit {
 		size("MaxCursorCap", limits.MaxCursorCap),
 		count("CursorExtendedPercent", limits.CursorExtendedPercent),
 		count("CursorAtRiskPercent", limits.CursorAtRiskPercent),
+		count("MaxFormerProducers", limits.MaxFormerProducers),
 		count("MaxProducersPerLog", limits.MaxProducersPerLog),
 		count("ProducerWindow", limits.ProducerWindow),
 		count("MaxPageSize", limits.MaxPageSize),

@@ -28,11 +28,11 @@ func (s appendService) OpenProducer(ctx context.Context, req *walsvcv1.OpenProdu
 	if err != nil {
 		return nil, s.fail(ctx, err)
 	}
-	info, err := s.volume.OpenProducer(ctx, req.GetLog(), producer)
+	info, err := s.volume.ReopenProducer(ctx, req.GetLog(), producer, req.GetAcknowledgedSequence())
 	if err != nil {
 		return nil, s.failWrite(ctx, err)
 	}
-	return &walsvcv1.OpenProducerResponse{LastSequence: info.LastSequence, Window: uint32(info.Window)}, nil
+	return &walsvcv1.OpenProducerResponse{LastSequence: info.LastSequence, Window: uint32(info.Window), Incarnation: info.Incarnation}, nil
 }
 
 // Append implements walsvcv1.AppendServiceServer.
@@ -54,9 +54,10 @@ func (s appendService) append(ctx context.Context, req *walsvcv1.AppendRequest) 
 		return nil, err
 	}
 	v, err := s.volume.Append(ctx, req.GetLog(), producer, wal.Epoch(req.GetEpoch()), wal.Batch{
-		Sequence: req.GetSequence(),
-		Expected: wal.LSN(req.GetExpectedLsn()),
-		Run:      run,
+		Sequence:    req.GetSequence(),
+		Expected:    wal.LSN(req.GetExpectedLsn()),
+		Run:         run,
+		Incarnation: req.GetIncarnation(),
 	})
 	if err == nil {
 		err = v.Err

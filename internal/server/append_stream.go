@@ -326,7 +326,7 @@ func (a *appendStream) open(req *walsvcv1.Bind, out *answer) (*wal.Binding, erro
 	if err != nil {
 		return nil, err
 	}
-	binding, log, last, err := a.appender.Bind(req.GetLog(), producer, wal.Epoch(req.GetEpoch()), claim)
+	binding, log, last, err := a.appender.Bind(req.GetLog(), wal.Producer{ID: producer, Incarnation: req.GetIncarnation()}, wal.Epoch(req.GetEpoch()), claim)
 	out.log, out.producer = log, last
 	return binding, err
 }

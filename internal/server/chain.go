@@ -88,6 +88,8 @@ func isOurs(_ context.Context, c interceptors.CallMeta) bool {
 func isAdministrative(_ context.Context, c interceptors.CallMeta) bool {
 	switch c.FullMethod() {
 	case walsvcv1.AppendService_OpenProducer_FullMethodName,
+		walsvcv1.AppendService_RetireProducer_FullMethodName,
+		walsvcv1.AppendService_Resolve_FullMethodName,
 		walsvcv1.AppendService_AcquireWriter_FullMethodName,
 		walsvcv1.AppendService_ReleaseWriter_FullMethodName:
 		return true
@@ -144,6 +146,8 @@ var changing = map[string]bool{
 	walsvcv1.LogService_DeleteLog_FullMethodName:               true,
 	walsvcv1.LogService_TruncateLog_FullMethodName:             true,
 	walsvcv1.AppendService_OpenProducer_FullMethodName:         true,
+	walsvcv1.AppendService_RetireProducer_FullMethodName:       true,
+	walsvcv1.AppendService_Resolve_FullMethodName:              true,
 	walsvcv1.AppendService_AcquireWriter_FullMethodName:        true,
 	walsvcv1.AppendService_ReleaseWriter_FullMethodName:        true,
 	walsvcv1.AppendService_Append_FullMethodName:               true,

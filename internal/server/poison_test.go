@@ -76,6 +76,14 @@ func TestPoisonEndsEverybody(t *testing.T) {
 			_, err := appends.AcquireWriter(ctx, &walsvcv1.AcquireWriterRequest{Log: "other", Holder: "db"})
 			return err
 		}}, unknown},
+		{question{"retire a producer", func(ctx context.Context) error {
+			_, err := appends.RetireProducer(ctx, &walsvcv1.RetireProducerRequest{Log: "l", Producer: "01ARZ3NDEKTSV4RRFFQ69G5FAV"})
+			return err
+		}}, unknown},
+		{question{"resolve", func(ctx context.Context) error {
+			_, err := appends.Resolve(ctx, &walsvcv1.ResolveRequest{Log: "l", Producer: "01ARZ3NDEKTSV4RRFFQ69G5FAV", Sequence: 1})
+			return err
+		}}, unknown},
 		{question{"release a writer", func(ctx context.Context) error {
 			_, err := appends.ReleaseWriter(ctx, &walsvcv1.ReleaseWriterRequest{Log: "other", Epoch: 1})
 			return err

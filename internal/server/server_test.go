@@ -148,7 +148,7 @@ func (w *world) occupy(log string) {
 	w.t.Helper()
 	w.hold()
 	other := w.volume.NewAppender(func() {})
-	binding, _, _, err := other.Bind(log, ulid.ULID{}, 0, wal.Claim{})
+	binding, _, _, err := other.Bind(log, wal.Producer{}, 0, wal.Claim{})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -21,6 +21,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Outcome is what is known of a batch whose verdict was not heard.
+type Outcome int32
+
+const (
+	// OUTCOME_UNSPECIFIED is never said.
+	Outcome_OUTCOME_UNSPECIFIED Outcome = 0
+	// OUTCOME_COMMITTED: it is durable.
+	Outcome_OUTCOME_COMMITTED Outcome = 1
+	// OUTCOME_NOT_WRITTEN: it is not, and what was sent before never will be.
+	Outcome_OUTCOME_NOT_WRITTEN Outcome = 2
+	// OUTCOME_FENCED: the same, and the epoch it was for is over.
+	Outcome_OUTCOME_FENCED Outcome = 3
+)
+
+// Enum value maps for Outcome.
+var (
+	Outcome_name = map[int32]string{
+		0: "OUTCOME_UNSPECIFIED",
+		1: "OUTCOME_COMMITTED",
+		2: "OUTCOME_NOT_WRITTEN",
+		3: "OUTCOME_FENCED",
+	}
+	Outcome_value = map[string]int32{
+		"OUTCOME_UNSPECIFIED": 0,
+		"OUTCOME_COMMITTED":   1,
+		"OUTCOME_NOT_WRITTEN": 2,
+		"OUTCOME_FENCED":      3,
+	}
+)
+
+func (x Outcome) Enum() *Outcome {
+	p := new(Outcome)
+	*p = x
+	return p
+}
+
+func (x Outcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Outcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_walsvc_v1_append_proto_enumTypes[0].Descriptor()
+}
+
+func (Outcome) Type() protoreflect.EnumType {
+	return &file_walsvc_v1_append_proto_enumTypes[0]
+}
+
+func (x Outcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Outcome.Descriptor instead.
+func (Outcome) EnumDescriptor() ([]byte, []int) {
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{0}
+}
+
 // Records is a run of records. Runs concatenate: two encoded runs behind each
 // other are the run of all their records.
 type Records struct {
@@ -235,7 +292,11 @@ type Bind struct {
 	// writer: while a log has one, it is FENCED likewise.
 	Epoch uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// claim is what the client was last acknowledged; unset for nothing.
-	Claim         *Claim `protobuf:"bytes,5,opt,name=claim,proto3" json:"claim,omitempty"`
+	Claim *Claim `protobuf:"bytes,5,opt,name=claim,proto3" json:"claim,omitempty"`
+	// incarnation is the producer's, as OpenProducer or Resolve told it. An older one
+	// is SUPERSEDED. 0 states none: a producer that was resolved, or made way and came
+	// back, does not take that.
+	Incarnation   uint64 `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -303,6 +364,13 @@ func (x *Bind) GetClaim() *Claim {
 		return x.Claim
 	}
 	return nil
+}
+
+func (x *Bind) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
 }
 
 // Bound answers a Bind.
@@ -763,14 +831,20 @@ type OpenProducerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// log is the log's name.
 	Log string `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
-	// producer is a ULID the client made once. A log remembers 1,024: the one
-	// that has not appended for longest makes way for one more. One that made way
-	// begins anew when it is opened again, at sequence 1, and nobody knows its
-	// batches any more: after NO_PRODUCER make another ULID, and look in the log
-	// for what had no verdict.
-	Producer      string `protobuf:"bytes,2,opt,name=producer,proto3" json:"producer,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// producer is a ULID the client made once. A log has slots for 1,024: a retired
+	// one, or the one that has not appended for longest, makes way for one more. Of
+	// the last 4,096 that made way it is remembered how far they had come: opened
+	// again, they go on there, as their next incarnation, and are not told any more
+	// where their batches are. One that made way before those begins anew, at
+	// sequence 1: acknowledged_sequence is how it hears of that.
+	Producer string `protobuf:"bytes,2,opt,name=producer,proto3" json:"producer,omitempty"`
+	// acknowledged_sequence is the producer's last batch that the client knows to
+	// have landed; 0 for none. If the log does not know of so many, it has forgotten
+	// the producer: FAILED_PRECONDITION/PRODUCER_FORGOTTEN. Then make another ULID,
+	// and look in the log for what had no verdict.
+	AcknowledgedSequence uint64 `protobuf:"varint,3,opt,name=acknowledged_sequence,json=acknowledgedSequence,proto3" json:"acknowledged_sequence,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *OpenProducerRequest) Reset() {
@@ -817,6 +891,13 @@ func (x *OpenProducerRequest) GetProducer() string {
 	return ""
 }
 
+func (x *OpenProducerRequest) GetAcknowledgedSequence() uint64 {
+	if x != nil {
+		return x.AcknowledgedSequence
+	}
+	return 0
+}
+
 // OpenProducerResponse says what the producer last appended.
 type OpenProducerResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -824,7 +905,9 @@ type OpenProducerResponse struct {
 	LastSequence uint64 `protobuf:"varint,1,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"`
 	// window is how many of its last batches are remembered, and so the most it
 	// may have unacknowledged.
-	Window        uint32 `protobuf:"varint,2,opt,name=window,proto3" json:"window,omitempty"`
+	Window uint32 `protobuf:"varint,2,opt,name=window,proto3" json:"window,omitempty"`
+	// incarnation is to be stated by Bind and Append; from 1.
+	Incarnation   uint64 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -873,6 +956,288 @@ func (x *OpenProducerResponse) GetWindow() uint32 {
 	return 0
 }
 
+func (x *OpenProducerResponse) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+// RetireProducerRequest names the producer to retire.
+type RetireProducerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// log is the log's name.
+	Log string `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
+	// producer is the producer's ULID: NO_PRODUCER if it is not open.
+	Producer      string `protobuf:"bytes,2,opt,name=producer,proto3" json:"producer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireProducerRequest) Reset() {
+	*x = RetireProducerRequest{}
+	mi := &file_walsvc_v1_append_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireProducerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireProducerRequest) ProtoMessage() {}
+
+func (x *RetireProducerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_append_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireProducerRequest.ProtoReflect.Descriptor instead.
+func (*RetireProducerRequest) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RetireProducerRequest) GetLog() string {
+	if x != nil {
+		return x.Log
+	}
+	return ""
+}
+
+func (x *RetireProducerRequest) GetProducer() string {
+	if x != nil {
+		return x.Producer
+	}
+	return ""
+}
+
+// RetireProducerResponse is empty: the retirement is durable.
+type RetireProducerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireProducerResponse) Reset() {
+	*x = RetireProducerResponse{}
+	mi := &file_walsvc_v1_append_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireProducerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireProducerResponse) ProtoMessage() {}
+
+func (x *RetireProducerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_append_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireProducerResponse.ProtoReflect.Descriptor instead.
+func (*RetireProducerResponse) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{13}
+}
+
+// ResolveRequest names a batch.
+type ResolveRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// log is the log's name.
+	Log string `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
+	// producer is the ULID of the producer that sent it: NO_PRODUCER if the log does
+	// not remember it.
+	Producer string `protobuf:"bytes,2,opt,name=producer,proto3" json:"producer,omitempty"`
+	// sequence of the batch, from 1.
+	Sequence uint64 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// epoch that the batch stated; 0 for none.
+	Epoch         uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveRequest) Reset() {
+	*x = ResolveRequest{}
+	mi := &file_walsvc_v1_append_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveRequest) ProtoMessage() {}
+
+func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_append_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
+func (*ResolveRequest) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ResolveRequest) GetLog() string {
+	if x != nil {
+		return x.Log
+	}
+	return ""
+}
+
+func (x *ResolveRequest) GetProducer() string {
+	if x != nil {
+		return x.Producer
+	}
+	return ""
+}
+
+func (x *ResolveRequest) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *ResolveRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+// ResolveResponse says what became of the batch. It is durable.
+type ResolveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// outcome of the batch.
+	Outcome Outcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=walsvc.v1.Outcome" json:"outcome,omitempty"`
+	// first_lsn of the batch; 0 unless it is committed and its position still kept.
+	FirstLsn uint64 `protobuf:"varint,2,opt,name=first_lsn,json=firstLsn,proto3" json:"first_lsn,omitempty"`
+	// count of its records; 0 likewise, as what follows.
+	Count uint32 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	// log_checksum behind its last record.
+	LogChecksum uint32 `protobuf:"fixed32,4,opt,name=log_checksum,json=logChecksum,proto3" json:"log_checksum,omitempty"`
+	// epoch it was appended in.
+	Epoch uint64 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// last_sequence is the producer's last batch; its next one is the one behind.
+	LastSequence uint64 `protobuf:"varint,6,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"`
+	// incarnation is the producer's from now on.
+	Incarnation uint64 `protobuf:"varint,7,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// log as it is now.
+	Log           *Log `protobuf:"bytes,8,opt,name=log,proto3" json:"log,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveResponse) Reset() {
+	*x = ResolveResponse{}
+	mi := &file_walsvc_v1_append_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveResponse) ProtoMessage() {}
+
+func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_append_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
+func (*ResolveResponse) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ResolveResponse) GetOutcome() Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *ResolveResponse) GetFirstLsn() uint64 {
+	if x != nil {
+		return x.FirstLsn
+	}
+	return 0
+}
+
+func (x *ResolveResponse) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *ResolveResponse) GetLogChecksum() uint32 {
+	if x != nil {
+		return x.LogChecksum
+	}
+	return 0
+}
+
+func (x *ResolveResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *ResolveResponse) GetLastSequence() uint64 {
+	if x != nil {
+		return x.LastSequence
+	}
+	return 0
+}
+
+func (x *ResolveResponse) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *ResolveResponse) GetLog() *Log {
+	if x != nil {
+		return x.Log
+	}
+	return nil
+}
+
 // AcquireWriterRequest asks for a log's writer.
 type AcquireWriterRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -897,7 +1262,7 @@ type AcquireWriterRequest struct {
 
 func (x *AcquireWriterRequest) Reset() {
 	*x = AcquireWriterRequest{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[12]
+	mi := &file_walsvc_v1_append_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +1274,7 @@ func (x *AcquireWriterRequest) String() string {
 func (*AcquireWriterRequest) ProtoMessage() {}
 
 func (x *AcquireWriterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[12]
+	mi := &file_walsvc_v1_append_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1287,7 @@ func (x *AcquireWriterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireWriterRequest.ProtoReflect.Descriptor instead.
 func (*AcquireWriterRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{12}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AcquireWriterRequest) GetLog() string {
@@ -976,7 +1341,7 @@ type AcquireWriterResponse struct {
 
 func (x *AcquireWriterResponse) Reset() {
 	*x = AcquireWriterResponse{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[13]
+	mi := &file_walsvc_v1_append_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1353,7 @@ func (x *AcquireWriterResponse) String() string {
 func (*AcquireWriterResponse) ProtoMessage() {}
 
 func (x *AcquireWriterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[13]
+	mi := &file_walsvc_v1_append_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1366,7 @@ func (x *AcquireWriterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireWriterResponse.ProtoReflect.Descriptor instead.
 func (*AcquireWriterResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{13}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AcquireWriterResponse) GetLog() *Log {
@@ -1038,7 +1403,7 @@ type ReleaseWriterRequest struct {
 
 func (x *ReleaseWriterRequest) Reset() {
 	*x = ReleaseWriterRequest{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[14]
+	mi := &file_walsvc_v1_append_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1415,7 @@ func (x *ReleaseWriterRequest) String() string {
 func (*ReleaseWriterRequest) ProtoMessage() {}
 
 func (x *ReleaseWriterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[14]
+	mi := &file_walsvc_v1_append_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1428,7 @@ func (x *ReleaseWriterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseWriterRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseWriterRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{14}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReleaseWriterRequest) GetLog() string {
@@ -1091,7 +1456,7 @@ type ReleaseWriterResponse struct {
 
 func (x *ReleaseWriterResponse) Reset() {
 	*x = ReleaseWriterResponse{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[15]
+	mi := &file_walsvc_v1_append_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1468,7 @@ func (x *ReleaseWriterResponse) String() string {
 func (*ReleaseWriterResponse) ProtoMessage() {}
 
 func (x *ReleaseWriterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[15]
+	mi := &file_walsvc_v1_append_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1116,7 +1481,7 @@ func (x *ReleaseWriterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseWriterResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseWriterResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{15}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReleaseWriterResponse) GetLog() *Log {
@@ -1141,14 +1506,16 @@ type AppendRequest struct {
 	// Bind.epoch.
 	Epoch uint64 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// records are 1 to 65,536 records of at most 8 MiB together.
-	Records       *Records `protobuf:"bytes,6,opt,name=records,proto3" json:"records,omitempty"`
+	Records *Records `protobuf:"bytes,6,opt,name=records,proto3" json:"records,omitempty"`
+	// incarnation is the producer's; see Bind.incarnation.
+	Incarnation   uint64 `protobuf:"varint,7,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AppendRequest) Reset() {
 	*x = AppendRequest{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[16]
+	mi := &file_walsvc_v1_append_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1160,7 +1527,7 @@ func (x *AppendRequest) String() string {
 func (*AppendRequest) ProtoMessage() {}
 
 func (x *AppendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[16]
+	mi := &file_walsvc_v1_append_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1173,7 +1540,7 @@ func (x *AppendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendRequest.ProtoReflect.Descriptor instead.
 func (*AppendRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{16}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AppendRequest) GetLog() string {
@@ -1218,6 +1585,13 @@ func (x *AppendRequest) GetRecords() *Records {
 	return nil
 }
 
+func (x *AppendRequest) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
 // AppendResponse says where the batch is. It is durable.
 type AppendResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1239,7 +1613,7 @@ type AppendResponse struct {
 
 func (x *AppendResponse) Reset() {
 	*x = AppendResponse{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[17]
+	mi := &file_walsvc_v1_append_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1251,7 +1625,7 @@ func (x *AppendResponse) String() string {
 func (*AppendResponse) ProtoMessage() {}
 
 func (x *AppendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[17]
+	mi := &file_walsvc_v1_append_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1264,7 +1638,7 @@ func (x *AppendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendResponse.ProtoReflect.Descriptor instead.
 func (*AppendResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{17}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AppendResponse) GetLogId() string {
@@ -1325,13 +1699,14 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\x06log_id\x18\x01 \x01(\tR\x05logId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x10\n" +
 	"\x03lsn\x18\x03 \x01(\x04R\x03lsn\x12!\n" +
-	"\flog_checksum\x18\x04 \x01(\aR\vlogChecksum\"\x8c\x01\n" +
+	"\flog_checksum\x18\x04 \x01(\aR\vlogChecksum\"\xae\x01\n" +
 	"\x04Bind\x12\x18\n" +
 	"\abinding\x18\x01 \x01(\rR\abinding\x12\x10\n" +
 	"\x03log\x18\x02 \x01(\tR\x03log\x12\x1a\n" +
 	"\bproducer\x18\x03 \x01(\tR\bproducer\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12&\n" +
-	"\x05claim\x18\x05 \x01(\v2\x10.walsvc.v1.ClaimR\x05claim\"\x96\x01\n" +
+	"\x05claim\x18\x05 \x01(\v2\x10.walsvc.v1.ClaimR\x05claim\x12 \n" +
+	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\"\x96\x01\n" +
 	"\x05Bound\x12\x18\n" +
 	"\abinding\x18\x01 \x01(\rR\abinding\x12 \n" +
 	"\x03log\x18\x02 \x01(\v2\x0e.walsvc.v1.LogR\x03log\x12#\n" +
@@ -1365,13 +1740,33 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\x06credit\x18\x01 \x01(\v2\x11.walsvc.v1.CreditR\x06credit\x12(\n" +
 	"\x06bounds\x18\x02 \x03(\v2\x10.walsvc.v1.BoundR\x06bounds\x12.\n" +
 	"\bverdicts\x18\x03 \x03(\v2\x12.walsvc.v1.VerdictR\bverdicts\x12\x1a\n" +
-	"\bdraining\x18\x04 \x01(\bR\bdraining\"C\n" +
+	"\bdraining\x18\x04 \x01(\bR\bdraining\"x\n" +
 	"\x13OpenProducerRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1a\n" +
-	"\bproducer\x18\x02 \x01(\tR\bproducer\"S\n" +
+	"\bproducer\x18\x02 \x01(\tR\bproducer\x123\n" +
+	"\x15acknowledged_sequence\x18\x03 \x01(\x04R\x14acknowledgedSequence\"u\n" +
 	"\x14OpenProducerResponse\x12#\n" +
 	"\rlast_sequence\x18\x01 \x01(\x04R\flastSequence\x12\x16\n" +
-	"\x06window\x18\x02 \x01(\rR\x06window\"\xb5\x01\n" +
+	"\x06window\x18\x02 \x01(\rR\x06window\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\"E\n" +
+	"\x15RetireProducerRequest\x12\x10\n" +
+	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1a\n" +
+	"\bproducer\x18\x02 \x01(\tR\bproducer\"\x18\n" +
+	"\x16RetireProducerResponse\"p\n" +
+	"\x0eResolveRequest\x12\x10\n" +
+	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1a\n" +
+	"\bproducer\x18\x02 \x01(\tR\bproducer\x12\x1a\n" +
+	"\bsequence\x18\x03 \x01(\x04R\bsequence\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"\x94\x02\n" +
+	"\x0fResolveResponse\x12,\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2\x12.walsvc.v1.OutcomeR\aoutcome\x12\x1b\n" +
+	"\tfirst_lsn\x18\x02 \x01(\x04R\bfirstLsn\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\rR\x05count\x12!\n" +
+	"\flog_checksum\x18\x04 \x01(\aR\vlogChecksum\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12#\n" +
+	"\rlast_sequence\x18\x06 \x01(\x04R\flastSequence\x12 \n" +
+	"\vincarnation\x18\a \x01(\x04R\vincarnation\x12 \n" +
+	"\x03log\x18\b \x01(\v2\x0e.walsvc.v1.LogR\x03log\"\xb5\x01\n" +
 	"\x14AcquireWriterRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x16\n" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x12*\n" +
@@ -1387,23 +1782,31 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"9\n" +
 	"\x15ReleaseWriterResponse\x12 \n" +
-	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log\"\xc0\x01\n" +
+	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log\"\xe2\x01\n" +
 	"\rAppendRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1a\n" +
 	"\bproducer\x18\x02 \x01(\tR\bproducer\x12\x1a\n" +
 	"\bsequence\x18\x03 \x01(\x04R\bsequence\x12!\n" +
 	"\fexpected_lsn\x18\x04 \x01(\x04R\vexpectedLsn\x12\x14\n" +
 	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12,\n" +
-	"\arecords\x18\x06 \x01(\v2\x12.walsvc.v1.RecordsR\arecords\"\xaf\x01\n" +
+	"\arecords\x18\x06 \x01(\v2\x12.walsvc.v1.RecordsR\arecords\x12 \n" +
+	"\vincarnation\x18\a \x01(\x04R\vincarnation\"\xaf\x01\n" +
 	"\x0eAppendResponse\x12\x15\n" +
 	"\x06log_id\x18\x01 \x01(\tR\x05logId\x12\x1b\n" +
 	"\tfirst_lsn\x18\x02 \x01(\x04R\bfirstLsn\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\rR\x05count\x12!\n" +
 	"\flog_checksum\x18\x04 \x01(\aR\vlogChecksum\x12\x14\n" +
 	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12\x1a\n" +
-	"\brepeated\x18\x06 \x01(\bR\brepeated2\x9c\x03\n" +
+	"\brepeated\x18\x06 \x01(\bR\brepeated*f\n" +
+	"\aOutcome\x12\x17\n" +
+	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11OUTCOME_COMMITTED\x10\x01\x12\x17\n" +
+	"\x13OUTCOME_NOT_WRITTEN\x10\x02\x12\x12\n" +
+	"\x0eOUTCOME_FENCED\x10\x032\xb5\x04\n" +
 	"\rAppendService\x12O\n" +
-	"\fOpenProducer\x12\x1e.walsvc.v1.OpenProducerRequest\x1a\x1f.walsvc.v1.OpenProducerResponse\x12R\n" +
+	"\fOpenProducer\x12\x1e.walsvc.v1.OpenProducerRequest\x1a\x1f.walsvc.v1.OpenProducerResponse\x12U\n" +
+	"\x0eRetireProducer\x12 .walsvc.v1.RetireProducerRequest\x1a!.walsvc.v1.RetireProducerResponse\x12@\n" +
+	"\aResolve\x12\x19.walsvc.v1.ResolveRequest\x1a\x1a.walsvc.v1.ResolveResponse\x12R\n" +
 	"\rAcquireWriter\x12\x1f.walsvc.v1.AcquireWriterRequest\x1a .walsvc.v1.AcquireWriterResponse\x12R\n" +
 	"\rReleaseWriter\x12\x1f.walsvc.v1.ReleaseWriterRequest\x1a .walsvc.v1.ReleaseWriterResponse\x12S\n" +
 	"\fAppendStream\x12\x1e.walsvc.v1.AppendStreamRequest\x1a\x1f.walsvc.v1.AppendStreamResponse(\x010\x01\x12=\n" +
@@ -1421,59 +1824,71 @@ func file_walsvc_v1_append_proto_rawDescGZIP() []byte {
 	return file_walsvc_v1_append_proto_rawDescData
 }
 
-var file_walsvc_v1_append_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_walsvc_v1_append_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_walsvc_v1_append_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_walsvc_v1_append_proto_goTypes = []any{
-	(*Records)(nil),               // 0: walsvc.v1.Records
-	(*Batch)(nil),                 // 1: walsvc.v1.Batch
-	(*Claim)(nil),                 // 2: walsvc.v1.Claim
-	(*Bind)(nil),                  // 3: walsvc.v1.Bind
-	(*Bound)(nil),                 // 4: walsvc.v1.Bound
-	(*AppendStreamRequest)(nil),   // 5: walsvc.v1.AppendStreamRequest
-	(*Refusal)(nil),               // 6: walsvc.v1.Refusal
-	(*Verdict)(nil),               // 7: walsvc.v1.Verdict
-	(*Credit)(nil),                // 8: walsvc.v1.Credit
-	(*AppendStreamResponse)(nil),  // 9: walsvc.v1.AppendStreamResponse
-	(*OpenProducerRequest)(nil),   // 10: walsvc.v1.OpenProducerRequest
-	(*OpenProducerResponse)(nil),  // 11: walsvc.v1.OpenProducerResponse
-	(*AcquireWriterRequest)(nil),  // 12: walsvc.v1.AcquireWriterRequest
-	(*AcquireWriterResponse)(nil), // 13: walsvc.v1.AcquireWriterResponse
-	(*ReleaseWriterRequest)(nil),  // 14: walsvc.v1.ReleaseWriterRequest
-	(*ReleaseWriterResponse)(nil), // 15: walsvc.v1.ReleaseWriterResponse
-	(*AppendRequest)(nil),         // 16: walsvc.v1.AppendRequest
-	(*AppendResponse)(nil),        // 17: walsvc.v1.AppendResponse
-	nil,                           // 18: walsvc.v1.Refusal.MetadataEntry
-	(*Log)(nil),                   // 19: walsvc.v1.Log
+	(Outcome)(0),                   // 0: walsvc.v1.Outcome
+	(*Records)(nil),                // 1: walsvc.v1.Records
+	(*Batch)(nil),                  // 2: walsvc.v1.Batch
+	(*Claim)(nil),                  // 3: walsvc.v1.Claim
+	(*Bind)(nil),                   // 4: walsvc.v1.Bind
+	(*Bound)(nil),                  // 5: walsvc.v1.Bound
+	(*AppendStreamRequest)(nil),    // 6: walsvc.v1.AppendStreamRequest
+	(*Refusal)(nil),                // 7: walsvc.v1.Refusal
+	(*Verdict)(nil),                // 8: walsvc.v1.Verdict
+	(*Credit)(nil),                 // 9: walsvc.v1.Credit
+	(*AppendStreamResponse)(nil),   // 10: walsvc.v1.AppendStreamResponse
+	(*OpenProducerRequest)(nil),    // 11: walsvc.v1.OpenProducerRequest
+	(*OpenProducerResponse)(nil),   // 12: walsvc.v1.OpenProducerResponse
+	(*RetireProducerRequest)(nil),  // 13: walsvc.v1.RetireProducerRequest
+	(*RetireProducerResponse)(nil), // 14: walsvc.v1.RetireProducerResponse
+	(*ResolveRequest)(nil),         // 15: walsvc.v1.ResolveRequest
+	(*ResolveResponse)(nil),        // 16: walsvc.v1.ResolveResponse
+	(*AcquireWriterRequest)(nil),   // 17: walsvc.v1.AcquireWriterRequest
+	(*AcquireWriterResponse)(nil),  // 18: walsvc.v1.AcquireWriterResponse
+	(*ReleaseWriterRequest)(nil),   // 19: walsvc.v1.ReleaseWriterRequest
+	(*ReleaseWriterResponse)(nil),  // 20: walsvc.v1.ReleaseWriterResponse
+	(*AppendRequest)(nil),          // 21: walsvc.v1.AppendRequest
+	(*AppendResponse)(nil),         // 22: walsvc.v1.AppendResponse
+	nil,                            // 23: walsvc.v1.Refusal.MetadataEntry
+	(*Log)(nil),                    // 24: walsvc.v1.Log
 }
 var file_walsvc_v1_append_proto_depIdxs = []int32{
-	0,  // 0: walsvc.v1.Batch.records:type_name -> walsvc.v1.Records
-	2,  // 1: walsvc.v1.Bind.claim:type_name -> walsvc.v1.Claim
-	19, // 2: walsvc.v1.Bound.log:type_name -> walsvc.v1.Log
-	6,  // 3: walsvc.v1.Bound.refusal:type_name -> walsvc.v1.Refusal
-	3,  // 4: walsvc.v1.AppendStreamRequest.binds:type_name -> walsvc.v1.Bind
-	1,  // 5: walsvc.v1.AppendStreamRequest.batches:type_name -> walsvc.v1.Batch
-	18, // 6: walsvc.v1.Refusal.metadata:type_name -> walsvc.v1.Refusal.MetadataEntry
-	6,  // 7: walsvc.v1.Verdict.refusal:type_name -> walsvc.v1.Refusal
-	8,  // 8: walsvc.v1.AppendStreamResponse.credit:type_name -> walsvc.v1.Credit
-	4,  // 9: walsvc.v1.AppendStreamResponse.bounds:type_name -> walsvc.v1.Bound
-	7,  // 10: walsvc.v1.AppendStreamResponse.verdicts:type_name -> walsvc.v1.Verdict
-	19, // 11: walsvc.v1.AcquireWriterResponse.log:type_name -> walsvc.v1.Log
-	19, // 12: walsvc.v1.ReleaseWriterResponse.log:type_name -> walsvc.v1.Log
-	0,  // 13: walsvc.v1.AppendRequest.records:type_name -> walsvc.v1.Records
-	10, // 14: walsvc.v1.AppendService.OpenProducer:input_type -> walsvc.v1.OpenProducerRequest
-	12, // 15: walsvc.v1.AppendService.AcquireWriter:input_type -> walsvc.v1.AcquireWriterRequest
-	14, // 16: walsvc.v1.AppendService.ReleaseWriter:input_type -> walsvc.v1.ReleaseWriterRequest
-	5,  // 17: walsvc.v1.AppendService.AppendStream:input_type -> walsvc.v1.AppendStreamRequest
-	16, // 18: walsvc.v1.AppendService.Append:input_type -> walsvc.v1.AppendRequest
-	11, // 19: walsvc.v1.AppendService.OpenProducer:output_type -> walsvc.v1.OpenProducerResponse
-	13, // 20: walsvc.v1.AppendService.AcquireWriter:output_type -> walsvc.v1.AcquireWriterResponse
-	15, // 21: walsvc.v1.AppendService.ReleaseWriter:output_type -> walsvc.v1.ReleaseWriterResponse
-	9,  // 22: walsvc.v1.AppendService.AppendStream:output_type -> walsvc.v1.AppendStreamResponse
-	17, // 23: walsvc.v1.AppendService.Append:output_type -> walsvc.v1.AppendResponse
-	19, // [19:24] is the sub-list for method output_type
-	14, // [14:19] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	1,  // 0: walsvc.v1.Batch.records:type_name -> walsvc.v1.Records
+	3,  // 1: walsvc.v1.Bind.claim:type_name -> walsvc.v1.Claim
+	24, // 2: walsvc.v1.Bound.log:type_name -> walsvc.v1.Log
+	7,  // 3: walsvc.v1.Bound.refusal:type_name -> walsvc.v1.Refusal
+	4,  // 4: walsvc.v1.AppendStreamRequest.binds:type_name -> walsvc.v1.Bind
+	2,  // 5: walsvc.v1.AppendStreamRequest.batches:type_name -> walsvc.v1.Batch
+	23, // 6: walsvc.v1.Refusal.metadata:type_name -> walsvc.v1.Refusal.MetadataEntry
+	7,  // 7: walsvc.v1.Verdict.refusal:type_name -> walsvc.v1.Refusal
+	9,  // 8: walsvc.v1.AppendStreamResponse.credit:type_name -> walsvc.v1.Credit
+	5,  // 9: walsvc.v1.AppendStreamResponse.bounds:type_name -> walsvc.v1.Bound
+	8,  // 10: walsvc.v1.AppendStreamResponse.verdicts:type_name -> walsvc.v1.Verdict
+	0,  // 11: walsvc.v1.ResolveResponse.outcome:type_name -> walsvc.v1.Outcome
+	24, // 12: walsvc.v1.ResolveResponse.log:type_name -> walsvc.v1.Log
+	24, // 13: walsvc.v1.AcquireWriterResponse.log:type_name -> walsvc.v1.Log
+	24, // 14: walsvc.v1.ReleaseWriterResponse.log:type_name -> walsvc.v1.Log
+	1,  // 15: walsvc.v1.AppendRequest.records:type_name -> walsvc.v1.Records
+	11, // 16: walsvc.v1.AppendService.OpenProducer:input_type -> walsvc.v1.OpenProducerRequest
+	13, // 17: walsvc.v1.AppendService.RetireProducer:input_type -> walsvc.v1.RetireProducerRequest
+	15, // 18: walsvc.v1.AppendService.Resolve:input_type -> walsvc.v1.ResolveRequest
+	17, // 19: walsvc.v1.AppendService.AcquireWriter:input_type -> walsvc.v1.AcquireWriterRequest
+	19, // 20: walsvc.v1.AppendService.ReleaseWriter:input_type -> walsvc.v1.ReleaseWriterRequest
+	6,  // 21: walsvc.v1.AppendService.AppendStream:input_type -> walsvc.v1.AppendStreamRequest
+	21, // 22: walsvc.v1.AppendService.Append:input_type -> walsvc.v1.AppendRequest
+	12, // 23: walsvc.v1.AppendService.OpenProducer:output_type -> walsvc.v1.OpenProducerResponse
+	14, // 24: walsvc.v1.AppendService.RetireProducer:output_type -> walsvc.v1.RetireProducerResponse
+	16, // 25: walsvc.v1.AppendService.Resolve:output_type -> walsvc.v1.ResolveResponse
+	18, // 26: walsvc.v1.AppendService.AcquireWriter:output_type -> walsvc.v1.AcquireWriterResponse
+	20, // 27: walsvc.v1.AppendService.ReleaseWriter:output_type -> walsvc.v1.ReleaseWriterResponse
+	10, // 28: walsvc.v1.AppendService.AppendStream:output_type -> walsvc.v1.AppendStreamResponse
+	22, // 29: walsvc.v1.AppendService.Append:output_type -> walsvc.v1.AppendResponse
+	23, // [23:30] is the sub-list for method output_type
+	16, // [16:23] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_walsvc_v1_append_proto_init() }
@@ -1482,19 +1897,20 @@ func file_walsvc_v1_append_proto_init() {
 		return
 	}
 	file_walsvc_v1_log_proto_init()
-	file_walsvc_v1_append_proto_msgTypes[12].OneofWrappers = []any{}
+	file_walsvc_v1_append_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_walsvc_v1_append_proto_rawDesc), len(file_walsvc_v1_append_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   19,
+			NumEnums:      1,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_walsvc_v1_append_proto_goTypes,
 		DependencyIndexes: file_walsvc_v1_append_proto_depIdxs,
+		EnumInfos:         file_walsvc_v1_append_proto_enumTypes,
 		MessageInfos:      file_walsvc_v1_append_proto_msgTypes,
 	}.Build()
 	File_walsvc_v1_append_proto = out.File

@@ -19,11 +19,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AppendService_OpenProducer_FullMethodName  = "/walsvc.v1.AppendService/OpenProducer"
-	AppendService_AcquireWriter_FullMethodName = "/walsvc.v1.AppendService/AcquireWriter"
-	AppendService_ReleaseWriter_FullMethodName = "/walsvc.v1.AppendService/ReleaseWriter"
-	AppendService_AppendStream_FullMethodName  = "/walsvc.v1.AppendService/AppendStream"
-	AppendService_Append_FullMethodName        = "/walsvc.v1.AppendService/Append"
+	AppendService_OpenProducer_FullMethodName   = "/walsvc.v1.AppendService/OpenProducer"
+	AppendService_RetireProducer_FullMethodName = "/walsvc.v1.AppendService/RetireProducer"
+	AppendService_Resolve_FullMethodName        = "/walsvc.v1.AppendService/Resolve"
+	AppendService_AcquireWriter_FullMethodName  = "/walsvc.v1.AppendService/AcquireWriter"
+	AppendService_ReleaseWriter_FullMethodName  = "/walsvc.v1.AppendService/ReleaseWriter"
+	AppendService_AppendStream_FullMethodName   = "/walsvc.v1.AppendService/AppendStream"
+	AppendService_Append_FullMethodName         = "/walsvc.v1.AppendService/Append"
 )
 
 // AppendServiceClient is the client API for AppendService service.
@@ -35,6 +37,16 @@ type AppendServiceClient interface {
 	// OpenProducer opens a producer on a log: what makes a retry safe. Opening
 	// it again returns what it last appended.
 	OpenProducer(ctx context.Context, in *OpenProducerRequest, opts ...grpc.CallOption) (*OpenProducerResponse, error)
+	// RetireProducer ends a producer on a log for good: nothing more of it lands, and
+	// binding or opening it again is refused with FAILED_PRECONDITION/PRODUCER_RETIRED
+	// as long as the log remembers it. Durable when it answers.
+	RetireProducer(ctx context.Context, in *RetireProducerRequest, opts ...grpc.CallOption) (*RetireProducerResponse, error)
+	// Resolve says what became of a producer's batch whose verdict was not heard.
+	// First it ends whatever the producer has under way, by beginning its next
+	// incarnation, durably: what was sent in an earlier one is refused with
+	// FAILED_PRECONDITION/SUPERSEDED however late it arrives, so that a batch which
+	// is not written then never will be.
+	Resolve(ctx context.Context, in *ResolveRequest, opts ...grpc.CallOption) (*ResolveResponse, error)
 	// AcquireWriter makes a client the writer of a log: a new epoch begins, durable
 	// before it is told. What was sequenced before is acknowledged as usual and lies
 	// below log.next_lsn of the answer. From then on appends that state an older
@@ -68,6 +80,26 @@ func (c *appendServiceClient) OpenProducer(ctx context.Context, in *OpenProducer
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(OpenProducerResponse)
 	err := c.cc.Invoke(ctx, AppendService_OpenProducer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *appendServiceClient) RetireProducer(ctx context.Context, in *RetireProducerRequest, opts ...grpc.CallOption) (*RetireProducerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RetireProducerResponse)
+	err := c.cc.Invoke(ctx, AppendService_RetireProducer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *appendServiceClient) Resolve(ctx context.Context, in *ResolveRequest, opts ...grpc.CallOption) (*ResolveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResolveResponse)
+	err := c.cc.Invoke(ctx, AppendService_Resolve_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +158,16 @@ type AppendServiceServer interface {
 	// OpenProducer opens a producer on a log: what makes a retry safe. Opening
 	// it again returns what it last appended.
 	OpenProducer(context.Context, *OpenProducerRequest) (*OpenProducerResponse, error)
+	// RetireProducer ends a producer on a log for good: nothing more of it lands, and
+	// binding or opening it again is refused with FAILED_PRECONDITION/PRODUCER_RETIRED
+	// as long as the log remembers it. Durable when it answers.
+	RetireProducer(context.Context, *RetireProducerRequest) (*RetireProducerResponse, error)
+	// Resolve says what became of a producer's batch whose verdict was not heard.
+	// First it ends whatever the producer has under way, by beginning its next
+	// incarnation, durably: what was sent in an earlier one is refused with
+	// FAILED_PRECONDITION/SUPERSEDED however late it arrives, so that a batch which
+	// is not written then never will be.
+	Resolve(context.Context, *ResolveRequest) (*ResolveResponse, error)
 	// AcquireWriter makes a client the writer of a log: a new epoch begins, durable
 	// before it is told. What was sequenced before is acknowledged as usual and lies
 	// below log.next_lsn of the answer. From then on appends that state an older
@@ -157,6 +199,12 @@ type UnimplementedAppendServiceServer struct{}
 
 func (UnimplementedAppendServiceServer) OpenProducer(context.Context, *OpenProducerRequest) (*OpenProducerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method OpenProducer not implemented")
+}
+func (UnimplementedAppendServiceServer) RetireProducer(context.Context, *RetireProducerRequest) (*RetireProducerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RetireProducer not implemented")
+}
+func (UnimplementedAppendServiceServer) Resolve(context.Context, *ResolveRequest) (*ResolveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Resolve not implemented")
 }
 func (UnimplementedAppendServiceServer) AcquireWriter(context.Context, *AcquireWriterRequest) (*AcquireWriterResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AcquireWriter not implemented")
@@ -205,6 +253,42 @@ func _AppendService_OpenProducer_Handler(srv interface{}, ctx context.Context, d
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AppendServiceServer).OpenProducer(ctx, req.(*OpenProducerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AppendService_RetireProducer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetireProducerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AppendServiceServer).RetireProducer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AppendService_RetireProducer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AppendServiceServer).RetireProducer(ctx, req.(*RetireProducerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AppendService_Resolve_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResolveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AppendServiceServer).Resolve(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AppendService_Resolve_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AppendServiceServer).Resolve(ctx, req.(*ResolveRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -280,6 +364,14 @@ var AppendService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "OpenProducer",
 			Handler:    _AppendService_OpenProducer_Handler,
+		},
+		{
+			MethodName: "RetireProducer",
+			Handler:    _AppendService_RetireProducer_Handler,
+		},
+		{
+			MethodName: "Resolve",
+			Handler:    _AppendService_Resolve_Handler,
 		},
 		{
 			MethodName: "AcquireWriter",

@@ -1,0 +1,110 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/oklog/ulid/v2"
+
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+)
+
+// An Outcome is what is known of an append whose verdict was not heard.
+type Outcome uint8
+
+// The outcomes.
+const (
+	Committed  Outcome = iota + 1 // it is durable
+	NotWritten                    // it is not, and never will be
+	Fenced                        // the same, and the epoch it was for is over
+)
+
+// String returns the outcome's name, as walctl prints it.
+func (o Outcome) String() string {
+	switch o {
+	case Committed:
+		return "committed"
+	case NotWritten:
+		return "not written"
+	case Fenced:
+		return "fenced"
+	}
+	return fmt.Sprintf("outcome(%d)", uint8(o))
+}
+
+// A Resolution is what became of an append.
+type Resolution struct {
+	Outcome Outcome
+	// Receipt is that of the append, if it is Committed and its position is still
+	// kept; Receipt.LSN is 0 otherwise.
+	Receipt Receipt
+	// LastSequence is the producer's last batch.
+	LastSequence uint64
+	Log          LogInfo
+}
+
+// Resolve says what became of an append whose outcome is unknown, durably, and once
+// for all: first it ends whatever else the producer has under way, so that an
+// append that is NotWritten stays so, wherever it is on its way. Appends of this
+// handle that the same producer has under way are refused with ErrSuperseded then;
+// later ones go on.
+//
+// u may be from an earlier life of the process: its Producer, Sequence and Epoch
+// are what is asked for. It returns ErrNoProducer if the log does not remember the
+// producer, ErrInvalid for sequence 0, ErrLogNotFound or ErrFull. It may be called
+// again.
+func (l *Log) Resolve(ctx context.Context, u *UnknownError) (Resolution, error) {
+	resp, err := l.client.appendService.Resolve(ctx, &walsvcv1.ResolveRequest{
+		Log: l.name, Producer: u.Producer.String(), Sequence: u.Sequence, Epoch: u.Epoch,
+	})
+	if err != nil {
+		return Resolution{}, called(err, "resolve sequence %d of producer %s on log %q", u.Sequence, u.Producer, l.name)
+	}
+	info, err := logInfo(resp.GetLog())
+	if err != nil {
+		return Resolution{}, err
+	}
+	r := Resolution{LastSequence: resp.GetLastSequence(), Log: info}
+	switch resp.GetOutcome() {
+	case walsvcv1.Outcome_OUTCOME_COMMITTED:
+		r.Outcome = Committed
+	case walsvcv1.Outcome_OUTCOME_NOT_WRITTEN:
+		r.Outcome = NotWritten
+	case walsvcv1.Outcome_OUTCOME_FENCED:
+		r.Outcome = Fenced
+	default:
+		return Resolution{}, fmt.Errorf("resolve on log %q: %w: %v", l.name, ErrProtocol, resp.GetOutcome())
+	}
+	if first := LSN(resp.GetFirstLsn()); first != 0 {
+		r.Receipt = Receipt{
+			Log: info.ID, Epoch: resp.GetEpoch(), LSN: first + LSN(u.Skip), Count: int(resp.GetCount()),
+			Through: first + LSN(resp.GetCount()) - 1, LogChecksum: resp.GetLogChecksum(), Repeated: true,
+		}
+		if u.Count > 0 {
+			r.Receipt.Count = u.Count
+		}
+	}
+	l.reopen(u.Producer)
+	return r, nil
+}
+
+// reopen has the next append open the producer again, which was resolved, unless
+// appends are under way, whose verdicts say so.
+func (l *Log) reopen(producer ulid.ULID) {
+	s := l.stream
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.producer == producer && len(l.queue) == 0 && (l.phase == bound || l.phase == opened && l.binding == 0) {
+		s.binds = slices.DeleteFunc(s.binds, func(other *Log) bool { return other == l })
+		s.drop(l, ErrSuperseded)
+	}
+}
+
+// RetireProducer ends a producer on the log for good, durably: nothing more of it
+// lands, and it is not opened again. It may be called again. It returns
+// ErrNoProducer if it is not open, ErrLogNotFound or ErrFull.
+func (l *Log) RetireProducer(ctx context.Context, producer ulid.ULID) error {
+	_, err := l.client.appendService.RetireProducer(ctx, &walsvcv1.RetireProducerRequest{Log: l.name, Producer: producer.String()})
+	return called(err, "retire producer %s on log %q", producer, l.name)
+}

@@ -1,0 +1,43 @@
+package server
+
+import (
+	"context"
+
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+	"github.com/walsvc/walsvc/wal"
+)
+
+// outcomes are the engine's, as the API spells them.
+var outcomes = map[wal.Outcome]walsvcv1.Outcome{
+	wal.Committed:  walsvcv1.Outcome_OUTCOME_COMMITTED,
+	wal.NotWritten: walsvcv1.Outcome_OUTCOME_NOT_WRITTEN,
+	wal.Fenced:     walsvcv1.Outcome_OUTCOME_FENCED,
+}
+
+// RetireProducer implements walsvcv1.AppendServiceServer.
+func (s appendService) RetireProducer(ctx context.Context, req *walsvcv1.RetireProducerRequest) (*walsvcv1.RetireProducerResponse, error) {
+	producer, err := parseULID("producer", req.GetProducer())
+	if err != nil {
+		return nil, s.fail(ctx, err)
+	}
+	if err := s.volume.RetireProducer(ctx, req.GetLog(), producer); err != nil {
+		return nil, s.failWrite(ctx, err)
+	}
+	return &walsvcv1.RetireProducerResponse{}, nil
+}
+
+// Resolve implements walsvcv1.AppendServiceServer.
+func (s appendService) Resolve(ctx context.Context, req *walsvcv1.ResolveRequest) (*walsvcv1.ResolveResponse, error) {
+	producer, err := parseULID("producer", req.GetProducer())
+	if err != nil {
+		return nil, s.fail(ctx, err)
+	}
+	r, err := s.volume.Resolve(ctx, req.GetLog(), producer, req.GetSequence(), wal.Epoch(req.GetEpoch()))
+	if err != nil {
+		return nil, s.failWrite(ctx, err)
+	}
+	return &walsvcv1.ResolveResponse{
+		Outcome: outcomes[r.Outcome], FirstLsn: uint64(r.First), Count: r.Count, LogChecksum: uint32(r.Checksum), Epoch: uint64(r.Epoch),
+		LastSequence: r.Producer.LastSequence, Incarnation: r.Producer.Incarnation, Log: logOf(r.Log),
+	}, nil
+}
