@@ -104,7 +104,7 @@ func (c *Client) ListLogs(ctx context.Context, prefix string) iter.Seq2[LogInfo,
 	}
 }
 
-// DeleteLog deletes a log with its records, checkpoints and producers. id, if
+// DeleteLog deletes a log with its records, checkpoints, cursors and producers. id, if
 // not zero, must be the log's, so that a delete that is tried again does not hit
 // a newer log of the same name. The deletion is durable. It returns
 // ErrLogNotFound.
@@ -133,7 +133,7 @@ func (l *Log) Info(ctx context.Context) (LogInfo, error) { return l.client.GetLo
 
 // Truncate gives up the log's records below first, which may be at most Next. It
 // is durable when it returns; at or below First it changes nothing. It returns
-// ErrHeld if a checkpoint is lower, and ErrLSNAhead.
+// ErrHeld if a checkpoint or cursor is lower, and ErrLSNAhead.
 func (l *Log) Truncate(ctx context.Context, first LSN) (LogInfo, error) {
 	resp, err := l.client.logService.TruncateLog(ctx, &walsvcv1.TruncateLogRequest{Name: l.name, FirstLsn: uint64(first)})
 	if err != nil {

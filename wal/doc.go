@@ -49,8 +49,10 @@
 //
 // Snapshots ride between frames of commands; the two newest and everything
 // behind the older one are kept. The janitor releases segments below that and
-// below every log's floor: the lowest of its checkpoints, or what was truncated.
-// States of checkpoints in a released segment are carried forward first.
+// below every log's floor: the lowest of its checkpoints and cursors, or, without
+// either, what was truncated. A cursor over its cap is evicted first, durably, and
+// then holds nothing; Holders lists who holds what. States of checkpoints in a
+// released segment are carried forward first.
 //
 // # Repair
 //

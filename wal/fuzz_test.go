@@ -58,6 +58,10 @@ func FuzzCommands(f *testing.F) {
 		{Kind: CommandSetCheckpoint, Log: 2, Name: "cp", LSN: 4, Version: 2, Place: Place{Size: 9}},
 		{Kind: CommandTruncate, Log: 2, First: 5},
 		{Kind: CommandTruncate, Log: 2, First: 4, LiveBytes: 20},
+		{Kind: CommandSetCursor, Log: 2, Name: "slow", LSN: 4, Start: 40, Cap: 1, Reset: true},
+		{Kind: CommandSetCursor, Log: 1, Name: "new", Cap: 1},
+		{Kind: CommandEvictCursor, Log: 1, Name: "new", Cap: 1, Time: 1},
+		{Kind: CommandDeleteCursor, Log: 2, Name: "held"},
 	} {
 		f.Add(AppendCommand(nil, &next))
 	}
@@ -109,6 +113,11 @@ func FuzzSnapshot(f *testing.F) {
 	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: lost}, next: 2}, nil))
 	lost.lost = []LSNRange{{2, 3}, {4, 7}} // these are one
 	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: lost}, next: 2}, nil))
+	read := &logState{number: 1, name: "log", first: 5, next: 9, totalBytes: 40, cursors: []cursorState{
+		{name: "end", lsn: 8, start: 40, cap: 1}, {name: "held", lsn: 4, start: 20, cap: 1, hold: true}, {name: "lost", start: 0, cap: 9, evicted: 7}}}
+	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: read}, next: 2}, nil))
+	read.cursors = []cursorState{{name: "below", lsn: 3, start: 10, cap: 1}} // it would hold what is gone
+	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: read}, next: 2}, nil))
 	many := NewState()
 	for many.next = 1; many.next < 20; many.next++ {
 		many.logs[many.next] = &logState{number: many.next, name: string(rune('a' + many.next)), first: 1, next: LSN(many.next)}

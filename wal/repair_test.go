@@ -537,6 +537,103 @@ func TestRepairMakesWay(t *testing.T) {
 			t.Errorf("users has %q", got)
 		}
 	})
+	cursor := func(u CursorUpdate) func(v *Volume) {
+		return func(v *Volume) { mustCursor(t, v, "orders", u) }
+	}
+	evicted := func(v *Volume) {
+		t.Helper()
+		pollUntil(t, "the cursor is evicted", func() bool {
+			c, err := v.Cursor("orders", "reader")
+			return err == nil && c.State == CursorLost
+		})
+	}
+	uncheckpointed := func(v *Volume) {
+		base(v)
+		if err := v.DeleteCheckpoint(ctx, "orders", "engine", nil); err != nil {
+			t.Fatal(err)
+		}
+		cursor(CursorUpdate{Name: "reader", LSN: 1})(v)
+	}
+	t.Run("cursor moved", func(t *testing.T) {
+		_, v := losing(t, uncheckpointed, cursor(CursorUpdate{Name: "reader", LSN: 3}), tell)
+		defer closeTest(t, v)
+		if c, err := v.Cursor("orders", "reader"); err != nil || c.LSN != 1 || c.State != CursorReserved {
+			t.Errorf("it holds what it held before: %+v, %v", c, err)
+		}
+	})
+	t.Run("cursor moved, and what it held truncated", func(t *testing.T) {
+		_, v := losing(t, uncheckpointed, cursor(CursorUpdate{Name: "reader", LSN: 3}), func(v *Volume) {
+			if _, err := v.Truncate(ctx, "orders", 4); err != nil {
+				t.Fatal(err)
+			}
+			tell(v)
+		})
+		defer closeTest(t, v)
+		if _, err := v.NewReader("orders", ReadOptions{Cursor: "reader"}); !errors.Is(err, ErrCursorLost) || orders(v).First != 4 {
+			t.Errorf("it holds what is gone: %v", err)
+		}
+	})
+	t.Run("cursor set, and evicted", func(t *testing.T) {
+		_, v := losing(t, uncheckpointed, cursor(CursorUpdate{Name: "reader", LSN: 3, Cap: 5}), func(v *Volume) {
+			mustAppend(t, v, "orders", "one", "more")
+			evicted(v)
+			tell(v)
+		})
+		defer closeTest(t, v)
+		if c, err := v.Cursor("orders", "reader"); err != nil || c.State != CursorLost || c.LSN != 3 || c.Cap != 5 {
+			t.Errorf("%+v, %v", c, err)
+		}
+	})
+	t.Run("cursor created, and then it is gone", func(t *testing.T) {
+		_, v := losing(t, base, cursor(CursorUpdate{Name: "reader", LSN: 1}), func(v *Volume) {
+			if err := v.DeleteCursor(ctx, "orders", "reader", nil); err != nil {
+				t.Fatal(err)
+			}
+			tell(v)
+		})
+		defer closeTest(t, v)
+		if c, err := v.Cursors("orders"); err != nil || len(c) != 0 {
+			t.Errorf("%+v, %v", c, err)
+		}
+	})
+	t.Run("cursor created, and evicted", func(t *testing.T) {
+		_, v := losing(t, base, cursor(CursorUpdate{Name: "reader", LSN: 4, Cap: 1}), func(v *Volume) {
+			mustAppend(t, v, "orders", "more")
+			evicted(v)
+			tell(v)
+		})
+		defer closeTest(t, v)
+		if _, err := v.NewReader("orders", ReadOptions{Cursor: "reader"}); !errors.Is(err, ErrCursorNotFound) {
+			t.Errorf("a cursor of which nobody knows since when: %v", err)
+		}
+	})
+	t.Run("cursor deleted, and set anew", func(t *testing.T) {
+		_, v := losing(t, func(v *Volume) { base(v); cursor(CursorUpdate{Name: "reader", LSN: 3})(v) }, func(v *Volume) {
+			if err := v.DeleteCursor(ctx, "orders", "reader", nil); err != nil {
+				t.Fatal(err)
+			}
+		}, func(v *Volume) {
+			cursor(CursorUpdate{Name: "reader", LSN: 2, Create: true})(v)
+			tell(v)
+		})
+		defer closeTest(t, v)
+		if c, err := v.Cursor("orders", "reader"); err != nil || c.LSN != 2 {
+			t.Errorf("%+v, %v", c, err)
+		}
+	})
+	t.Run("append, told by a cursor", func(t *testing.T) {
+		p, v := losing(t, base, func(v *Volume) { mustAppend(t, v, "orders", "5", "6") }, func(v *Volume) {
+			cursor(CursorUpdate{Name: "reader", LSN: 6})(v)
+			mustAppend(t, v, "users", "tells")
+		})
+		defer closeTest(t, v)
+		if len(p.Records) == 0 || p.Records[0].First != 5 || p.Records[0].Last < 6 || orders(v).Next < 7 {
+			t.Errorf("%+v; it goes on at %d", p.Records, orders(v).Next)
+		}
+		if c, err := v.Cursor("orders", "reader"); err != nil || c.LSN != 6 {
+			t.Errorf("%+v, %v", c, err)
+		}
+	})
 	t.Run("checkpoint set", func(t *testing.T) {
 		set := func(lsn LSN, state string) func(v *Volume) {
 			return func(v *Volume) {

@@ -226,7 +226,7 @@ func newTruncateCommand(g *globals) *cobra.Command {
 		Use:   "truncate LOG --before LSN",
 		Short: "Give up the records below an LSN",
 		Long: `Give up a log's records below an LSN. It never passes the log's lowest
-checkpoint; the space comes back segment by segment.
+checkpoint or cursor; the space comes back segment by segment.
 
 JSON: ` + logJSON + `.`,
 		GroupID:           groupOnline,

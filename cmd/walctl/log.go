@@ -269,8 +269,8 @@ func newLogDeleteCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete LOG",
 		Short: "Delete a log with its records and checkpoints",
-		Long: `Delete a log with its records, checkpoints and producers. It asks first, unless
---yes is given.
+		Long: `Delete a log with its records, checkpoints, cursors and producers. It asks first,
+unless --yes is given.
 
 JSON: log, deleted.`,
 		Args: exactArgs(1),

@@ -42,11 +42,11 @@ type LogServiceClient interface {
 	GetLog(ctx context.Context, in *GetLogRequest, opts ...grpc.CallOption) (*GetLogResponse, error)
 	// ListLogs returns logs in the order of their names, a page at a time.
 	ListLogs(ctx context.Context, in *ListLogsRequest, opts ...grpc.CallOption) (*ListLogsResponse, error)
-	// DeleteLog deletes a log with its records, checkpoints and producers. The
+	// DeleteLog deletes a log with its records, checkpoints, cursors and producers. The
 	// name is free afterwards; a new log of that name has another id.
 	DeleteLog(ctx context.Context, in *DeleteLogRequest, opts ...grpc.CallOption) (*DeleteLogResponse, error)
 	// TruncateLog gives up a log's records below an LSN. It never passes the
-	// log's lowest checkpoint: FAILED_PRECONDITION/HELD.
+	// log's lowest checkpoint or cursor: FAILED_PRECONDITION/HELD.
 	TruncateLog(ctx context.Context, in *TruncateLogRequest, opts ...grpc.CallOption) (*TruncateLogResponse, error)
 }
 
@@ -122,11 +122,11 @@ type LogServiceServer interface {
 	GetLog(context.Context, *GetLogRequest) (*GetLogResponse, error)
 	// ListLogs returns logs in the order of their names, a page at a time.
 	ListLogs(context.Context, *ListLogsRequest) (*ListLogsResponse, error)
-	// DeleteLog deletes a log with its records, checkpoints and producers. The
+	// DeleteLog deletes a log with its records, checkpoints, cursors and producers. The
 	// name is free afterwards; a new log of that name has another id.
 	DeleteLog(context.Context, *DeleteLogRequest) (*DeleteLogResponse, error)
 	// TruncateLog gives up a log's records below an LSN. It never passes the
-	// log's lowest checkpoint: FAILED_PRECONDITION/HELD.
+	// log's lowest checkpoint or cursor: FAILED_PRECONDITION/HELD.
 	TruncateLog(context.Context, *TruncateLogRequest) (*TruncateLogResponse, error)
 	mustEmbedUnimplementedLogServiceServer()
 }
