@@ -45,13 +45,18 @@ type historyLog struct {
 	sequence uint64
 	floor    LSN // the most that retention may have given up so far
 	cps      map[string]*Checkpoint
+	cursor   *LSN // nil for none
 }
 
 func (l *historyLog) next() LSN { return LSN(len(l.records)) + 1 }
 
 // keep returns the oldest record that must be kept, and raises the floor to it.
 func (l *historyLog) keep() LSN {
-	for i := LSN(0); len(l.cps) > 0; i++ {
+	for i := LSN(0); len(l.cps) > 0 || l.cursor != nil; i++ {
+		if l.cursor != nil && *l.cursor == i {
+			l.floor = max(l.floor, i+1)
+			return l.floor
+		}
 		for _, cp := range l.cps {
 			if cp.LSN == i {
 				l.floor = max(l.floor, i+1)
@@ -87,7 +92,7 @@ func newHistory(seed uint64, length int) (steps []historyStep, logs map[string]*
 		}
 		name := names[rng.IntN(len(names))]
 		l := logs[name]
-		switch k := rng.IntN(20); {
+		switch k := rng.IntN(22); {
 		case k < 13:
 			var batches []historyBatch
 			for range 1 + rng.IntN(12) {
@@ -145,6 +150,23 @@ func newHistory(seed uint64, length int) (steps []historyStep, logs map[string]*
 			add("truncate "+name, func(ctx context.Context, v *Volume) error {
 				_, err := v.Truncate(ctx, name, first)
 				return err
+			})
+		case k == 20:
+			lsn := l.floor - 1 + LSN(rng.IntN(int(l.next()-l.floor)+1))
+			l.cursor = &lsn
+			l.keep()
+			add(fmt.Sprintf("set the cursor of %s", name), func(ctx context.Context, v *Volume) error {
+				_, err := v.SetCursor(ctx, name, CursorUpdate{Name: "reader", LSN: lsn, Reset: true})
+				return err
+			})
+		case k == 21 && l.cursor != nil && rng.IntN(2) == 0:
+			l.cursor = nil
+			l.keep()
+			add(fmt.Sprintf("delete the cursor of %s", name), func(ctx context.Context, v *Volume) error {
+				if err := v.DeleteCursor(ctx, name, "reader", nil); !errors.Is(err, ErrCursorNotFound) {
+					return err
+				}
+				return nil
 			})
 		case k == 19 && len(names) > 4 && rng.IntN(3) == 0:
 			i := rng.IntN(len(names))
