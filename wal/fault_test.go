@@ -135,11 +135,12 @@ type faultyLife struct {
 	hit     string
 	hitKind disk.OpKind
 
-	poisoned  atomic.Bool // the volume that is open
-	ended     bool        // a volume was
-	submitted map[string][]string
-	acked     map[string]map[LSN]string
-	given     map[string]LSN // up to where checkpoints were set, or may have been
+	poisoned    atomic.Bool // the volume that is open
+	ended       bool        // a volume was
+	told, asked Epoch       // of log "b": what was acknowledged, and the newest that may be
+	submitted   map[string][]string
+	acked       map[string]map[LSN]string
+	given       map[string]LSN // up to where checkpoints were set, or may have been
 }
 
 // newFaultAt returns a life into the first operation of a kind in a phase.
@@ -284,6 +285,9 @@ func (l *faultyLife) open(phase string) *Volume {
 // holds checks that a volume has everything acknowledged, in order, and nothing
 // that was not submitted, or twice. It may say that it cannot read.
 func (l *faultyLife) holds(what string, v *Volume) {
+	if info, err := v.Log("b"); err == nil && (info.Epoch < l.told || info.Epoch > max(1, l.asked)) {
+		l.errorf("%s: log %q is in epoch %d, told was %d, asked for %d", what, "b", info.Epoch, l.told, l.asked)
+	}
 	for log, acked := range l.acked {
 		first, found, err := l.read(v, log)
 		switch {
@@ -312,6 +316,33 @@ func (l *faultyLife) holds(what string, v *Volume) {
 			l.errorf("%s: log %q has records that were not submitted, or not in this order, or twice", what, log)
 		}
 	}
+}
+
+// acquire makes a writer and releases it, so that the log goes on being shared. It
+// reports whether that failed, as release does.
+func (l *faultyLife) acquire(v *Volume) (failed bool) {
+	l.asked = max(1, l.told, l.asked) + 1
+	w, err := v.AcquireWriter(context.Background(), "b", Acquire{Holder: "db"})
+	if l.refused("acquire", err) {
+		return true
+	}
+	if err != nil {
+		return false
+	}
+	l.told, l.asked = w.Log.Epoch, w.Log.Epoch
+	return l.release(v, w.Log.Epoch)
+}
+
+func (l *faultyLife) release(v *Volume, epoch Epoch) (failed bool) {
+	l.asked = epoch + 1
+	info, err := v.ReleaseWriter(context.Background(), "b", epoch)
+	if l.refused("release", err) {
+		return true
+	}
+	if err == nil {
+		l.told = info.Epoch
+	}
+	return false
 }
 
 // within reports whether part is in whole, in order.
@@ -404,7 +435,13 @@ func (l *faultyLife) use(v *Volume, rounds int, checkpoints bool) {
 		}
 	}()
 
+	if info, err := v.Log("b"); err == nil && info.Holder != "" && l.release(v, info.Epoch) {
+		return
+	}
 	for round := range rounds {
+		if round == 2 && l.acquire(v) {
+			break
+		}
 		l.append(v, round)
 		if l.poisoned.Load() {
 			break

@@ -24,6 +24,8 @@ type modelLog struct {
 	cps     uint64
 	cur     *LSN // of the cursor; nil for none
 	most    LSN  // the janitor may have come so far
+	epoch   Epoch
+	holder  string // of the writer; empty for none
 }
 
 // floor returns what the log's holders keep.
@@ -85,7 +87,7 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 		m := model[name]
 		if m == nil {
 			mustCreate(t, v, name)
-			m = &modelLog{asked: 1, most: 1}
+			m = &modelLog{epoch: 1, asked: 1, most: 1}
 			model[name] = m
 			delete(bindings, name)
 		}
@@ -98,7 +100,7 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 					continue
 				}
 				if bindings[other] == nil {
-					bindings[other] = seat.bind(other, ulid.ULID{})
+					bindings[other] = m.bind(seat, other)
 				}
 				var recs []string
 				for range 1 + rng.IntN(4) {
@@ -137,6 +139,16 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 				m.asked = max(m.asked, first)
 				m.most = max(m.most, first)
 			}
+		case op == 40:
+			if bindings[name] == nil {
+				bindings[name] = m.bind(seat, name)
+			}
+			modelWriter(t, v, name, m, step)
+			late := seat.verdicts(Batch{Binding: bindings[name], Run: run("late")})
+			if !errors.Is(late[0].Err, ErrFenced) {
+				t.Fatalf("step %d: an append that states epoch %d, in epoch %d of %q: %+v", step, bindings[name].epoch, m.epoch, m.holder, late[0])
+			}
+			delete(bindings, name)
 		case op >= 41:
 			modelCursor(t, v, name, m, rng)
 		case op == 36:
@@ -234,6 +246,45 @@ func modelCursorCompare(t *testing.T, v *Volume, name string, m *modelLog) {
 	}
 }
 
+// states returns the epoch that an append has to state.
+func (m *modelLog) states() Epoch {
+	if m.holder == "" {
+		return 0
+	}
+	return m.epoch
+}
+
+func (m *modelLog) bind(s *seat, name string) *Binding {
+	s.t.Helper()
+	b, _, _, err := s.Bind(name, Producer{}, m.states(), Claim{})
+	if err != nil {
+		s.t.Fatalf("bind %q: %v", name, err)
+	}
+	return b
+}
+
+// modelWriter acquires a writer, or releases the one there is. What is bound by
+// then states another epoch than may append.
+func modelWriter(t *testing.T, v *Volume, name string, m *modelLog, step int) {
+	t.Helper()
+	var got LogInfo
+	if m.holder != "" && step%2 == 0 {
+		m.holder = ""
+		info, err := v.ReleaseWriter(context.Background(), name, m.epoch)
+		if err != nil {
+			t.Fatalf("step %d: %v", step, err)
+		}
+		got = info
+	} else {
+		m.holder = fmt.Sprintf("holder-%d", step)
+		got = mustAcquire(t, v, name, Acquire{Holder: m.holder}).Log
+	}
+	m.epoch++
+	if got.Epoch != m.epoch || got.Holder != m.holder || int(got.Durable()) != len(m.records) {
+		t.Fatalf("step %d: %+v, want epoch %d of %q behind %d records", step, got, m.epoch, m.holder, len(m.records))
+	}
+}
+
 func modelCompare(t *testing.T, v *Volume, model map[string]*modelLog, rng *rand.Rand) {
 	t.Helper()
 	if logs, more := v.ListLogs("", "", 100); len(logs) != len(model) || more {
@@ -241,7 +292,10 @@ func modelCompare(t *testing.T, v *Volume, model map[string]*modelLog, rng *rand
 	}
 	for name, m := range model {
 		info, err := v.Log(name)
-		if err != nil || int(info.Durable()) != len(m.records) {
+		if err != nil || info.Epoch != m.epoch || info.Holder != m.holder {
+			t.Fatalf("log %q is in epoch %d of %q, want %d of %q; %v", name, info.Epoch, info.Holder, m.epoch, m.holder, err)
+		}
+		if int(info.Durable()) != len(m.records) {
 			t.Fatalf("log %q ends at %d, want %d; %v", name, info.Durable(), len(m.records), err)
 		}
 		most := m.most
