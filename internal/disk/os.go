@@ -22,6 +22,10 @@ type OSOptions struct {
 	// writes, and so does a single write whose offset or length is no multiple
 	// of 4 KiB. Reads are always buffered. It changes nothing about durability:
 	// that is File.Sync's in both cases.
+	//
+	// Without it, writes of limits.DirectWriteSize and more bypass the page cache
+	// where the file system says that it takes them: copying what is so large, and
+	// writing it back page by page, costs more than the disk does.
 	Direct bool
 }
 
@@ -50,9 +54,12 @@ func (o osFS) open(path string, flag int) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	file := &osFile{f: f}
-	if o.direct && flag&os.O_RDWR != 0 {
-		if file.direct, err = openDirect(path); err != nil {
+	file := &osFile{f: f, least: limits.DirectWriteSize}
+	if o.direct {
+		file.least = limits.BlockSize
+	}
+	if flag&os.O_RDWR != 0 {
+		if file.direct, err = openDirect(path, o.direct); err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
 	}
@@ -189,12 +196,13 @@ type osFile struct {
 	// or nil. Linux keeps the two coherent: a direct write first writes back
 	// and then invalidates the pages it covers.
 	direct *os.File
+	least  int // bytes of a direct write
 }
 
 func (f *osFile) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p, off) }
 
 func (f *osFile) WriteAt(p []byte, off int64) (int, error) {
-	if f.direct == nil || len(p)%limits.BlockSize != 0 || off%limits.BlockSize != 0 {
+	if f.direct == nil || len(p) < f.least || len(p)%limits.BlockSize != 0 || off%limits.BlockSize != 0 {
 		return f.f.WriteAt(p, off)
 	}
 	if aligned(p) {

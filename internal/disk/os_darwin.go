@@ -11,7 +11,7 @@ import (
 func datasync(f *os.File) error { return f.Sync() }
 
 // openDirect returns nil: there is no O_DIRECT, and F_NOCACHE is only advice.
-func openDirect(string) (*os.File, error) { return nil, nil }
+func openDirect(string, bool) (*os.File, error) { return nil, nil }
 
 func freeBytes(dir string) (uint64, error) {
 	var st unix.Statfs_t

@@ -35,8 +35,9 @@ func datasync(f *os.File) error {
 }
 
 // openDirect opens a file a second time, for direct writes. It returns nil
-// without an error if the file system does not do them in blocks of 4 KiB.
-func openDirect(path string) (*os.File, error) {
+// without an error if the file system does not do them in blocks of 4 KiB, or,
+// unless it is asked to try, if it does not say so.
+func openDirect(path string, try bool) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT, 0)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTSUP) {
 		return nil, nil
@@ -59,7 +60,7 @@ func openDirect(path string) (*os.File, error) {
 	}
 	tells := asked == nil && st.Mask&unix.STATX_DIOALIGN != 0
 	fits := func(align uint32) bool { return align != 0 && limits.BlockSize%align == 0 }
-	if !tells || fits(st.Dio_offset_align) && fits(st.Dio_mem_align) {
+	if !tells && try || tells && fits(st.Dio_offset_align) && fits(st.Dio_mem_align) {
 		return f, nil
 	}
 	return nil, f.Close()

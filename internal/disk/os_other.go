@@ -12,7 +12,7 @@ import (
 
 func datasync(f *os.File) error { return f.Sync() }
 
-func openDirect(string) (*os.File, error) { return nil, nil }
+func openDirect(string, bool) (*os.File, error) { return nil, nil }
 
 func flock(*os.File) error { return errors.ErrUnsupported }
 

@@ -197,9 +197,12 @@ func TestDirectTakesWholeBlocks(t *testing.T) {
 		name   string
 		off    int64
 		n      int
+		least  int // default a block
 		askew  bool
 		direct bool
 	}{
+		{name: "less than what is large", off: block, n: 3 * block, least: 4 * block},
+		{name: "what is large", off: block, n: 4 * block, least: 4 * block, direct: true},
 		{name: "a block", off: block, n: block, direct: true},
 		{name: "a block, askew in memory", off: block, n: block, askew: true, direct: true},
 		{name: "blocks at half a block", off: block / 2, n: 2 * block},
@@ -217,7 +220,7 @@ func TestDirectTakesWholeBlocks(t *testing.T) {
 				}
 				files[i] = f
 			}
-			f := &osFile{f: files[0], direct: files[1]}
+			f := &osFile{f: files[0], direct: files[1], least: max(c.least, block)}
 			p := AlignedBuffer(c.n + 1)[:c.n]
 			if c.askew {
 				p = AlignedBuffer(c.n + 1)[1:]
@@ -244,6 +247,44 @@ func TestDirectTakesWholeBlocks(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestLargeWritesAreDirect: without being asked, where the file system says that
+// it takes them, and coherent with what went through the page cache.
+func TestLargeWritesAreDirect(t *testing.T) {
+	opened, err := OS(OSOptions{}).Create(filepath.Join(t.TempDir(), "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := opened.(*osFile)
+	if f.least != limits.DirectWriteSize {
+		t.Errorf("writes from %d bytes on are direct, want %d", f.least, limits.DirectWriteSize)
+	}
+	want := AlignedBuffer(3 * limits.DirectWriteSize)
+	write := func(off, n int, with byte) {
+		t.Helper()
+		for i := range want[off : off+n] {
+			want[off+i] = with
+		}
+		if _, err := f.WriteAt(want[off:off+n], int64(off)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(0, 3*limits.DirectWriteSize, 'a')
+	write(limits.BlockSize, limits.BlockSize, 'b')             // through the page cache, over it ...
+	write(limits.DirectWriteSize, limits.DirectWriteSize, 'c') // ... direct beside it ...
+	write(0, limits.DirectWriteSize, 'd')                      // ... and over it, before it is written back
+	write(limits.DirectWriteSize-limits.BlockSize, 2*limits.BlockSize, 'e')
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(want))
+	if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("read back other bytes, %v", err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -78,6 +78,10 @@ const (
 	// itself, in raw bytes.
 	LoneFrameSize = 16 << 10
 
+	// DirectWriteSize is from how many bytes on a single write bypasses the page
+	// cache, where the file system takes that.
+	DirectWriteSize = 1 << 20
+
 	// MaxCommandsPerFrame is the same bound counted in commands.
 	MaxCommandsPerFrame = 1 << 15
 )
