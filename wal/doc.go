@@ -22,6 +22,21 @@
 // the journal. A refusal rides too: it waits for the frame with what it was
 // decided on, since an answer must not show what a crash could take back.
 //
+// # Who may append
+//
+// A log without a writer is shared: whoever states no epoch, or the log's, appends.
+// Acquiring a writer is a command, as is releasing it, and each begins an epoch; step
+// 3 holds every batch against the epoch that is ahead, so that what lies behind the
+// command in the journal has none of an older epoch, and what lies in front of it is
+// below the next LSN that the writer is told. Both are told when they are durable:
+// nobody hears of an epoch that a crash takes back, and no two of the same one.
+//
+// A producer is in an incarnation. Resolving what became of one of its batches begins
+// the next one, by a command too, and step 3 refuses what was bound in an older one:
+// what was not written then never is, wherever it is on its way. A repeat comes before
+// the epoch, and an incarnation before the repeat: who was fenced may ask what became
+// of its batches by sending them again, who was superseded has somebody who knows.
+//
 // # Two states
 //
 // The state ahead has every sequenced command, the durable one every landed
