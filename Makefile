@@ -17,7 +17,8 @@ AGAINST := $(if $(RELEASE),.git$(HASH)tag=$(RELEASE),proto/baseline.binpb)
 # How long each fuzz target runs.
 FUZZTIME ?= 1h
 
-.PHONY: build test race lint breaking gen gen-check proto-baseline fmt bench bench-ladder bench-peers bench-compare \
+.PHONY: build test race lint breaking gen gen-check proto-baseline fmt bench bench-goals bench-soak bench-open \
+	bench-ladder bench-peers bench-sequencing bench-crossover bench-compare \
 	fuzz demo crash powercut kill mutants clean
 
 build:
@@ -66,11 +67,26 @@ fmt: $(GOLANGCI_LINT) $(BUF)
 bench:
 	go run ./cmd/walctl bench all
 
+bench-goals:
+	go run ./cmd/walctl bench goals
+
+bench-soak:
+	go run ./cmd/walctl bench soak --svg docs/img/soak.svg
+
+bench-open:
+	go run ./cmd/walctl bench open
+
 bench-ladder:
 	go run ./cmd/walctl bench ladder --svg docs/img/ladder.svg
 
 bench-peers: build
 	cd bench && go run ./peers -walsvc ../bin/walsvc -out ../bin/peers $(PEERSFLAGS)
+
+bench-sequencing:
+	cd bench && go run ./sequencing $(SEQUENCINGFLAGS)
+
+bench-crossover:
+	cd bench && go run ./crossover -out ../bin/crossover $(CROSSOVERFLAGS)
 
 bench-compare:
 	cd bench && go run ./compare -base '$(BASE)' $(COMPAREFLAGS)
