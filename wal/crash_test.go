@@ -1006,8 +1006,8 @@ func (l *crashLife) live(steps int) {
 	if l.r.shape.fail && l.recording {
 		l.failSome(steps)
 	}
-	if l.r.shape.labels > 0 {
-		l.lookForHalfSnapshot()
+	if l.r.shape.labels > 0 || l.seed%4 == 0 {
+		l.lookAtDisk()
 	}
 	err := l.open()
 	if err != nil && l.hasFailed() {
@@ -1118,8 +1118,10 @@ func (l *crashLife) count() {
 	}
 }
 
-// lookForHalfSnapshot counts a disk with a snapshot that was begun and not finished.
-func (l *crashLife) lookForHalfSnapshot() {
+// lookAtDisk counts a disk with a snapshot that was begun and not finished, and
+// looks for cursors that hold what is gone: a volume that is opened would evict
+// them before anybody sees.
+func (l *crashLife) lookAtDisk() {
 	j, err := segment.Open(segment.Options{FS: l.mem, Dir: "/vol", ReadOnly: true})
 	if err != nil {
 		return // there is no volume yet
@@ -1131,6 +1133,16 @@ func (l *crashLife) lookForHalfSnapshot() {
 	}
 	if r.next.next > 0 && !r.next.bad && r.next.from != r.newer && r.next.from != r.base {
 		l.r.seen[sawHalfSnapshot]++
+	}
+	if r.state == nil {
+		return // nothing was ever written
+	}
+	for _, log := range r.state.logs {
+		for _, c := range log.cursors {
+			if c.holds() && log.first > c.lsn+1 {
+				l.fail(fmt.Errorf("log %q: cursor at LSN %d holds what was given up: the log begins at %d", log.name, c.lsn, log.first))
+			}
+		}
 	}
 }
 
