@@ -199,7 +199,7 @@ func TestEveryLimitIsAdvertisedOrIsNobodysBusiness(t *testing.T) {
 	inside := []string{
 		"BlockSize", "SegmentHeaderSize", "FrameHeaderSize", "DefaultSegmentSize", "MinSegmentSize", "MaxSegmentSize",
 		"MaxFrameSize", "MaxDirectorySize", "MaxBlocksPerFrame", "MaxSealSize", "MaxSegments", "MaxSpares", "MaxLostRanges",
-		"TargetBlockSize", "FrameFullSize", "MaxCommandsPerFrame", "MaxOpenSegments", "OpenSegmentIdle", "LoneFrameSize",
+		"TargetBlockSize", "FrameFullSize", "MaxCommandsPerFrame", "MaxOpenSegments", "OpenSegmentIdle", "LoneFrameSize", "DirectWriteSize",
 		// Of a repair, of the listener for operators, and of certifying disks.
 		"MaxLostRanges", "AdminTimeout", "MaxAdminHeaderBytes", "MaxScrapes", "MaxWitnessLine", "MaxWitnessRuns", "MaxWitnessConnections",
 	}
