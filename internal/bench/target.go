@@ -207,8 +207,8 @@ func giveUp(ctx context.Context, l *client.Log) error {
 	return err
 }
 
-// warmRecycles is how many segments must have been recycled: as many as a
-// volume keeps spare, so that what is written next was written before.
+// warmRecycles is how many segments must have been recycled: more than are filled
+// before the next one is, so that what is written next was written before.
 const warmRecycles = 4
 
 // open appends to each log for the first time, for which it is opened: once in

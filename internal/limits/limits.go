@@ -47,7 +47,7 @@ const (
 	MaxSegments = 1 << 20
 
 	// MaxSpares bounds the spare segments kept; what is recycled beyond it is deleted.
-	MaxSpares = 4
+	MaxSpares = 8
 )
 
 // Records, batches and frames in memory.
