@@ -163,8 +163,9 @@ func (t *Target) connect(ctx context.Context) error {
 // be measured.
 const truncateEvery = 200 * time.Millisecond
 
-// truncateAtOnce is how many logs are truncated each time.
-const truncateAtOnce = 64
+// truncateAtOnce is how many logs are truncated each time: two calls each, which
+// would show beside callers of many logs.
+const truncateAtOnce = 8
 
 // Truncate keeps giving up what is durable until the target is closed or the
 // returned function is called.
