@@ -399,8 +399,6 @@ func (s *state) stepAppend(in *input, out *output) (*state, bool) {
 		switch {
 		case p == nil:
 			return refuse(noProducer, nil)
-		case in.Epoch > 1:
-			return refuse(fenced, nil)
 		case in.Sequence == 0:
 			return refuse(invalid, nil)
 		case in.Sequence <= p.last:
@@ -409,6 +407,8 @@ func (s *state) stepAppend(in *input, out *output) (*state, bool) {
 			return refuse(afterRefusal, nil)
 		case in.Sequence != p.last+1:
 			return refuse(sequenceGap, map[string]uint64{"want_sequence": p.last + 1})
+		case in.Epoch > 1:
+			return refuse(fenced, nil)
 		}
 	} else if in.Epoch > 1 {
 		return refuse(fenced, nil)
@@ -489,13 +489,14 @@ func (s *state) stepOpenProducer(in *input, out *output) (*state, bool) {
 	return s, out.Unknown || out.succeeded() && out.Last == p.last
 }
 
-// stepBind: a look at the log and the producer.
+// stepBind: a look at the log and the producer. With a producer the epoch is each
+// batch's affair.
 func (s *state) stepBind(in *input, out *output) (*state, bool) {
 	p := s.producer(in.Producer)
 	switch {
 	case in.Producer != "" && p == nil:
 		return s, out.Reason == noProducer
-	case in.Epoch > 1:
+	case in.Epoch > 1 && in.Producer == "":
 		return s, out.Reason == fenced
 	case !out.succeeded():
 		return nil, false

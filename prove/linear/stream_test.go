@@ -81,7 +81,7 @@ func (b *burst) run(stream walsvcv1.AppendService_AppendStreamClient) error {
 			req.ExpectedLsn = c.likely(next, 1)
 		}
 		next += uint64(len(data))
-		in := input{Kind: appendRecords, ID: b.bound, Producer: b.producer, Sequence: req.GetSequence(), Expected: req.GetExpectedLsn(), Records: data}
+		in := input{Kind: appendRecords, ID: b.bound, Producer: b.producer, Epoch: b.epoch, Sequence: req.GetSequence(), Expected: req.GetExpectedLsn(), Records: data}
 		s := sentBatch{sequence: req.GetSequence()}
 		s.in, s.end = c.beginOpen(in)
 		b.sent = append(b.sent, s)
