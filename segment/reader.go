@@ -346,8 +346,16 @@ func (r *Reader) released() bool {
 		defer r.j.mu.Unlock()
 		return r.j.memberLocked(r.hdr.ID) != nil || r.j.headers[r.hdr.ID] != r.hdr
 	}
-	// The process that writes does not tell. But a new life begins with a new
-	// header over the old one, before anything else is overwritten.
+	// The process that writes does not tell. But it takes the name away first, for
+	// good, whether the file is removed then, bit by bit, or begins a new life; and
+	// that begins with a new header over the old one.
+	f, err := r.j.o.FS.Open(r.path, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	if err == nil {
+		_ = f.Close() // it was only read
+	}
 	b := make([]byte, limits.SegmentHeaderSize)
 	n, err := readAt(r.file, b, 0)
 	if err != nil {

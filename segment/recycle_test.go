@@ -129,3 +129,31 @@ func TestShrink(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestShrunkWhileAnotherProcessReads: who reads a volume that another process
+// writes finds a file that is being given up gone, and not damaged.
+func TestShrunkWhileAnotherProcessReads(t *testing.T) {
+	fs := disk.NewMem()
+	o := testOptions(fs)
+	j := newJournal(t, o)
+	first := appendSync(t, j, rawDraft("x", 10_000))
+	for len(j.Segments()) < 2 {
+		appendSync(t, j, rawDraft("x", 10_000))
+	}
+	o.ReadOnly = true
+	r := mustReader(t, mustOpen(t, o), 1)
+	name := segmentName(1) + tmpSuffix
+	if err := j.unname(segmentName(1), name); err != nil {
+		t.Fatal(err)
+	}
+	f, err := fs.Open(filepath.Join(o.Dir, name), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(limits.SegmentHeaderSize), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Frame(first.Ref.Pos.Offset); !errors.Is(err, ErrReleased) {
+		t.Errorf("%v, want ErrReleased", err)
+	}
+}
