@@ -176,8 +176,18 @@ func (osFS) Lock(path string) (io.Closer, error) {
 	if err := flock(f); err != nil {
 		return nil, errors.Join(&fs.PathError{Op: "lock", Path: path, Err: err}, f.Close())
 	}
-	return f, nil // closing the only descriptor gives the lock back, also when the process dies
+	return lock{f}, nil
 }
+
+// lock is the open file that a lock belongs to. It ends with the file's last
+// descriptor, also when the process dies.
+type lock struct{ *os.File }
+
+// Close gives the lock back in so many words. To close the descriptor would do
+// if it were the last: a child that another goroutine is just starting has a
+// copy until it runs its program, and whoever opens the volume again before
+// that would be told that it is locked.
+func (l lock) Close() error { return errors.Join(unflock(l.File), l.File.Close()) }
 
 func (osFS) Free(dir string) (uint64, error) {
 	free, err := freeBytes(dir)

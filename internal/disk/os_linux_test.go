@@ -3,6 +3,7 @@ package disk
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 )
@@ -36,5 +37,30 @@ func TestDirectRefused(t *testing.T) {
 	}
 	if err := f.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLockAndForks: a process that is being forked has copies of all descriptors
+// until it runs its program. They do not keep a lock that was given back.
+func TestLockAndForks(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "LOCK")
+	held, err := OS(OSOptions{}).Lock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied, err := syscall.Dup(int(held.(lock).Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(copied)
+	if err := held.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := OS(OSOptions{}).Lock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
 	}
 }

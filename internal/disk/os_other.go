@@ -16,4 +16,6 @@ func openDirect(string, bool) (*os.File, error) { return nil, nil }
 
 func flock(*os.File) error { return errors.ErrUnsupported }
 
+func unflock(*os.File) error { return errors.ErrUnsupported }
+
 func freeBytes(string) (uint64, error) { return 0, errors.ErrUnsupported }
