@@ -46,6 +46,19 @@ type Journal struct {
 	releaseMu sync.Mutex
 	reclaimed ID // reclaim has looked at the segments below. Guarded by releaseMu
 
+	// names is held from a rename until the directory is synced. A sync that fails
+	// may take renames of others with it, whose own sync then succeeds and proves
+	// nothing:
+	//
+	//	roll                       preparer
+	//	rename 5.wal
+	//	                           sync the directory: fails, 5.wal counts as clean
+	//	sync the directory: fine, 5.wal is not durable
+	//
+	// Taken after releaseMu, never while mu is held. A channel with room for one,
+	// and no Mutex: who waits for it waits for the disk.
+	names chan struct{}
+
 	mu         sync.Mutex
 	segments   []file // oldest first, dense
 	headers    map[ID]*SegmentHeader
@@ -396,7 +409,10 @@ func (j *Journal) shortFile(id ID, need, room int64) (string, int64, error) {
 		}
 		// What was given up, and what this attempt took, is free for certain only
 		// when that is durable. File systems take some of it for themselves.
-		if err := j.o.FS.SyncDir(j.o.Dir); err != nil {
+		j.lockNames()
+		err = j.o.FS.SyncDir(j.o.Dir)
+		j.unlockNames()
+		if err != nil {
 			return "", 0, err
 		}
 		if !again {
@@ -527,15 +543,21 @@ func writeHeader(f disk.File, h *SegmentHeader) error {
 	return err
 }
 
+func (j *Journal) lockNames()   { j.names <- struct{}{} }
+func (j *Journal) unlockNames() { <-j.names }
+
 // name gives the synced file of a new life its segment's name, replacing what
 // has it, and makes that durable: from here on the segment exists. It returns
 // the file under that name.
 func (j *Journal) name(from string, h *SegmentHeader) (disk.File, error) {
 	to := segmentName(h.ID)
-	if err := j.rename(from, to); err != nil {
-		return nil, err
+	j.lockNames()
+	err := j.rename(from, to)
+	if err == nil {
+		err = j.o.FS.SyncDir(j.o.Dir)
 	}
-	if err := j.o.FS.SyncDir(j.o.Dir); err != nil {
+	j.unlockNames()
+	if err != nil {
 		return nil, err
 	}
 	f, err := j.fileOf(to, true)

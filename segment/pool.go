@@ -158,14 +158,15 @@ func (j *Journal) writeSpare(ctx context.Context, began time.Time) (string, erro
 		return j.pace(ctx, began, written)
 	})
 	if err == nil {
+		j.lockNames()
 		if err = j.rename(name+tmpSuffix, name); err != nil {
 			err = errors.Join(err, j.o.FS.Remove(filepath.Join(j.o.Dir, name+tmpSuffix)))
+		} else {
+			// If this fails, the file keeps its name without being counted: whether
+			// it survives is unknown, and the next open finds out.
+			err = j.o.FS.SyncDir(j.o.Dir)
 		}
-	}
-	if err == nil {
-		// If this fails, the file keeps its name without being counted: whether
-		// it survives is unknown, and the next open finds out.
-		err = j.o.FS.SyncDir(j.o.Dir)
+		j.unlockNames()
 	}
 	if isFull(err) {
 		err = fmt.Errorf("%w: %w", ErrNoSpace, err)
@@ -599,6 +600,8 @@ var errNoName = errors.New("no room for another name")
 // segment that seems to be gone and comes back after a power cut lies beyond a
 // gap by then.
 func (j *Journal) unname(from, to string) error {
+	j.lockNames()
+	defer j.unlockNames()
 	err := j.rename(from, to)
 	if isFull(err) {
 		return fmt.Errorf("%w: %w", errNoName, err)

@@ -3,8 +3,10 @@ package segment
 import (
 	"errors"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -155,5 +157,39 @@ func TestShrunkWhileAnotherProcessReads(t *testing.T) {
 	}
 	if _, err := r.Frame(first.Ref.Pos.Offset); !errors.Is(err, ErrReleased) {
 		t.Errorf("%v, want ErrReleased", err)
+	}
+}
+
+// TestRenamesAreSyncedOneByOne: a sync of the directory that fails may take others'
+// renames with it, so there are none between a rename and its sync.
+func TestRenamesAreSyncedOneByOne(t *testing.T) {
+	fs := disk.NewFaulty(disk.NewMem())
+	var pending, overtaken atomic.Bool
+	fs.Before(func(op disk.Op) error {
+		switch op.Kind {
+		case disk.OpRename:
+			if !pending.CompareAndSwap(false, true) {
+				overtaken.Store(true)
+			}
+			for range 100 {
+				runtime.Gosched() // let those come who may
+			}
+		case disk.OpSyncDir:
+			pending.Store(false)
+		default:
+		}
+		return nil
+	})
+	j := newJournal(t, testOptions(fs))
+	for n := uint64(1); n < 200; n++ {
+		appendSync(t, j, testDraft(n, 15_000))
+		if ids := j.Segments(); len(ids) > 4 {
+			if err := j.Release(ids[len(ids)-1]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if overtaken.Load() {
+		t.Error("a name was changed while the change of another one was not synced yet")
 	}
 }

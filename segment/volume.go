@@ -261,6 +261,7 @@ func Open(o Options) (_ *Journal, err error) {
 		pins:    map[ID]int{},
 		changed: make(chan struct{}),
 		kick:    make(chan struct{}, 1),
+		names:   make(chan struct{}, 1),
 	}
 	if !o.ReadOnly {
 		if j.lock, err = o.FS.Lock(filepath.Join(o.Dir, lockName)); err != nil {
