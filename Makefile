@@ -18,7 +18,7 @@ AGAINST := $(if $(RELEASE),.git$(HASH)tag=$(RELEASE),proto/baseline.binpb)
 FUZZTIME ?= 1h
 
 .PHONY: build test race lint breaking gen gen-check proto-baseline fmt bench bench-goals bench-soak bench-open \
-	bench-ladder bench-peers bench-sequencing bench-crossover bench-compare \
+	bench-ladder bench-contract bench-peers bench-sequencing bench-crossover bench-compare \
 	fuzz demo crash powercut kill mutants clean
 
 build:
@@ -75,6 +75,9 @@ bench-soak:
 
 bench-open:
 	go run ./cmd/walctl bench open
+
+bench-contract:
+	go run ./cmd/walctl bench contract --benchstat bin/contract
 
 bench-ladder:
 	go run ./cmd/walctl bench ladder --svg docs/img/ladder.svg

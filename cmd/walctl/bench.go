@@ -98,7 +98,8 @@ Figures belong to a machine and an hour: compare ratios taken in one run.`,
 		RunE:    help,
 	}
 	cmd.AddCommand(newBenchAppendCommand(g), newBenchReplayCommand(g), newBenchBaselineCommand(g), newBenchAllCommand(g),
-		newBenchGoalsCommand(g), newBenchSoakCommand(g), newBenchOpenCommand(g), newBenchLadderCommand(g), newEchoServerCommand())
+		newBenchGoalsCommand(g), newBenchSoakCommand(g), newBenchOpenCommand(g), newBenchLadderCommand(g),
+		newBenchContractCommand(g), newEchoServerCommand())
 	return cmd
 }
 
