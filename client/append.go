@@ -17,7 +17,9 @@ type appendOptions struct{ expected LSN }
 // ExpectLSN has the append refused with ErrLSNMismatch unless its first record
 // gets that LSN. An append with this option is also refused, with
 // ErrAfterRefusal, if an earlier append of this client to the log was refused
-// while this one was under way.
+// while this one was under way. An engine that counts LSNs itself appends record
+// after record with it, and need not wait for one before the next: those whose LSNs
+// follow each other share a batch, and behind one that was refused nothing lands.
 func ExpectLSN(lsn LSN) AppendOption { return func(o *appendOptions) { o.expected = lsn } }
 
 // Append appends a record and returns its LSN when it is durable. The record may
@@ -25,8 +27,8 @@ func ExpectLSN(lsn LSN) AppendOption { return func(o *appendOptions) { o.expecte
 // as long as the service cannot be reached: that is for ctx to bound. If ctx ends
 // before the record was taken, the error is the context's, and afterwards it Is
 // ErrUnknownOutcome too. A refusal changed nothing; its error is an *Error.
-func (l *Log) Append(ctx context.Context, record []byte) (LSN, error) {
-	b, skip, err := l.enqueue(ctx, record, nil)
+func (l *Log) Append(ctx context.Context, record []byte, opts ...AppendOption) (LSN, error) {
+	b, skip, err := l.enqueue(ctx, record, nil, opts)
 	if err != nil {
 		return 0, err
 	}
@@ -76,10 +78,10 @@ func (l *Log) AppendBatch(ctx context.Context, batch [][]byte, opts ...AppendOpt
 // AppendAsync appends a record and does not wait until it is durable: the Future
 // says when. Records become durable in the order of the calls. It waits, within
 // ctx, while the log is opened for the first time and while too much is pending,
-// and if it did not take the record, the Future says why. The record may be used
-// again when it returns.
-func (l *Log) AppendAsync(ctx context.Context, record []byte) *Future {
-	b, skip, err := l.enqueue(ctx, record, nil)
+// and if it did not take the record, the Future says why, see Future.NotTaken. The
+// record may be used again when it returns.
+func (l *Log) AppendAsync(ctx context.Context, record []byte, opts ...AppendOption) *Future {
+	b, skip, err := l.enqueue(ctx, record, nil, opts)
 	return &Future{batch: b, skip: skip, count: 1, err: err}
 }
 
@@ -88,15 +90,19 @@ func (l *Log) AppendAsync(ctx context.Context, record []byte) *Future {
 // of the appends, or before AppendAsyncFunc returns if the record was not taken.
 // It must be quick, and must not append: waiting for room there would be waiting
 // for itself.
-func (l *Log) AppendAsyncFunc(ctx context.Context, record []byte, fn func(Receipt, error)) {
-	if _, _, err := l.enqueue(ctx, record, fn); err != nil {
+func (l *Log) AppendAsyncFunc(ctx context.Context, record []byte, fn func(Receipt, error), opts ...AppendOption) {
+	if _, _, err := l.enqueue(ctx, record, fn, opts); err != nil {
 		fn(Receipt{}, err)
 	}
 }
 
 // enqueue puts a record into a batch to be sent and returns the batch, with the
 // number of records before it.
-func (l *Log) enqueue(ctx context.Context, record []byte, fn func(Receipt, error)) (*batch, int, error) {
+func (l *Log) enqueue(ctx context.Context, record []byte, fn func(Receipt, error), opts []AppendOption) (*batch, int, error) {
+	var o appendOptions
+	for _, opt := range opts {
+		opt(&o)
+	}
 	if len(record) > limits.MaxRecordSize {
 		return nil, 0, l.refuse(fmt.Errorf("%w: a record of %d bytes, the limit is %d", ErrTooLarge, len(record), limits.MaxRecordSize))
 	}
@@ -108,8 +114,9 @@ func (l *Log) enqueue(ctx context.Context, record []byte, fn func(Receipt, error
 		return nil, 0, l.refuse(err)
 	}
 	b := l.joinable
-	if b == nil || !b.takes(n) {
+	if b == nil || !b.takes(n) || !b.continues(o.expected) {
 		b = newBatch(l, max(n, l.hint))
+		b.expected = o.expected
 		l.queue = append(l.queue, b)
 		l.joinable = b
 	}

@@ -877,3 +877,51 @@ func TestEveryAppendOnce(t *testing.T) {
 		})
 	}
 }
+
+// TestExpectedInARow: records whose expected LSNs follow each other share batches,
+// others do not; behind one that is refused nothing lands.
+func TestExpectedInARow(t *testing.T) {
+	f := newFake()
+	f.log("orders")
+	arrived, release := make(chan int, 1), make(chan struct{})
+	f.onMessage = func(_, _ int, m *wire.AppendRequest) fate {
+		if len(m.Batches) > 0 {
+			arrived <- len(m.Batches)
+			<-release
+		}
+		return served
+	}
+	l := f.serve(t, Options{}).Log("orders")
+	futures := []*Future{l.AppendAsync(t.Context(), []byte("1"), ExpectLSN(1))}
+	<-arrived
+	for i := LSN(2); i <= 40; i++ {
+		futures = append(futures, l.AppendAsync(t.Context(), fmt.Appendf(nil, "%d", i), ExpectLSN(i)))
+	}
+	gap := l.AppendAsync(t.Context(), []byte("skips one"), ExpectLSN(42))
+	behind := l.AppendAsync(t.Context(), []byte("behind it"), ExpectLSN(43))
+	free := l.AppendAsync(t.Context(), []byte("wherever"))
+	release <- struct{}{}
+	if n := <-arrived; n != 3 {
+		t.Errorf("%d batches, want one up to LSN 40, one from 42 on and one for any", n)
+	}
+	close(release)
+	for i, future := range futures {
+		if r, err := future.Wait(t.Context()); err != nil || r.LSN != LSN(i+1) || future.NotTaken() != nil {
+			t.Errorf("%+v, %v; want LSN %d", r, err, i+1)
+		}
+	}
+	if _, err := gap.Wait(t.Context()); !errors.Is(err, ErrLSNMismatch) || gap.NotTaken() != nil {
+		t.Errorf("skips an LSN: %v", err)
+	}
+	if _, err := behind.Wait(t.Context()); !errors.Is(err, ErrLSNMismatch) {
+		t.Errorf("in the batch of one that skips an LSN: %v", err)
+	}
+	if r, err := free.Wait(t.Context()); err != nil || r.LSN != 41 {
+		t.Errorf("without a condition: %+v, %v", r, err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if late := l.AppendAsync(ended, []byte("late"), ExpectLSN(42)); !errors.Is(late.NotTaken(), context.Canceled) {
+		t.Errorf("not taken: %v", late.NotTaken())
+	}
+}

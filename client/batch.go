@@ -67,6 +67,10 @@ func (f *Future) unheard(cause error) error {
 // settled is the channel of futures that were never under way.
 var settled = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
+// NotTaken returns why AppendAsync did not take the record, so that nothing was
+// sent of it and nothing will be; nil if it was taken, whatever became of it.
+func (f *Future) NotTaken() error { return f.err }
+
 // Done returns a channel that is closed when Wait would not wait.
 func (f *Future) Done() <-chan struct{} {
 	if f.batch == nil {
@@ -124,6 +128,15 @@ func (b *batch) reserve(n int) {
 // takes reports whether a single record that takes n bytes in a run may join.
 func (b *batch) takes(n int) bool {
 	return len(b.run.Data)+n <= targetBatch && b.count < limits.MaxBatchRecords
+}
+
+// continues reports whether a single record with an expected LSN, 0 for none, may
+// join: the batch's own is then as much as to say so of both.
+func (b *batch) continues(expected LSN) bool {
+	if b.expected == 0 {
+		return expected == 0
+	}
+	return expected == b.expected+LSN(b.count)
 }
 
 // receipt returns what became of some of the batch's records. It must be settled.

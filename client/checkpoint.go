@@ -45,16 +45,22 @@ func expected(opts []CheckpointOption) *uint64 {
 }
 
 // SetCheckpoint sets a checkpoint to an LSN, with at most 1 MiB of state. Durable
-// when it returns. It returns ErrLSNAhead if lsn is beyond the durable end,
+// when it returns. A handle that acquired the log's writer sets it as that writer:
+// ErrFenced once another one has begun. It returns ErrLSNAhead if lsn is beyond the durable end,
 // ErrCheckpointBackwards if the checkpoint is above it, ErrCheckpointConflict,
 // ErrTooManyCheckpoints, ErrTooLarge or ErrLogNotFound. When the service could
 // not be reached the outcome is unknown: get the checkpoint, its version tells.
 func (l *Log) SetCheckpoint(ctx context.Context, name string, lsn LSN, state []byte, opts ...CheckpointOption) (Checkpoint, error) {
-	resp, err := l.client.checkpointService.SetCheckpoint(ctx, &walsvcv1.SetCheckpointRequest{
-		Log: l.name, Name: name, Lsn: uint64(lsn), State: state, ExpectedVersion: expected(opts),
+	return l.setCheckpoint(ctx, &walsvcv1.SetCheckpointRequest{
+		Name: name, Lsn: uint64(lsn), State: state, ExpectedVersion: expected(opts), Epoch: l.stated(),
 	})
+}
+
+func (l *Log) setCheckpoint(ctx context.Context, req *walsvcv1.SetCheckpointRequest) (Checkpoint, error) {
+	req.Log = l.name
+	resp, err := l.client.checkpointService.SetCheckpoint(ctx, req)
 	if err != nil {
-		return Checkpoint{}, called(err, "set checkpoint %q of log %q to LSN %d", name, l.name, lsn)
+		return Checkpoint{}, called(err, "set checkpoint %q of log %q to LSN %d", req.GetName(), l.name, req.GetLsn())
 	}
 	return checkpoint(resp.GetCheckpoint()), nil
 }

@@ -10,11 +10,17 @@ import (
 	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
 )
 
-// WaitDurable waits until the log's durable LSN has reached lsn, and returns it.
+// WaitDurable waits until the log's durable LSN has reached lsn, and returns it. A
+// handle that acquired the log's writer waits as that writer: ErrFenced as soon as
+// another one begins, whose record at lsn is not the one that is waited for.
 // It returns ErrLogNotFound, ErrUnavailable when the service stops, or the
 // context's error.
 func (l *Log) WaitDurable(ctx context.Context, lsn LSN) (LSN, error) {
-	resp, err := l.client.replayService.WaitDurable(ctx, &walsvcv1.WaitDurableRequest{Log: l.name, Lsn: uint64(lsn)})
+	return l.waitDurable(ctx, l.stated(), lsn)
+}
+
+func (l *Log) waitDurable(ctx context.Context, epoch uint64, lsn LSN) (LSN, error) {
+	resp, err := l.client.replayService.WaitDurable(ctx, &walsvcv1.WaitDurableRequest{Log: l.name, Lsn: uint64(lsn), Epoch: epoch})
 	if err != nil {
 		return 0, called(err, "wait for LSN %d of log %q", lsn, l.name)
 	}
@@ -22,15 +28,18 @@ func (l *Log) WaitDurable(ctx context.Context, lsn LSN) (LSN, error) {
 }
 
 // WatchDurable yields the log's durable LSN when it is above after, and then
-// whenever it has grown; steps may be skipped, never taken back. When the
+// whenever it has grown; steps may be skipped, never taken back. A handle that
+// acquired the log's writer watches as that writer, and hears ErrFenced as soon as
+// another one begins, also while it appends nothing. When the
 // connection breaks it goes on. After an error it ends; the context's cause is
 // one.
 func (l *Log) WatchDurable(ctx context.Context, after LSN) iter.Seq2[LSN, error] {
 	return func(yield func(LSN, error) bool) {
+		epoch := l.stated()
 		pause := backoff{first: l.client.patient}
 		for {
 			before := after
-			more, e := l.watch(ctx, &after, yield)
+			more, e := l.watch(ctx, epoch, &after, yield)
 			if !more {
 				return
 			}
@@ -55,11 +64,11 @@ func (l *Log) WatchDurable(ctx context.Context, after LSN) iter.Seq2[LSN, error]
 }
 
 // watch yields from one stream, until it ends or the loop does: then more is false.
-func (l *Log) watch(ctx context.Context, after *LSN, yield func(LSN, error) bool) (more bool, why *Error) {
+func (l *Log) watch(ctx context.Context, epoch uint64, after *LSN, yield func(LSN, error) bool) (more bool, why *Error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := l.client.replayService.WatchDurable(ctx,
-		&walsvcv1.WatchDurableRequest{Log: l.name, AfterLsn: uint64(*after)}, grpc.WaitForReady(true))
+		&walsvcv1.WatchDurableRequest{Log: l.name, AfterLsn: uint64(*after), Epoch: epoch}, grpc.WaitForReady(true))
 	for err == nil {
 		var m *walsvcv1.WatchDurableResponse
 		if m, err = stream.Recv(); err != nil {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
 )
 
 // A PendingCheckpoint is a checkpoint that was begun and is not complete: the
@@ -17,15 +19,18 @@ type PendingCheckpoint struct {
 	name    string
 	lsn     LSN
 	version uint64 // of the checkpoint as it was at BeginCheckpoint; 0 for none
+	epoch   uint64 // that the handle had acquired by then; 0 for none
 }
 
 // BeginCheckpoint begins a checkpoint at lsn, the last record that the engine has
 // applied, and waits until the log is durable up to there: pages that an engine
 // writes from now on hold nothing that its log could still lose. The log holds
-// its records as before until Complete. It returns ErrCheckpointBackwards if the checkpoint
+// its records as before until Complete. It returns ErrFenced if the handle acquired the
+// log's writer and another one has begun, ErrCheckpointBackwards if the checkpoint
 // is above lsn, ErrLogNotFound, ErrUnavailable when the service stops, or the context's
 // error, also for an lsn that nobody appends.
 func (l *Log) BeginCheckpoint(ctx context.Context, name string, lsn LSN) (*PendingCheckpoint, error) {
+	p := &PendingCheckpoint{log: l, name: name, lsn: lsn, epoch: l.stated()}
 	now, err := l.checkpointOrNone(ctx, name)
 	if err != nil {
 		return nil, err
@@ -34,11 +39,12 @@ func (l *Log) BeginCheckpoint(ctx context.Context, name string, lsn LSN) (*Pendi
 		return nil, fmt.Errorf("begin checkpoint %q of log %q at LSN %d: %w: it is at LSN %d", name, l.name, lsn, ErrCheckpointBackwards, now.LSN)
 	}
 	if lsn > 0 {
-		if _, err := l.WaitDurable(ctx, lsn); err != nil {
+		if _, err := l.waitDurable(ctx, p.epoch, lsn); err != nil {
 			return nil, err
 		}
 	}
-	return &PendingCheckpoint{log: l, name: name, lsn: lsn, version: now.Version}, nil
+	p.version = now.Version
+	return p, nil
 }
 
 // LSN returns where the checkpoint will be.
@@ -46,12 +52,15 @@ func (p *PendingCheckpoint) LSN() LSN { return p.lsn }
 
 // Complete sets the checkpoint, with at most 1 MiB of the engine's state, unless
 // somebody else has set or deleted it since it was begun: ErrCheckpointConflict,
-// and it changed nothing. What the state refers to, pages say, must be durable
+// and it changed nothing. So with ErrFenced: a handle that acquired the log's writer
+// completes it as that writer. What the state refers to, pages say, must be durable
 // before. Durable when it returns; records up to its LSN may be given up then. It
 // may be called again, with the same state, after any error: what an earlier call
 // did is found.
 func (p *PendingCheckpoint) Complete(ctx context.Context, state []byte) (Checkpoint, error) {
-	set, err := p.log.SetCheckpoint(ctx, p.name, p.lsn, state, ExpectVersion(p.version))
+	set, err := p.log.setCheckpoint(ctx, &walsvcv1.SetCheckpointRequest{
+		Name: p.name, Lsn: uint64(p.lsn), State: state, ExpectedVersion: &p.version, Epoch: p.epoch,
+	})
 	if !errors.Is(err, ErrCheckpointConflict) {
 		return set, err
 	}

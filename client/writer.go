@@ -29,8 +29,9 @@ func ExpectEpoch(epoch uint64) WriterOption {
 
 // AcquireWriter makes holder, a name of the caller's choice for people to see, the
 // log's writer: a new epoch begins, which is durable when it returns. From then on
-// what this handle appends states the new epoch, and whatever states an older one
-// or none is refused with ErrFenced, whoever sent it and wherever it waits.
+// what this handle appends states the new epoch, as do its checkpoints and its waits
+// for durable LSNs, and whatever states an older one, or appends without, is refused
+// with ErrFenced, whoever sent it and wherever it waits.
 // Appends of this handle that are under way meanwhile land or are fenced; wait for
 // them first. It asks no clock: whoever was the writer before may be alive, and
 // finds out when it appends.
@@ -69,6 +70,13 @@ func (l *Log) ReleaseWriter(ctx context.Context, epoch uint64) (LogInfo, error) 
 	}
 	l.UseEpoch(0)
 	return logInfo(resp.GetLog())
+}
+
+// stated returns the epoch that the handle acquired; 0 if it is not the writer's.
+func (l *Log) stated() uint64 {
+	l.stream.mu.Lock()
+	defer l.stream.mu.Unlock()
+	return l.epoch
 }
 
 // UseEpoch has what this handle appends from now on state an epoch that was

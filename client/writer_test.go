@@ -124,3 +124,70 @@ func TestAcquireWhileAppending(t *testing.T) {
 		t.Errorf("told, and not there: %v", landed)
 	}
 }
+
+// TestFencedCheckpoint: what a handle acquired, its checkpoints and its waits for
+// durable LSNs state too. The old engine is slow: it begins a checkpoint, and its
+// successor has appended as far by the time it completes it.
+func TestFencedCheckpoint(t *testing.T) {
+	ctx := t.Context()
+	s, one := open(t)
+	two, err := client.Open(ctx, s.socket(), client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := two.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	old, successor := create(t, one, "log", client.LogOptions{}), two.Log("log")
+	if _, err := old.AcquireWriter(ctx, "db-1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := old.Append(ctx, []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	begun, err := old.BeginCheckpoint(ctx, "engine", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	watched := make(chan error, 1)
+	go func() {
+		var err error
+		for _, err = range old.WatchDurable(ctx, 1) {
+		}
+		watched <- err
+	}()
+	if _, err := successor.AcquireWriter(ctx, "db-2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-watched; !errors.Is(err, client.ErrFenced) {
+		t.Errorf("watched: %v", err) // it has appended nothing since
+	}
+	for range 3 {
+		if _, err := successor.Append(ctx, []byte("the successor's")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := begun.Complete(ctx, nil); !errors.Is(err, client.ErrFenced) {
+		t.Errorf("completed what was begun before: %v", err)
+	}
+	if _, err := old.BeginCheckpoint(ctx, "engine", 3); !errors.Is(err, client.ErrFenced) {
+		t.Errorf("begun at an LSN of the successor's: %v", err)
+	}
+	if _, err := old.SetCheckpoint(ctx, "engine", 3, nil); !errors.Is(err, client.ErrFenced) {
+		t.Errorf("set: %v", err)
+	}
+	if _, err := old.WaitDurable(ctx, 3); !errors.Is(err, client.ErrFenced) {
+		t.Errorf("waited: %v", err)
+	}
+	if _, err := old.AcquireWriter(ctx, "db-1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := begun.Complete(ctx, nil); !errors.Is(err, client.ErrFenced) {
+		t.Errorf("acquired again, completed what was begun before: %v", err)
+	}
+	if _, err := old.SetCheckpoint(ctx, "engine", 3, nil); err != nil {
+		t.Error(err)
+	}
+}

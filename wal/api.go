@@ -530,8 +530,10 @@ type engine interface {
 	CheckClaim(log string, c Claim) error
 	NewReader(log string, o ReadOptions) (*Reader, error)
 	WaitDurable(ctx context.Context, log string, lsn LSN) (LSN, error)
+	WaitDurableIn(ctx context.Context, log string, epoch Epoch, lsn LSN) (LSN, error)
 
 	SetCheckpoint(ctx context.Context, log string, cp Checkpoint, expected *uint64) (Checkpoint, error)
+	SetCheckpointIn(ctx context.Context, log string, epoch Epoch, cp Checkpoint, expected *uint64) (Checkpoint, error)
 	Checkpoint(ctx context.Context, log, name string) (Checkpoint, error)
 	Checkpoints(log string) ([]Checkpoint, error)
 	DeleteCheckpoint(ctx context.Context, log, name string, expected *uint64) error

@@ -16,6 +16,14 @@ import (
 // ErrTooManyCheckpoints, a *RangeError for an LSN beyond the durable one or
 // below what is kept, ErrCheckpointBackwards, a *ConflictError or ErrFull.
 func (v *Volume) SetCheckpoint(ctx context.Context, log string, cp Checkpoint, expected *uint64) (Checkpoint, error) {
+	return v.SetCheckpointIn(ctx, log, 0, cp, expected)
+}
+
+// SetCheckpointIn is SetCheckpoint for the writer of an epoch, 0 for anybody: it
+// returns a *FencedError, too, if the log is in another epoch when the checkpoint is
+// sequenced. A checkpoint says what the next recovery begins with, and a fenced
+// writer's pages are not what its successor has.
+func (v *Volume) SetCheckpointIn(ctx context.Context, log string, epoch Epoch, cp Checkpoint, expected *uint64) (Checkpoint, error) {
 	if !validName(cp.Name, limits.MaxCheckpointNameBytes) {
 		return Checkpoint{}, invalidName("checkpoint", cp.Name, limits.MaxCheckpointNameBytes)
 	}
@@ -26,6 +34,9 @@ func (v *Volume) SetCheckpoint(ctx context.Context, log string, cp Checkpoint, e
 	if err != nil {
 		return Checkpoint{}, err
 	}
+	if epoch != 0 && epoch != info.Epoch {
+		return Checkpoint{}, &FencedError{Log: log, Epoch: epoch, Current: info.Epoch, Holder: info.Holder}
+	}
 	if cp.LSN > info.Durable() {
 		return Checkpoint{}, &RangeError{Log: log, Asked: cp.LSN, First: info.First, Next: info.Next, Err: ErrLSNAhead}
 	}
@@ -35,6 +46,9 @@ func (v *Volume) SetCheckpoint(ctx context.Context, log string, cp Checkpoint, e
 		l := s.names[log]
 		if l == nil || l.id != info.ID {
 			return nil, nil, notFound(log)
+		}
+		if epoch != 0 && epoch != l.epoch {
+			return nil, nil, l.fenced(epoch)
 		}
 		var was checkpointState
 		i, found := l.findCheckpoint(cp.Name)

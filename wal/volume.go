@@ -752,9 +752,20 @@ func (v *Volume) DeleteLog(ctx context.Context, name string, id ulid.ULID) error
 // It returns ErrLogNotFound (also when the log is deleted meanwhile),
 // ErrPoisoned, ErrClosed or the context's error.
 func (v *Volume) WaitDurable(ctx context.Context, log string, lsn LSN) (LSN, error) {
+	return v.WaitDurableIn(ctx, log, 0, lsn)
+}
+
+// WaitDurableIn is WaitDurable for the writer of an epoch, 0 for anybody: it also
+// returns a *FencedError once the log is in another epoch. An LSN alone does not
+// say whose record it is: the one that a fenced writer waits for may be its
+// successor's, and the writer would take its own for durable.
+func (v *Volume) WaitDurableIn(ctx context.Context, log string, epoch Epoch, lsn LSN) (LSN, error) {
 	for {
 		v.mu.Lock()
 		l, err := v.lookup(log)
+		if err == nil && epoch != 0 && epoch != l.epoch {
+			err = l.fenced(epoch)
+		}
 		if err != nil {
 			v.mu.Unlock()
 			return 0, err

@@ -281,3 +281,83 @@ func hangSync(v *Volume, faulty *disk.Faulty, do func()) (release func()) {
 		<-done
 	}
 }
+
+// TestFencedCheckpoint: a writer that was fenced sets no checkpoint, whatever it
+// has read of the one that is there, and takes none of its successor's records for
+// durable ones of its own, asked before it was fenced or after.
+func TestFencedCheckpoint(t *testing.T) {
+	ctx := t.Context()
+	v := openTest(t, disk.NewMem())
+	defer closeTest(t, v)
+	mustCreate(t, v, "log")
+	old := mustAcquire(t, v, "log", Acquire{Holder: "old"}).Log.Epoch
+	if _, err := appendIn(v, "log", old, "1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.SetCheckpointIn(ctx, "log", old, Checkpoint{Name: "engine", LSN: 1}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if lsn, err := v.WaitDurableIn(ctx, "log", old, 1); err != nil || lsn != 1 {
+		t.Errorf("waited until %d, %v", lsn, err)
+	}
+	waited := make(chan error, 1)
+	go func() {
+		_, err := v.WaitDurableIn(ctx, "log", old, 2)
+		waited <- err
+	}()
+	epoch := mustAcquire(t, v, "log", Acquire{Holder: "new"}).Log.Epoch
+	if _, err := appendIn(v, "log", epoch, "2"); err != nil {
+		t.Fatal(err)
+	}
+	wantFenced(t, <-waited, old, epoch, "new")
+	_, err := v.WaitDurableIn(ctx, "log", old, 2)
+	wantFenced(t, err, old, epoch, "new")
+	one := uint64(1)
+	_, err = v.SetCheckpointIn(ctx, "log", old, Checkpoint{Name: "engine", LSN: 2}, &one)
+	wantFenced(t, err, old, epoch, "new")
+	_, err = v.SetCheckpointIn(ctx, "log", old, Checkpoint{Name: "engine", LSN: 9}, nil)
+	wantFenced(t, err, old, epoch, "new") // not that LSN 9 is not there yet
+	if cp, err := v.SetCheckpointIn(ctx, "log", epoch, Checkpoint{Name: "engine", LSN: 2}, &one); err != nil || cp.Version != 2 {
+		t.Errorf("the writer: %+v, %v", cp, err)
+	}
+	if cp, err := v.SetCheckpoint(ctx, "log", Checkpoint{Name: "backup", LSN: 2}, nil); err != nil || cp.Version != 1 {
+		t.Errorf("somebody else: %+v, %v", cp, err)
+	}
+}
+
+// TestFencedCheckpointInTheQueue: a checkpoint that is sequenced behind a new epoch
+// is refused though the epoch was the checkpoint's when it was asked for.
+func TestFencedCheckpointInTheQueue(t *testing.T) { synctest.Test(t, fencedCheckpointInTheQueue) }
+
+func fencedCheckpointInTheQueue(t *testing.T) {
+	ctx := t.Context()
+	faulty := disk.NewFaulty(disk.NewMem())
+	o := testOptions(faulty)
+	o.Codec = "none"
+	v, err := Open(ctx, "/vol", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustCreate(t, v, "log")
+	mustCreate(t, v, "other")
+	old := mustAcquire(t, v, "log", Acquire{Holder: "old"}).Log.Epoch
+	release := hangSync(v, faulty, func() { mustAppend(t, v, "other", "is on its way") })
+	acquired := make(chan Writer, 1)
+	go func() {
+		w, err := v.AcquireWriter(ctx, "log", Acquire{Holder: "new"})
+		if err != nil {
+			t.Error(err)
+		}
+		acquired <- w
+	}()
+	synctest.Wait()
+	set := make(chan error, 1)
+	go func() {
+		_, err := v.SetCheckpointIn(ctx, "log", old, Checkpoint{Name: "engine"}, nil)
+		set <- err
+	}()
+	synctest.Wait()
+	release()
+	wantFenced(t, <-set, old, (<-acquired).Log.Epoch, "new")
+	closeTest(t, v)
+}

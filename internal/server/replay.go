@@ -231,7 +231,7 @@ func (s replayService) WaitDurable(ctx context.Context, req *walsvcv1.WaitDurabl
 	ctx, release := s.stoppable(ctx)
 	defer release()
 	known := s.poisoned()
-	durable, err := s.volume.WaitDurable(ctx, req.GetLog(), wal.LSN(req.GetLsn()))
+	durable, err := s.volume.WaitDurableIn(ctx, req.GetLog(), wal.Epoch(req.GetEpoch()), wal.LSN(req.GetLsn()))
 	if err != nil {
 		err = stopCause(ctx, err)
 		if !known {
@@ -247,7 +247,7 @@ func (s replayService) WatchDurable(req *walsvcv1.WatchDurableRequest, stream gr
 	ctx, release := s.stoppable(stream.Context())
 	defer release()
 	for after := wal.LSN(req.GetAfterLsn()); ; {
-		durable, err := s.volume.WaitDurable(ctx, req.GetLog(), after+1)
+		durable, err := s.volume.WaitDurableIn(ctx, req.GetLog(), wal.Epoch(req.GetEpoch()), after+1)
 		if err == nil {
 			err = stream.Send(&walsvcv1.WatchDurableResponse{DurableLsn: uint64(durable)})
 		}

@@ -128,8 +128,12 @@ type SetCheckpointRequest struct {
 	// expected_version, if set, must be the checkpoint's present version, 0 if it
 	// must not exist: else ABORTED/CHECKPOINT_CONFLICT.
 	ExpectedVersion *uint64 `protobuf:"varint,5,opt,name=expected_version,json=expectedVersion,proto3,oneof" json:"expected_version,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// epoch, if not 0, must be the log's epoch: else FAILED_PRECONDITION/FENCED. The
+	// log's writer states its own, so that a fenced one does not say what its
+	// successor recovers from.
+	Epoch         uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetCheckpointRequest) Reset() {
@@ -193,6 +197,13 @@ func (x *SetCheckpointRequest) GetState() []byte {
 func (x *SetCheckpointRequest) GetExpectedVersion() uint64 {
 	if x != nil && x.ExpectedVersion != nil {
 		return *x.ExpectedVersion
+	}
+	return 0
+}
+
+func (x *SetCheckpointRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
 	}
 	return 0
 }
@@ -550,13 +561,14 @@ const file_walsvc_v1_checkpoint_proto_rawDesc = "" +
 	"\x05state\x18\x04 \x01(\fR\x05state\x12\x1d\n" +
 	"\n" +
 	"state_size\x18\x05 \x01(\rR\tstateSize\x125\n" +
-	"\bset_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\asetTime\"\xa9\x01\n" +
+	"\bset_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\asetTime\"\xbf\x01\n" +
 	"\x14SetCheckpointRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
 	"\x03lsn\x18\x03 \x01(\x04R\x03lsn\x12\x14\n" +
 	"\x05state\x18\x04 \x01(\fR\x05state\x12.\n" +
-	"\x10expected_version\x18\x05 \x01(\x04H\x00R\x0fexpectedVersion\x88\x01\x01B\x13\n" +
+	"\x10expected_version\x18\x05 \x01(\x04H\x00R\x0fexpectedVersion\x88\x01\x01\x12\x14\n" +
+	"\x05epoch\x18\x06 \x01(\x04R\x05epochB\x13\n" +
 	"\x11_expected_version\"N\n" +
 	"\x15SetCheckpointResponse\x125\n" +
 	"\n" +

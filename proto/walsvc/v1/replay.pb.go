@@ -455,7 +455,11 @@ type WaitDurableRequest struct {
 	// log is the log's name.
 	Log string `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
 	// lsn to wait for; the call's deadline bounds the wait.
-	Lsn           uint64 `protobuf:"varint,2,opt,name=lsn,proto3" json:"lsn,omitempty"`
+	Lsn uint64 `protobuf:"varint,2,opt,name=lsn,proto3" json:"lsn,omitempty"`
+	// epoch, if not 0, must be the log's epoch as long as it waits: else
+	// FAILED_PRECONDITION/FENCED. The log's writer states its own: else it would take
+	// its successor's record at that LSN for the one that it waits for.
+	Epoch         uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -500,6 +504,13 @@ func (x *WaitDurableRequest) GetLog() string {
 func (x *WaitDurableRequest) GetLsn() uint64 {
 	if x != nil {
 		return x.Lsn
+	}
+	return 0
+}
+
+func (x *WaitDurableRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
 	}
 	return 0
 }
@@ -557,7 +568,10 @@ type WatchDurableRequest struct {
 	Log string `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
 	// after_lsn skips what is known already: the first message comes when the
 	// durable LSN is above it.
-	AfterLsn      uint64 `protobuf:"varint,2,opt,name=after_lsn,json=afterLsn,proto3" json:"after_lsn,omitempty"`
+	AfterLsn uint64 `protobuf:"varint,2,opt,name=after_lsn,json=afterLsn,proto3" json:"after_lsn,omitempty"`
+	// epoch, if not 0, must be the log's epoch: the stream ends with
+	// FAILED_PRECONDITION/FENCED once it is not. See WaitDurableRequest.epoch.
+	Epoch         uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -602,6 +616,13 @@ func (x *WatchDurableRequest) GetLog() string {
 func (x *WatchDurableRequest) GetAfterLsn() uint64 {
 	if x != nil {
 		return x.AfterLsn
+	}
+	return 0
+}
+
+func (x *WatchDurableRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
 	}
 	return 0
 }
@@ -692,16 +713,18 @@ const file_walsvc_v1_replay_proto_rawDesc = "" +
 	"\arecords\x18\x03 \x01(\v2\x12.walsvc.v1.RecordsR\arecords\x12,\n" +
 	"\x05block\x18\x04 \x01(\v2\x16.walsvc.v1.StoredBlockR\x05block\x12\x1f\n" +
 	"\vdurable_lsn\x18\x05 \x01(\x04R\n" +
-	"durableLsn\"8\n" +
+	"durableLsn\"N\n" +
 	"\x12WaitDurableRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x10\n" +
-	"\x03lsn\x18\x02 \x01(\x04R\x03lsn\"6\n" +
+	"\x03lsn\x18\x02 \x01(\x04R\x03lsn\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"6\n" +
 	"\x13WaitDurableResponse\x12\x1f\n" +
 	"\vdurable_lsn\x18\x01 \x01(\x04R\n" +
-	"durableLsn\"D\n" +
+	"durableLsn\"Z\n" +
 	"\x13WatchDurableRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1b\n" +
-	"\tafter_lsn\x18\x02 \x01(\x04R\bafterLsn\"7\n" +
+	"\tafter_lsn\x18\x02 \x01(\x04R\bafterLsn\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"7\n" +
 	"\x14WatchDurableResponse\x12\x1f\n" +
 	"\vdurable_lsn\x18\x01 \x01(\x04R\n" +
 	"durableLsn2\xaa\x02\n" +
