@@ -27,8 +27,8 @@ func ExpectLSN(lsn LSN) AppendOption { return func(o *appendOptions) { o.expecte
 // as long as the service cannot be reached: that is for ctx to bound. If ctx ends
 // before the record was taken, the error is the context's, and afterwards it Is
 // ErrUnknownOutcome too. A refusal changed nothing; its error is an *Error.
-func (l *Log) Append(ctx context.Context, record []byte, opts ...AppendOption) (LSN, error) {
-	b, skip, err := l.enqueue(ctx, record, nil, opts)
+func (l *Log) Append(ctx context.Context, record []byte) (LSN, error) {
+	b, skip, err := l.enqueue(ctx, record, nil, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -90,8 +90,8 @@ func (l *Log) AppendAsync(ctx context.Context, record []byte, opts ...AppendOpti
 // of the appends, or before AppendAsyncFunc returns if the record was not taken.
 // It must be quick, and must not append: waiting for room there would be waiting
 // for itself.
-func (l *Log) AppendAsyncFunc(ctx context.Context, record []byte, fn func(Receipt, error), opts ...AppendOption) {
-	if _, _, err := l.enqueue(ctx, record, fn, opts); err != nil {
+func (l *Log) AppendAsyncFunc(ctx context.Context, record []byte, fn func(Receipt, error)) {
+	if _, _, err := l.enqueue(ctx, record, fn, nil); err != nil {
 		fn(Receipt{}, err)
 	}
 }
