@@ -60,6 +60,7 @@ type fake struct {
 	replays  int
 	binds    []*walsvcv1.Bind
 	claims   []*walsvcv1.Claim // of replays
+	asked    []*walsvcv1.ReplayRequest
 	messages int
 	grown    chan struct{} // closed when records were added
 
@@ -421,7 +422,7 @@ func (f *fake) append(on *binding, b *wire.Batch) wire.Verdict {
 func (f *fake) Replay(req *walsvcv1.ReplayRequest, stream grpc.ServerStreamingServer[walsvcv1.ReplayResponse]) error {
 	f.mu.Lock()
 	f.replays++
-	f.claims = append(f.claims, req.GetClaim())
+	f.claims, f.asked = append(f.claims, req.GetClaim()), append(f.asked, req)
 	parts := -1
 	if f.onReplay != nil {
 		parts = f.onReplay(f.replays)

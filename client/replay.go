@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/walsvc/walsvc/internal/codec"
 	"github.com/walsvc/walsvc/internal/limits"
@@ -38,6 +39,15 @@ type ReplayOptions struct {
 	Cursor string
 	To     LSN  // last record; 0 means the end; not with Follow
 	Follow bool // go on with what is appended, until ctx ends
+	// FromTime, if not zero, begins with the first record committed at that time or
+	// after it, and with the next one if there is none yet. If records committed since
+	// may no longer be kept, that is ErrLSNTruncated. Not with From, Checkpoint or
+	// Cursor. Commit times are the service's: its clock when a frame of records was
+	// written, never going back.
+	FromTime time.Time
+	// ToTime, if not zero, ends with the last record committed before that time or
+	// at it, of those that are durable when the replay begins. Not with To or Follow.
+	ToTime time.Time
 	// Claim is what the caller has last read, or was acknowledged: the service
 	// proves it before it shows anything, and every time the replay has to connect
 	// anew. Zero means Log.Claim, and if that claims nothing, the log's end as it
@@ -173,6 +183,7 @@ func (l *Log) receiveStream(ctx context.Context, o *ReplayOptions, parts chan<- 
 	stream, err := l.client.replayService.Replay(ctx, &walsvcv1.ReplayRequest{
 		Log: l.name, FromLsn: uint64(o.From), Checkpoint: o.Checkpoint, Cursor: o.Cursor, ToLsn: uint64(o.To), Follow: o.Follow,
 		Codecs: []uint32{uint32(codec.None), uint32(codec.S2), uint32(codec.Zstd)}, Claim: o.Claim.message(),
+		FromTime: timestamp(o.FromTime), ToTime: timestamp(o.ToTime),
 	}, grpc.WaitForReady(true))
 	if err != nil {
 		return fromStatus(err)
@@ -207,7 +218,7 @@ func (l *Log) receiveStream(ctx context.Context, o *ReplayOptions, parts chan<- 
 		if err := o.Claim.extend(&p); err != nil {
 			return err
 		}
-		o.From, o.Checkpoint = p.first+LSN(p.count), ""
+		o.From, o.Checkpoint, o.FromTime = p.first+LSN(p.count), "", time.Time{}
 		if watch != nil {
 			watch.Stop() // a loop that takes its time is not silence
 		}
@@ -220,6 +231,14 @@ func (l *Log) receiveStream(ctx context.Context, o *ReplayOptions, parts chan<- 
 			watch.Reset(silence)
 		}
 	}
+}
+
+// timestamp spells a time, nil if it is zero.
+func timestamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
 }
 
 // unpack returns the records of a message, in memory that nobody uses again,

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/walsvc/walsvc/internal/codec"
 	"github.com/walsvc/walsvc/internal/wire"
@@ -59,6 +61,28 @@ func TestReplay(t *testing.T) {
 				t.Fatalf("ended before LSN %d, want %d", next, tt.last+1)
 			}
 		})
+	}
+}
+
+// TestReplayFromATimeGoesOn: a replay that breaks goes on behind what it has shown,
+// and asks for the time only until it has shown something.
+func TestReplayFromATimeGoesOn(t *testing.T) {
+	f := filled(20)
+	f.onReplay = func(stream int) int { return []int{0, 2, -1}[stream-1] }
+	at := time.Date(2026, 3, 1, 0, 0, 0, 1, time.UTC)
+	n := 0
+	for _, err := range f.serve(t, Options{}).Log("orders").Replay(t.Context(), ReplayOptions{FromTime: at, ToTime: at}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	var asked []string
+	for _, req := range f.asked {
+		asked = append(asked, fmt.Sprint(req.GetFromLsn() > 0, req.GetFromTime().AsTime().Equal(at), req.GetToTime().AsTime().Equal(at)))
+	}
+	if want := []string{"false true true", "false true true", "true false true"}; n != 20 || !slices.Equal(asked, want) {
+		t.Errorf("%d records; asked from an LSN, from the time, to the time: %q, want %q", n, asked, want)
 	}
 }
 

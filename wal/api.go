@@ -170,9 +170,15 @@ type Span struct {
 
 // ReadOptions say what a Reader returns.
 type ReadOptions struct {
-	From   LSN           // first record; 0 means the oldest kept, or what Cursor says
-	Cursor string        // of whoever reads: without From, where to begin; if it is evicted, that is the error
-	To     LSN           // last record; 0 means the end as it is when the Reader is made, or none if it follows
+	From   LSN    // first record; 0 means the oldest kept, or what Cursor says
+	Cursor string // of whoever reads: without From, where to begin; if it is evicted, that is the error
+	To     LSN    // last record; 0 means the end as it is when the Reader is made, or none if it follows
+	// FromTime begins with the first record committed at that time or after it, or
+	// with the next one if there is none yet; see Volume.At. Not with From or Cursor.
+	FromTime time.Time
+	// ToTime ends with the last record committed before that time or at it, of those
+	// that are durable when the Reader is made. Not with To or Follow.
+	ToTime time.Time
 	Follow bool          // wait at the end instead of ending
 	Codecs []codec.Codec // if not empty, blocks of these may come as stored
 	Max    int           // bytes of a span, beyond which it is ended at a record; 0 means limits.ReplayMessageSize
@@ -383,12 +389,17 @@ var (
 type RangeError struct {
 	Log         string
 	Asked       LSN
+	Since       time.Time // asked for instead of an LSN; zero if it was not
 	First, Next LSN
 	Err         error // ErrLSNAhead or ErrLSNTruncated
 }
 
 // Error implements error.
 func (e *RangeError) Error() string {
+	if !e.Since.IsZero() {
+		return fmt.Sprintf("log %q: records since %s: %v: it has %d to %d, and may have had others since then",
+			e.Log, e.Since.UTC().Format(time.RFC3339Nano), e.Err, e.First, e.Next-1)
+	}
 	return fmt.Sprintf("log %q: LSN %d: %v: it has %d to %d", e.Log, e.Asked, e.Err, e.First, e.Next-1)
 }
 
@@ -528,6 +539,7 @@ type engine interface {
 	Append(ctx context.Context, log string, producer ulid.ULID, epoch Epoch, b Batch) (Verdict, error)
 
 	CheckClaim(log string, c Claim) error
+	At(log string, t time.Time) (LSN, error)
 	NewReader(log string, o ReadOptions) (*Reader, error)
 	WaitDurable(ctx context.Context, log string, lsn LSN) (LSN, error)
 	WaitDurableIn(ctx context.Context, log string, epoch Epoch, lsn LSN) (LSN, error)

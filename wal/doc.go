@@ -60,6 +60,13 @@
 // filled in memory, of sealed ones in their seals, of segments that a crash cut
 // short by a scan when somebody asks. Opening reads none of it.
 //
+// # When records were committed
+//
+// Every frame has its commit time, which never falls. A time is looked for in the
+// headers of segments, which say when the one before ended, and then in one
+// segment's directories. What is missing there was lost, and counts as committed
+// at any time: a reader from or until that time comes to it, and is told.
+//
 // # Space
 //
 // Snapshots ride between frames of commands; the two newest and everything

@@ -357,53 +357,72 @@ func (c *indexCache) sealed(id segment.ID) *segmentIndex {
 // scan rebuilds a segment's index from its directories. Frames that do not
 // verify are passed over: whoever reads their records is told then.
 func (c *indexCache) scan(id segment.ID) (*segmentIndex, error) {
-	h, err := c.v.journal.Header(id)
-	if err != nil {
-		return nil, err
-	}
 	s := newSegmentIndex(id)
-	from := segment.FrameRef{
-		Pos: segment.Pos{Segment: id, Offset: limits.SegmentHeaderSize}, Sequence: h.Cut.Sequence + 1, Chain: h.Cut.Chain,
-	}
-	for !from.IsZero() {
-		hole, err := c.scanRun(s, from)
-		if err != nil {
-			return nil, err
+	err := c.walk(id, func(f *segment.Frame, commands []Command) error {
+		for i := range commands {
+			if commands[i].Kind == CommandAppend {
+				s.add(&commands[i], f.Pos.Offset)
+			}
 		}
-		if from, err = c.behind(hole, id); err != nil {
-			return nil, err
-		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("index segment %s: %w", id, err)
 	}
 	return s, nil
 }
 
-// scanRun indexes the frames from from on to the first that does not verify, and
-// returns its position; one in another segment if there is none.
-func (c *indexCache) scanRun(s *segmentIndex, from segment.FrameRef) (_ segment.Pos, err error) {
+// walk calls each for every frame of commands of a segment that verifies, in
+// order, until that returns an error; errEnough ends the walk and is none. The
+// commands are valid until it returns.
+func (c *indexCache) walk(id segment.ID, each func(f *segment.Frame, commands []Command) error) error {
+	h, err := c.v.journal.Header(id)
+	if err != nil {
+		return err
+	}
+	from := segment.FrameRef{
+		Pos: segment.Pos{Segment: id, Offset: limits.SegmentHeaderSize}, Sequence: h.Cut.Sequence + 1, Chain: h.Cut.Chain,
+	}
+	for !from.IsZero() {
+		hole, err := c.walkRun(id, from, each)
+		if errors.Is(err, errEnough) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if from, err = c.behind(hole, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// walkRun walks over the frames from from on to the first that does not verify,
+// and returns its position; one in another segment if there is none.
+func (c *indexCache) walkRun(id segment.ID, from segment.FrameRef, each func(f *segment.Frame, commands []Command) error) (_ segment.Pos, err error) {
 	scan := replay.NewScanner(c.v.journal, from)
 	defer func() { err = errors.Join(err, scan.Close()) }()
 	var commands []Command
 	for scan.Next() {
 		f := scan.Frame()
-		if f.Pos.Segment != s.id {
+		if f.Pos.Segment != id {
 			return f.Pos, nil
 		}
 		if f.Header.Kind != segment.KindCommands {
 			continue
 		}
 		if commands, err = DecodeCommands(commands[:0], f.Meta); err != nil {
-			return segment.Pos{}, fmt.Errorf("index segment %s: frame at %s: %w", s.id, f.Pos, err)
+			return segment.Pos{}, fmt.Errorf("frame at %s: %w", f.Pos, err)
 		}
-		for i := range commands {
-			if commands[i].Kind == CommandAppend {
-				s.add(&commands[i], f.Pos.Offset)
-			}
+		if err := each(f, commands); err != nil {
+			return segment.Pos{}, err
 		}
 	}
 	// What could not be read is no hole: an index without it would look whole, and
 	// let the janitor release what is still needed.
 	if stopped := scan.Err(); isUnread(stopped) {
-		return segment.Pos{}, fmt.Errorf("index segment %s: %w", s.id, stopped)
+		return segment.Pos{}, stopped
 	}
 	return scan.End().Pos, nil
 }

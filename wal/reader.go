@@ -47,9 +47,13 @@ type batchFrame struct {
 }
 
 // NewReader returns a Reader. It returns ErrLogNotFound, a *RangeError if o.From
-// is truncated or beyond the next LSN, ErrCursorNotFound, or a *CursorLostError if
-// o.Cursor was evicted.
+// is truncated or beyond the next LSN or records since o.FromTime are, ErrInvalid for
+// two beginnings or two ends, ErrCursorNotFound, or a *CursorLostError if o.Cursor was evicted.
 func (v *Volume) NewReader(log string, o ReadOptions) (*Reader, error) {
+	until, err := v.resolve(log, &o)
+	if err != nil {
+		return nil, err
+	}
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	l, err := v.lookup(log)
@@ -75,7 +79,10 @@ func (v *Volume) NewReader(log string, o ReadOptions) (*Reader, error) {
 	}
 	// A replay to the end ends where the log ends now: one that is appended to as
 	// fast as it is read would never end.
-	if r.to = o.To; r.to == 0 {
+	switch r.to = o.To; {
+	case !o.ToTime.IsZero():
+		r.to = until
+	case o.To == 0:
 		r.to = l.next - 1
 	}
 	switch {
@@ -85,6 +92,26 @@ func (v *Volume) NewReader(log string, o ReadOptions) (*Reader, error) {
 		return nil, r.outside(l, ErrLSNAhead)
 	}
 	return r, nil
+}
+
+// resolve finds the LSNs that the times in o mean: it sets o.From, and returns the
+// last record wanted.
+func (v *Volume) resolve(log string, o *ReadOptions) (until LSN, err error) {
+	switch {
+	case !o.FromTime.IsZero() && (o.From != 0 || o.Cursor != ""):
+		return 0, fmt.Errorf("log %q: %w: a replay begins at a time, or at an LSN or cursor", log, ErrInvalid)
+	case !o.ToTime.IsZero() && (o.To != 0 || o.Follow):
+		return 0, fmt.Errorf("log %q: %w: a replay ends at a time, or at an LSN, or follows", log, ErrInvalid)
+	}
+	if !o.FromTime.IsZero() {
+		if o.From, err = v.At(log, o.FromTime); err != nil {
+			return 0, err
+		}
+	}
+	if !o.ToTime.IsZero() {
+		until, err = v.until(log, o.ToTime)
+	}
+	return until, err
 }
 
 func (r *Reader) outside(l *logState, err error) error {

@@ -5,7 +5,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -37,26 +39,35 @@ func newRecordResult(r client.Record) recordResult {
 func newReplayCommand(g *globals) *cobra.Command {
 	var o client.ReplayOptions
 	var from, to uint64
+	var fromTime, toTime timeFlag
 	cmd := &cobra.Command{
 		Use:   "replay LOG",
 		Short: "Write a log's records to standard output",
 		Long: `Write a log's records to standard output, each with a newline behind it: from
-the oldest kept, an LSN or behind a checkpoint or cursor, to the end or an LSN.
-It does not move the cursor.
+the oldest kept, an LSN, a time or behind a checkpoint or cursor, to the end, an
+LSN or a time. It does not move the cursor.
+
+A time is when the service committed a record, as RFC 3339 spells it
+(2026-03-09T14:00:00Z), or how long ago (2h, "2h ago"). --from-time is refused as
+LSN_TRUNCATED if records committed since then may no longer be kept.
 
 ` + replayJSON,
 		Example: `  walctl replay orders --from 100 --to 199
-  walctl replay orders --checkpoint engine -o json`,
+  walctl replay orders --checkpoint engine -o json
+  walctl replay orders --from-time 2h --to-time 2026-03-09T14:00:00Z`,
 		GroupID:           groupOnline,
 		Args:              exactArgs(1),
 		ValidArgsFunction: g.completeLog,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.From, o.To = client.LSN(from), client.LSN(to)
+			o.FromTime, o.ToTime = fromTime.Time, toTime.Time
 			switch {
 			case o.Follow && to != 0:
 				return usagef("--follow has no end and --to is one")
 			case to != 0 && to < from:
 				return usagef("--to %d is before --from %d", to, from)
+			case !o.ToTime.IsZero() && o.ToTime.Before(o.FromTime):
+				return usagef("--to-time %s is before --from-time %s", &toTime, &fromTime)
 			}
 			return g.withClient(cmd, func(_ context.Context, c *client.Client) error {
 				return g.replay(cmd, c.Log(args[0]), o)
@@ -68,11 +79,44 @@ It does not move the cursor.
 	flags.StringVar(&o.Checkpoint, "checkpoint", "", "begin behind the checkpoint of this `name`")
 	flags.StringVar(&o.Cursor, "cursor", "", "begin behind the cursor of this `name`")
 	flags.Uint64Var(&to, "to", 0, "last `LSN`; 0 means the end")
+	flags.Var(&fromTime, "from-time", "begin with the first record committed at this `time` or after it")
+	flags.Var(&toTime, "to-time", "end with the last record committed before this `time` or at it")
 	flags.BoolVar(&o.Follow, "follow", false, "go on with what is appended, until interrupted")
-	cmd.MarkFlagsMutuallyExclusive("from", "checkpoint", "cursor")
+	cmd.MarkFlagsMutuallyExclusive("from", "from-time", "checkpoint", "cursor")
+	cmd.MarkFlagsMutuallyExclusive("to", "to-time")
+	cmd.MarkFlagsMutuallyExclusive("to-time", "follow")
 	must(cmd.RegisterFlagCompletionFunc("cursor", g.completeCursorFlag))
 	must(cmd.RegisterFlagCompletionFunc("checkpoint", g.completeCheckpointFlag))
 	return cmd
+}
+
+// A timeFlag is a time on the command line: a point, or how long ago.
+type timeFlag struct{ time.Time }
+
+// Type implements pflag.Value.
+func (t *timeFlag) Type() string { return "time" }
+
+// String implements pflag.Value.
+func (t *timeFlag) String() string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}
+
+// Set implements pflag.Value.
+func (t *timeFlag) Set(text string) error {
+	ago, _ := strings.CutSuffix(text, " ago")
+	if d, err := time.ParseDuration(ago); err == nil && d >= 0 {
+		t.Time = time.Now().Add(-d)
+		return nil
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return errors.New("want a time such as 2026-03-09T14:00:00Z, or how long ago such as 2h")
+	}
+	t.Time = at
+	return nil
 }
 
 func newTailCommand(g *globals) *cobra.Command {

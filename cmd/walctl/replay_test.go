@@ -60,6 +60,29 @@ func TestLazyWriterGathersAndDoesNotSitOnLines(t *testing.T) {
 	})
 }
 
+func TestTimeFlag(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for text, want := range map[string]string{
+			"2026-03-09T14:00:00Z":        "2026-03-09T14:00:00Z",
+			"2026-03-09T14:00:00.5+02:00": "2026-03-09T12:00:00.5Z",
+			"2h":                          "1999-12-31T22:00:00Z", // a bubble begins with the year 2000
+			"90m ago":                     "1999-12-31T22:30:00Z",
+			"0s":                          "2000-01-01T00:00:00Z",
+		} {
+			var f timeFlag
+			if err := f.Set(text); err != nil || f.String() != want {
+				t.Errorf("%q is %s, %v; want %s", text, &f, err, want)
+			}
+		}
+		for _, text := range []string{"", "-2h", "yesterday", "2026-03-09", "ago", "2026-03-09T14:00:00Z ago"} {
+			var f timeFlag
+			if err := f.Set(text); err == nil {
+				t.Errorf("%q is %s", text, &f)
+			}
+		}
+	})
+}
+
 func TestRecordsAsJSON(t *testing.T) {
 	for data, want := range map[string]string{
 		"":          `{"lsn":7,"data":""}`,

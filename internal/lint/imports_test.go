@@ -148,6 +148,7 @@ var strangers = []struct {
 		"proto/walsvc/v1": "generated",
 		"internal/wire":   "the messages that need not be fast",
 		"internal/server": "answers",
+		"client":          "spells times",
 	}},
 	{"github.com/prometheus", map[string]string{
 		"internal/telemetry": "the only one that names a metric",

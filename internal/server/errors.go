@@ -341,6 +341,10 @@ func figures(err error) map[string]string {
 			"log": outside.Log, "lsn": decimal(outside.Asked),
 			"first_lsn": decimal(outside.First), "next_lsn": decimal(outside.Next),
 		}
+		if !outside.Since.IsZero() {
+			delete(out, "lsn")
+			out["from_time"] = outside.Since.UTC().Format(time.RFC3339Nano)
+		}
 	case errors.As(err, &mismatch):
 		out = map[string]string{
 			"log": mismatch.Log, "expected_lsn": decimal(mismatch.Expected), "next_lsn": decimal(mismatch.Next),

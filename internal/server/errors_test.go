@@ -130,6 +130,7 @@ func TestFigures(t *testing.T) {
 		want string
 	}{
 		{&wal.RangeError{Log: "l", Asked: 9, First: 2, Next: 5, Err: wal.ErrLSNAhead}, "map[first_lsn:2 log:l lsn:9 next_lsn:5]"},
+		{&wal.RangeError{Log: "l", Since: time.Unix(0, 1), First: 2, Next: 5, Err: wal.ErrLSNTruncated}, "map[first_lsn:2 from_time:1970-01-01T00:00:00.000000001Z log:l next_lsn:5]"},
 		{&wal.MismatchError{Log: "l", Expected: 9, Next: 5}, "map[expected_lsn:9 log:l next_lsn:5]"},
 		{&wal.SequenceError{Log: "l", Got: 9, Want: 5}, "map[log:l sequence:9 want_sequence:5]"},
 		{&wal.ConflictError{Log: "l", Checkpoint: "c", Expected: 9, Version: 5}, "map[checkpoint:c expected_version:9 log:l version:5]"},

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	blockcodec "github.com/walsvc/walsvc/internal/codec"
 	"github.com/walsvc/walsvc/internal/limits"
@@ -145,8 +147,19 @@ func (s replayService) readOptions(ctx context.Context, req *walsvcv1.ReplayRequ
 		return o, fmt.Errorf("%w: both checkpoint and cursor", wal.ErrInvalid)
 	case o.Follow && o.To != 0:
 		return o, fmt.Errorf("%w: both to_lsn and follow", wal.ErrInvalid)
+	case req.GetFromTime() != nil && (o.From != 0 || req.GetCheckpoint() != "" || o.Cursor != ""):
+		return o, fmt.Errorf("%w: from_time and another beginning", wal.ErrInvalid)
+	case req.GetToTime() != nil && (o.To != 0 || o.Follow):
+		return o, fmt.Errorf("%w: to_time, and to_lsn or follow", wal.ErrInvalid)
 	case len(req.GetCodecs()) > 16:
 		return o, fmt.Errorf("%w: %d codecs", wal.ErrInvalid, len(req.GetCodecs()))
+	}
+	var err error
+	if o.FromTime, err = timeOf("from_time", req.GetFromTime()); err != nil {
+		return o, err
+	}
+	if o.ToTime, err = timeOf("to_time", req.GetToTime()); err != nil {
+		return o, err
 	}
 	for _, c := range req.GetCodecs() {
 		if c > 255 || !blockcodec.Codec(c).Valid() {
@@ -171,6 +184,20 @@ func (s replayService) readOptions(ctx context.Context, req *walsvcv1.ReplayRequ
 		o.From = cp.LSN + 1
 	}
 	return o, nil
+}
+
+// timeOf reads a time, the zero one if there is none.
+func timeOf(field string, t *timestamppb.Timestamp) (time.Time, error) {
+	if t == nil {
+		return time.Time{}, nil
+	}
+	if err := t.CheckValid(); err != nil {
+		return time.Time{}, fmt.Errorf("%w: %s: %w", wal.ErrInvalid, field, err)
+	}
+	if at := t.AsTime(); !at.IsZero() {
+		return at, nil
+	}
+	return time.Unix(0, 0), nil // the zero time means none
 }
 
 // next waits for the reader's next span. While a follower waits it hears the

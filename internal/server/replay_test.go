@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	blockcodec "github.com/walsvc/walsvc/internal/codec"
 	"github.com/walsvc/walsvc/internal/limits"
@@ -140,6 +143,60 @@ func TestReplay(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestReplayBetweenTimes: what was committed by then and since then, and who asks
+// for two beginnings or two ends at once is told so.
+func TestReplayBetweenTimes(t *testing.T) {
+	w := newWorld(t, Options{})
+	w.create("l")
+	w.append("l", "1", "2")
+	between := time.Now()
+	for !time.Now().After(between.Add(time.Microsecond)) { // a clock may be coarse
+		runtime.Gosched()
+	}
+	w.append("l", "3")
+	at, ever := timestamppb.New(between), timestamppb.New(between.Add(time.Hour))
+	for _, tc := range []struct {
+		name string
+		req  *walsvcv1.ReplayRequest
+		want []string
+	}{
+		{"since", &walsvcv1.ReplayRequest{FromTime: at}, []string{"3"}},
+		{"until", &walsvcv1.ReplayRequest{ToTime: at}, []string{"1", "2"}},
+		{"since and until", &walsvcv1.ReplayRequest{FromTime: at, ToTime: at}, nil},
+		{"from an LSN until", &walsvcv1.ReplayRequest{FromLsn: 2, ToTime: at}, []string{"2"}},
+		{"since the beginning of time", &walsvcv1.ReplayRequest{FromTime: &timestamppb.Timestamp{Seconds: -62135596800}}, []string{"1", "2", "3"}},
+		{"since a time to come", &walsvcv1.ReplayRequest{FromTime: ever}, nil},
+		{"until a time to come", &walsvcv1.ReplayRequest{ToTime: ever}, []string{"1", "2", "3"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tc.req.Log = "l"
+			if got, err := replayed(t, w, tc.req); err != nil || !slices.Equal(got, tc.want) {
+				t.Errorf("%q, %v; want %q", got, err, tc.want)
+			}
+		})
+	}
+	for name, req := range map[string]*walsvcv1.ReplayRequest{
+		"from_lsn":   {FromTime: at, FromLsn: 1},
+		"checkpoint": {FromTime: at, Checkpoint: "cp"},
+		"cursor":     {FromTime: at, Cursor: "c"},
+		"to_lsn":     {ToTime: at, ToLsn: 1},
+		"follow":     {ToTime: at, Follow: true},
+		"no time":    {FromTime: &timestamppb.Timestamp{Nanos: -1}},
+		"none":       {ToTime: &timestamppb.Timestamp{Seconds: math.MaxInt64}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			req.Log = "l"
+			_, err := replayed(t, w, req)
+			wantReason(t, err, codes.InvalidArgument, "INVALID")
+		})
+	}
+	if _, err := walsvcv1.NewLogServiceClient(w.conn).TruncateLog(w.ctx, &walsvcv1.TruncateLogRequest{Name: "l", FirstLsn: 2}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := replayed(t, w, &walsvcv1.ReplayRequest{Log: "l", FromTime: timestamppb.New(between.Add(-time.Hour))})
+	wantReason(t, err, codes.OutOfRange, "LSN_TRUNCATED")
 }
 
 func TestFollow(t *testing.T) {

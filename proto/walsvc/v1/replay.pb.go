@@ -9,6 +9,7 @@ package walsvcv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -193,7 +194,15 @@ type ReplayRequest struct {
 	// cursor, if set, is the reader's own: without from_lsn the replay begins behind
 	// its LSN, and it ends with DATA_LOSS/CURSOR_LOST if the cursor was evicted and
 	// what is to come next is gone. The replay does not move it. Not with checkpoint.
-	Cursor        string `protobuf:"bytes,8,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	Cursor string `protobuf:"bytes,8,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	// from_time, if set, begins with the first record committed at that time or after
+	// it, and with the next one if there is none yet. If records committed since may
+	// no longer be kept: OUT_OF_RANGE/LSN_TRUNCATED. Not with from_lsn, checkpoint or
+	// cursor.
+	FromTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=from_time,json=fromTime,proto3" json:"from_time,omitempty"`
+	// to_time, if set, ends with the last record committed before that time or at it,
+	// of those that are durable when the replay begins. Not with to_lsn or follow.
+	ToTime        *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=to_time,json=toTime,proto3" json:"to_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -282,6 +291,20 @@ func (x *ReplayRequest) GetCursor() string {
 		return x.Cursor
 	}
 	return ""
+}
+
+func (x *ReplayRequest) GetFromTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FromTime
+	}
+	return nil
+}
+
+func (x *ReplayRequest) GetToTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ToTime
+	}
+	return nil
 }
 
 // StoredBlock is a block as it lies on disk: records of this log only, every
@@ -677,7 +700,7 @@ var File_walsvc_v1_replay_proto protoreflect.FileDescriptor
 
 const file_walsvc_v1_replay_proto_rawDesc = "" +
 	"\n" +
-	"\x16walsvc/v1/replay.proto\x12\twalsvc.v1\x1a\x16walsvc/v1/append.proto\"x\n" +
+	"\x16walsvc/v1/replay.proto\x12\twalsvc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16walsvc/v1/append.proto\"x\n" +
 	"\vReadRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x19\n" +
 	"\bfrom_lsn\x18\x02 \x01(\x04R\afromLsn\x12\x1f\n" +
@@ -689,7 +712,7 @@ const file_walsvc_v1_replay_proto_rawDesc = "" +
 	"\arecords\x18\x02 \x01(\v2\x12.walsvc.v1.RecordsR\arecords\x12\x19\n" +
 	"\bnext_lsn\x18\x03 \x01(\x04R\anextLsn\x12\x1f\n" +
 	"\vdurable_lsn\x18\x04 \x01(\x04R\n" +
-	"durableLsn\"\xe3\x01\n" +
+	"durableLsn\"\xd1\x02\n" +
 	"\rReplayRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x19\n" +
 	"\bfrom_lsn\x18\x02 \x01(\x04R\afromLsn\x12\x1e\n" +
@@ -700,7 +723,10 @@ const file_walsvc_v1_replay_proto_rawDesc = "" +
 	"\x06follow\x18\x05 \x01(\bR\x06follow\x12\x16\n" +
 	"\x06codecs\x18\x06 \x03(\rR\x06codecs\x12&\n" +
 	"\x05claim\x18\a \x01(\v2\x10.walsvc.v1.ClaimR\x05claim\x12\x16\n" +
-	"\x06cursor\x18\b \x01(\tR\x06cursor\"\x8c\x01\n" +
+	"\x06cursor\x18\b \x01(\tR\x06cursor\x127\n" +
+	"\tfrom_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\bfromTime\x123\n" +
+	"\ato_time\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\x06toTime\"\x8c\x01\n" +
 	"\vStoredBlock\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05codec\x18\x02 \x01(\rR\x05codec\x12\x19\n" +
@@ -748,36 +774,39 @@ func file_walsvc_v1_replay_proto_rawDescGZIP() []byte {
 
 var file_walsvc_v1_replay_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_walsvc_v1_replay_proto_goTypes = []any{
-	(*ReadRequest)(nil),          // 0: walsvc.v1.ReadRequest
-	(*ReadResponse)(nil),         // 1: walsvc.v1.ReadResponse
-	(*ReplayRequest)(nil),        // 2: walsvc.v1.ReplayRequest
-	(*StoredBlock)(nil),          // 3: walsvc.v1.StoredBlock
-	(*ReplayResponse)(nil),       // 4: walsvc.v1.ReplayResponse
-	(*WaitDurableRequest)(nil),   // 5: walsvc.v1.WaitDurableRequest
-	(*WaitDurableResponse)(nil),  // 6: walsvc.v1.WaitDurableResponse
-	(*WatchDurableRequest)(nil),  // 7: walsvc.v1.WatchDurableRequest
-	(*WatchDurableResponse)(nil), // 8: walsvc.v1.WatchDurableResponse
-	(*Records)(nil),              // 9: walsvc.v1.Records
-	(*Claim)(nil),                // 10: walsvc.v1.Claim
+	(*ReadRequest)(nil),           // 0: walsvc.v1.ReadRequest
+	(*ReadResponse)(nil),          // 1: walsvc.v1.ReadResponse
+	(*ReplayRequest)(nil),         // 2: walsvc.v1.ReplayRequest
+	(*StoredBlock)(nil),           // 3: walsvc.v1.StoredBlock
+	(*ReplayResponse)(nil),        // 4: walsvc.v1.ReplayResponse
+	(*WaitDurableRequest)(nil),    // 5: walsvc.v1.WaitDurableRequest
+	(*WaitDurableResponse)(nil),   // 6: walsvc.v1.WaitDurableResponse
+	(*WatchDurableRequest)(nil),   // 7: walsvc.v1.WatchDurableRequest
+	(*WatchDurableResponse)(nil),  // 8: walsvc.v1.WatchDurableResponse
+	(*Records)(nil),               // 9: walsvc.v1.Records
+	(*Claim)(nil),                 // 10: walsvc.v1.Claim
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 }
 var file_walsvc_v1_replay_proto_depIdxs = []int32{
 	9,  // 0: walsvc.v1.ReadResponse.records:type_name -> walsvc.v1.Records
 	10, // 1: walsvc.v1.ReplayRequest.claim:type_name -> walsvc.v1.Claim
-	9,  // 2: walsvc.v1.ReplayResponse.records:type_name -> walsvc.v1.Records
-	3,  // 3: walsvc.v1.ReplayResponse.block:type_name -> walsvc.v1.StoredBlock
-	0,  // 4: walsvc.v1.ReplayService.Read:input_type -> walsvc.v1.ReadRequest
-	2,  // 5: walsvc.v1.ReplayService.Replay:input_type -> walsvc.v1.ReplayRequest
-	5,  // 6: walsvc.v1.ReplayService.WaitDurable:input_type -> walsvc.v1.WaitDurableRequest
-	7,  // 7: walsvc.v1.ReplayService.WatchDurable:input_type -> walsvc.v1.WatchDurableRequest
-	1,  // 8: walsvc.v1.ReplayService.Read:output_type -> walsvc.v1.ReadResponse
-	4,  // 9: walsvc.v1.ReplayService.Replay:output_type -> walsvc.v1.ReplayResponse
-	6,  // 10: walsvc.v1.ReplayService.WaitDurable:output_type -> walsvc.v1.WaitDurableResponse
-	8,  // 11: walsvc.v1.ReplayService.WatchDurable:output_type -> walsvc.v1.WatchDurableResponse
-	8,  // [8:12] is the sub-list for method output_type
-	4,  // [4:8] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	11, // 2: walsvc.v1.ReplayRequest.from_time:type_name -> google.protobuf.Timestamp
+	11, // 3: walsvc.v1.ReplayRequest.to_time:type_name -> google.protobuf.Timestamp
+	9,  // 4: walsvc.v1.ReplayResponse.records:type_name -> walsvc.v1.Records
+	3,  // 5: walsvc.v1.ReplayResponse.block:type_name -> walsvc.v1.StoredBlock
+	0,  // 6: walsvc.v1.ReplayService.Read:input_type -> walsvc.v1.ReadRequest
+	2,  // 7: walsvc.v1.ReplayService.Replay:input_type -> walsvc.v1.ReplayRequest
+	5,  // 8: walsvc.v1.ReplayService.WaitDurable:input_type -> walsvc.v1.WaitDurableRequest
+	7,  // 9: walsvc.v1.ReplayService.WatchDurable:input_type -> walsvc.v1.WatchDurableRequest
+	1,  // 10: walsvc.v1.ReplayService.Read:output_type -> walsvc.v1.ReadResponse
+	4,  // 11: walsvc.v1.ReplayService.Replay:output_type -> walsvc.v1.ReplayResponse
+	6,  // 12: walsvc.v1.ReplayService.WaitDurable:output_type -> walsvc.v1.WaitDurableResponse
+	8,  // 13: walsvc.v1.ReplayService.WatchDurable:output_type -> walsvc.v1.WatchDurableResponse
+	10, // [10:14] is the sub-list for method output_type
+	6,  // [6:10] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_walsvc_v1_replay_proto_init() }

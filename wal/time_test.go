@@ -1,0 +1,254 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/datadriven"
+	"github.com/oklog/ulid/v2"
+
+	"github.com/walsvc/walsvc/internal/disk"
+)
+
+// midnight is when the clocks of these tests start.
+var midnight = time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+
+// A timekeeper is a volume whose wall clock somebody sets.
+type timekeeper struct {
+	t    testing.TB
+	fs   *disk.Mem
+	v    *Volume
+	wall atomic.Int64
+}
+
+func newTimekeeper(t testing.TB) *timekeeper {
+	k := &timekeeper{t: t, fs: disk.NewMem()}
+	k.wall.Store(midnight.UnixNano())
+	k.open()
+	return k
+}
+
+func (k *timekeeper) open() {
+	o := testOptions(k.fs)
+	o.Now, o.Codec = k.wall.Load, "none"
+	v, err := Open(context.Background(), "/vol", o)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	k.v = v
+}
+
+func (k *timekeeper) restart() {
+	closeTest(k.t, k.v)
+	k.open()
+}
+
+// at spells what At says.
+func (k *timekeeper) at(log string, t time.Time) string {
+	lsn, err := k.v.At(log, t)
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprint(lsn)
+}
+
+// replay spells which records a replay between two times returns.
+func (k *timekeeper) replay(log string, from, to time.Time) string {
+	r, err := k.v.NewReader(log, ReadOptions{FromTime: from, ToTime: to})
+	if err != nil {
+		return err.Error()
+	}
+	defer r.Close()
+	spans, err := drain(r)
+	out := "nothing"
+	if n := len(spans); n > 0 {
+		last := spans[n-1].First + LSN(spans[n-1].Count) - 1
+		out = fmt.Sprintf("%d to %d", spans[0].First, last)
+	}
+	if err != nil {
+		out += "; " + err.Error()
+	}
+	return out
+}
+
+// TestTime plays scripts: of clocks that are set, restarts, records that are given
+// up, and frames that are lost. Times are counted from midnight.
+func TestTime(t *testing.T) {
+	datadriven.Walk(t, "testdata/time", func(t *testing.T, path string) {
+		k := newTimekeeper(t)
+		defer func() { closeTest(t, k.v) }()
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			k.t = t
+			var out strings.Builder
+			for _, line := range strings.Split(strings.TrimSpace(d.Input), "\n") {
+				if said := k.do(d.Cmd, strings.Fields(line)); said != "" {
+					fmt.Fprintln(&out, said)
+				}
+			}
+			return out.String()
+		})
+	})
+}
+
+func (k *timekeeper) do(cmd string, args []string) string {
+	ctx := context.Background()
+	num := func(i int) (n int) {
+		if _, err := fmt.Sscan(args[i], &n); err != nil {
+			k.t.Fatal(err)
+		}
+		return n
+	}
+	clock := func(i int) time.Time {
+		if args[i] == "-" {
+			return time.Time{}
+		}
+		d, err := time.ParseDuration(args[i])
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		return midnight.Add(d)
+	}
+	switch cmd {
+	case "create":
+		mustCreate(k.t, k.v, args[0])
+	case "clock": // what the wall clock is set to
+		k.wall.Store(clock(0).UnixNano())
+	case "append": // LOG RECORDS
+		got := mustAppend(k.t, k.v, args[0], make([]string, num(1))...)
+		return fmt.Sprintf("%d to %d", got.First, got.First+LSN(got.Count)-1)
+	case "fill": // LOG FRAMES: of a record each, a minute apart
+		for range num(1) {
+			mustAppend(k.t, k.v, args[0], "")
+			k.wall.Add(int64(time.Minute))
+		}
+	case "committed": // LOG LSN
+		at := time.Unix(0, frameOf(k.t, k.v, args[0], LSN(num(1))).Header.Time)
+		return at.Sub(midnight).String()
+	case "restart":
+		k.restart()
+	case "checkpoint": // LOG LSN
+		mustCheckpoint(k.t, k.v, args[0], "cp", LSN(num(1)), "")
+	case "truncate": // LOG LSN
+		if _, err := k.v.Truncate(ctx, args[0], LSN(num(1))); err != nil {
+			return err.Error()
+		}
+	case "forget": // LOG TIME: appends and gives up, until nothing older is in the journal
+		pollUntil(k.t, "what is older was released", func() bool {
+			got := mustAppend(k.t, k.v, args[0], "")
+			mustCheckpoint(k.t, k.v, args[0], "cp", got.First, "")
+			h, err := k.v.journal.Header(k.v.journal.Segments()[0])
+			return err == nil && h.Cut.Time >= clock(1).UnixNano()
+		})
+	case "lose": // LOG LSN: the frame's header
+		corrupt(k.t, k.fs, frameOf(k.t, k.v, args[0], LSN(num(1))).Pos, 8)
+	case "at": // LOG TIME
+		return fmt.Sprintf("%s: %s", args[1], k.at(args[0], clock(1)))
+	case "replay": // LOG FROM TO
+		return fmt.Sprintf("%s to %s: %s", args[1], args[2], k.replay(args[0], clock(1), clock(2)))
+	default:
+		k.t.Fatalf("no such command: %s", cmd)
+	}
+	return ""
+}
+
+// TestTimesOfEveryRecord appends with a clock that is set every which way, for many
+// segments and restarts, and looks for the times just before, at and after every
+// commit of two logs: each record is found by its time, and none before it.
+func TestTimesOfEveryRecord(t *testing.T) {
+	k := newTimekeeper(t)
+	defer func() { closeTest(t, k.v) }()
+	rng := rand.New(rand.NewPCG(5, 6))
+	logs := []string{"busy", "idle"}
+	for _, log := range logs {
+		mustCreate(t, k.v, log)
+	}
+	year := int64(365 * 24 * time.Hour)
+	for range 120 {
+		switch rng.IntN(16) {
+		case 0:
+			k.wall.Add(year)
+		case 1:
+			k.wall.Add(-year)
+		case 2:
+			k.restart()
+		default:
+			k.wall.Add(rng.Int64N(int64(time.Minute)))
+		}
+		log := logs[0]
+		if rng.IntN(20) == 0 {
+			log = logs[1]
+		}
+		mustAppend(t, k.v, log, strings.Repeat("x", 2000), "y")
+	}
+	if len(k.v.journal.Segments()) < 8 {
+		t.Fatalf("only %d segments", len(k.v.journal.Segments()))
+	}
+	for _, log := range logs {
+		info, err := k.v.Log(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		times := make([]int64, info.Next) // by LSN
+		for lsn := info.First; lsn < info.Next; lsn++ {
+			times[lsn] = frameOf(t, k.v, log, lsn).Header.Time
+			if times[lsn] < times[lsn-1] {
+				t.Fatalf("log %q: LSN %d was committed at %d, the one before it at %d", log, lsn, times[lsn], times[lsn-1])
+			}
+		}
+		for _, committed := range times[1:] {
+			for _, ns := range []int64{committed - 1, committed, committed + 1} {
+				first := LSN(1)
+				for first < info.Next && times[first] < ns {
+					first++
+				}
+				if got, err := k.v.At(log, time.Unix(0, ns)); err != nil || got != first {
+					t.Fatalf("log %q at %d: LSN %d, %v; want %d", log, ns, got, err, first)
+				}
+				if got, err := k.v.until(log, time.Unix(0, ns-1)); err != nil || got != first-1 {
+					t.Fatalf("log %q until %d: LSN %d, %v; want %d", log, ns-1, got, err, first-1)
+				}
+			}
+		}
+	}
+}
+
+// TestFollowFromATime begins a follower at a time that is yet to come: it hears of
+// what is appended next.
+func TestFollowFromATime(t *testing.T) {
+	k := newTimekeeper(t)
+	defer func() { closeTest(t, k.v) }()
+	mustCreate(t, k.v, "log")
+	mustAppend(t, k.v, "log", "old")
+	r, err := k.v.NewReader("log", ReadOptions{FromTime: midnight.Add(time.Hour), Follow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustAppend(t, k.v, "log", "new")
+	if got, err := follow(context.Background(), r, 1); err != nil || got[0] != "new" {
+		t.Errorf("%q, %v", got, err)
+	}
+	for _, o := range []ReadOptions{
+		{FromTime: midnight, From: 1}, {FromTime: midnight, Cursor: "c"}, {ToTime: midnight, To: 1}, {ToTime: midnight, Follow: true},
+	} {
+		if _, err := k.v.NewReader("log", o); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+	if _, err := k.v.At("none", midnight); !errors.Is(err, ErrLogNotFound) {
+		t.Errorf("of no log: %v", err)
+	}
+	if _, err := k.v.Append(context.Background(), "log", ulid.ULID{}, 0, Batch{Run: run("x")}); err != nil {
+		t.Fatal(err)
+	}
+	var far []string
+	for _, at := range []time.Time{time.Unix(0, 0).AddDate(-5000, 0, 0), midnight.AddDate(5000, 0, 0)} {
+		far = append(far, k.at("log", at), k.replay("log", time.Time{}, at))
+	}
+	equal(t, far, []string{"1", "nothing", "4", "1 to 3"})
+}
