@@ -100,6 +100,7 @@ const retryReads = `{"methodConfig":[{"name":[
 	{"service":"walsvc.v1.LogService","method":"CreateLog"},
 	{"service":"walsvc.v1.LogService","method":"GetLog"},
 	{"service":"walsvc.v1.LogService","method":"ListLogs"},
+	{"service":"walsvc.v1.LogService","method":"SealLog"},
 	{"service":"walsvc.v1.LogService","method":"TruncateLog"},
 	{"service":"walsvc.v1.AppendService","method":"OpenProducer"},
 	{"service":"walsvc.v1.AppendService","method":"RetireProducer"},

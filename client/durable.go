@@ -2,7 +2,9 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"iter"
 
 	"google.golang.org/grpc"
@@ -13,8 +15,8 @@ import (
 // WaitDurable waits until the log's durable LSN has reached lsn, and returns it. A
 // handle that acquired the log's writer waits as that writer: ErrFenced as soon as
 // another one begins, whose record at lsn is not the one that is waited for.
-// It returns ErrLogNotFound, ErrUnavailable when the service stops, or the
-// context's error.
+// It returns ErrLogNotFound, ErrSealed if the log ends below lsn for good,
+// ErrUnavailable when the service stops, or the context's error.
 func (l *Log) WaitDurable(ctx context.Context, lsn LSN) (LSN, error) {
 	return l.waitDurable(ctx, l.stated(), lsn)
 }
@@ -32,7 +34,8 @@ func (l *Log) waitDurable(ctx context.Context, epoch uint64, lsn LSN) (LSN, erro
 // acquired the log's writer watches as that writer, and hears ErrFenced as soon as
 // another one begins, also while it appends nothing. When the
 // connection breaks it goes on. After an error it ends; the context's cause is
-// one.
+// one, and ErrSealed is if the log ends below after for good. When the log is sealed
+// it ends at the log's end, without an error.
 func (l *Log) WatchDurable(ctx context.Context, after LSN) iter.Seq2[LSN, error] {
 	return func(yield func(LSN, error) bool) {
 		epoch := l.stated()
@@ -63,7 +66,8 @@ func (l *Log) WatchDurable(ctx context.Context, after LSN) iter.Seq2[LSN, error]
 	}
 }
 
-// watch yields from one stream, until it ends or the loop does: then more is false.
+// watch yields from one stream, until it breaks, or the log or the loop ends: then
+// more is false.
 func (l *Log) watch(ctx context.Context, epoch uint64, after *LSN, yield func(LSN, error) bool) (more bool, why *Error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -71,7 +75,9 @@ func (l *Log) watch(ctx context.Context, epoch uint64, after *LSN, yield func(LS
 		&walsvcv1.WatchDurableRequest{Log: l.name, AfterLsn: uint64(*after), Epoch: epoch}, grpc.WaitForReady(true))
 	for err == nil {
 		var m *walsvcv1.WatchDurableResponse
-		if m, err = stream.Recv(); err != nil {
+		if m, err = stream.Recv(); errors.Is(err, io.EOF) {
+			return false, nil
+		} else if err != nil {
 			break
 		}
 		if lsn := LSN(m.GetDurableLsn()); lsn > *after {

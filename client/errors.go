@@ -30,6 +30,7 @@ var (
 	ErrTooManyLogs         = errors.New("too many logs")
 	ErrQuota               = errors.New("log is over its quota")
 	ErrRateQuota           = errors.New("log is over its rate")
+	ErrSealed              = errors.New("log is sealed")
 	ErrFenced              = errors.New("fenced by a newer epoch")
 	ErrLSNMismatch         = errors.New("expected LSN does not match")
 	ErrAfterRefusal        = errors.New("refused after an earlier refusal")
@@ -105,6 +106,7 @@ var reasons = []reason{
 	{"TOO_MANY_LOGS", ErrTooManyLogs, "delete logs that are no longer needed"},
 	{"QUOTA", ErrQuota, "move the log's checkpoints forward, its cursors too, or truncate it"},
 	{"RATE_QUOTA", ErrRateQuota, "append it again after Error.RetryAfter"},
+	{"SEALED", ErrSealed, "the log has ended for good: append to another one"},
 	{"FENCED", ErrFenced, "stop writing: another writer has begun a newer epoch"},
 	{"LSN_MISMATCH", ErrLSNMismatch, "read what others appended, then decide again"},
 	{"AFTER_REFUSAL", ErrAfterRefusal, "deal with the earlier refusal, then append again"},

@@ -34,6 +34,7 @@ type LogInfo struct {
 	LogChecksum uint32    // running CRC-32C over the records before Next, as they are framed
 	LiveBytes   uint64    // framed bytes of the records from First on, those lost included
 	Created     time.Time // by the service's clock
+	Sealed      time.Time // when it was sealed, by the service's clock; zero if it is not. No record ever gets Next of a sealed log
 	Options     LogOptions
 	LostRecords uint64 // of those from First on: given up by repairs of the volume; reading one is ErrDataLoss
 	// Lost are those records, in order and apart from each other. Only GetLog and
@@ -53,10 +54,14 @@ func logInfo(l *walsvcv1.Log) (LogInfo, error) {
 		return LogInfo{}, fmt.Errorf("log %q: %w: id %q: %w", l.GetName(), ErrProtocol, l.GetId(), err)
 	}
 	o := l.GetOptions()
+	var sealed time.Time
+	if l.GetSealTime() != nil {
+		sealed = l.GetSealTime().AsTime()
+	}
 	return LogInfo{
 		Name: l.GetName(), ID: id, Epoch: l.GetEpoch(), Writer: l.GetWriter(),
 		First: LSN(l.GetFirstLsn()), Next: LSN(l.GetNextLsn()),
-		LogChecksum: l.GetLogChecksum(), LiveBytes: l.GetLiveBytes(), Created: l.GetCreateTime().AsTime(),
+		LogChecksum: l.GetLogChecksum(), LiveBytes: l.GetLiveBytes(), Created: l.GetCreateTime().AsTime(), Sealed: sealed,
 		Options: LogOptions{
 			QuotaBytes: o.GetQuotaBytes(), MaxRecordBytes: o.GetMaxRecordBytes(), RateBytes: o.GetRateBytes(),
 			Labels: o.GetLabels(), ColocationKey: o.GetColocationKey(),
@@ -106,8 +111,9 @@ func (c *Client) ListLogs(ctx context.Context, prefix string) iter.Seq2[LogInfo,
 
 // DeleteLog deletes a log with its records, checkpoints, cursors and producers. id, if
 // not zero, must be the log's, so that a delete that is tried again does not hit
-// a newer log of the same name. The deletion is durable. It returns
-// ErrLogNotFound.
+// a newer log of the same name: then it returns nil as the first time, since no log
+// has that id. The deletion is durable. It returns ErrLogNotFound if no id is given
+// and there is no such log, or if the id is that of a log of another name.
 func (c *Client) DeleteLog(ctx context.Context, name string, id ulid.ULID) error {
 	req := &walsvcv1.DeleteLogRequest{Name: name}
 	if id != (ulid.ULID{}) {
@@ -130,6 +136,34 @@ func (l *Log) Name() string { return l.name }
 
 // Info returns the log as far as it is durable, or ErrLogNotFound.
 func (l *Log) Info(ctx context.Context) (LogInfo, error) { return l.client.GetLog(ctx, l.name) }
+
+// A SealOption says on what condition a log is sealed.
+type SealOption func(*walsvcv1.SealLogRequest)
+
+// SealInEpoch has Seal fail with ErrFenced unless the log is in that epoch, or sealed
+// already.
+func SealInEpoch(epoch uint64) SealOption {
+	return func(req *walsvcv1.SealLogRequest) { req.ExpectedEpoch = &epoch }
+}
+
+// Seal ends the log for good: what was appended before lies below Next of what it
+// returns, and everything later is refused with ErrSealed, whoever sent it. Replays
+// that follow and WatchDurable end there, without an error. Appends of this handle
+// that are under way meanwhile land or are refused; wait for them first. Reading,
+// checkpoints, cursors, truncating and deleting go on. The seal is durable when it
+// returns; a sealed log stays as it is and is returned. It returns ErrLogNotFound,
+// ErrFenced if SealInEpoch does not hold, or ErrFull.
+func (l *Log) Seal(ctx context.Context, opts ...SealOption) (LogInfo, error) {
+	req := &walsvcv1.SealLogRequest{Name: l.name}
+	for _, opt := range opts {
+		opt(req)
+	}
+	resp, err := l.client.logService.SealLog(ctx, req)
+	if err != nil {
+		return LogInfo{}, called(err, "seal log %q", l.name)
+	}
+	return logInfo(resp.GetLog())
+}
 
 // Truncate gives up the log's records below first, which may be at most Next. It
 // is durable when it returns; at or below First it changes nothing. It returns

@@ -38,7 +38,7 @@ type ReplayOptions struct {
 	// knows when it is done with a record.
 	Cursor string
 	To     LSN  // last record; 0 means the end; not with Follow
-	Follow bool // go on with what is appended, until ctx ends
+	Follow bool // go on with what is appended, until the log is sealed or ctx ends
 	// FromTime, if not zero, begins with the first record committed at that time or
 	// after it, and with the next one if there is none yet. If records committed since
 	// may no longer be kept, that is ErrLSNTruncated. Not with From, Checkpoint or
@@ -80,8 +80,9 @@ type part struct {
 // one that could still be lost. What is compressed on disk comes compressed and
 // is opened here, ahead of the loop. When the connection breaks it goes on at
 // the next record, once the service has proven that it still has those before.
-// After an error it ends; there is none at the end of the records. It yields ErrLSNTruncated and ErrLSNAhead for a place that is not
-// there, ErrCursorLost if it began at a cursor that was evicted, by then or since,
+// After an error it ends; there is none at the end of the records, and none at the
+// end of a sealed log, where a follower ends too. It yields ErrLSNTruncated and
+// ErrLSNAhead for a place that is not there, ErrCursorLost if it began at a cursor that was evicted, by then or since,
 // ErrCheckpointNotFound, ErrCursorNotFound, ErrLogNotFound, ErrTooManyReplays, ErrDataLoss
 // for records that are damaged or missing and for a history that is not the
 // claimed one, and the context's cause when that ends.

@@ -122,11 +122,19 @@ func TestLogsOfAService(t *testing.T) {
 	if _, _, err := c.CreateLog(t.Context(), "!", client.LogOptions{}); !errors.Is(err, client.ErrInvalidName) {
 		t.Errorf("a name that is none: %v", err)
 	}
-	if err := c.DeleteLog(t.Context(), "b", ulid.Make()); err == nil {
-		t.Error("deleted by another log's id")
+	if err := c.DeleteLog(t.Context(), "b", ulid.Make()); err != nil {
+		t.Errorf("by an id that no log has: %v", err)
 	}
-	if err := c.DeleteLog(t.Context(), "b", info.ID); err != nil {
-		t.Error(err)
+	if now, err := c.Log("b").Info(t.Context()); err != nil || now.ID != info.ID {
+		t.Errorf("deleted by another log's id: %+v, %v", now, err)
+	}
+	for range 2 {
+		if err := c.DeleteLog(t.Context(), "b", info.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := c.DeleteLog(t.Context(), "b", ulid.ULID{}); !errors.Is(err, client.ErrLogNotFound) {
+		t.Errorf("by its name, once it is gone: %v", err)
 	}
 	if _, err := c.Log("b").Info(t.Context()); !errors.Is(err, client.ErrLogNotFound) {
 		t.Errorf("deleted: %v", err)

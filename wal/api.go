@@ -45,6 +45,7 @@ type LogInfo struct {
 	Checksum  Checksum // behind Next-1
 	LiveBytes uint64   // framed bytes of the records from First on, those lost included
 	Created   time.Time
+	Sealed    time.Time // when nothing more was taken; zero if the log is not sealed
 	Options   LogOptions
 	Lost      []LSNRange // given up by repairs, in order; reading them is a *DataLossError. Not to be changed
 }
@@ -360,6 +361,7 @@ var (
 	ErrTooLarge            = errors.New("record or batch over the limit")               //
 	ErrQuota               = errors.New("log is over its quota")                        //
 	ErrRateQuota           = errors.New("log is over its rate")                         // *RateError has the figures
+	ErrSealed              = errors.New("log is sealed")                                // *SealedError has the figures
 	ErrFenced              = errors.New("fenced by a newer epoch")                      //
 	ErrLSNMismatch         = errors.New("expected LSN does not match")                  // *MismatchError has the figures
 	ErrAfterRefusal        = errors.New("refused after an earlier refusal")             // until the binding is reset
@@ -434,6 +436,21 @@ func (e *RateError) Error() string {
 
 // Unwrap returns ErrRateQuota.
 func (e *RateError) Unwrap() error { return ErrRateQuota }
+
+// A SealedError is an ErrSealed with its figures.
+type SealedError struct {
+	Log    string
+	Next   LSN // no record ever gets it
+	Sealed time.Time
+}
+
+// Error implements error.
+func (e *SealedError) Error() string {
+	return fmt.Sprintf("log %q: %v: it ends with LSN %d, for good", e.Log, ErrSealed, e.Next-1)
+}
+
+// Unwrap returns ErrSealed.
+func (e *SealedError) Unwrap() error { return ErrSealed }
 
 // A FencedError is an ErrFenced with its figures.
 type FencedError struct {
@@ -526,6 +543,7 @@ type engine interface {
 	Log(name string) (LogInfo, error)
 	ListLogs(prefix, after string, limit int) (logs []LogInfo, more bool)
 	DeleteLog(ctx context.Context, name string, id ulid.ULID) error
+	SealLog(ctx context.Context, name string, expected *Epoch) (LogInfo, error)
 	Truncate(ctx context.Context, name string, first LSN) (LogInfo, error)
 
 	AcquireWriter(ctx context.Context, log string, a Acquire) (Writer, error)

@@ -92,8 +92,9 @@ func (v *Volume) NewAppender(notify func()) *Appender {
 // Bind opens a log for appending. producer.ID may be zero, for none: then batches
 // carry no sequence and a retry is not safe. epoch is that of the log's writer,
 // zero for an appender that is not one. It returns ErrLogNotFound, ErrNoProducer,
-// ErrRetired, ErrSuperseded for an incarnation that is over, without a producer a *FencedError, or a *DataLossError if what the client was
-// last acknowledged cannot be proven.
+// ErrRetired, ErrSuperseded for an incarnation that is over, without a producer a
+// *SealedError or a *FencedError, or a *DataLossError if what the client was last
+// acknowledged cannot be proven.
 //
 // It ends earlier bindings of the same producer, on whatever Appender: a batch
 // that is still on its way through an old stream must not land once the client
@@ -183,7 +184,7 @@ func (a *Appender) bind(log string, producer Producer, epoch Epoch) (*Binding, L
 	// again what it does not know the fate of hears where that is, or that it is
 	// nowhere.
 	if b.slot == 0 {
-		if err := l.fences(epoch); err != nil {
+		if err := l.closed(epoch); err != nil {
 			return nil, LogInfo{}, ProducerInfo{}, err
 		}
 	}
@@ -329,8 +330,8 @@ func (v *Volume) sequence(f *batcher.Frame, batch *Batch, c *check, full error) 
 		return refuse(fmt.Errorf("log %q: %w", b.name, ErrAfterRefusal))
 	}
 	// Of every batch, not once when the log was bound: a writer that was acquired
-	// since lies in front of it.
-	if err := l.fences(b.epoch); err != nil {
+	// since lies in front of it, and so does a seal.
+	if err := l.closed(b.epoch); err != nil {
 		return refuse(err)
 	}
 	switch {

@@ -39,6 +39,8 @@ const (
 	// CommandResolveProducer begins a producer's next incarnation: what was bound
 	// in an earlier one appends nothing any more.
 	CommandResolveProducer CommandKind = 14
+	// CommandSealLog ends a log: nothing is appended behind it.
+	CommandSealLog CommandKind = 15
 )
 
 // String names a kind as walctl prints it.
@@ -72,6 +74,8 @@ func (k CommandKind) String() string {
 		return "retire-producer"
 	case CommandResolveProducer:
 		return "resolve-producer"
+	case CommandSealLog:
+		return "seal-log"
 	}
 	return fmt.Sprintf("command(%d)", uint8(k))
 }
@@ -86,7 +90,7 @@ type Command struct {
 	// create-log
 	Name    string    // also the checkpoint's or cursor's name; the holder's of set-writer
 	ID      ulid.ULID // also that of the request of set-writer
-	Time    int64     // also of set-checkpoint, set-cursor and evict-cursor; nanoseconds since 1970
+	Time    int64     // also of set-checkpoint, set-cursor, evict-cursor and seal-log; nanoseconds since 1970
 	Options LogOptions
 
 	// open-producer, retire-producer, resolve-producer
@@ -94,14 +98,14 @@ type Command struct {
 	Incarnation uint64 // the one that begins of resolve-producer
 
 	// append
-	Epoch    Epoch    // also the one that begins of set-writer
+	Epoch    Epoch    // also the one that begins of set-writer; the last one of seal-log
 	Slot     uint64   // the producer's slot on this log, from 1; 0 for none
 	Sequence uint64   // the producer's; 0 without one
-	First    LSN      // also the oldest record kept of truncate
+	First    LSN      // also the oldest record kept of truncate, and the LSN that no record gets of seal-log
 	Count    uint32   // records
 	RunSum   uint32   // CRC-32C of the run; of the state of a checkpoint
-	Checksum Checksum // the log's, behind the last record
-	Start    uint64   // framed bytes ever appended to the log before this batch; up to a cursor's LSN
+	Checksum Checksum // the log's, behind the last record; also of seal-log
+	Start    uint64   // framed bytes ever appended to the log before this batch, or its seal; up to a cursor's LSN
 	Place             // of the run, or of the state of a checkpoint
 
 	// set-checkpoint, move-checkpoint; the LSN also of a cursor
@@ -213,6 +217,12 @@ func appendBody(dst []byte, c *Command) []byte {
 	case CommandResolveProducer:
 		dst = append(dst, c.Producer[:]...)
 		dst = binary.AppendUvarint(dst, c.Incarnation)
+	case CommandSealLog:
+		dst = binary.AppendUvarint(dst, uint64(c.Epoch))
+		dst = binary.AppendUvarint(dst, uint64(c.First))
+		dst = binary.LittleEndian.AppendUint32(dst, uint32(c.Checksum))
+		dst = binary.AppendUvarint(dst, c.Start)
+		dst = binary.AppendUvarint(dst, uint64(c.Time))
 	default:
 		panic(fmt.Sprintf("wal: encoding %s", c.Kind))
 	}
@@ -336,6 +346,12 @@ func DecodeCommand(meta []byte, c *Command) (rest []byte, err error) {
 	case CommandResolveProducer:
 		d.fixed(c.Producer[:])
 		c.Incarnation = d.uvarint()
+	case CommandSealLog:
+		c.Epoch = Epoch(d.uvarint())
+		c.First = LSN(d.uvarint())
+		c.Checksum = Checksum(d.uint32())
+		c.Start = d.uvarint()
+		c.Time = int64(d.uvarint())
 	default:
 		return nil, fmt.Errorf("%w: unknown kind %d", ErrBadCommand, meta[0])
 	}

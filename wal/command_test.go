@@ -44,6 +44,8 @@ func sampleCommands() []Command {
 		{Kind: CommandRetireProducer, Log: 3, Producer: ulid.ULID{15: 7}},
 		{Kind: CommandResolveProducer, Log: 3, Producer: ulid.ULID{15: 7}, Incarnation: 2},
 		{Kind: CommandResolveProducer, Log: most, Producer: ulid.ULID{15: 7}, Incarnation: most},
+		{Kind: CommandSealLog, Log: 3, Epoch: 2, First: 11, Checksum: 12, Start: 13, Time: 14},
+		{Kind: CommandSealLog, Log: most, Epoch: most, First: most, Checksum: 1<<32 - 1, Start: most, Time: -1},
 	}
 }
 
@@ -126,7 +128,7 @@ func TestDecodeCommandRefuses(t *testing.T) {
 
 func TestCommandKindNames(t *testing.T) {
 	seen := map[string]bool{}
-	for k := CommandCreateLog; k <= CommandEvictCursor; k++ {
+	for k := CommandCreateLog; k <= CommandSealLog; k++ {
 		if name := k.String(); seen[name] || strings.Contains(name, "(") {
 			t.Errorf("kind %d is called %q", uint8(k), name)
 		} else {

@@ -92,6 +92,8 @@ const (
 	sawEpochKept      = "an unacknowledged epoch kept"
 	sawCursorHolds    = "a cursor below every checkpoint"
 	sawEvicted        = "a cursor evicted"
+	sawSealed         = "a log sealed"
+	sawEnded          = "an append to a sealed log refused"
 	sawResolved       = "a batch resolved"
 	sawSuperseded     = "an append of an older incarnation refused"
 	sawRetired        = "a producer retired"
@@ -101,7 +103,7 @@ var crashMustSee = []string{
 	sawRoll, sawRecycle, sawSnapshot, sawFromSnapshot, sawHalfSnapshot, sawCarried, sawRewritten, sawDiscarded,
 	sawSecond, sawThird, sawServedAndCut, sawFailedSync, sawFailedOpening, sawDroppedPages, sawFull, sawRepeat, sawRetryLanded,
 	sawCutOff, sawUnackedKept, sawTruncatedByJan, sawAcquired, sawReleased, sawFenced, sawEpochCutOff, sawEpochKept,
-	sawCursorHolds, sawEvicted,
+	sawCursorHolds, sawEvicted, sawSealed, sawEnded,
 	sawResolved, sawSuperseded, sawRetired,
 }
 
@@ -369,6 +371,7 @@ const (
 	crashDeleteCursor
 	crashResolve
 	crashRetire
+	crashSeal
 )
 
 // A crashWant is what a disk must hold and what it may hold: everything that the
@@ -500,7 +503,7 @@ func (c *crashCheck) log(v *Volume, info LogInfo) (*shownLog, error) {
 	if LSN(len(c.got)) != info.Next-info.First {
 		return nil, fmt.Errorf("has %d records from %d on, not up to %d", len(c.got), info.First, info.Next)
 	}
-	for _, check := range []func(*Volume) error{c.shownBefore, c.batches, c.acknowledged, c.writer, c.producer, c.checksums} {
+	for _, check := range []func(*Volume) error{c.shownBefore, c.batches, c.acknowledged, c.writer, c.sealed, c.producer, c.checksums} {
 		if err := check(v); err != nil {
 			return nil, err
 		}
@@ -664,6 +667,27 @@ func (c *crashCheck) writer(*Volume) error {
 		if op.kind == crashAppend && c.want.must(op) && op.verdict.Epoch > c.info.Epoch {
 			return fmt.Errorf("batch %d was acknowledged in epoch %d, it is in epoch %d", op.id, op.verdict.Epoch, c.info.Epoch)
 		}
+	}
+	return nil
+}
+
+// sealed: a log that was told to be sealed is, and nobody else's; it ends where it did.
+func (c *crashCheck) sealed(*Volume) error {
+	must := !c.base.info.Sealed.IsZero()
+	may := must
+	for _, op := range c.ops {
+		if op.kind == crashSeal {
+			may, must = true, must || c.want.must(op)
+			if op.answered != 0 && op.first != 0 && c.want.must(op) && op.first != c.info.Next {
+				return fmt.Errorf("ends at LSN %d, it was sealed at %d", c.info.Next-1, op.first-1)
+			}
+		}
+	}
+	if sealed := !c.info.Sealed.IsZero(); sealed && !may || !sealed && must {
+		return fmt.Errorf("sealed is %t, may be %t, must be %t", sealed, may, must)
+	}
+	if !c.base.info.Sealed.IsZero() && c.info.Next != c.base.info.Next {
+		return fmt.Errorf("ends at LSN %d, it was sealed at %d", c.info.Next-1, c.base.info.Next-1)
 	}
 	return nil
 }
@@ -1310,7 +1334,7 @@ func (l *crashLife) meetClients() {
 func (l *crashLife) openProducer(name string, last uint64) {
 	p, err := l.v.OpenProducer(context.Background(), name, crashProducer)
 	switch {
-	case errors.Is(err, ErrFull), errors.Is(err, ErrPoisoned):
+	case errors.Is(err, ErrFull), errors.Is(err, ErrPoisoned), errors.Is(err, ErrSealed) && last == 0 && !l.base.logs[name].info.Sealed.IsZero():
 		return
 	case err != nil || p.LastSequence != last:
 		l.fail(fmt.Errorf("log %q: open producer: %+v, %w; its last batch was %d", name, p, err, last))
@@ -1352,6 +1376,8 @@ func (l *crashLife) step() {
 		l.moveCursor(name)
 	case n == 27 && strings.HasPrefix(name, "log-"): // the others' producers go on
 		l.check(l.retire(&crashOp{kind: crashRetire, log: name}))
+	case n == 26 && strings.HasPrefix(name, "log-"):
+		l.check(l.seal(&crashOp{kind: crashSeal, log: name}))
 	case n >= 25:
 		l.resolveOne(name)
 	case n >= 23:
@@ -1423,6 +1449,8 @@ func (l *crashLife) settle(op *crashOp, got Verdict, err error) error {
 	defer l.mu.Unlock()
 	c := l.logs[op.log]
 	switch {
+	case err == nil && l.sealedBefore(op):
+		return fmt.Errorf("log %q: batch %d landed in a sealed log", op.log, op.id)
 	case err == nil && got.Repeated:
 		return fmt.Errorf("log %q: batch %d is called a repeat", op.log, op.id)
 	case err == nil && op.epoch != 0 && got.Epoch != op.epoch:
@@ -1434,7 +1462,10 @@ func (l *crashLife) settle(op *crashOp, got Verdict, err error) error {
 	case errors.Is(err, ErrFenced) && !l.fences(op):
 		return fmt.Errorf("log %q: batch %d of the current epoch: %w", op.log, op.id, err)
 	case errors.Is(err, ErrFull), errors.Is(err, ErrSequenceGap), errors.Is(err, ErrAfterRefusal), errors.Is(err, ErrFenced),
-		errors.Is(err, ErrSuperseded) && l.supersedes(op), errors.Is(err, ErrRetired) && l.retires(op):
+		errors.Is(err, ErrSuperseded) && l.supersedes(op), errors.Is(err, ErrRetired) && l.retires(op), errors.Is(err, ErrSealed) && l.ended(op.log):
+		if errors.Is(err, ErrSealed) {
+			l.r.seen[sawEnded]++
+		}
 		if errors.Is(err, ErrFenced) {
 			l.r.seen[sawFenced]++
 		}
@@ -1469,6 +1500,9 @@ func (l *crashLife) appendTogether(names []string) {
 			b, _, _, err := seat.Bind(op.log, Producer{producer, op.incarnation}, op.epoch, Claim{})
 			if errors.Is(err, ErrPoisoned) && l.hasFailed() {
 				break
+			}
+			if errors.Is(err, ErrSealed) && l.sealedBefore(&crashOp{log: op.log, asked: l.clock + 1}) {
+				continue
 			}
 			l.check(err)
 			bindings[key] = b
@@ -1511,6 +1545,8 @@ func (l *crashLife) fence(names []string) {
 	}
 	c := l.logs[name]
 	switch n := l.rng.IntN(8); {
+	case n == 0 && strings.HasPrefix(name, "log-"):
+		ops = append(ops, &crashOp{kind: crashSeal, log: name})
 	case n < 4 || !c.producer:
 		ops = append(ops, l.newWriter(name))
 	case n == 7 && strings.HasPrefix(name, "log-"):
@@ -1556,13 +1592,16 @@ func (l *crashLife) setWriter(op *crashOp) error {
 	} else {
 		got, err = l.v.ReleaseWriter(context.Background(), op.log, op.epoch-1)
 	}
+	if err == nil && !got.Sealed.IsZero() {
+		err = ErrSealed // there is no other epoch to begin
+	}
 	if known, unknown := l.answer(op, err); !known {
 		return unknown
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case errors.Is(err, ErrFull):
+	case errors.Is(err, ErrFull), errors.Is(err, ErrSealed) && l.ended(op.log):
 		return nil
 	case err != nil || got.Epoch != op.epoch || got.Holder != op.holder:
 		return fmt.Errorf("log %q: writer %q of epoch %d: %+v, %w", op.log, op.holder, op.epoch, got, err)
@@ -1651,6 +1690,43 @@ func (l *crashLife) retire(op *crashOp) error {
 	return nil
 }
 
+// seal seals a log. The error is one that should not have come.
+func (l *crashLife) seal(op *crashOp) error {
+	l.ask(op)
+	got, err := l.v.SealLog(context.Background(), op.log, nil)
+	op.first = got.Next
+	if known, unknown := l.answer(op, err); !known {
+		return unknown
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case errors.Is(err, ErrFull):
+		return nil
+	case err != nil || got.Sealed.IsZero():
+		return fmt.Errorf("log %q: seal it: %+v, %w", op.log, got, err)
+	}
+	l.r.seen[sawSealed]++
+	return nil
+}
+
+// sealedBefore reports whether a log was known to be sealed when something was asked.
+// REQUIRES: mu.
+func (l *crashLife) sealedBefore(late *crashOp) bool {
+	b := l.base.logs[late.log]
+	return b != nil && !b.info.Sealed.IsZero() || slices.ContainsFunc(l.ops, func(op *crashOp) bool {
+		return op.kind == crashSeal && op.log == late.log && !op.refused && op.answered != 0 && op.answered < late.asked
+	})
+}
+
+// ended reports whether a log may be sealed. REQUIRES: mu.
+func (l *crashLife) ended(log string) bool {
+	b := l.base.logs[log]
+	return b != nil && !b.info.Sealed.IsZero() || slices.ContainsFunc(l.ops, func(op *crashOp) bool {
+		return op.kind == crashSeal && op.log == log && !op.refused
+	})
+}
+
 // supersedes reports whether a resolution that was asked for may keep an append out,
 // retires the same of a retirement. REQUIRES: mu.
 func (l *crashLife) supersedes(late *crashOp) bool {
@@ -1683,6 +1759,8 @@ func (l *crashLife) sendTogether(ops []*crashOp) {
 				errs[i] = l.resolve(op, 0)
 			case crashRetire:
 				errs[i] = l.retire(op)
+			case crashSeal:
+				errs[i] = l.seal(op)
 			default:
 				errs[i] = l.append(op)
 			}
@@ -1872,6 +1950,7 @@ func TestCrashCheckNotices(t *testing.T) {
 			also(w, crashOp{kind: crashResolve, log: "a", incarnation: 2})
 		},
 		"a retired producer is back": func(w *crashWant, _, _, _, _ *crashOp) { also(w, crashOp{kind: crashRetire, log: "a"}) },
+		"a sealed log is not":        func(w *crashWant, _, _, _, _ *crashOp) { also(w, crashOp{kind: crashSeal, log: "a"}) },
 		"a claim does not hold":      func(_ *crashWant, _, _, two, _ *crashOp) { two.verdict.Checksum++ },
 	} {
 		w, create, one, two, cp := made()

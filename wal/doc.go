@@ -37,6 +37,17 @@
 // the epoch, and an incarnation before the repeat: who was fenced may ask what became
 // of its batches by sending them again, who was superseded has somebody who knows.
 //
+// # How a log ends
+//
+// Sealing a log is a command. Step 3 asks for it where it asks for the epoch, in front
+// of that: a repeat comes first, so that who sends again what it does not know the
+// fate of hears where it is, and FENCED, which invites to acquire the writer once
+// more, does not come for a log that nobody will append to. It says how far the log
+// had come, which makes an end that a repair has lost the way to whole again. In a
+// sealed log no epoch begins and no producer is opened that it does not remember; one
+// that it does comes back for its verdicts. Whoever follows it or waits for more is
+// woken by the seal, and ends at the last record. Retention does not ask for it.
+//
 // # Two states
 //
 // The state ahead has every sequenced command, the durable one every landed

@@ -138,6 +138,7 @@ type faultyLife struct {
 	poisoned    atomic.Bool // the volume that is open
 	ended       bool        // a volume was
 	told, asked Epoch       // of log "b": what was acknowledged, and the newest that may be
+	sealed      bool        // log "s" was, which was acknowledged
 	submitted   map[string][]string
 	acked       map[string]map[LSN]string
 	given       map[string]LSN // up to where checkpoints were set, or may have been
@@ -288,6 +289,9 @@ func (l *faultyLife) holds(what string, v *Volume) {
 	if info, err := v.Log("b"); err == nil && (info.Epoch < l.told || info.Epoch > max(1, l.asked)) {
 		l.errorf("%s: log %q is in epoch %d, told was %d, asked for %d", what, "b", info.Epoch, l.told, l.asked)
 	}
+	if info, err := v.Log("s"); l.sealed && (err != nil || info.Sealed.IsZero()) {
+		l.errorf("%s: log %q was sealed, and is %+v, %v", what, "s", info, err)
+	}
 	for log, acked := range l.acked {
 		first, found, err := l.read(v, log)
 		switch {
@@ -341,6 +345,22 @@ func (l *faultyLife) release(v *Volume, epoch Epoch) (failed bool) {
 	}
 	if err == nil {
 		l.told = info.Epoch
+	}
+	return false
+}
+
+// seal creates a log and seals it. It reports whether that failed.
+func (l *faultyLife) seal(v *Volume) (failed bool) {
+	if _, _, err := v.CreateLog(context.Background(), "s", LogOptions{}); l.refused("create", err) || err != nil {
+		return err != nil
+	}
+	_, err := v.SealLog(context.Background(), "s", nil)
+	if l.refused("seal", err) {
+		return true
+	}
+	l.sealed = l.sealed || err == nil
+	if _, err := v.Append(context.Background(), "s", ulid.ULID{}, 0, Batch{Run: run("late")}); l.sealed && !errors.Is(err, ErrSealed) && !l.poisoned.Load() {
+		l.errorf("an append to a sealed log: %v", err)
 	}
 	return false
 }
@@ -439,7 +459,7 @@ func (l *faultyLife) use(v *Volume, rounds int, checkpoints bool) {
 		return
 	}
 	for round := range rounds {
-		if round == 2 && l.acquire(v) {
+		if round == 2 && l.acquire(v) || round == 3 && l.seal(v) {
 			break
 		}
 		l.append(v, round)

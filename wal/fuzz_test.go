@@ -62,6 +62,9 @@ func FuzzCommands(f *testing.F) {
 		{Kind: CommandSetCursor, Log: 1, Name: "new", Cap: 1},
 		{Kind: CommandEvictCursor, Log: 1, Name: "new", Cap: 1, Time: 1},
 		{Kind: CommandDeleteCursor, Log: 2, Name: "held"},
+		{Kind: CommandSealLog, Log: 2, Epoch: 2, First: 5, Checksum: 2, Start: 40, Time: 9},
+		{Kind: CommandAppend, Log: 4, Epoch: 3, First: 3, Count: 1, Start: 20, Place: Place{Size: 1}},
+		{Kind: CommandSetWriter, Log: 4, Epoch: 4},
 	} {
 		f.Add(AppendCommand(nil, &next))
 	}

@@ -74,7 +74,7 @@ func (l *historyLog) keep() LSN {
 func newHistory(seed uint64, length int) (steps []historyStep, logs map[string]*historyLog) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	logs = map[string]*historyLog{}
-	var names []string
+	var names, sealed []string
 	add := func(what string, do func(ctx context.Context, v *Volume) error) {
 		steps = append(steps, historyStep{what: what, do: do})
 	}
@@ -172,6 +172,14 @@ func newHistory(seed uint64, length int) (steps []historyStep, logs map[string]*
 			i := rng.IntN(len(names))
 			name := names[i]
 			names = append(names[:i:i], names[i+1:]...)
+			if rng.IntN(2) == 0 {
+				sealed = append(sealed, name)
+				add("seal "+name, func(ctx context.Context, v *Volume) error {
+					_, err := v.SealLog(ctx, name, nil)
+					return err
+				})
+				continue
+			}
 			delete(logs, name)
 			add("delete "+name, func(ctx context.Context, v *Volume) error {
 				err := v.DeleteLog(ctx, name, ulid.ULID{})
@@ -182,7 +190,7 @@ func newHistory(seed uint64, length int) (steps []historyStep, logs map[string]*
 			})
 		}
 	}
-	for _, name := range names {
+	for _, name := range append(names, sealed...) {
 		first := logs[name].keep()
 		add("even out "+name, func(ctx context.Context, v *Volume) error {
 			_, err := v.Truncate(ctx, name, first)

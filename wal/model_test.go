@@ -26,6 +26,7 @@ type modelLog struct {
 	most    LSN  // the janitor may have come so far
 	epoch   Epoch
 	holder  string // of the writer; empty for none
+	sealed  bool
 }
 
 // floor returns what the log's holders keep.
@@ -91,12 +92,12 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 			model[name] = m
 			delete(bindings, name)
 		}
-		switch op := rng.IntN(44); {
+		switch op := rng.IntN(45); {
 		case op < 28: // batches of several logs at once
 			var batches []Batch
 			var logs []*modelLog
 			for other, m := range model {
-				if rng.IntN(2) == 0 {
+				if rng.IntN(2) == 0 || m.sealed {
 					continue
 				}
 				if bindings[other] == nil {
@@ -138,6 +139,11 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 			case err == nil:
 				m.asked = max(m.asked, first)
 				m.most = max(m.most, first)
+			}
+		case op == 44 || m.sealed && op == 40:
+			if rng.IntN(2) == 0 || m.sealed {
+				modelSeal(t, v, name, m, bindings[name], seat)
+				delete(bindings, name)
 			}
 		case op == 40:
 			if bindings[name] == nil {
@@ -285,6 +291,28 @@ func modelWriter(t *testing.T, v *Volume, name string, m *modelLog, step int) {
 	}
 }
 
+// modelSeal seals a log, or seals it again, and wants nothing to be taken behind it.
+func modelSeal(t *testing.T, v *Volume, name string, m *modelLog, b *Binding, s *seat) {
+	t.Helper()
+	ctx := context.Background()
+	info, err := v.SealLog(ctx, name, &m.epoch)
+	if err != nil || info.Sealed.IsZero() || int(info.Durable()) != len(m.records) {
+		t.Fatalf("seal log %q of %d records: %+v, %v", name, len(m.records), info, err)
+	}
+	m.sealed = true
+	if b != nil {
+		if late := s.verdicts(Batch{Binding: b, Run: run("late")}); !errors.Is(late[0].Err, ErrSealed) {
+			t.Fatalf("append to sealed log %q: %+v", name, late[0])
+		}
+	}
+	if _, err := v.AcquireWriter(ctx, name, Acquire{Holder: "late"}); !errors.Is(err, ErrSealed) {
+		t.Fatalf("acquire the writer of sealed log %q: %v", name, err)
+	}
+	if _, err := v.WaitDurable(ctx, name, info.Next); !errors.Is(err, ErrSealed) {
+		t.Fatalf("wait for what comes behind the end of sealed log %q: %v", name, err)
+	}
+}
+
 func modelCompare(t *testing.T, v *Volume, model map[string]*modelLog, rng *rand.Rand) {
 	t.Helper()
 	if logs, more := v.ListLogs("", "", 100); len(logs) != len(model) || more {
@@ -292,8 +320,8 @@ func modelCompare(t *testing.T, v *Volume, model map[string]*modelLog, rng *rand
 	}
 	for name, m := range model {
 		info, err := v.Log(name)
-		if err != nil || info.Epoch != m.epoch || info.Holder != m.holder {
-			t.Fatalf("log %q is in epoch %d of %q, want %d of %q; %v", name, info.Epoch, info.Holder, m.epoch, m.holder, err)
+		if err != nil || info.Epoch != m.epoch || info.Holder != m.holder || info.Sealed.IsZero() == m.sealed {
+			t.Fatalf("log %q is in epoch %d of %q, want %d of %q; sealed at %v, want %t; %v", name, info.Epoch, info.Holder, m.epoch, m.holder, info.Sealed, m.sealed, err)
 		}
 		if int(info.Durable()) != len(m.records) {
 			t.Fatalf("log %q ends at %d, want %d; %v", name, info.Durable(), len(m.records), err)
@@ -307,7 +335,7 @@ func modelCompare(t *testing.T, v *Volume, model map[string]*modelLog, rng *rand
 			t.Fatalf("log %q begins at %d, want %d to %d", name, info.First, m.asked, most)
 		}
 		from := most + LSN(rng.IntN(len(m.records)+2-int(most)))
-		o := ReadOptions{From: from, Max: 1 + rng.IntN(20000)}
+		o := ReadOptions{From: from, Max: 1 + rng.IntN(20000), Follow: m.sealed}
 		if rng.IntN(2) == 0 {
 			o.Codecs = []codec.Codec{codec.None, codec.S2, codec.Zstd}
 		}

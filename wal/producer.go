@@ -14,8 +14,9 @@ import (
 // that, one makes way, of the retired ones if there are any, that which has not
 // appended for longest. How far the last limits.MaxFormerProducers that made way
 // had come is remembered: opened again, they go on there, as their next
-// incarnation, and of what they appended before only that it landed is known. It
-// returns ErrLogNotFound, ErrRetired, ErrInvalid or ErrFull.
+// incarnation, and of what they appended before only that it landed is known: on a
+// log that is sealed, too, which opens no other. It returns ErrLogNotFound,
+// ErrRetired, a *SealedError, ErrInvalid or ErrFull.
 func (v *Volume) OpenProducer(ctx context.Context, log string, producer ulid.ULID) (ProducerInfo, error) {
 	return v.ReopenProducer(ctx, log, producer, 0)
 }
@@ -51,6 +52,8 @@ func (v *Volume) ReopenProducer(ctx context.Context, log string, producer ulid.U
 			return nil, nil, fmt.Errorf("log %q: producer %s: %w", log, producer, ErrRetired)
 		case info.LastSequence < acknowledged:
 			return nil, nil, fmt.Errorf("log %q: producer %s: %w: it was acknowledged sequence %d, known are %d", log, producer, ErrForgotten, acknowledged, info.LastSequence)
+		case l.sealed != 0 && cmd != nil && l.formerly(producer) < 0:
+			return nil, nil, l.sealedError()
 		}
 		return cmd, nil, nil
 	})

@@ -28,5 +28,5 @@ func (r rates) spend(log, rate uint64, size int, now int64) (after time.Duration
 	return 0
 }
 
-// forget drops a log that is deleted.
+// forget drops a log that is deleted or sealed.
 func (r rates) forget(log uint64) { delete(r, log) }

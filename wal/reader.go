@@ -130,7 +130,8 @@ func (r *Reader) Close() error {
 }
 
 // Next returns the next span. At the end it returns io.EOF, or waits if the
-// Reader follows, for more records or for ctx. Other errors are a *RangeError
+// Reader follows, for more records or for ctx, unless the log is sealed: its end is
+// a follower's, too. Other errors are a *RangeError
 // if the records were truncated meanwhile, a *CursorLostError if that is because
 // the cursor was evicted, ErrLogNotFound if the log was
 // deleted, a *DataLossError if they do not verify, ErrReadFailed if they could
@@ -201,14 +202,14 @@ func (r *Reader) reach() (durable, whole LSN, changed <-chan struct{}, err error
 	switch {
 	case l == nil:
 		return 0, 0, nil, fmt.Errorf("log %q: %w: it was deleted", r.name, ErrLogNotFound)
-	case !r.o.Follow || !r.endless() && r.next > r.to:
+	case !r.o.Follow || l.sealed != 0 || !r.endless() && r.next > r.to:
 		return r.next - 1, r.next - 1, nil, nil
 	case failed != nil:
 		return 0, 0, nil, failed
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if l = v.durable.logs[r.number]; l == nil || r.next < l.next {
+	if l = v.durable.logs[r.number]; l == nil || r.next < l.next || l.sealed != 0 {
 		closed := make(chan struct{})
 		close(closed)
 		return r.next - 1, r.next - 1, closed, nil // look again

@@ -648,6 +648,10 @@ func (s *salvage) makeWay(c *Command) bool {
 	case CommandSetWriter:
 		l.began(c.Epoch - 1)
 		s.epochs[c.Log] = true
+	case CommandSealLog:
+		l.reach(c.First, c.Start)
+		l.began(c.Epoch)
+		l.checksum = c.Checksum
 	case CommandSetCursor, CommandDeleteCursor, CommandEvictCursor:
 		return l.makeWayForCursor(c)
 	case CommandCreateLog, CommandDeleteLog:
@@ -734,6 +738,9 @@ func (s *salvage) markOpenEnds() {
 	}
 	for n := range s.logs {
 		l := s.mutable(n)
+		if l.sealed != 0 {
+			continue // nothing can have come behind its seal
+		}
 		if !s.told[n] {
 			s.open[n] = l.next
 			l.next++

@@ -437,6 +437,32 @@ func TestRepairMakesWay(t *testing.T) {
 		}
 		closeTest(t, v)
 	})
+	t.Run("behind a seal", func(t *testing.T) {
+		p, v := losing(t, func(v *Volume) {
+			base(v)
+			mustSeal(t, v, "orders")
+		}, func(v *Volume) { mustAppend(t, v, "users", "lost") }, func(v *Volume) { mustAppend(t, v, "users", "tells") })
+		defer closeTest(t, v)
+		if info := orders(v); info.Sealed.IsZero() || info.Next != 5 || info.Epoch != 1 || len(info.Lost) != 0 {
+			t.Errorf("nothing can have come behind the seal: %+v, %+v", info, p.Records)
+		}
+	})
+	t.Run("in front of a seal", func(t *testing.T) {
+		var was LogInfo
+		p, v := losing(t, base, func(v *Volume) { mustAppend(t, v, "orders", "5", "6") }, func(v *Volume) { was = mustSeal(t, v, "orders") })
+		defer closeTest(t, v)
+		if info := orders(v); info.Sealed.IsZero() || info.Next != 7 || info.Checksum != was.Checksum || info.LiveBytes != was.LiveBytes ||
+			!reflect.DeepEqual(info.Lost, []LSNRange{{5, 6}}) {
+			t.Errorf("the seal tells where it ends: %+v, %+v", info, p.Records)
+		}
+	})
+	t.Run("a seal", func(t *testing.T) {
+		_, v := losing(t, base, func(v *Volume) { mustSeal(t, v, "orders") }, func(v *Volume) { mustAppend(t, v, "users", "tells") })
+		defer closeTest(t, v)
+		if info := orders(v); !info.Sealed.IsZero() || info.Epoch != 1+lostEpochs {
+			t.Errorf("nobody can know of it: %+v", info)
+		}
+	})
 	t.Run("append, not told", func(t *testing.T) {
 		p, v := losing(t, base, func(v *Volume) { mustAppend(t, v, "orders", "5", "6") }, func(v *Volume) { mustAppend(t, v, "users", "tells") })
 		defer closeTest(t, v)

@@ -54,6 +54,7 @@ type logState struct {
 	epoch       Epoch
 	holder      string    // of the epoch's writer; empty if there is none, and the log is shared
 	acquired    ulid.ULID // the request that made it the writer
+	sealed      int64     // when it was sealed; 0 if it is not
 	first, next LSN
 	checksum    Checksum
 	liveBytes   uint64
@@ -289,7 +290,16 @@ func (s *State) Apply(c *Command) error {
 		if !found || l.checkpoints[i].version != c.Version || l.checkpoints[i].size != c.Size {
 			return disagree(c, "checkpoint %q has changed", c.Name)
 		}
+	case CommandSealLog:
+		if l.sealed != 0 || c.Time <= 0 || c.Epoch != l.epoch || c.First != l.next || c.Checksum != l.checksum || c.Start != l.totalBytes {
+			return disagree(c, "at LSN %d in epoch %d behind %d bytes, it has LSN %d in epoch %d behind %d, or is sealed",
+				c.First, c.Epoch, c.Start, l.next, l.epoch, l.totalBytes)
+		}
+		l.sealed = c.Time
 	case CommandSetWriter:
+		if l.sealed != 0 {
+			return disagree(c, "it is sealed")
+		}
 		if c.Epoch != l.epoch+1 || c.Name == "" && c.ID != (ulid.ULID{}) {
 			return disagree(c, "epoch %d for holder %q behind epoch %d", c.Epoch, c.Name, l.epoch)
 		}
@@ -316,7 +326,11 @@ func (s *State) Apply(c *Command) error {
 // openProducer gives a producer a slot. One that had made way goes on where it was.
 func (l *logState) openProducer(c *Command) error {
 	p := producerState{id: c.Producer, active: l.next, incarnation: 1}
-	if i := l.formerly(c.Producer); i >= 0 {
+	i := l.formerly(c.Producer)
+	if i < 0 && l.sealed != 0 {
+		return disagree(c, "it is sealed, and does not know producer %s", c.Producer)
+	}
+	if i >= 0 {
 		f := &l.former[i]
 		if f.retired {
 			return disagree(c, "producer %s is retired", c.Producer)
@@ -357,6 +371,9 @@ func (l *logState) formerly(producer ulid.ULID) int {
 }
 
 func (l *logState) applyAppend(c *Command) error {
+	if l.sealed != 0 {
+		return disagree(c, "it is sealed")
+	}
 	if c.First != l.next || c.Epoch != l.epoch || c.Count == 0 || c.Start != l.totalBytes {
 		return disagree(c, "LSN %d in epoch %d behind %d bytes, it has LSN %d in epoch %d behind %d",
 			c.First, c.Epoch, c.Start, l.next, l.epoch, l.totalBytes)
@@ -517,6 +534,7 @@ func appendLogState(dst []byte, l *logState) []byte {
 	if l.holder != "" {
 		dst = append(dst, l.acquired[:]...)
 	}
+	dst = binary.AppendUvarint(dst, uint64(l.sealed))
 	dst = binary.AppendUvarint(dst, uint64(l.first))
 	dst = binary.AppendUvarint(dst, uint64(l.next))
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(l.checksum))
@@ -602,6 +620,7 @@ func decodeLogState(d *decoder) (*logState, error) {
 	if l.holder = d.string(limits.MaxHolderNameBytes); l.holder != "" {
 		d.fixed(l.acquired[:])
 	}
+	l.sealed = int64(d.uvarint())
 	l.first = LSN(d.uvarint())
 	l.next = LSN(d.uvarint())
 	l.checksum = Checksum(d.uint32())
@@ -690,7 +709,7 @@ func decodeLogState(d *decoder) (*logState, error) {
 			l.lost = append(l.lost, r)
 		}
 	}
-	if d.bad || l.number == 0 || l.first == 0 || l.first > l.next || l.liveBytes > l.totalBytes {
+	if d.bad || l.number == 0 || l.sealed < 0 || l.first == 0 || l.first > l.next || l.liveBytes > l.totalBytes {
 		return nil, fmt.Errorf("log state: %w", ErrBadCommand)
 	}
 	return l, nil
@@ -709,10 +728,14 @@ func (s *State) insert(l *logState) error {
 
 // info describes a log.
 func (l *logState) info() LogInfo {
-	return LogInfo{
+	info := LogInfo{
 		Name: l.name, ID: l.id, Epoch: l.epoch, Holder: l.holder, First: l.first, Next: l.next, Checksum: l.checksum,
 		LiveBytes: l.liveBytes, Created: timeOf(l.created), Options: l.options, Lost: l.lost,
 	}
+	if l.sealed != 0 {
+		info.Sealed = timeOf(l.sealed)
+	}
+	return info
 }
 
 // validName reports whether a name is well formed: 1 to limit bytes of letters,

@@ -50,6 +50,10 @@ func sampleHistory() []Command {
 		{Kind: CommandCreateLog, Log: 4, ID: ulid.ULID{4}, Name: "released", Time: 15},
 		{Kind: CommandSetWriter, Log: 4, Epoch: 2, Name: "db-1"},
 		{Kind: CommandSetWriter, Log: 4, Epoch: 3},
+		{Kind: CommandOpenProducer, Log: 4, Producer: producerID(1)},
+		{Kind: CommandAppend, Log: 4, Epoch: 3, First: 1, Count: 2, Checksum: 9, Place: Place{Size: 20}},
+		{Kind: CommandSealLog, Log: 4, Epoch: 3, First: 3, Checksum: 9, Start: 20, Time: 18},
+		{Kind: CommandSetCheckpoint, Log: 4, Name: "cp", LSN: 1, Version: 1, Time: 19},
 		{Kind: CommandResolveProducer, Log: 1, Producer: producerID(1), Incarnation: 2},
 		{Kind: CommandRetireProducer, Log: 1, Producer: producerID(1)},
 	}
@@ -138,6 +142,16 @@ func TestApplyDisagrees(t *testing.T) {
 		"writer: epoch repeated":           {Kind: CommandSetWriter, Log: 2, Epoch: 2, Name: "db-2"},
 		"writer: epoch skipped":            {Kind: CommandSetWriter, Log: 2, Epoch: 4, Name: "db-2"},
 		"writer: nobody's request":         {Kind: CommandSetWriter, Log: 2, Epoch: 3, ID: ulid.ULID{15: 2}},
+		"seal: epoch":                      {Kind: CommandSealLog, Log: 2, Epoch: 1, First: 5, Checksum: 2, Start: 40, Time: 1},
+		"seal: not at the end":             {Kind: CommandSealLog, Log: 2, Epoch: 2, First: 4, Checksum: 2, Start: 40, Time: 1},
+		"seal: another checksum":           {Kind: CommandSealLog, Log: 2, Epoch: 2, First: 5, Checksum: 3, Start: 40, Time: 1},
+		"seal: bytes before it":            {Kind: CommandSealLog, Log: 2, Epoch: 2, First: 5, Checksum: 2, Start: 41, Time: 1},
+		"seal: at no time":                 {Kind: CommandSealLog, Log: 2, Epoch: 2, First: 5, Checksum: 2, Start: 40},
+		"seal: twice":                      {Kind: CommandSealLog, Log: 4, Epoch: 3, First: 3, Checksum: 9, Start: 20, Time: 1},
+		"sealed: append":                   {Kind: CommandAppend, Log: 4, Epoch: 3, First: 3, Count: 1, Start: 20, Place: Place{Size: 1}},
+		"sealed: writer":                   {Kind: CommandSetWriter, Log: 4, Epoch: 4, Name: "db-1"},
+		"sealed: release":                  {Kind: CommandSetWriter, Log: 4, Epoch: 4},
+		"sealed: new producer":             {Kind: CommandOpenProducer, Log: 4, Producer: producerID(2)},
 		"delete checkpoint: there is none": {Kind: CommandDeleteCheckpoint, Log: 1, Name: "cp"},
 	} {
 		if err := s.Apply(&c); !errors.Is(err, errDisagree) {
@@ -188,7 +202,13 @@ func randomCommand(rng *rand.Rand, s *State, step int) Command {
 	if n := len(l.producers); n > 0 {
 		p = &l.producers[rng.IntN(n)]
 	}
-	switch rng.IntN(17) {
+	if l.sealed != 0 { // of what follows, little does
+		c.Kind = CommandDeleteLog
+		return c
+	}
+	switch rng.IntN(18) {
+	case 17:
+		c.Kind, c.Epoch, c.First, c.Checksum, c.Start, c.Time = CommandSealLog, l.epoch, l.next, l.checksum, l.totalBytes, int64(step+1)
 	case 16:
 		if p == nil || p.retired {
 			c.Kind, c.Producer = CommandOpenProducer, ulid.ULID{byte(step), byte(step >> 8), 1}

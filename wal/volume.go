@@ -734,23 +734,44 @@ func (v *Volume) ListLogs(prefix, after string, limit int) (logs []LogInfo, more
 }
 
 // DeleteLog deletes a log, durably. If id is not zero it must be the log's: a
-// delete that is tried again does not hit a newer log of the same name. It
-// returns ErrLogNotFound.
+// delete that is tried again does not hit a newer log of the same name, and is
+// answered as the first time, since no log has that id any more. It returns
+// ErrLogNotFound if there is none of that name and no id is given, or if another
+// name's log has it.
 func (v *Volume) DeleteLog(ctx context.Context, name string, id ulid.ULID) error {
 	defer v.janitor.kick()
 	return v.do(ctx, maxSmallCommand, forRoom, func(s *State) (*Command, []byte, error) {
 		l := s.names[name]
-		if l == nil || id != (ulid.ULID{}) && l.id != id {
+		switch {
+		case id == (ulid.ULID{}) && l == nil:
 			return nil, nil, notFound(name)
+		case id != (ulid.ULID{}) && (l == nil || l.id != id):
+			return nil, nil, s.gone(name, id)
 		}
 		v.rates.forget(l.number)
 		return &Command{Kind: CommandDeleteLog, Log: l.number}, nil, nil
 	})
 }
 
+// gone returns nil if no log has the id, and why it is not the named one's if one
+// has. Only a delete that was tried again, or a mistake, comes here: every log is
+// looked at.
+func (s *State) gone(name string, id ulid.ULID) error {
+	if !validName(name, limits.MaxLogNameBytes) {
+		return invalidName("log", name, limits.MaxLogNameBytes)
+	}
+	for _, l := range s.logs {
+		if l.id == id {
+			return fmt.Errorf("log %q: %w: it is log %q that has id %s", name, ErrLogNotFound, l.name, id)
+		}
+	}
+	return nil
+}
+
 // WaitDurable waits until a log's durable LSN has reached lsn, and returns it.
-// It returns ErrLogNotFound (also when the log is deleted meanwhile),
-// ErrPoisoned, ErrClosed or the context's error.
+// It returns ErrLogNotFound (also when the log is deleted meanwhile), a
+// *SealedError if the log ends below lsn for good (also when it is sealed
+// meanwhile), ErrPoisoned, ErrClosed or the context's error.
 func (v *Volume) WaitDurable(ctx context.Context, log string, lsn LSN) (LSN, error) {
 	return v.WaitDurableIn(ctx, log, 0, lsn)
 }
@@ -773,6 +794,10 @@ func (v *Volume) WaitDurableIn(ctx context.Context, log string, epoch Epoch, lsn
 		if durable := l.next - 1; durable >= lsn {
 			v.mu.Unlock()
 			return durable, nil
+		}
+		if l.sealed != 0 {
+			v.mu.Unlock()
+			return 0, l.sealedError()
 		}
 		failed, changed := v.failed, v.watch(l.number)
 		v.mu.Unlock()

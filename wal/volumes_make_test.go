@@ -753,6 +753,10 @@ func (m *maker) producers() {
 	}
 	m.truncate("audit", l.Next)
 	m.produce("users", producerID(1), 1)
+	if _, err := m.v.SealLog(m.t.Context(), "users", nil); err != nil {
+		m.t.Fatal(err)
+	}
+	m.settle()
 }
 
 // inFlight appends a frame for each log to create, with nothing synced before

@@ -303,6 +303,9 @@ func writeLogs(t *testing.T, out *strings.Builder, v *Volume) []LogInfo {
 		if l.Holder != "" {
 			fmt.Fprintf(out, "  writer %s, by request %s\n", l.Holder, v.durable.names[l.Name].acquired)
 		}
+		if !l.Sealed.IsZero() {
+			fmt.Fprintf(out, "  sealed %s\n", l.Sealed.Format(time.RFC3339Nano))
+		}
 		if o := l.Options; o.QuotaBytes != 0 || o.MaxRecordBytes != 0 || len(o.Labels) > 0 || o.ColocationKey != "" {
 			labels := crc32.NewIEEE()
 			for _, k := range slices.Sorted(maps.Keys(o.Labels)) {
@@ -446,10 +449,14 @@ func goesOn(t *testing.T, fs disk.FS, v *Volume, logs []LogInfo) {
 	for i, l := range logs[:min(len(logs), 5)] {
 		before[l.Name] = readRecords(t, v, l)
 		rec := fmt.Sprintf("one more %d", i)
-		if got, err := v.Append(t.Context(), l.Name, ulid.ULID{}, l.Epoch, Batch{Expected: l.Next, Run: run(rec)}); err != nil {
+		switch got, err := v.Append(t.Context(), l.Name, ulid.ULID{}, l.Epoch, Batch{Expected: l.Next, Run: run(rec)}); {
+		case !l.Sealed.IsZero():
+			wantSealed(t, err, l.Next)
+		case err != nil:
 			t.Fatalf("append to %q: %+v, %v", l.Name, got, err)
+		default:
+			before[l.Name][l.Next] = rec
 		}
-		before[l.Name][l.Next] = rec
 		mustCheckpoint(t, v, l.Name, "one-more", l.Durable(), "state")
 	}
 	closeTest(t, v)
@@ -465,7 +472,11 @@ func goesOn(t *testing.T, fs disk.FS, v *Volume, logs []LogInfo) {
 		if got := readRecords(t, v, l); !maps.Equal(got, want) {
 			t.Errorf("log %q has %d records, want %d", name, len(got), len(want))
 		}
-		wantState(t, v, name, "one-more", l.Durable()-1, "state")
+		cp := l.Durable()
+		if l.Sealed.IsZero() {
+			cp--
+		}
+		wantState(t, v, name, "one-more", cp, "state")
 	}
 	closeTest(t, v)
 }

@@ -38,8 +38,8 @@ type Acquire struct {
 //	                      epoch 3 is durable ─────────► epoch 3, next LSN 41
 //
 // It asks no clock and waits for nobody: the old writer may be alive, and finds
-// out when it appends. It returns ErrLogNotFound, ErrInvalidName, a *FencedError
-// if a.Expected is not the log's epoch, or ErrFull.
+// out when it appends. It returns ErrLogNotFound, ErrInvalidName, a *SealedError, a
+// *FencedError if a.Expected is not the log's epoch, or ErrFull.
 func (v *Volume) AcquireWriter(ctx context.Context, log string, a Acquire) (Writer, error) {
 	if !validName(a.Holder, limits.MaxHolderNameBytes) {
 		return Writer{}, invalidName("holder", a.Holder, limits.MaxHolderNameBytes)
@@ -59,6 +59,9 @@ func (v *Volume) AcquireWriter(ctx context.Context, log string, a Acquire) (Writ
 			w.Repeated = true
 			return nil, nil, nil
 		}
+		if l.sealed != 0 {
+			return nil, nil, l.sealedError()
+		}
 		if a.Expected != nil && *a.Expected != l.epoch {
 			return nil, nil, l.fenced(*a.Expected)
 		}
@@ -74,8 +77,8 @@ func (v *Volume) AcquireWriter(ctx context.Context, log string, a Acquire) (Writ
 // ReleaseWriter ends the writer of an epoch, durably, and returns the log: one
 // more epoch begins, without a writer, in which everybody may append who states no
 // other. What the writer still has under way is refused with a *FencedError. A log
-// that has no writer stays as it is, so that it may be asked again. It returns
-// ErrLogNotFound, a *FencedError if the writer is that of another epoch, or ErrFull.
+// that has no writer stays as it is, so that it may be asked again, and so does one
+// that is sealed, in which no epoch begins. It returns ErrLogNotFound, a *FencedError if the writer is that of another epoch, or ErrFull.
 func (v *Volume) ReleaseWriter(ctx context.Context, log string, epoch Epoch) (LogInfo, error) {
 	var info LogInfo
 	err := v.do(ctx, maxSmallCommand, forRoom, func(s *State) (*Command, []byte, error) {
@@ -89,6 +92,8 @@ func (v *Volume) ReleaseWriter(ctx context.Context, log string, epoch Epoch) (Lo
 			return nil, nil, nil
 		case epoch != l.epoch:
 			return nil, nil, l.fenced(epoch)
+		case l.sealed != 0:
+			return nil, nil, nil
 		}
 		info.Epoch, info.Holder = l.epoch+1, ""
 		return &Command{Kind: CommandSetWriter, Log: l.number, Epoch: l.epoch + 1}, nil, nil

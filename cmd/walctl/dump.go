@@ -126,6 +126,8 @@ func describeCommand(c *wal.Command, name func(uint64) string) dumpCommand {
 		d.FirstLSN = uint64(c.First)
 	case wal.CommandSetWriter:
 		d.Epoch, d.Holder = uint64(c.Epoch), c.Name
+	case wal.CommandSealLog:
+		d.Epoch, d.LastLSN, d.Checksum, d.Time = uint64(c.Epoch), uint64(c.First-1), fmt.Sprintf("%08x", uint32(c.Checksum)), &at
 	case wal.CommandSetCursor, wal.CommandEvictCursor:
 		d.Cursor, d.LastLSN, d.Cap, d.Time = c.Name, uint64(c.LSN), c.Cap, &at
 	case wal.CommandDeleteCursor:
@@ -146,6 +148,8 @@ func (d dumpCommand) String() string {
 		} else {
 			fmt.Fprintf(b, "  %q", d.Holder)
 		}
+	case d.Kind == wal.CommandSealLog.String():
+		fmt.Fprintf(b, "  behind LSN %d  epoch %d  checksum %s", d.LastLSN, d.Epoch, d.Checksum)
 	case d.Kind == wal.CommandTruncate.String():
 		fmt.Fprintf(b, "  first %d", d.FirstLSN)
 	case d.Cursor != "":

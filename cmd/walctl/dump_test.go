@@ -126,6 +126,7 @@ func fixedVolume(t *testing.T) string {
 		wal.Command{Kind: wal.CommandDeleteCursor, Log: 2, Name: "reader"},
 		wal.Command{Kind: wal.CommandResolveProducer, Log: 1, Producer: id(9), Incarnation: 2},
 		wal.Command{Kind: wal.CommandRetireProducer, Log: 1, Producer: id(9)},
+		wal.Command{Kind: wal.CommandSealLog, Log: 2, Epoch: 3, First: 101, Checksum: wal.Checksum(sum(hundred)), Start: uint64(len(hundred)), Time: epoch},
 		wal.Command{Kind: wal.CommandDeleteLog, Log: 1})
 	write(segment.KindPromise, 0, nil)
 	return dir

@@ -19,7 +19,7 @@ import (
 // logJSON is the text on the JSON of a log, for the help of commands that print one.
 const logJSON = `name, id, epoch, writer (empty if the log is shared), first_lsn, next_lsn,
 durable_lsn, log_checksum (eight hex digits), live_bytes, create_time (RFC
-3339), options {quota_bytes, max_record_bytes, rate_bytes, labels,
+3339), seal_time (likewise, or null if the log is not sealed), options {quota_bytes, max_record_bytes, rate_bytes, labels,
 colocation_key}, lost_records (given up by repairs)`
 
 // logResult is a log as walctl prints it.
@@ -34,6 +34,7 @@ type logResult struct {
 	LogChecksum string     `json:"log_checksum"`
 	LiveBytes   uint64     `json:"live_bytes"`
 	CreateTime  time.Time  `json:"create_time"`
+	SealTime    *time.Time `json:"seal_time"`
 	Options     logOptions `json:"options"`
 	LostRecords uint64     `json:"lost_records"`
 }
@@ -51,9 +52,14 @@ func newLogResult(i client.LogInfo) logResult {
 	if labels == nil {
 		labels = map[string]string{}
 	}
+	var sealed *time.Time
+	if !i.Sealed.IsZero() {
+		at := i.Sealed.UTC()
+		sealed = &at
+	}
 	return logResult{
 		Name: i.Name, ID: i.ID.String(), Epoch: i.Epoch, Writer: i.Writer, FirstLSN: i.First, NextLSN: i.Next, DurableLSN: i.Durable(),
-		LogChecksum: fmt.Sprintf("%08x", i.LogChecksum), LiveBytes: i.LiveBytes, CreateTime: i.Created.UTC(),
+		LogChecksum: fmt.Sprintf("%08x", i.LogChecksum), LiveBytes: i.LiveBytes, CreateTime: i.Created.UTC(), SealTime: sealed,
 		Options:     logOptions{i.Options.QuotaBytes, i.Options.MaxRecordBytes, i.Options.RateBytes, labels, i.Options.ColocationKey},
 		LostRecords: i.LostRecords,
 	}
@@ -68,6 +74,9 @@ func (l logResult) tables() []grid {
 		{"live bytes", size(l.LiveBytes)},
 		{"checksum", l.LogChecksum},
 		{"created", l.CreateTime},
+	}
+	if l.SealTime != nil {
+		rows = append(rows, []any{"sealed", *l.SealTime})
 	}
 	if l.LostRecords > 0 {
 		rows = append(rows, []any{"given up by repairs", mood{grouped(l.LostRecords) + " records", true}})
@@ -156,9 +165,13 @@ type logList struct {
 }
 
 func (l logList) tables() []grid {
-	t := grid{head: []string{"LOG", "FIRST", "NEXT", "LIVE", "EPOCH", "CREATED"}, empty: "no logs"}
+	t := grid{head: []string{"LOG", "FIRST", "NEXT", "LIVE", "EPOCH", "CREATED", "SEALED"}, empty: "no logs"}
 	for _, i := range l.Logs {
-		t.rows = append(t.rows, []any{i.Name, uint64(i.FirstLSN), uint64(i.NextLSN), size(i.LiveBytes), i.Epoch, i.CreateTime})
+		var sealed any = ""
+		if i.SealTime != nil {
+			sealed = *i.SealTime
+		}
+		t.rows = append(t.rows, []any{i.Name, uint64(i.FirstLSN), uint64(i.NextLSN), size(i.LiveBytes), i.Epoch, i.CreateTime, sealed})
 	}
 	return []grid{t}
 }

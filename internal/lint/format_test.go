@@ -25,6 +25,7 @@ var spellings = map[string]struct{ function, clause string }{
 	"evict-cursor (12)":     {"appendBody", "CommandEvictCursor"},
 	"retire-producer (13)":  {"appendBody", "CommandRetireProducer"},
 	"resolve-producer (14)": {"appendBody", "CommandResolveProducer"},
+	"seal-log (15)":         {"appendBody", "CommandSealLog"},
 	"Log options":           {"appendOptions", ""},
 	"Snapshot part":         {"appendSnapshotHeader", ""},
 	"Log state":             {"appendLogState", ""},

@@ -116,6 +116,9 @@ var Table = []Row{
 		Retried: "appends without an expected LSN, when the answer says",
 		Hint:    "Wait as long as the answer says, then append it again; rate_bytes among the log's options is its rate."},
 
+	{Err: wal.ErrSealed, Code: codes.FailedPrecondition, Reason: "SEALED", spoken: true,
+		Means: "The log was sealed: nothing is appended behind its end any more, by nobody.", Effect: Nothing,
+		Hint: "The log has ended for good, at next_lsn less one. Read it to its end; append to another log."},
 	{Err: wal.ErrFenced, Code: codes.FailedPrecondition, Reason: "FENCED", spoken: true,
 		Means: "The call speaks for an epoch of the log that is over, or for none while the log has a writer.", Effect: Nothing,
 		Hint: "Another writer has begun a newer epoch. Stop writing: this writer's view of the log may be old; current_epoch and writer say who is. To take over, acquire the writer and read what it wrote."},
@@ -324,6 +327,7 @@ func figures(err error) map[string]string {
 		sequence *wal.SequenceError
 		limited  *wal.RateError
 		conflict *wal.ConflictError
+		sealed   *wal.SealedError
 		fenced   *wal.FencedError
 		loss     *wal.DataLossError
 		cursor   *wal.CursorConflictError
@@ -359,6 +363,10 @@ func figures(err error) map[string]string {
 		out = map[string]string{
 			"log": conflict.Log, "checkpoint": conflict.Checkpoint,
 			"expected_version": decimal(conflict.Expected), "version": decimal(conflict.Version),
+		}
+	case errors.As(err, &sealed):
+		out = map[string]string{
+			"log": sealed.Log, "next_lsn": decimal(sealed.Next), "seal_time": sealed.Sealed.Format(time.RFC3339Nano),
 		}
 	case errors.As(err, &fenced):
 		out = map[string]string{

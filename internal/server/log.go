@@ -98,6 +98,20 @@ func (s logService) DeleteLog(ctx context.Context, req *walsvcv1.DeleteLogReques
 	return &walsvcv1.DeleteLogResponse{}, nil
 }
 
+// SealLog implements walsvcv1.LogServiceServer.
+func (s logService) SealLog(ctx context.Context, req *walsvcv1.SealLogRequest) (*walsvcv1.SealLogResponse, error) {
+	var expected *wal.Epoch
+	if req.ExpectedEpoch != nil {
+		epoch := wal.Epoch(req.GetExpectedEpoch())
+		expected = &epoch
+	}
+	info, err := s.volume.SealLog(ctx, req.GetName(), expected)
+	if err != nil {
+		return nil, s.failWrite(ctx, err)
+	}
+	return &walsvcv1.SealLogResponse{Log: logOf(info)}, nil
+}
+
 // TruncateLog implements walsvcv1.LogServiceServer.
 func (s logService) TruncateLog(ctx context.Context, req *walsvcv1.TruncateLogRequest) (*walsvcv1.TruncateLogResponse, error) {
 	info, err := s.volume.Truncate(ctx, req.GetName(), wal.LSN(req.GetFirstLsn()))
@@ -108,7 +122,7 @@ func (s logService) TruncateLog(ctx context.Context, req *walsvcv1.TruncateLogRe
 }
 
 func logOf(info wal.LogInfo) *walsvcv1.Log {
-	return &walsvcv1.Log{
+	l := &walsvcv1.Log{
 		Name:        info.Name,
 		Id:          info.ID.String(),
 		Epoch:       uint64(info.Epoch),
@@ -127,6 +141,10 @@ func logOf(info wal.LogInfo) *walsvcv1.Log {
 			ColocationKey:  info.Options.ColocationKey,
 		},
 	}
+	if !info.Sealed.IsZero() {
+		l.SealTime = timestamppb.New(info.Sealed)
+	}
+	return l
 }
 
 // parseULID reads the ULID of a field; the zero ULID for an empty one.

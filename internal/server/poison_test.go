@@ -64,6 +64,10 @@ func TestPoisonEndsEverybody(t *testing.T) {
 			_, err := logs.CreateLog(ctx, &walsvcv1.CreateLogRequest{Name: "other"})
 			return err
 		}}, unknown},
+		{question{"seal", func(ctx context.Context) error {
+			_, err := logs.SealLog(ctx, &walsvcv1.SealLogRequest{Name: "other"})
+			return err
+		}}, unknown},
 		{question{"delete", func(ctx context.Context) error {
 			_, err := logs.DeleteLog(ctx, &walsvcv1.DeleteLogRequest{Name: "none"})
 			return err

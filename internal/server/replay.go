@@ -275,6 +275,9 @@ func (s replayService) WatchDurable(req *walsvcv1.WatchDurableRequest, stream gr
 	defer release()
 	for after := wal.LSN(req.GetAfterLsn()); ; {
 		durable, err := s.volume.WaitDurableIn(ctx, req.GetLog(), wal.Epoch(req.GetEpoch()), after+1)
+		if sealed, ok := errors.AsType[*wal.SealedError](err); ok && after < sealed.Next {
+			return nil // its end was told
+		}
 		if err == nil {
 			err = stream.Send(&walsvcv1.WatchDurableResponse{DurableLsn: uint64(durable)})
 		}

@@ -261,6 +261,20 @@ func TestWrongHistories(t *testing.T) {
 			s.live()
 			s.read(1, "a")
 		},
+		"a record behind the seal": func(s *script) {
+			i := s.info(1, 1)
+			i.Sealed = true
+			s.do(input{Kind: sealLog}, output{Info: i})
+			s.appended("a", 1)
+		},
+		"a seal is taken back": func(s *script) {
+			i := s.info(1, 1)
+			i.Sealed = true
+			s.do(input{Kind: sealLog}, output{Info: i})
+			s.live()
+			s.do(input{Kind: getLog}, output{Info: s.info(1, 1)})
+		},
+		"sealed by nobody": func(s *script) { s.append("a", refusedWith(sealed)) },
 		"a deleted log is back": func(s *script) {
 			s.do(input{Kind: deleteLog}, output{})
 			s.live()
@@ -355,6 +369,14 @@ func TestRightHistories(t *testing.T) {
 			s.read(1, "a")
 			s.do(input{Kind: getLog}, output{Info: s.info(1, 2)})
 		},
+		"sealed without an answer, or not": func(s *script) {
+			s.do(input{Kind: sealLog}, output{Unknown: true})
+			s.appended("a", 1)
+			i := s.info(1, 2)
+			i.Sealed = true
+			s.append("b", refusedWith(sealed))
+			s.do(input{Kind: getLog}, output{Info: i})
+		},
 		"two appends at once are in either order": func(s *script) {
 			one, two := s.begin(input{Kind: appendRecords, Records: []string{"a"}}), s.begin(input{Kind: appendRecords, Records: []string{"b"}})
 			one(output{First: 2, Count: 1})
@@ -394,7 +416,10 @@ func TestRightHistories(t *testing.T) {
 			i := s.info(1, 1)
 			i.ID = "y"
 			s.do(input{Kind: getLog}, output{Info: i})
-			s.do(input{Kind: deleteLog, ID: "x"}, refusedWith(logNotFound))
+			s.do(input{Kind: deleteLog, ID: "x"}, output{})
+			s.do(input{Kind: deleteLog}, output{})
+			s.do(input{Kind: deleteLog, ID: "x"}, output{})
+			s.do(input{Kind: deleteLog}, refusedWith(logNotFound))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

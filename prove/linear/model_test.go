@@ -25,6 +25,7 @@ type state struct {
 // States with equal keys are equal.
 type key struct {
 	exists  bool
+	sealed  bool
 	id      string // empty until somebody was told
 	options options
 	// The oldest LSN kept is from low to high. It moves by itself: the service
@@ -284,6 +285,7 @@ const (
 	logExists           = "LOG_EXISTS"
 	noProducer          = "NO_PRODUCER"
 	fenced              = "FENCED"
+	sealed              = "SEALED"
 	invalid             = "INVALID"
 	sequenceReuse       = "SEQUENCE_REUSE"
 	sequenceGap         = "SEQUENCE_GAP"
@@ -326,6 +328,8 @@ func (s *state) step(in *input, out *output) (*state, bool) {
 // apply is step for operations that are done.
 func (s *state) apply(in *input, out *output) (*state, bool) {
 	switch {
+	case !s.exists && in.Kind == deleteLog && in.ID != "": // it has been deleted, by whomever
+		return s, out.succeeded()
 	case !s.exists && in.Kind != createLog:
 		return s, out.Reason == logNotFound
 	}
@@ -345,6 +349,8 @@ func (s *state) apply(in *input, out *output) (*state, bool) {
 		return s.stepCreate(in, out)
 	case deleteLog:
 		return s.stepDelete(in, out)
+	case sealLog:
+		return s.stepSeal(out)
 	case truncateLog:
 		return s.stepTruncate(in, out)
 	case readRecords:
@@ -407,9 +413,13 @@ func (s *state) stepAppend(in *input, out *output) (*state, bool) {
 			return refuse(afterRefusal, nil)
 		case in.Sequence != p.last+1:
 			return refuse(sequenceGap, map[string]uint64{"want_sequence": p.last + 1})
+		case s.sealed:
+			return refuse(sealed, map[string]uint64{"next_lsn": s.next()})
 		case in.Epoch > 1:
 			return refuse(fenced, nil)
 		}
+	} else if s.sealed && in.Sequence == 0 && !in.After {
+		return refuse(sealed, map[string]uint64{"next_lsn": s.next()})
 	} else if in.Epoch > 1 {
 		return refuse(fenced, nil)
 	} else if in.Sequence != 0 {
@@ -483,6 +493,9 @@ func (s *state) stepRepeat(p *producer, own *batch, out *output) (*state, bool) 
 func (s *state) stepOpenProducer(in *input, out *output) (*state, bool) {
 	p := s.producer(in.Producer)
 	if p == nil {
+		if s.sealed {
+			return s, out.Reason == sealed
+		}
 		p = &producer{id: in.Producer}
 		s = s.remembering(*p)
 	}
@@ -496,6 +509,8 @@ func (s *state) stepBind(in *input, out *output) (*state, bool) {
 	switch {
 	case in.Producer != "" && p == nil:
 		return s, out.Reason == noProducer
+	case s.sealed && in.Producer == "":
+		return s, out.Reason == sealed
 	case in.Epoch > 1 && in.Producer == "":
 		return s, out.Reason == fenced
 	case !out.succeeded():
@@ -508,7 +523,7 @@ func (s *state) stepBind(in *input, out *output) (*state, bool) {
 
 // sees returns the state if a log looks like that, with what is known of it now.
 func (s *state) sees(i *info) (*state, bool) {
-	if !s.exists || i.Epoch != 1 || i.Next != s.next() || i.Sum != s.sum() || i.Options != s.options {
+	if !s.exists || i.Epoch != 1 || i.Next != s.next() || i.Sum != s.sum() || i.Options != s.options || i.Sealed != s.sealed {
 		return nil, false
 	}
 	n, ok := s.identified(i.ID)
@@ -542,7 +557,7 @@ func (s *state) stepCreate(in *input, out *output) (*state, bool) {
 func (s *state) stepDelete(in *input, out *output) (*state, bool) {
 	// NB: an id that nobody was told of is not one that a client can name.
 	if in.ID != "" && in.ID != s.id {
-		return s, out.Reason == logNotFound
+		return s, out.succeeded()
 	}
 	n := &state{former: s.former, key: key{life: s.life, former: s.key.former}}
 	if s.id != "" {
@@ -553,6 +568,22 @@ func (s *state) stepDelete(in *input, out *output) (*state, bool) {
 		}{s.key.former, s.id})
 	}
 	return n, out.Unknown || out.succeeded()
+}
+
+// stepSeal: a log that is sealed stays as it is.
+func (s *state) stepSeal(out *output) (*state, bool) {
+	n := s
+	if !s.sealed {
+		n = s.changed()
+		n.sealed = true
+	}
+	switch {
+	case out.Unknown:
+		return n, true
+	case !out.succeeded():
+		return nil, false
+	}
+	return n.sees(out.Info)
 }
 
 func (s *state) stepTruncate(in *input, out *output) (*state, bool) {

@@ -15,6 +15,7 @@ const (
 	getLog           kind = "get-log"
 	createLog        kind = "create-log"
 	deleteLog        kind = "delete-log"
+	sealLog          kind = "seal-log"
 	truncateLog      kind = "truncate-log"
 	readRecords      kind = "read"
 	seeRecords       kind = "see-records" // of a replay that follows or was resumed
@@ -29,7 +30,7 @@ const (
 
 // changes are the kinds that change something, whose outcome may be unknown.
 var changes = map[kind]bool{
-	appendRecords: true, openProducer: true, createLog: true, deleteLog: true, truncateLog: true,
+	appendRecords: true, openProducer: true, createLog: true, deleteLog: true, sealLog: true, truncateLog: true,
 	setCheckpoint: true, deleteCheckpoint: true,
 }
 
@@ -37,9 +38,9 @@ var changes = map[kind]bool{
 var shown = map[kind]bool{seeRecords: true, seeDurable: true}
 
 // refusable are the kinds that the model knows a refusal of. What was seen was
-// not asked for, and listing a log that is gone is all that a listing refuses.
+// not asked for; listing, sealing and deleting refuse nothing but a log that is gone.
 var refusable = []kind{
-	appendRecords, openProducer, bindLog, getLog, createLog, deleteLog, truncateLog,
+	appendRecords, openProducer, bindLog, getLog, createLog, truncateLog,
 	readRecords, setCheckpoint, getCheckpoint, listCheckpoints, deleteCheckpoint,
 }
 
@@ -104,6 +105,7 @@ type info struct {
 	Epoch, First, Next, Live uint64
 	Sum                      uint32
 	Options                  options
+	Sealed                   bool
 }
 
 // A checkpoint is one as clients are told of it; in listings without State.

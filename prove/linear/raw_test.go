@@ -116,8 +116,10 @@ func (c *rawClient) work() {
 		c.deleteCheckpoint()
 	case n < 84:
 		c.truncate()
-	case n < 87 && c.log == passing:
+	case n < 86 && c.log == passing:
 		c.delete()
+	case n < 87 && c.log == passing:
+		c.seal()
 	case n < 94:
 		c.create()
 	default:
@@ -406,6 +408,7 @@ func logInfo(l *walsvcv1.Log) *info {
 	return &info{
 		ID: l.GetId(), Epoch: l.GetEpoch(), First: l.GetFirstLsn(), Next: l.GetNextLsn(), Live: l.GetLiveBytes(), Sum: l.GetLogChecksum(),
 		Options: options{Quota: l.GetOptions().GetQuotaBytes(), MaxRecord: uint64(l.GetOptions().GetMaxRecordBytes())},
+		Sealed:  l.GetSealTime() != nil,
 	}
 }
 
@@ -439,6 +442,13 @@ func (c *rawClient) delete() {
 	c.call(in, func(ctx context.Context) (output, error) {
 		_, err := c.logs.DeleteLog(ctx, &walsvcv1.DeleteLogRequest{Name: c.log, Id: in.ID})
 		return output{}, err
+	})
+}
+
+func (c *rawClient) seal() {
+	c.call(input{Kind: sealLog}, func(ctx context.Context) (output, error) {
+		r, err := c.logs.SealLog(ctx, &walsvcv1.SealLogRequest{Name: c.log})
+		return output{Info: logInfo(r.GetLog())}, err
 	})
 }
 

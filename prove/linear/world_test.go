@@ -324,7 +324,7 @@ func (c *client) learn(in *input, out *output) {
 	switch {
 	case out.Info != nil:
 		v.id, v.first, v.next = out.Info.ID, out.Info.First, out.Info.Next
-	case in.Kind == deleteLog && out.succeeded():
+	case in.Kind == deleteLog && out.succeeded() && (in.ID == "" || in.ID == v.id):
 		v.id, v.first, v.next = "", 1, 1
 		clear(v.checkpoints)
 	case in.Kind == appendRecords && out.succeeded():

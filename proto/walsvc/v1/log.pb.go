@@ -144,7 +144,10 @@ type Log struct {
 	// writer is the name that the holder of the log's writer gave itself; empty if
 	// nobody holds it. While somebody does, only appends that state the log's epoch
 	// are taken.
-	Writer        string `protobuf:"bytes,11,opt,name=writer,proto3" json:"writer,omitempty"`
+	Writer string `protobuf:"bytes,11,opt,name=writer,proto3" json:"writer,omitempty"`
+	// seal_time is when the log was sealed, by the service's clock; unset if it is not.
+	// No record ever gets next_lsn of a sealed log.
+	SealTime      *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=seal_time,json=sealTime,proto3" json:"seal_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -254,6 +257,13 @@ func (x *Log) GetWriter() string {
 		return x.Writer
 	}
 	return ""
+}
+
+func (x *Log) GetSealTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SealTime
+	}
+	return nil
 }
 
 // LsnRange is a run of a log's LSNs.
@@ -648,7 +658,9 @@ type DeleteLogRequest struct {
 	// name of the log.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// id, if set, must be the log's: a delete that is tried again does not hit
-	// a newer log of the same name.
+	// a newer log of the same name, and is answered with OK, since there is no log of
+	// that id any more. Without one, a log that is gone is NOT_FOUND/LOG_NOT_FOUND, and
+	// so is one whose id another name's log has.
 	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -735,6 +747,108 @@ func (*DeleteLogResponse) Descriptor() ([]byte, []int) {
 	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{10}
 }
 
+// SealLogRequest names the log to seal.
+type SealLogRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name of the log.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// expected_epoch, if set, must be the log's epoch, unless it is sealed already:
+	// FAILED_PRECONDITION/FENCED.
+	ExpectedEpoch *uint64 `protobuf:"varint,2,opt,name=expected_epoch,json=expectedEpoch,proto3,oneof" json:"expected_epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealLogRequest) Reset() {
+	*x = SealLogRequest{}
+	mi := &file_walsvc_v1_log_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealLogRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealLogRequest) ProtoMessage() {}
+
+func (x *SealLogRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_log_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealLogRequest.ProtoReflect.Descriptor instead.
+func (*SealLogRequest) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SealLogRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SealLogRequest) GetExpectedEpoch() uint64 {
+	if x != nil && x.ExpectedEpoch != nil {
+		return *x.ExpectedEpoch
+	}
+	return 0
+}
+
+// SealLogResponse returns the log. Its seal is durable.
+type SealLogResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// log as it is for good, but for what is truncated.
+	Log           *Log `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealLogResponse) Reset() {
+	*x = SealLogResponse{}
+	mi := &file_walsvc_v1_log_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealLogResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealLogResponse) ProtoMessage() {}
+
+func (x *SealLogResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_log_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealLogResponse.ProtoReflect.Descriptor instead.
+func (*SealLogResponse) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SealLogResponse) GetLog() *Log {
+	if x != nil {
+		return x.Log
+	}
+	return nil
+}
+
 // TruncateLogRequest gives up records.
 type TruncateLogRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -749,7 +863,7 @@ type TruncateLogRequest struct {
 
 func (x *TruncateLogRequest) Reset() {
 	*x = TruncateLogRequest{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[11]
+	mi := &file_walsvc_v1_log_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -761,7 +875,7 @@ func (x *TruncateLogRequest) String() string {
 func (*TruncateLogRequest) ProtoMessage() {}
 
 func (x *TruncateLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[11]
+	mi := &file_walsvc_v1_log_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -774,7 +888,7 @@ func (x *TruncateLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TruncateLogRequest.ProtoReflect.Descriptor instead.
 func (*TruncateLogRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TruncateLogRequest) GetName() string {
@@ -802,7 +916,7 @@ type TruncateLogResponse struct {
 
 func (x *TruncateLogResponse) Reset() {
 	*x = TruncateLogResponse{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[12]
+	mi := &file_walsvc_v1_log_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +928,7 @@ func (x *TruncateLogResponse) String() string {
 func (*TruncateLogResponse) ProtoMessage() {}
 
 func (x *TruncateLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[12]
+	mi := &file_walsvc_v1_log_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +941,7 @@ func (x *TruncateLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TruncateLogResponse.ProtoReflect.Descriptor instead.
 func (*TruncateLogResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TruncateLogResponse) GetLog() *Log {
@@ -853,7 +967,7 @@ const file_walsvc_v1_log_proto_rawDesc = "" +
 	"rate_bytes\x18\x05 \x01(\x04R\trateBytes\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe2\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9b\x03\n" +
 	"\x03Log\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
@@ -868,7 +982,8 @@ const file_walsvc_v1_log_proto_rawDesc = "" +
 	"\aoptions\x18\t \x01(\v2\x15.walsvc.v1.LogOptionsR\aoptions\x12!\n" +
 	"\flost_records\x18\n" +
 	" \x01(\x04R\vlostRecords\x12\x16\n" +
-	"\x06writer\x18\v \x01(\tR\x06writer\"B\n" +
+	"\x06writer\x18\v \x01(\tR\x06writer\x127\n" +
+	"\tseal_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\bsealTime\"B\n" +
 	"\bLsnRange\x12\x1b\n" +
 	"\tfirst_lsn\x18\x01 \x01(\x04R\bfirstLsn\x12\x19\n" +
 	"\blast_lsn\x18\x02 \x01(\x04R\alastLsn\"W\n" +
@@ -894,18 +1009,25 @@ const file_walsvc_v1_log_proto_rawDesc = "" +
 	"\x10DeleteLogRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\"\x13\n" +
-	"\x11DeleteLogResponse\"E\n" +
+	"\x11DeleteLogResponse\"c\n" +
+	"\x0eSealLogRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
+	"\x0eexpected_epoch\x18\x02 \x01(\x04H\x00R\rexpectedEpoch\x88\x01\x01B\x11\n" +
+	"\x0f_expected_epoch\"3\n" +
+	"\x0fSealLogResponse\x12 \n" +
+	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log\"E\n" +
 	"\x12TruncateLogRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tfirst_lsn\x18\x02 \x01(\x04R\bfirstLsn\"7\n" +
 	"\x13TruncateLogResponse\x12 \n" +
-	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log2\xee\x02\n" +
+	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log2\xb0\x03\n" +
 	"\n" +
 	"LogService\x12F\n" +
 	"\tCreateLog\x12\x1b.walsvc.v1.CreateLogRequest\x1a\x1c.walsvc.v1.CreateLogResponse\x12=\n" +
 	"\x06GetLog\x12\x18.walsvc.v1.GetLogRequest\x1a\x19.walsvc.v1.GetLogResponse\x12C\n" +
 	"\bListLogs\x12\x1a.walsvc.v1.ListLogsRequest\x1a\x1b.walsvc.v1.ListLogsResponse\x12F\n" +
-	"\tDeleteLog\x12\x1b.walsvc.v1.DeleteLogRequest\x1a\x1c.walsvc.v1.DeleteLogResponse\x12L\n" +
+	"\tDeleteLog\x12\x1b.walsvc.v1.DeleteLogRequest\x1a\x1c.walsvc.v1.DeleteLogResponse\x12@\n" +
+	"\aSealLog\x12\x19.walsvc.v1.SealLogRequest\x1a\x1a.walsvc.v1.SealLogResponse\x12L\n" +
 	"\vTruncateLog\x12\x1d.walsvc.v1.TruncateLogRequest\x1a\x1e.walsvc.v1.TruncateLogResponseB3Z1github.com/walsvc/walsvc/proto/walsvc/v1;walsvcv1b\x06proto3"
 
 var (
@@ -920,7 +1042,7 @@ func file_walsvc_v1_log_proto_rawDescGZIP() []byte {
 	return file_walsvc_v1_log_proto_rawDescData
 }
 
-var file_walsvc_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_walsvc_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_walsvc_v1_log_proto_goTypes = []any{
 	(*LogOptions)(nil),            // 0: walsvc.v1.LogOptions
 	(*Log)(nil),                   // 1: walsvc.v1.Log
@@ -933,36 +1055,42 @@ var file_walsvc_v1_log_proto_goTypes = []any{
 	(*ListLogsResponse)(nil),      // 8: walsvc.v1.ListLogsResponse
 	(*DeleteLogRequest)(nil),      // 9: walsvc.v1.DeleteLogRequest
 	(*DeleteLogResponse)(nil),     // 10: walsvc.v1.DeleteLogResponse
-	(*TruncateLogRequest)(nil),    // 11: walsvc.v1.TruncateLogRequest
-	(*TruncateLogResponse)(nil),   // 12: walsvc.v1.TruncateLogResponse
-	nil,                           // 13: walsvc.v1.LogOptions.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*SealLogRequest)(nil),        // 11: walsvc.v1.SealLogRequest
+	(*SealLogResponse)(nil),       // 12: walsvc.v1.SealLogResponse
+	(*TruncateLogRequest)(nil),    // 13: walsvc.v1.TruncateLogRequest
+	(*TruncateLogResponse)(nil),   // 14: walsvc.v1.TruncateLogResponse
+	nil,                           // 15: walsvc.v1.LogOptions.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
 }
 var file_walsvc_v1_log_proto_depIdxs = []int32{
-	13, // 0: walsvc.v1.LogOptions.labels:type_name -> walsvc.v1.LogOptions.LabelsEntry
-	14, // 1: walsvc.v1.Log.create_time:type_name -> google.protobuf.Timestamp
+	15, // 0: walsvc.v1.LogOptions.labels:type_name -> walsvc.v1.LogOptions.LabelsEntry
+	16, // 1: walsvc.v1.Log.create_time:type_name -> google.protobuf.Timestamp
 	0,  // 2: walsvc.v1.Log.options:type_name -> walsvc.v1.LogOptions
-	0,  // 3: walsvc.v1.CreateLogRequest.options:type_name -> walsvc.v1.LogOptions
-	1,  // 4: walsvc.v1.CreateLogResponse.log:type_name -> walsvc.v1.Log
-	1,  // 5: walsvc.v1.GetLogResponse.log:type_name -> walsvc.v1.Log
-	2,  // 6: walsvc.v1.GetLogResponse.lost:type_name -> walsvc.v1.LsnRange
-	1,  // 7: walsvc.v1.ListLogsResponse.logs:type_name -> walsvc.v1.Log
-	1,  // 8: walsvc.v1.TruncateLogResponse.log:type_name -> walsvc.v1.Log
-	3,  // 9: walsvc.v1.LogService.CreateLog:input_type -> walsvc.v1.CreateLogRequest
-	5,  // 10: walsvc.v1.LogService.GetLog:input_type -> walsvc.v1.GetLogRequest
-	7,  // 11: walsvc.v1.LogService.ListLogs:input_type -> walsvc.v1.ListLogsRequest
-	9,  // 12: walsvc.v1.LogService.DeleteLog:input_type -> walsvc.v1.DeleteLogRequest
-	11, // 13: walsvc.v1.LogService.TruncateLog:input_type -> walsvc.v1.TruncateLogRequest
-	4,  // 14: walsvc.v1.LogService.CreateLog:output_type -> walsvc.v1.CreateLogResponse
-	6,  // 15: walsvc.v1.LogService.GetLog:output_type -> walsvc.v1.GetLogResponse
-	8,  // 16: walsvc.v1.LogService.ListLogs:output_type -> walsvc.v1.ListLogsResponse
-	10, // 17: walsvc.v1.LogService.DeleteLog:output_type -> walsvc.v1.DeleteLogResponse
-	12, // 18: walsvc.v1.LogService.TruncateLog:output_type -> walsvc.v1.TruncateLogResponse
-	14, // [14:19] is the sub-list for method output_type
-	9,  // [9:14] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	16, // 3: walsvc.v1.Log.seal_time:type_name -> google.protobuf.Timestamp
+	0,  // 4: walsvc.v1.CreateLogRequest.options:type_name -> walsvc.v1.LogOptions
+	1,  // 5: walsvc.v1.CreateLogResponse.log:type_name -> walsvc.v1.Log
+	1,  // 6: walsvc.v1.GetLogResponse.log:type_name -> walsvc.v1.Log
+	2,  // 7: walsvc.v1.GetLogResponse.lost:type_name -> walsvc.v1.LsnRange
+	1,  // 8: walsvc.v1.ListLogsResponse.logs:type_name -> walsvc.v1.Log
+	1,  // 9: walsvc.v1.SealLogResponse.log:type_name -> walsvc.v1.Log
+	1,  // 10: walsvc.v1.TruncateLogResponse.log:type_name -> walsvc.v1.Log
+	3,  // 11: walsvc.v1.LogService.CreateLog:input_type -> walsvc.v1.CreateLogRequest
+	5,  // 12: walsvc.v1.LogService.GetLog:input_type -> walsvc.v1.GetLogRequest
+	7,  // 13: walsvc.v1.LogService.ListLogs:input_type -> walsvc.v1.ListLogsRequest
+	9,  // 14: walsvc.v1.LogService.DeleteLog:input_type -> walsvc.v1.DeleteLogRequest
+	11, // 15: walsvc.v1.LogService.SealLog:input_type -> walsvc.v1.SealLogRequest
+	13, // 16: walsvc.v1.LogService.TruncateLog:input_type -> walsvc.v1.TruncateLogRequest
+	4,  // 17: walsvc.v1.LogService.CreateLog:output_type -> walsvc.v1.CreateLogResponse
+	6,  // 18: walsvc.v1.LogService.GetLog:output_type -> walsvc.v1.GetLogResponse
+	8,  // 19: walsvc.v1.LogService.ListLogs:output_type -> walsvc.v1.ListLogsResponse
+	10, // 20: walsvc.v1.LogService.DeleteLog:output_type -> walsvc.v1.DeleteLogResponse
+	12, // 21: walsvc.v1.LogService.SealLog:output_type -> walsvc.v1.SealLogResponse
+	14, // 22: walsvc.v1.LogService.TruncateLog:output_type -> walsvc.v1.TruncateLogResponse
+	17, // [17:23] is the sub-list for method output_type
+	11, // [11:17] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_walsvc_v1_log_proto_init() }
@@ -970,13 +1098,14 @@ func file_walsvc_v1_log_proto_init() {
 	if File_walsvc_v1_log_proto != nil {
 		return
 	}
+	file_walsvc_v1_log_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_walsvc_v1_log_proto_rawDesc), len(file_walsvc_v1_log_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	LogService_GetLog_FullMethodName      = "/walsvc.v1.LogService/GetLog"
 	LogService_ListLogs_FullMethodName    = "/walsvc.v1.LogService/ListLogs"
 	LogService_DeleteLog_FullMethodName   = "/walsvc.v1.LogService/DeleteLog"
+	LogService_SealLog_FullMethodName     = "/walsvc.v1.LogService/SealLog"
 	LogService_TruncateLog_FullMethodName = "/walsvc.v1.LogService/TruncateLog"
 )
 
@@ -43,8 +44,17 @@ type LogServiceClient interface {
 	// ListLogs returns logs in the order of their names, a page at a time.
 	ListLogs(ctx context.Context, in *ListLogsRequest, opts ...grpc.CallOption) (*ListLogsResponse, error)
 	// DeleteLog deletes a log with its records, checkpoints, cursors and producers. The
-	// name is free afterwards; a new log of that name has another id.
+	// name is free afterwards; a new log of that name has another id. Asked again with
+	// the id, it answers as the first time.
 	DeleteLog(ctx context.Context, in *DeleteLogRequest, opts ...grpc.CallOption) (*DeleteLogResponse, error)
+	// SealLog ends a log for good: what was sequenced before is acknowledged as usual
+	// and lies below log.next_lsn of the answer, and nothing is appended behind it.
+	// Appends are refused with FAILED_PRECONDITION/SEALED from then on, whatever they
+	// state; a repeat alone is answered as it was. A replay that follows, and a
+	// WatchDurable, end with OK at the log's end. No writer is acquired and no new
+	// producer is opened; reading, checkpoints, cursors, truncating and deleting go on.
+	// A sealed log stays as it is: asked again, it is returned.
+	SealLog(ctx context.Context, in *SealLogRequest, opts ...grpc.CallOption) (*SealLogResponse, error)
 	// TruncateLog gives up a log's records below an LSN. It never passes the
 	// log's lowest checkpoint or cursor: FAILED_PRECONDITION/HELD.
 	TruncateLog(ctx context.Context, in *TruncateLogRequest, opts ...grpc.CallOption) (*TruncateLogResponse, error)
@@ -98,6 +108,16 @@ func (c *logServiceClient) DeleteLog(ctx context.Context, in *DeleteLogRequest, 
 	return out, nil
 }
 
+func (c *logServiceClient) SealLog(ctx context.Context, in *SealLogRequest, opts ...grpc.CallOption) (*SealLogResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SealLogResponse)
+	err := c.cc.Invoke(ctx, LogService_SealLog_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *logServiceClient) TruncateLog(ctx context.Context, in *TruncateLogRequest, opts ...grpc.CallOption) (*TruncateLogResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(TruncateLogResponse)
@@ -123,8 +143,17 @@ type LogServiceServer interface {
 	// ListLogs returns logs in the order of their names, a page at a time.
 	ListLogs(context.Context, *ListLogsRequest) (*ListLogsResponse, error)
 	// DeleteLog deletes a log with its records, checkpoints, cursors and producers. The
-	// name is free afterwards; a new log of that name has another id.
+	// name is free afterwards; a new log of that name has another id. Asked again with
+	// the id, it answers as the first time.
 	DeleteLog(context.Context, *DeleteLogRequest) (*DeleteLogResponse, error)
+	// SealLog ends a log for good: what was sequenced before is acknowledged as usual
+	// and lies below log.next_lsn of the answer, and nothing is appended behind it.
+	// Appends are refused with FAILED_PRECONDITION/SEALED from then on, whatever they
+	// state; a repeat alone is answered as it was. A replay that follows, and a
+	// WatchDurable, end with OK at the log's end. No writer is acquired and no new
+	// producer is opened; reading, checkpoints, cursors, truncating and deleting go on.
+	// A sealed log stays as it is: asked again, it is returned.
+	SealLog(context.Context, *SealLogRequest) (*SealLogResponse, error)
 	// TruncateLog gives up a log's records below an LSN. It never passes the
 	// log's lowest checkpoint or cursor: FAILED_PRECONDITION/HELD.
 	TruncateLog(context.Context, *TruncateLogRequest) (*TruncateLogResponse, error)
@@ -149,6 +178,9 @@ func (UnimplementedLogServiceServer) ListLogs(context.Context, *ListLogsRequest)
 }
 func (UnimplementedLogServiceServer) DeleteLog(context.Context, *DeleteLogRequest) (*DeleteLogResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteLog not implemented")
+}
+func (UnimplementedLogServiceServer) SealLog(context.Context, *SealLogRequest) (*SealLogResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SealLog not implemented")
 }
 func (UnimplementedLogServiceServer) TruncateLog(context.Context, *TruncateLogRequest) (*TruncateLogResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TruncateLog not implemented")
@@ -246,6 +278,24 @@ func _LogService_DeleteLog_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _LogService_SealLog_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SealLogRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogServiceServer).SealLog(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LogService_SealLog_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogServiceServer).SealLog(ctx, req.(*SealLogRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _LogService_TruncateLog_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(TruncateLogRequest)
 	if err := dec(in); err != nil {
@@ -286,6 +336,10 @@ var LogService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteLog",
 			Handler:    _LogService_DeleteLog_Handler,
+		},
+		{
+			MethodName: "SealLog",
+			Handler:    _LogService_SealLog_Handler,
 		},
 		{
 			MethodName: "TruncateLog",

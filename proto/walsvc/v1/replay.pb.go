@@ -183,7 +183,7 @@ type ReplayRequest struct {
 	// to_lsn, if not 0, is the last record wanted; 0 means the last one that is
 	// durable when the replay begins. Not with follow.
 	ToLsn uint64 `protobuf:"varint,4,opt,name=to_lsn,json=toLsn,proto3" json:"to_lsn,omitempty"`
-	// follow goes on with what is appended, without end.
+	// follow goes on with what is appended, until the log is sealed.
 	Follow bool `protobuf:"varint,5,opt,name=follow,proto3" json:"follow,omitempty"`
 	// codecs the client opens blocks of (numbers as in StoredBlock.codec). If
 	// not empty, blocks may come as they are stored.
@@ -590,7 +590,8 @@ type WatchDurableRequest struct {
 	// log is the log's name.
 	Log string `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
 	// after_lsn skips what is known already: the first message comes when the
-	// durable LSN is above it.
+	// durable LSN is above it. On a sealed log that ends below it:
+	// FAILED_PRECONDITION/SEALED.
 	AfterLsn uint64 `protobuf:"varint,2,opt,name=after_lsn,json=afterLsn,proto3" json:"after_lsn,omitempty"`
 	// epoch, if not 0, must be the log's epoch: the stream ends with
 	// FAILED_PRECONDITION/FENCED once it is not. See WaitDurableRequest.epoch.

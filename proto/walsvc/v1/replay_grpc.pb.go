@@ -33,12 +33,15 @@ const (
 type ReplayServiceClient interface {
 	// Read returns some records from an LSN on. For simple clients.
 	Read(ctx context.Context, in *ReadRequest, opts ...grpc.CallOption) (*ReadResponse, error)
-	// Replay returns records in order, from a place to a place, or follows.
+	// Replay returns records in order, from a place to a place, or follows. It ends
+	// with OK at the place, and at the end of a log that is sealed.
 	Replay(ctx context.Context, in *ReplayRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReplayResponse], error)
-	// WaitDurable answers when the durable LSN has reached an LSN.
+	// WaitDurable answers when the durable LSN has reached an LSN. One that a sealed
+	// log will never reach is refused with FAILED_PRECONDITION/SEALED.
 	WaitDurable(ctx context.Context, in *WaitDurableRequest, opts ...grpc.CallOption) (*WaitDurableResponse, error)
 	// WatchDurable sends the durable LSN now and whenever it has grown; steps
-	// may be skipped, never taken back.
+	// may be skipped, never taken back. It ends with OK when the log is sealed and its
+	// end was told.
 	WatchDurable(ctx context.Context, in *WatchDurableRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchDurableResponse], error)
 }
 
@@ -116,12 +119,15 @@ type ReplayService_WatchDurableClient = grpc.ServerStreamingClient[WatchDurableR
 type ReplayServiceServer interface {
 	// Read returns some records from an LSN on. For simple clients.
 	Read(context.Context, *ReadRequest) (*ReadResponse, error)
-	// Replay returns records in order, from a place to a place, or follows.
+	// Replay returns records in order, from a place to a place, or follows. It ends
+	// with OK at the place, and at the end of a log that is sealed.
 	Replay(*ReplayRequest, grpc.ServerStreamingServer[ReplayResponse]) error
-	// WaitDurable answers when the durable LSN has reached an LSN.
+	// WaitDurable answers when the durable LSN has reached an LSN. One that a sealed
+	// log will never reach is refused with FAILED_PRECONDITION/SEALED.
 	WaitDurable(context.Context, *WaitDurableRequest) (*WaitDurableResponse, error)
 	// WatchDurable sends the durable LSN now and whenever it has grown; steps
-	// may be skipped, never taken back.
+	// may be skipped, never taken back. It ends with OK when the log is sealed and its
+	// end was told.
 	WatchDurable(*WatchDurableRequest, grpc.ServerStreamingServer[WatchDurableResponse]) error
 	mustEmbedUnimplementedReplayServiceServer()
 }
