@@ -117,9 +117,10 @@ func TestAppendReopenRead(t *testing.T) {
 		equal(t, readAll(t, v, "a", 77), wantA[76:])
 	}
 	check(v)
-	if s := v.Status(); s.Rolls == 0 || s.Snapshots == 0 {
-		t.Fatalf("no roll or snapshot: %+v", s)
-	}
+	pollUntil(t, "a segment is rolled and a snapshot written", func() bool {
+		s := v.Status()
+		return s.Rolls > 0 && s.Snapshots > 0
+	})
 	closeTest(t, v)
 	for range 3 {
 		v = openTest(t, fs)
