@@ -171,7 +171,7 @@ func (a *Appender) bind(log string, producer Producer, epoch Epoch) (*Binding, L
 		if b.slot, err = l.open(producer.ID); err != nil {
 			return nil, LogInfo{}, ProducerInfo{}, err
 		}
-		open := &l.producers[b.slot-1]
+		open := l.producers[b.slot-1]
 		p.LastSequence, p.Incarnation = open.last, open.incarnation
 		if producer.Incarnation == 0 {
 			b.producer.Incarnation = 1
@@ -294,7 +294,7 @@ func (v *Volume) sequence(f *batcher.Frame, batch *Batch, c *check, full error) 
 	// Producer and sequence first: a repeat is answered with what the first
 	// append got, also where its condition or quota would fail by now.
 	if b.slot != 0 {
-		p := &l.producers[b.slot-1]
+		p := l.producers[b.slot-1]
 		switch {
 		case b.superseded:
 			return refuse(fmt.Errorf("log %q: producer %s: %w", b.name, b.producer.ID, ErrSuperseded))

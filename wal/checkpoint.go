@@ -100,7 +100,7 @@ func (v *Volume) Checkpoint(ctx context.Context, log, name string) (Checkpoint, 
 			return Checkpoint{}, checkpointNotFound(log, name)
 		}
 		was := l.checkpoints[i]
-		at, placed := v.index.states[stateKey{l.number, name}]
+		at, placed := v.index.states.get(stateKey{l.number, name})
 		v.mu.RUnlock()
 		cp := was.describe()
 		if was.size == 0 {
@@ -114,7 +114,7 @@ func (v *Volume) Checkpoint(ctx context.Context, log, name string) (Checkpoint, 
 			return cp, nil
 		}
 		v.mu.RLock()
-		now, still := v.index.states[stateKey{l.number, name}]
+		now, still := v.index.states.get(stateKey{l.number, name})
 		v.mu.RUnlock()
 		if failed := readFailed(log, was.lsn, err); failed != nil {
 			return Checkpoint{}, failed
@@ -130,14 +130,33 @@ func (v *Volume) Checkpoint(ctx context.Context, log, name string) (Checkpoint, 
 
 // readState reads a checkpoint's bytes.
 func readState(fetch *replay.Fetcher, at statePlace, sum uint32) ([]byte, error) {
-	f, err := fetch.Frame(at.pos)
-	if err != nil {
-		return nil, err
+	r := stateReader{fetch: fetch}
+	return r.read(at, sum)
+}
+
+// A stateReader reads checkpoints' bytes, and keeps the block that it opened last:
+// those that were set together lie together.
+type stateReader struct {
+	fetch *replay.Fetcher
+	pos   segment.Pos
+	block uint32
+	raw   []byte // nil if none is open
+}
+
+// read returns bytes that the next read overwrites nothing of.
+func (r *stateReader) read(at statePlace, sum uint32) ([]byte, error) {
+	if r.raw == nil || r.pos != at.pos || r.block != at.place.Block {
+		r.raw = nil
+		f, err := r.fetch.Frame(at.pos)
+		if err != nil {
+			return nil, err
+		}
+		if r.raw, err = r.fetch.Open(f, int(at.place.Block), nil); err != nil {
+			return nil, err
+		}
+		r.pos, r.block = at.pos, at.place.Block
 	}
-	raw, err := fetch.Open(f, int(at.place.Block), nil)
-	if err != nil {
-		return nil, err
-	}
+	raw := r.raw
 	if uint64(at.place.Offset)+uint64(at.place.Size) > uint64(len(raw)) {
 		return nil, &segment.CorruptError{
 			Pos: at.pos, Reason: fmt.Sprintf("state at %d of %d bytes in a block of %d", at.place.Offset, at.place.Size, len(raw)), Err: segment.ErrBadBlock,
@@ -184,7 +203,7 @@ func (v *Volume) Checkpoints(log string) ([]Checkpoint, error) {
 // *ConflictError.
 func (v *Volume) DeleteCheckpoint(ctx context.Context, log, name string, expected *uint64) error {
 	defer v.janitor.kick()
-	return v.do(ctx, maxSmallCommand, forRoom, func(s *State) (*Command, []byte, error) {
+	return v.do(ctx, maxSmallCommand, forTruncation, func(s *State) (*Command, []byte, error) {
 		l := s.names[log]
 		if l == nil {
 			return nil, nil, notFound(log)

@@ -752,7 +752,7 @@ func (c *crashCheck) shownProducer(v *Volume) producerState {
 	defer v.mu.RUnlock()
 	l := v.durable.names[c.info.Name]
 	if slot := l.slot(crashProducer); slot != 0 {
-		return l.producers[slot-1]
+		return *l.producers[slot-1]
 	}
 	return producerState{}
 }

@@ -406,7 +406,7 @@ func (v *Volume) describeCursor(l *logState, c *cursorState) Cursor {
 // ErrCursorNotFound or a *CursorConflictError.
 func (v *Volume) DeleteCursor(ctx context.Context, log, name string, expected *LSN) error {
 	defer v.janitor.kick()
-	return v.do(ctx, maxSmallCommand, forRoom, func(s *State) (*Command, []byte, error) {
+	return v.do(ctx, maxSmallCommand, forTruncation, func(s *State) (*Command, []byte, error) {
 		l := s.names[log]
 		if l == nil {
 			return nil, nil, notFound(log)

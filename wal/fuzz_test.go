@@ -94,7 +94,7 @@ func FuzzCommands(f *testing.F) {
 				t.Fatalf("%s was refused, or changed the state all the same: %v", commands[i].Kind, err)
 			}
 		}
-		restored, _, err := decodeSnapshot(encodeSnapshot(s, nil))
+		restored, _, err := decodeSnapshot(encodeSnapshot(s, statePlaces{}))
 		if err != nil || restored.Hash() != s.Hash() {
 			t.Fatalf("a snapshot cannot hold the state: %v", err)
 		}
@@ -105,27 +105,24 @@ func FuzzCommands(f *testing.F) {
 func FuzzSnapshot(f *testing.F) {
 	state, places := sampleState(f)
 	f.Add(encodeSnapshot(state, places))
-	f.Add(encodeSnapshot(NewState(), nil))
-	last := producerState{last: 1<<64 - 1, incarnation: 1<<64 - 1, retired: true, window: make([]batchState, limits.ProducerWindow)}
-	for i := range uint64(limits.ProducerWindow) {
-		last.window[(last.last-i-1)%limits.ProducerWindow].sequence = last.last - i
-	}
-	l := &logState{number: 1, name: "log", first: 1, next: 1, producers: []producerState{last}, former: []formerProducer{{producerID(1), 7, 1, false}, {producerID(2), 1<<64 - 1, 1<<64 - 1, true}}}
-	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: l}, next: 2}, nil))
+	f.Add(encodeSnapshot(NewState(), statePlaces{}))
+	last := &producerState{last: 1<<64 - 1, incarnation: 1<<64 - 1, retired: true} // of whose batches nothing is known
+	l := &logState{number: 1, name: "log", first: 1, next: 1, producers: []*producerState{last}, former: []formerProducer{{producerID(1), 7, 1, false}, {producerID(2), 1<<64 - 1, 1<<64 - 1, true}}}
+	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: l}, next: 2}, statePlaces{}))
 	lost := &logState{number: 1, name: "log", first: 2, next: 20, lost: []LSNRange{{2, 3}, {7, 7}, {9, 19}}}
-	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: lost}, next: 2}, nil))
+	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: lost}, next: 2}, statePlaces{}))
 	lost.lost = []LSNRange{{2, 3}, {4, 7}} // these are one
-	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: lost}, next: 2}, nil))
+	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: lost}, next: 2}, statePlaces{}))
 	read := &logState{number: 1, name: "log", first: 5, next: 9, totalBytes: 40, cursors: []cursorState{
 		{name: "end", lsn: 8, start: 40, cap: 1}, {name: "held", lsn: 4, start: 20, cap: 1, hold: true}, {name: "lost", start: 0, cap: 9, evicted: 7}}}
-	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: read}, next: 2}, nil))
+	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: read}, next: 2}, statePlaces{}))
 	read.cursors = []cursorState{{name: "below", lsn: 3, start: 10, cap: 1}} // it would hold what is gone
-	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: read}, next: 2}, nil))
+	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: read}, next: 2}, statePlaces{}))
 	many := NewState()
 	for many.next = 1; many.next < 20; many.next++ {
 		many.logs[many.next] = &logState{number: many.next, name: string(rune('a' + many.next)), first: 1, next: LSN(many.next)}
 	}
-	f.Add(encodeSnapshot(many, nil))
+	f.Add(encodeSnapshot(many, statePlaces{}))
 	f.Add(binary.AppendUvarint([]byte{snapshotVersion, 1}, limits.MaxLogs))
 	f.Add(appendSnapshotHeader(nil, &snapshotHeader{
 		From: segment.FrameRef{Pos: segment.Pos{Segment: 3, Offset: 4096}, Sequence: 9, Chain: 0xdeadbeef}, Part: 2, Last: true, Sum: 7,
@@ -141,7 +138,7 @@ func FuzzSnapshot(f *testing.F) {
 		}
 
 		var state *State
-		var places map[stateKey]statePlace
+		var places statePlaces
 		allocs.AtMost(t, slack+64*uint64(len(buf)), func() { state, places, err = decodeSnapshot(buf) })
 		wantBadCommand(t, err)
 		if err != nil {

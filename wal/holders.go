@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/walsvc/walsvc/segment"
 )
@@ -62,15 +61,9 @@ func (k HolderKind) String() string {
 // the directory of a frame for each.
 func (v *Volume) Holders(prefix, after string, limit int) (holders []Holder, last string, more bool) {
 	v.mu.RLock()
-	page := newPage(limit)
-	for name, l := range v.durable.names {
-		if name > after && strings.HasPrefix(name, prefix) {
-			page.offer(l)
-		}
-	}
-	page.trim()
-	logs := make([]logState, len(page.found))
-	for i, l := range page.found {
+	found, more := v.page(prefix, after, limit)
+	logs := make([]logState, len(found))
+	for i, l := range found {
 		logs[i] = *l
 		logs[i].checkpoints, logs[i].cursors = slices.Clone(l.checkpoints), slices.Clone(l.cursors)
 	}
@@ -79,7 +72,7 @@ func (v *Volume) Holders(prefix, after string, limit int) (holders []Holder, las
 		holders = append(holders, v.holdersOf(&logs[i])...)
 		last = logs[i].name
 	}
-	return holders, last, page.more
+	return holders, last, more
 }
 
 // holdersOf returns the holders of a log, as it was then.

@@ -28,21 +28,9 @@ type index struct {
 	v *Volume
 	// active and states are guarded by the volume's mu.
 	active *segmentIndex // nil only if the volume is read-only: then nothing fills
-	states map[stateKey]statePlace
+	states statePlaces
 
 	cache indexCache
-}
-
-// A stateKey names a checkpoint.
-type stateKey struct {
-	log  uint64
-	name string
-}
-
-// A statePlace says where a checkpoint's state lies.
-type statePlace struct {
-	pos   segment.Pos
-	place Place
 }
 
 // A segmentIndex says which frames of one segment have records of which logs.
@@ -78,7 +66,7 @@ const maxRefs = 1 << 18
 
 func (x *index) init(v *Volume) {
 	x.v = v
-	x.states = map[stateKey]statePlace{}
+	x.states = newStatePlaces()
 	x.cache.v = v
 	x.cache.entries = map[segment.ID]*segmentIndex{}
 }
@@ -91,11 +79,11 @@ func newSegmentIndex(id segment.ID) *segmentIndex {
 func (x *index) apply(c *Command, pos segment.Pos) {
 	switch c.Kind {
 	case CommandSetCheckpoint, CommandMoveCheckpoint:
-		x.states[stateKey{c.Log, c.Name}] = statePlace{pos, c.Place}
+		x.states.set(stateKey{c.Log, c.Name}, statePlace{pos, c.Place})
 	case CommandDeleteCheckpoint:
-		delete(x.states, stateKey{c.Log, c.Name})
+		x.states.remove(stateKey{c.Log, c.Name})
 	case CommandDeleteLog:
-		maps.DeleteFunc(x.states, func(k stateKey, _ statePlace) bool { return k.log == c.Log })
+		x.states.removeLog(c.Log)
 	case CommandAppend:
 		if x.active == nil || x.active.id != pos.Segment {
 			x.active = newSegmentIndex(pos.Segment)

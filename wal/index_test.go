@@ -150,7 +150,7 @@ func TestLocate(t *testing.T) {
 		var b batchFrame
 		ids := v.journal.Segments()
 		v.mu.Lock()
-		logs := v.durable.freeze()
+		logs := v.durable.frozen()
 		v.mu.Unlock()
 		for _, l := range logs {
 			for n := 0; n < 6 && l.next > l.first; n++ {

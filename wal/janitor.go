@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -83,7 +84,7 @@ func (j *janitor) turn() (more bool) {
 type sweeping struct {
 	before segment.ID        // the oldest segment that stays; 0 if none may go
 	ends   map[uint64]logEnd // how far each log had come where that begins
-	logs   []*logState
+	logs   []surveyed
 
 	// blocker is the log that keeps the segment at before, 0 if that is not it,
 	// and needed how far it would have to give its records up.
@@ -91,17 +92,21 @@ type sweeping struct {
 	needed  LSN
 }
 
+// A surveyed log is what of it decides what may be released. All that holds
+// records is not: commits wait while the logs are looked at.
+type surveyed struct {
+	number      uint64
+	first, keep LSN
+}
+
 // survey says which segments below limit may go, from the oldest on.
 func (j *janitor) survey(limit segment.ID) (sweeping, error) {
 	v := j.v
 	s := sweeping{ends: map[uint64]logEnd{}}
 	v.mu.RLock()
-	s.logs = make([]*logState, 0, len(v.durable.logs))
-	for _, l := range v.durable.logs {
-		c := *l
-		c.checkpoints = slices.Clone(l.checkpoints)
-		c.cursors = slices.Clone(l.cursors)
-		s.logs = append(s.logs, &c)
+	s.logs = make([]surveyed, 0, len(v.durable.logs))
+	for n, l := range v.durable.logs {
+		s.logs = append(s.logs, surveyed{n, l.first, l.keep()})
 	}
 	v.mu.RUnlock()
 	blind := false // there are segments at the end of what was looked at that say nothing
@@ -148,13 +153,24 @@ func (j *janitor) sweep() error {
 	if blocked {
 		return nil
 	}
-	s, err := j.survey(limit)
-	if err != nil {
-		return err
-	}
-	j.blocker, j.needed = s.blocker, s.needed
-	if s.before == 0 {
-		return nil
+	j.blocker = 0
+	var s sweeping
+	for {
+		if limit = j.worthwhile(limit); limit == 0 {
+			return nil
+		}
+		if s, err = j.survey(limit); err != nil {
+			return err
+		}
+		if s.blocker != 0 {
+			j.blocker, j.needed = s.blocker, s.needed
+		}
+		if s.before == 0 {
+			return nil
+		}
+		if limit = s.before; j.worthwhile(limit) == limit {
+			break
+		}
 	}
 	if err := j.carryStates(s.before); err != nil {
 		return err
@@ -196,8 +212,7 @@ func (j *janitor) sweep() error {
 // over for ever.
 func (j *janitor) makeRoom() (made bool, err error) {
 	v := j.v
-	want := v.leave(forRecords)
-	if err := v.journal.Admit(v.admitted.Load()+int64(v.maxBatch)+frameOverhead, want); !errors.Is(err, segment.ErrNoSpace) {
+	if !j.short() {
 		return false, nil
 	}
 	ids := v.journal.Segments()
@@ -207,8 +222,8 @@ func (j *janitor) makeRoom() (made bool, err error) {
 		return false, err
 	}
 	// What lies in there and has to be carried forward must fit in one segment.
-	for ; s.before > ids[0] && j.carries(s.before) > v.journal.SegmentTakes()/2; s.before-- {
-	}
+	room := v.journal.SegmentTakes() / 2
+	s.before = max(ids[0], j.farthest(s.before, func(carried, _ int64) bool { return carried <= room }))
 	if j.gain(s.before, current, s.logs) < v.journal.SegmentTakes()/8 {
 		return false, nil
 	}
@@ -232,7 +247,7 @@ func (j *janitor) makeRoom() (made bool, err error) {
 
 // gain returns how many bytes of journal there would be room for in addition if
 // a segment were begun behind current and everything below before released.
-func (j *janitor) gain(before, current segment.ID, logs []*logState) int64 {
+func (j *janitor) gain(before, current segment.ID, logs []surveyed) int64 {
 	v := j.v
 	each, size := v.journal.SegmentTakes(), v.journal.SegmentSize()
 	space := v.journal.Space()
@@ -259,7 +274,7 @@ func (j *janitor) gain(before, current segment.ID, logs []*logState) int64 {
 }
 
 // keeps reports whether a log keeps records of the current segment.
-func (j *janitor) keeps(current segment.ID, logs []*logState) bool {
+func (j *janitor) keeps(current segment.ID, logs []surveyed) bool {
 	v := j.v
 	v.mu.RLock()
 	defer v.mu.RUnlock()
@@ -309,27 +324,58 @@ func (v *Volume) oldestNeeded() (segment.ID, error) {
 
 // blocking returns a log that keeps records of a segment or before, and how far
 // it would have to give them up; 0 if there is none.
-func blocking(logs []*logState, s *segmentIndex) (number uint64, needed LSN) {
-	for _, l := range logs {
-		if e, ok := s.ends[l.number]; ok && l.keep() < e.next {
-			return l.number, e.next
+func blocking(logs []surveyed, s *segmentIndex) (number uint64, needed LSN) {
+	for i := range logs {
+		if e, ok := s.ends[logs[i].number]; ok && logs[i].keep < e.next {
+			return logs[i].number, e.next
 		}
 	}
 	return 0, 0
 }
 
-// carries returns how many bytes of checkpoints' states lie below before.
-func (j *janitor) carries(before segment.ID) (size int64) {
+// farthest returns the newest segment, up to before, below which everything can be
+// released as far as fits says, by how many bytes of checkpoints' states would have
+// to be carried out of there and how many the files have; 0 if there is none.
+func (j *janitor) farthest(before segment.ID, fits func(carried, released int64) bool) (far segment.ID) {
 	v := j.v
-	oldest := v.journal.Segments()[0]
+	ids := v.journal.Segments()
+	var carried, released int64
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	for _, at := range v.index.states {
-		if oldest <= at.pos.Segment && at.pos.Segment < before {
-			size += int64(at.place.Size)
+	for _, id := range ids {
+		if id >= before {
+			break
+		}
+		carried += v.index.states.in[id]
+		released += v.journal.SegmentSize()
+		if fits(carried, released) {
+			far = id + 1
 		}
 	}
-	return size
+	return far
+}
+
+// worthwhile returns up to which segment, before at most, releasing is worth what
+// has to be carried forward; 0 if it is nowhere.
+//
+// What is carried goes in front of the next sweep. States that nobody sets again
+// would go round and round, whether anybody appends or not. So no more than half
+// of what is released is carried: every byte of that is paid for by one that is
+// gained, and all that was ever carried is less than all that was ever written
+// otherwise; the journal is no longer than twice the states that are kept, what logs
+// keep aside. When space is short, an eighth has to be gained, as in makeRoom.
+func (j *janitor) worthwhile(before segment.ID) segment.ID {
+	most := int64(4)
+	if j.short() {
+		most = 7
+	}
+	return j.farthest(before, func(carried, released int64) bool { return carried <= released/8*most })
+}
+
+// short reports whether there is no room for a batch.
+func (j *janitor) short() bool {
+	v := j.v
+	return errors.Is(v.journal.Admit(v.admitted.Load()+int64(v.maxBatch)+frameOverhead, v.leave(forRecords)), segment.ErrNoSpace)
 }
 
 // A stateMove is a checkpoint's state on its way out of a segment.
@@ -352,12 +398,17 @@ func (j *janitor) carryStates(before segment.ID) error {
 	var sources []source
 	oldest := v.journal.Segments()[0]
 	v.mu.RLock()
-	for k, at := range v.index.states {
+	for k, at := range v.index.states.all() {
 		if oldest <= at.pos.Segment && at.pos.Segment < before {
 			sources = append(sources, source{k, at})
 		}
 	}
 	v.mu.RUnlock()
+	// In the order of the journal: a block that has many is opened once.
+	slices.SortFunc(sources, func(a, b source) int {
+		return cmp.Or(a.at.pos.Compare(b.at.pos), cmp.Compare(a.at.place.Block, b.at.place.Block), cmp.Compare(a.at.place.Offset, b.at.place.Offset))
+	})
+	blocks := stateReader{fetch: v.fetch}
 	var moves []stateMove
 	size := 0
 	for i, src := range sources {
@@ -365,10 +416,11 @@ func (j *janitor) carryStates(before segment.ID) error {
 		was, found := v.durable.checkpoint(src.key)
 		v.mu.RUnlock()
 		if found && was.size > 0 {
-			state, err := readState(v.fetch, src.at, was.sum)
+			state, err := blocks.read(src.at, was.sum)
 			switch {
 			case err == nil:
-				moves = append(moves, stateMove{src.key, was, state})
+				// A copy, which does not keep the block.
+				moves = append(moves, stateMove{src.key, was, slices.Clone(state)})
 				size += len(state) + maxSmallCommand
 			case !unreadable(err):
 				return fmt.Errorf("carry forward the state of checkpoint %q: %w", src.key.name, err)
@@ -380,6 +432,7 @@ func (j *janitor) carryStates(before segment.ID) error {
 		if err := j.move(moves, size); err != nil {
 			return err
 		}
+		clear(moves)
 		moves, size = moves[:0], 0
 	}
 	return nil
@@ -415,7 +468,7 @@ func (s *State) checkpoint(k stateKey) (c checkpointState, found bool) {
 // released, many in a frame.
 func (j *janitor) truncateAll(s sweeping) error {
 	const most = 512
-	var due []*logState
+	var due []surveyed
 	for _, l := range s.logs {
 		if e, ok := s.ends[l.number]; ok && e.next > l.first {
 			due = append(due, l)
@@ -457,7 +510,7 @@ const maxTruncateBytes = 64
 // came before first. The log's owner wants it, who may give up what no checkpoint
 // covers.
 func (v *Volume) truncate(ctx context.Context, name string, number uint64, first LSN, start uint64) (info LogInfo, err error) {
-	err = v.do(ctx, maxTruncateBytes, forRoom, func(s *State) (*Command, []byte, error) {
+	err = v.do(ctx, maxTruncateBytes, forTruncation, func(s *State) (*Command, []byte, error) {
 		l := s.logs[number]
 		if l == nil {
 			return nil, nil, notFound(name)

@@ -38,7 +38,7 @@ func (v *Volume) ReopenProducer(ctx context.Context, log string, producer ulid.U
 		retired := false
 		info.Incarnation = 1
 		if slot := l.slot(producer); slot != 0 {
-			p := &l.producers[slot-1]
+			p := l.producers[slot-1]
 			info.LastSequence, info.Incarnation, retired = p.last, p.incarnation, p.retired
 		} else {
 			cmd = &Command{Kind: CommandOpenProducer, Log: l.number, Producer: producer}
@@ -113,7 +113,7 @@ func (v *Volume) Resolve(ctx context.Context, log string, producer ulid.ULID, se
 		r = Resolution{Log: l.info(), Producer: ProducerInfo{Window: limits.ProducerWindow}}
 		var cmd *Command
 		if slot := l.slot(producer); slot != 0 {
-			p := &l.producers[slot-1]
+			p := l.producers[slot-1]
 			r.Producer.LastSequence, r.Producer.Incarnation = p.last, p.incarnation
 			if !p.retired {
 				r.Producer.Incarnation++
@@ -147,9 +147,14 @@ func (v *Volume) Resolve(ctx context.Context, log string, producer ulid.ULID, se
 // open returns the slot of a producer that may append, or why there is none.
 func (l *logState) open(producer ulid.ULID) (uint64, error) {
 	slot := l.slot(producer)
-	i := l.formerly(producer)
+	retired := false
+	if slot != 0 {
+		retired = l.producers[slot-1].retired
+	} else if i := l.formerly(producer); i >= 0 {
+		retired = l.former[i].retired
+	}
 	switch {
-	case slot != 0 && l.producers[slot-1].retired, i >= 0 && l.former[i].retired:
+	case retired:
 		return 0, fmt.Errorf("log %q: producer %s: %w", l.name, producer, ErrRetired)
 	case slot == 0:
 		return 0, noProducer(l.name, producer)

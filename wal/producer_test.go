@@ -130,7 +130,7 @@ func TestMakeWay(t *testing.T) {
 	}
 	apply(Command{Kind: CommandOpenProducer, Log: 1, Producer: id(0)}) // 1 makes way
 	l = s.logs[1]
-	p := &l.producers[l.slot(id(0))-1]
+	p := l.producers[l.slot(id(0))-1]
 	if p.last != 100 || p.incarnation != 2 {
 		t.Errorf("0 came back as %d, incarnation %d", p.last, p.incarnation)
 	}
@@ -143,7 +143,7 @@ func TestMakeWay(t *testing.T) {
 	if b, kept := p.recall(101); !kept || b.first != next {
 		t.Errorf("its batch 101 is %+v, %t", b, kept)
 	}
-	restored, _, err := decodeSnapshot(encodeSnapshot(s, nil))
+	restored, _, err := decodeSnapshot(encodeSnapshot(s, statePlaces{}))
 	if err != nil || restored.Hash() != s.Hash() || restored.logs[1].formerly(id(700)) < 0 {
 		t.Fatalf("from a snapshot: %v", err)
 	}

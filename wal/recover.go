@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"path/filepath"
 	"slices"
 
@@ -29,9 +30,10 @@ func (v *Volume) recover() error {
 	if v.durable == nil {
 		v.durable = NewState()
 	}
+	v.names = newNames(slices.Sorted(maps.Keys(v.durable.names)))
 	v.index.active, v.index.states = r.active, r.states
-	if v.index.states == nil {
-		v.index.states = map[stateKey]statePlace{}
+	if v.index.states.of == nil {
+		v.index.states = newStatePlaces()
 	}
 	v.recovery = describe(found)
 	v.clock.start(v.o.Now, r.time)
@@ -167,7 +169,7 @@ func nameOfSegment(id segment.ID) string { return id.String() + ".wal" }
 type rebuilder struct {
 	v      *Volume
 	state  *State // nil until the snapshot that the scan began with is whole
-	states map[stateKey]statePlace
+	states statePlaces
 	active *segmentIndex // of the segment the scan is in, if it began with its first frame
 	time   int64
 	bytes  int64 // of the frames scanned
@@ -203,7 +205,7 @@ const maxWaiting = 1 << 22
 func (r *rebuilder) Begin(from segment.FrameRef, fromSnapshot bool) {
 	*r = rebuilder{v: r.v, from: from, commands: r.commands}
 	if !fromSnapshot {
-		r.state, r.states = NewState(), map[stateKey]statePlace{}
+		r.state, r.states = NewState(), newStatePlaces()
 	}
 }
 

@@ -244,10 +244,10 @@ func plan(ctx context.Context, src replay.Source, volume ulid.ULID, dir string, 
 			p.Files = append(p.Files, e.Name)
 		}
 	}
-	frozen := state.freeze()
+	frozen := state.frozen()
 	p.snapshot = appendSnapshotStart(nil, state.next, len(frozen))
 	for _, l := range frozen {
-		p.snapshot = appendSnapshotLog(p.snapshot, l, state.states)
+		p.snapshot = appendSnapshotLog(p.snapshot, l, state.states.of[l.number])
 	}
 	p.seal(entries)
 	return p, nil
@@ -399,7 +399,7 @@ func (s *survey) rebuild(ctx context.Context, walked *replay.Recovery) (*salvage
 		if err != nil {
 			return nil, err
 		}
-		s.base = newSalvage(NewState(), map[stateKey]statePlace{}, segment.FrameRef{
+		s.base = newSalvage(NewState(), newStatePlaces(), segment.FrameRef{
 			Pos: segment.Pos{Segment: 1, Offset: limits.SegmentHeaderSize}, Sequence: 1, Chain: h.Cut.Chain,
 		})
 	}
@@ -447,7 +447,7 @@ func missing(all LSNRange, have []LSNRange) (gaps []LSNRange) {
 // tells of a log stays open: it may have had any number of records, or none.
 type salvage struct {
 	*State
-	states map[stateKey]statePlace
+	states statePlaces
 	from   segment.FrameRef // where the state's snapshot cuts
 
 	expect uint64 // sequence of the next frame
@@ -467,7 +467,7 @@ type salvage struct {
 	known  map[uint64][]LSNRange // lost ranges that an earlier repair told of, by log
 }
 
-func newSalvage(state *State, states map[stateKey]statePlace, from segment.FrameRef) *salvage {
+func newSalvage(state *State, states statePlaces, from segment.FrameRef) *salvage {
 	s := &salvage{
 		State: state, states: states, from: from, expect: from.Sequence, told: map[uint64]bool{}, epochs: map[uint64]bool{}, slots: map[uint64]int{},
 		opened: map[uint64]int{}, gone: map[uint64]LostLog{}, open: map[uint64]LSN{}, known: map[uint64][]LSNRange{},
@@ -489,7 +489,7 @@ func (s *salvage) hole(frames uint64) {
 		if len(l.producers) == limits.MaxProducersPerLog {
 			// A slot may have changed hands.
 			s.opened[n] += len(l.producers)
-			l.producers = nil
+			l.producers, l.byID = nil, nil
 		}
 		if known, ok := s.slots[n]; !ok || known > len(l.producers) {
 			s.slots[n] = len(l.producers)
@@ -563,7 +563,7 @@ func (s *salvage) drop(l *logState, why string) {
 	s.gone[l.number] = LostLog{Number: l.number, Name: l.name, Detail: why}
 	delete(s.logs, l.number)
 	delete(s.names, l.name)
-	maps.DeleteFunc(s.states, func(k stateKey, _ statePlace) bool { return k.log == l.number })
+	s.states.removeLog(l.number)
 }
 
 // reach makes next the log's next LSN, unless it is there already, and total the
@@ -644,7 +644,7 @@ func (s *salvage) makeWay(c *Command) bool {
 		if slot == 0 {
 			return false
 		}
-		l.producers[slot-1].incarnation = c.Incarnation - 1
+		l.producer(slot).incarnation = c.Incarnation - 1
 	case CommandSetWriter:
 		l.began(c.Epoch - 1)
 		s.epochs[c.Log] = true
@@ -704,14 +704,7 @@ func (s *salvage) producer(l *logState, c *Command) {
 		c.Slot, c.Sequence = 0, 0
 		return
 	}
-	p := &l.producers[c.Slot-1]
-	if lost := c.Sequence - 1 - p.last; lost >= limits.ProducerWindow {
-		p.window = make([]batchState, limits.ProducerWindow)
-		p.last = c.Sequence - 1 - limits.ProducerWindow
-	}
-	for p.last+1 < c.Sequence {
-		p.remember(batchState{sequence: p.last + 1})
-	}
+	l.producer(c.Slot).last = c.Sequence - 1 // of what is lost nothing is known
 }
 
 // lostHolder is the writer of an epoch of which nobody knows who began it: only
@@ -778,7 +771,7 @@ func (p *RepairPlan) tell(s *survey, b *salvage) {
 			p.Records = append(p.Records, lost)
 		}
 		for _, c := range l.checkpoints {
-			at, placed := b.states[stateKey{l.number, c.name}]
+			at, placed := b.states.get(stateKey{l.number, c.name})
 			if c.size == 0 {
 				continue
 			}

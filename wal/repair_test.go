@@ -833,7 +833,7 @@ func TestDamageDoesNotHoldSegments(t *testing.T) {
 			t.Fatal(err)
 		}
 		v.mu.RLock()
-		at := v.index.states[stateKey{2, "engine"}].pos
+		at := v.index.states.of[2][0].pos
 		v.mu.RUnlock()
 		// Segments, and two snapshots that the newest of them knows.
 		fill := func() {

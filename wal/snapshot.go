@@ -1,10 +1,12 @@
 package wal
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,8 +33,12 @@ const snapshotPart = 256 << 10
 //
 // A snapshot is one cut: the state behind one frame. It is frozen under the
 // volume's lock, which costs a slice of pointers, and spelled part by part
-// while commits go on; logs that change meanwhile are cloned first. It counts
-// when its last part is durable, and segments begun from then on say where it is.
+// while commits go on; of a log that changes meanwhile what changes is copied
+// first: a producer with some of its batches, not all of them. It counts when its
+// last part is durable, and segments begun from then on say where it is.
+//
+// In memory it holds the largest log's state twice, one part, and what was copied
+// of logs that it has not come to.
 type snapshotter struct {
 	v *Volume
 	// worker may be stopped between two parts: a snapshot that is not complete is
@@ -127,24 +133,17 @@ func (s *snapshotter) writeFor(use purpose) error {
 	if err := v.journal.Admit(v.admitted.Load()+s.needs(), v.leave(use)); err != nil && !errors.Is(err, segment.ErrCrowded) {
 		return fmt.Errorf("%w: %w", ErrFull, err)
 	}
-	v.mu.Lock()
-	from := v.last
-	logs := v.durable.freeze()
-	next := v.durable.next
-	states := make(map[stateKey]statePlace, len(v.index.states))
-	for k, at := range v.index.states {
-		states[k] = at
-	}
-	was := v.bytes
-	v.mu.Unlock()
-	if from == s.newest {
+	c := v.cut()
+	if c.from == s.newest {
 		return nil
 	}
 
-	w := &snapshotWriter{s: s, from: from, use: use}
-	w.buf = appendSnapshotStart(w.buf, next, len(logs))
-	for _, l := range logs {
-		w.buf = appendSnapshotLog(w.buf, l, states)
+	w := &snapshotWriter{s: s, from: c.from, use: use}
+	w.buf = appendSnapshotStart(w.buf, c.next, len(c.logs))
+	for i, l := range c.logs {
+		w.buf = appendSnapshotLog(w.buf, l.logState, l.places)
+		// What has changed since the cut is kept for as long as it is to be spelled.
+		c.logs[i] = cutLog{}
 		if err := w.flush(false); err != nil {
 			return err
 		}
@@ -154,18 +153,45 @@ func (s *snapshotter) writeFor(use purpose) error {
 	}
 
 	v.mu.Lock()
-	s.older, s.newest = s.newest, from
+	s.older, s.newest = s.newest, c.from
 	s.size = w.written
 	v.stateSize.Store(s.size)
-	v.bytes -= was
+	v.bytes -= c.bytes
 	newest, older := s.newest, s.older
 	v.mu.Unlock()
 	v.journal.SetSnapshots(newest, older)
 	v.counters.snapshots.Add(1)
 	if v.o.Events.Snapshot != nil {
-		v.o.Events.Snapshot(from.Sequence-1, w.written, time.Since(began))
+		v.o.Events.Snapshot(c.from.Sequence-1, w.written, time.Since(began))
 	}
 	return nil
+}
+
+// A cut is the durable state behind one frame.
+type cut struct {
+	from  segment.FrameRef // the frame behind it
+	next  uint64           // number of the next log
+	bytes int64            // of journal since the newest snapshot's cut
+	logs  []cutLog         // by number
+}
+
+// A cutLog is a log with the places of its checkpoints' states.
+type cutLog struct {
+	*logState
+	places []namedPlace
+}
+
+// cut takes the durable state as it is. Commits wait for no more than a look at
+// each log; the order comes later.
+func (v *Volume) cut() cut {
+	v.mu.Lock()
+	c := cut{from: v.last, next: v.durable.next, bytes: v.bytes, logs: make([]cutLog, 0, len(v.durable.logs))}
+	for _, l := range v.durable.freeze() {
+		c.logs = append(c.logs, cutLog{l, v.index.states.of[l.number]})
+	}
+	v.mu.Unlock()
+	slices.SortFunc(c.logs, func(a, b cutLog) int { return cmp.Compare(a.number, b.number) })
+	return c
 }
 
 // appendSnapshotStart spells what comes before the logs of a snapshot.
@@ -177,22 +203,23 @@ func appendSnapshotStart(dst []byte, next uint64, logs int) []byte {
 
 // appendSnapshotLog spells a log of a snapshot. The places of checkpoints could
 // be a section for all logs at once, but a log's are wanted together with it.
-func appendSnapshotLog(dst []byte, l *logState, states map[stateKey]statePlace) []byte {
+func appendSnapshotLog(dst []byte, l *logState, places []namedPlace) []byte {
 	one := appendLogState(nil, l)
 	dst = binary.AppendUvarint(dst, uint64(len(one)))
 	dst = append(dst, one...)
-	return appendPlaces(dst, l, states)
+	return appendPlaces(dst, l, places)
 }
 
 // appendPlaces spells where the states of a log's checkpoints lie, in the
 // order of their names: a byte 1 and the place, or a byte 0 for none.
-func appendPlaces(dst []byte, l *logState, states map[stateKey]statePlace) []byte {
+func appendPlaces(dst []byte, l *logState, places []namedPlace) []byte {
 	for i := range l.checkpoints {
-		at, ok := states[stateKey{l.number, l.checkpoints[i].name}]
+		k, ok := findPlace(places, l.checkpoints[i].name)
 		if !ok || l.checkpoints[i].size == 0 {
 			dst = append(dst, 0)
 			continue
 		}
+		at := places[k]
 		dst = append(dst, 1)
 		dst = binary.AppendUvarint(dst, uint64(at.pos.Segment))
 		dst = binary.AppendUvarint(dst, uint64(at.pos.Offset))
@@ -214,10 +241,11 @@ type snapshotWriter struct {
 
 // flush sends off whole parts, and with last set what is left.
 func (w *snapshotWriter) flush(last bool) error {
-	for len(w.buf) >= snapshotPart || last {
-		n := min(len(w.buf), snapshotPart, max(1, w.s.v.maxBatch))
-		chunk := w.buf[:n]
-		final := last && n == len(w.buf)
+	rest := w.buf
+	for len(rest) >= snapshotPart || last {
+		n := min(len(rest), snapshotPart, max(1, w.s.v.maxBatch))
+		chunk := rest[:n]
+		final := last && n == len(rest)
 		w.sum = crc32.Update(w.sum, castagnoli, chunk)
 		h := snapshotHeader{From: w.from, Part: w.part, Last: final, Sum: w.sum}
 		if err := w.send(h, chunk); err != nil {
@@ -225,11 +253,12 @@ func (w *snapshotWriter) flush(last bool) error {
 		}
 		w.written += int64(n)
 		w.part++
-		w.buf = w.buf[:copy(w.buf, w.buf[n:])]
+		rest = rest[n:]
 		if final {
 			return nil
 		}
 	}
+	w.buf = w.buf[:copy(w.buf, rest)]
 	return nil
 }
 
@@ -335,47 +364,47 @@ func decodeSnapshotHeader(meta []byte) (h snapshotHeader, err error) {
 }
 
 // decodeSnapshot restores what the parts of a snapshot, put together, say.
-func decodeSnapshot(buf []byte) (*State, map[stateKey]statePlace, error) {
+func decodeSnapshot(buf []byte) (*State, statePlaces, error) {
 	bad := fmt.Errorf("snapshot: %w", ErrBadCommand)
 	if len(buf) == 0 || buf[0] != snapshotVersion {
-		return nil, nil, bad
+		return nil, statePlaces{}, bad
 	}
 	d := decoder{buf: buf[1:]}
 	s := NewState()
 	s.next = d.uvarint()
 	count := d.uvarint()
 	if d.bad || s.next == 0 || count > limits.MaxLogs {
-		return nil, nil, bad
+		return nil, statePlaces{}, bad
 	}
-	states := map[stateKey]statePlace{}
+	states := newStatePlaces()
 	for range count {
 		n := d.uvarint()
 		if d.bad || n > uint64(len(d.buf)) {
-			return nil, nil, bad
+			return nil, statePlaces{}, bad
 		}
 		one := decoder{buf: d.buf[:n]}
 		d.buf = d.buf[n:]
 		l, err := decodeLogState(&one)
 		if err != nil {
-			return nil, nil, err
+			return nil, statePlaces{}, err
 		}
 		if len(one.buf) != 0 {
-			return nil, nil, bad
+			return nil, statePlaces{}, bad
 		}
 		if err := s.insert(l); err != nil {
-			return nil, nil, err
+			return nil, statePlaces{}, err
 		}
 		if err := decodePlaces(&d, l, states); err != nil {
-			return nil, nil, err
+			return nil, statePlaces{}, err
 		}
 	}
 	if d.bad || len(d.buf) != 0 {
-		return nil, nil, bad
+		return nil, statePlaces{}, bad
 	}
 	return s, states, nil
 }
 
-func decodePlaces(d *decoder, l *logState, states map[stateKey]statePlace) error {
+func decodePlaces(d *decoder, l *logState, states statePlaces) error {
 	for i := range l.checkpoints {
 		if d.bad || len(d.buf) == 0 || d.buf[0] > 1 {
 			return fmt.Errorf("snapshot: places of log %d: %w", l.number, ErrBadCommand)
@@ -384,7 +413,7 @@ func decodePlaces(d *decoder, l *logState, states map[stateKey]statePlace) error
 		d.buf = d.buf[1:]
 		if has {
 			at := statePlace{pos: segment.Pos{Segment: segment.ID(d.uvarint()), Offset: int64(d.uvarint())}, place: d.place()}
-			states[stateKey{l.number, l.checkpoints[i].name}] = at
+			states.set(stateKey{l.number, l.checkpoints[i].name}, at)
 		}
 	}
 	return nil

@@ -15,17 +15,17 @@ import (
 )
 
 // sampleState is a state with a bit of everything, and where its checkpoints' states lie.
-func sampleState(t testing.TB) (*State, map[stateKey]statePlace) {
+func sampleState(t testing.TB) (*State, statePlaces) {
 	t.Helper()
 	s, err := applyAll(NewState(), sampleHistory())
 	if err != nil {
 		t.Fatal(err)
 	}
-	places := map[stateKey]statePlace{}
+	places := newStatePlaces()
 	for _, l := range s.logs {
 		for i, cp := range l.checkpoints {
 			if cp.size > 0 {
-				places[stateKey{l.number, cp.name}] = statePlace{segment.Pos{Segment: 7, Offset: int64(i+1) * limits.BlockSize}, Place{Block: uint32(i), Offset: 3, Size: cp.size}}
+				places.set(stateKey{l.number, cp.name}, statePlace{segment.Pos{Segment: 7, Offset: int64(i+1) * limits.BlockSize}, Place{Block: uint32(i), Offset: 3, Size: cp.size}})
 			}
 		}
 	}
@@ -33,18 +33,18 @@ func sampleState(t testing.TB) (*State, map[stateKey]statePlace) {
 }
 
 // encodeSnapshot spells a state in one piece, as a snapshot's parts do together.
-func encodeSnapshot(s *State, places map[stateKey]statePlace) []byte {
-	logs := s.freeze()
+func encodeSnapshot(s *State, places statePlaces) []byte {
+	logs := s.frozen()
 	buf := appendSnapshotStart(nil, s.next, len(logs))
 	for _, l := range logs {
-		buf = appendSnapshotLog(buf, l, places)
+		buf = appendSnapshotLog(buf, l, places.of[l.number])
 	}
 	return buf
 }
 
 func TestSnapshotRoundTrip(t *testing.T) {
 	for _, empty := range []bool{true, false} {
-		state, places := NewState(), map[stateKey]statePlace{}
+		state, places := NewState(), newStatePlaces()
 		if !empty {
 			state, places = sampleState(t)
 		}

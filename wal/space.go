@@ -17,8 +17,10 @@ import (
 //	forRecords    appends, new logs and producers
 //	forStates     checkpoints with a state of some size: they may lead to room,
 //	              and could use up all there is if they are set again and again
-//	forRoom       small checkpoints, truncations, deletions; promises and the
-//	              snapshots of every day
+//	forRoom       small checkpoints, writers, cursors; promises and the snapshots
+//	              of every day
+//	forTruncation truncations and deletions: each gives something up for good, so
+//	              that nobody can do it again and again for nothing
 //	forRelease    two snapshots and the commands that release segments
 //
 // The last takes what the others leave: two snapshots go into the current
@@ -32,6 +34,7 @@ const (
 	forRecords purpose = iota
 	forStates
 	forRoom
+	forTruncation
 	forRelease
 )
 
@@ -62,7 +65,9 @@ func (v *Volume) leave(use purpose) segment.Reserve {
 	if each >= splittable {
 		room += limits.MinSegmentSize + 4*limits.BlockSize
 	}
-	states := room + min(each/16, 1<<20)
+	// Some truncations, whatever else is under way; three times over, see Reserve.Again.
+	small := room + 3*4*limits.BlockSize
+	states := small + min(each/16, 1<<20)
 	records := states + min(each/8, 4<<20)
 	// A state so large that its snapshots fill segments does not close the volume:
 	// then the spare has to do.
@@ -72,7 +77,13 @@ func (v *Volume) leave(use purpose) segment.Reserve {
 	case forStates:
 		return segment.Reserve{Bytes: min(states, each/4), Spare: segment.KeepSpare, Again: true}
 	case forRoom:
-		return segment.Reserve{Bytes: min(room, each/4), Spare: segment.TakeSpare, Again: true}
+		return segment.Reserve{Bytes: min(small, each/4), Spare: segment.TakeSpare, Again: true}
+	case forTruncation:
+		most := each / 4
+		if each < splittable {
+			most = each / 8 // else there were nothing that forRoom leaves
+		}
+		return segment.Reserve{Bytes: min(room, most), Spare: segment.TakeSpare, Again: true}
 	default:
 		return segment.Reserve{Spare: segment.TakeSpare, Again: true}
 	}
@@ -143,6 +154,9 @@ func (v *Volume) admit(size int, use purpose) error {
 		return err
 	case errors.Is(err, segment.ErrCrowded) && v.admitted.Load() > 0:
 		return err
+	case errors.Is(err, segment.ErrNoSpace) && use == forTruncation && v.admitted.Load() > 0:
+		// Without a spare, what is under way counts for more than it will have taken.
+		return segment.ErrCrowded
 	case errors.Is(err, segment.ErrNoSpace), errors.Is(err, segment.ErrCrowded):
 		return fmt.Errorf("%w: %w; truncate logs, set checkpoints, or make room on the file system", ErrFull, err)
 	}

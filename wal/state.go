@@ -60,11 +60,14 @@ type logState struct {
 	liveBytes   uint64
 	totalBytes  uint64 // framed bytes ever appended
 	checkpoints []checkpointState
-	cursors     []cursorState   // by name
-	evictAbove  uint64          // of totalBytes, when the first cursor is over its cap; 0 for never. See measure
-	producers   []producerState // by slot-1; a slot may change hands
-	// former are the last producers that made way, in that order. The slice is
-	// never written.
+	cursors     []cursorState    // by name
+	evictAbove  uint64           // of totalBytes, when the first cursor is over its cap; 0 for never. See measure
+	producers   []*producerState // by slot-1; a slot may change hands
+	// byID are the slots in the order of their producers' ULIDs. The slice is never
+	// written.
+	byID []uint16
+	// former are the last producers that made way, in that order. What is in the
+	// slice is never written; only the latest copy of the log appends behind it.
 	former []formerProducer
 	// lost are the records that a repair gave up: in order, apart from each other,
 	// from first on and below next. The slice is never written.
@@ -143,34 +146,12 @@ type checkpointState struct {
 	sum     uint32 // CRC-32C of the bytes
 }
 
-// A producerState remembers a producer's last batches.
-type producerState struct {
-	id     ulid.ULID
-	active LSN    // the log's next LSN when it was opened or last appended
-	last   uint64 // sequence of its last batch; 0 if none
-	// incarnation counts, from 1, how often it was resolved or came back after it
-	// had made way: only who is bound in the present one may append.
-	incarnation uint64
-	retired     bool
-	window      []batchState
-}
-
 // A formerProducer is what is left of a producer that made way.
 type formerProducer struct {
 	id          ulid.ULID
 	last        uint64
 	incarnation uint64
 	retired     bool
-}
-
-// A batchState is what a retry is answered with.
-type batchState struct {
-	sequence uint64
-	first    LSN
-	count    uint32
-	runSum   uint32
-	checksum Checksum
-	epoch    Epoch
 }
 
 // NewState returns the state of a volume that has seen no command.
@@ -193,10 +174,8 @@ func (s *State) mutable(number uint64) *logState {
 	c.generation = s.generation
 	c.checkpoints = slices.Clone(l.checkpoints)
 	c.cursors = slices.Clone(l.cursors)
-	c.producers = slices.Clone(l.producers)
-	for i := range c.producers {
-		c.producers[i].window = slices.Clone(l.producers[i].window)
-	}
+	c.producers = slices.Clone(l.producers) // pointers: each is copied when it changes
+	c.former = slices.Clip(l.former)
 	s.logs[number], s.names[l.name] = &c, &c
 	return &c
 }
@@ -241,13 +220,13 @@ func (s *State) Apply(c *Command) error {
 		if slot == 0 || l.producers[slot-1].retired {
 			return disagree(c, "producer %s is not open", c.Producer)
 		}
-		l.producers[slot-1].retired = true
+		l.producer(slot).retired = true
 	case CommandResolveProducer:
 		slot := l.slot(c.Producer)
 		if slot == 0 || c.Incarnation != l.producers[slot-1].incarnation+1 {
 			return disagree(c, "incarnation %d of producer %s", c.Incarnation, c.Producer)
 		}
-		l.producers[slot-1].incarnation = c.Incarnation
+		l.producer(slot).incarnation = c.Incarnation
 	case CommandAppend:
 		err := l.applyAppend(c)
 		s.crowded = s.crowded || l.crowded()
@@ -325,7 +304,7 @@ func (s *State) Apply(c *Command) error {
 
 // openProducer gives a producer a slot. One that had made way goes on where it was.
 func (l *logState) openProducer(c *Command) error {
-	p := producerState{id: c.Producer, active: l.next, incarnation: 1}
+	p := &producerState{id: c.Producer, active: l.next, incarnation: 1}
 	i := l.formerly(c.Producer)
 	if i < 0 && l.sealed != 0 {
 		return disagree(c, "it is sealed, and does not know producer %s", c.Producer)
@@ -336,32 +315,20 @@ func (l *logState) openProducer(c *Command) error {
 			return disagree(c, "producer %s is retired", c.Producer)
 		}
 		p.last, p.incarnation = f.last, f.incarnation+1
-		p.window = forgottenWindow(p.last)
 		l.former = slices.Concat(l.former[:i], l.former[i+1:])
 	}
 	if len(l.producers) < limits.MaxProducersPerLog {
-		l.producers = append(l.producers, p)
+		l.seat(len(l.producers)+1, p)
 		return nil
 	}
-	way := &l.producers[l.idlest()]
-	kept := l.former
-	if len(kept) == limits.MaxFormerProducers {
-		kept = kept[1:]
+	slot := l.idlest() + 1
+	way := l.producers[slot-1]
+	if len(l.former) == limits.MaxFormerProducers {
+		l.former = l.former[1:]
 	}
-	l.former = append(slices.Clip(kept), formerProducer{way.id, way.last, way.incarnation, way.retired})
-	*way = p
+	l.former = append(l.former, formerProducer{way.id, way.last, way.incarnation, way.retired})
+	l.seat(slot, p)
 	return nil
-}
-
-// forgottenWindow returns the window of a producer of whose batches only the
-// number is known.
-func forgottenWindow(last uint64) []batchState {
-	window := make([]batchState, min(last, limits.ProducerWindow))
-	for i := range uint64(len(window)) {
-		q := last - i
-		window[(q-1)%limits.ProducerWindow].sequence = q
-	}
-	return window
 }
 
 // formerly returns the index of a producer that made way, -1 if it is not
@@ -382,8 +349,9 @@ func (l *logState) applyAppend(c *Command) error {
 		if c.Slot > uint64(len(l.producers)) || l.producers[c.Slot-1].last+1 != c.Sequence || l.producers[c.Slot-1].retired {
 			return disagree(c, "sequence %d of slot %d", c.Sequence, c.Slot)
 		}
-		l.producers[c.Slot-1].active = c.Last() + 1
-		l.producers[c.Slot-1].remember(batchState{
+		p := l.producer(c.Slot)
+		p.active = c.Last() + 1
+		p.remember(batchState{
 			sequence: c.Sequence, first: c.First, count: c.Count, runSum: c.RunSum, checksum: c.Checksum, epoch: c.Epoch,
 		})
 	}
@@ -394,28 +362,6 @@ func (l *logState) applyAppend(c *Command) error {
 	return nil
 }
 
-// remember keeps the last limits.ProducerWindow batches, in a ring once it is full:
-// the batch of sequence q lies at (q-1) mod the window.
-func (p *producerState) remember(b batchState) {
-	p.last = b.sequence
-	if len(p.window) < limits.ProducerWindow {
-		p.window = append(p.window, b)
-		return
-	}
-	p.window[(b.sequence-1)%limits.ProducerWindow] = b
-}
-
-// recall returns the batch of a sequence that was used, if it is still remembered.
-func (p *producerState) recall(sequence uint64) (batchState, bool) {
-	i := (sequence - 1) % limits.ProducerWindow
-	// A batch without an LSN is one that was lost: it was committed, and no more is
-	// known.
-	if i < uint64(len(p.window)) && p.window[i].sequence == sequence && p.window[i].first > 0 {
-		return p.window[i], true
-	}
-	return batchState{}, false
-}
-
 // idlest returns the index of the producer that has not appended for longest, of
 // the retired ones if there are any: it makes way when one more is opened than a
 // log has slots for. What it may still try again is refused as ErrNoProducer, never
@@ -423,22 +369,12 @@ func (p *producerState) recall(sequence uint64) (batchState, bool) {
 func (l *logState) idlest() int {
 	idlest := 0
 	for i := range l.producers {
-		p, least := &l.producers[i], &l.producers[idlest]
+		p, least := l.producers[i], l.producers[idlest]
 		if p.retired == least.retired && p.active < least.active || p.retired && !least.retired {
 			idlest = i
 		}
 	}
 	return idlest
-}
-
-// slot returns the slot of a producer, 0 if it is not open.
-func (l *logState) slot(producer ulid.ULID) uint64 {
-	for i := range l.producers {
-		if l.producers[i].id == producer {
-			return uint64(i) + 1
-		}
-	}
-	return 0
 }
 
 func (l *logState) findCheckpoint(name string) (int, bool) {
@@ -487,14 +423,16 @@ func (l *logState) maxRecord() int {
 	return limits.MaxRecordSize
 }
 
-// Freeze returns the logs as they are, by number, for as long as the caller
+// Freeze returns the logs as they are, in no order, for as long as the caller
 // wants: the state clones what it changes from now on.
 func (s *State) freeze() []*logState {
 	s.generation++
-	logs := make([]*logState, 0, len(s.logs))
-	for _, l := range s.logs {
-		logs = append(logs, l)
-	}
+	return slices.AppendSeq(make([]*logState, 0, len(s.logs)), maps.Values(s.logs))
+}
+
+// frozen returns what freeze does, by number.
+func (s *State) frozen() []*logState {
+	logs := s.freeze()
 	slices.SortFunc(logs, func(a, b *logState) int { return cmp.Compare(a.number, b.number) })
 	return logs
 }
@@ -514,7 +452,7 @@ func (s *State) Clone() *State {
 func (s *State) Hash() uint64 {
 	buf := binary.AppendUvarint(nil, s.next)
 	crc, size := crc32.Checksum(buf, castagnoli), uint64(len(buf))
-	for _, l := range s.freeze() {
+	for _, l := range s.frozen() {
 		buf = appendLogState(buf[:0], l)
 		crc = crc32.Update(crc, castagnoli, buf)
 		size += uint64(len(buf))
@@ -563,16 +501,16 @@ func appendLogState(dst []byte, l *logState) []byte {
 	}
 	dst = binary.AppendUvarint(dst, uint64(len(l.producers)))
 	for i := range l.producers {
-		p := &l.producers[i]
+		p := l.producers[i]
 		dst = append(dst, p.id[:]...)
 		dst = binary.AppendUvarint(dst, uint64(p.active))
 		dst = binary.AppendUvarint(dst, p.last)
 		dst = binary.AppendUvarint(dst, p.incarnation)
 		dst = append(dst, bit(p.retired))
 		// Oldest first; sequences are dense, so the first one tells them all.
-		dst = binary.AppendUvarint(dst, uint64(len(p.window)))
-		for i := range uint64(len(p.window)) {
-			b, _ := p.recall(p.last - uint64(len(p.window)) + 1 + i)
+		dst = binary.AppendUvarint(dst, p.kept())
+		for i := range p.kept() {
+			b, _ := p.recall(p.last - p.kept() + 1 + i)
 			dst = binary.AppendUvarint(dst, uint64(b.first))
 			dst = binary.AppendUvarint(dst, uint64(b.count))
 			dst = binary.LittleEndian.AppendUint32(dst, b.runSum)
@@ -657,27 +595,32 @@ func decodeLogState(d *decoder) (*logState, error) {
 		return nil, fmt.Errorf("log state: %w", ErrBadCommand)
 	}
 	for range n {
-		var p producerState
+		p := &producerState{}
 		d.fixed(p.id[:])
 		p.active = LSN(d.uvarint())
-		p.last = d.uvarint()
+		last := d.uvarint()
 		p.incarnation = d.uvarint()
 		p.retired = d.flags(1) != 0
 		k := d.uvarint()
-		if d.bad || p.incarnation == 0 || k > limits.ProducerWindow || k > p.last || k < min(p.last, limits.ProducerWindow) {
+		if d.bad || p.incarnation == 0 || k != min(last, limits.ProducerWindow) {
 			return nil, fmt.Errorf("log state: %w", ErrBadCommand)
 		}
-		p.window = make([]batchState, k)
 		for i := range k {
-			q := p.last - k + 1 + i
+			q := last - k + 1 + i
 			b := batchState{sequence: q, first: LSN(d.uvarint()), count: d.uvarint32(),
 				runSum: d.uint32(), checksum: Checksum(d.uint32()), epoch: Epoch(d.uvarint())}
-			if b.first == 0 && b != (batchState{sequence: q}) { // of a batch that was lost no more is kept
+			switch {
+			case b.first != 0:
+				p.remember(b)
+			case b != (batchState{sequence: q}): // of a batch that was lost no more is kept
 				return nil, fmt.Errorf("log state: %w", ErrBadCommand)
 			}
-			p.window[(q-1)%limits.ProducerWindow] = b
 		}
+		p.last = last
 		l.producers = append(l.producers, p)
+	}
+	if !l.sortProducers() {
+		return nil, fmt.Errorf("log state: %w", ErrBadCommand)
 	}
 	n = d.uvarint()
 	if d.bad || n > limits.MaxFormerProducers {

@@ -82,7 +82,7 @@ func TestApplyDisagrees(t *testing.T) {
 	if s, err = applyAll(s, most); err != nil {
 		t.Fatal(err)
 	}
-	before, _, err := decodeSnapshot(encodeSnapshot(s, nil))
+	before, _, err := decodeSnapshot(encodeSnapshot(s, statePlaces{}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +190,7 @@ func TestProducerWindow(t *testing.T) {
 // randomCommand makes a command that follows from s.
 func randomCommand(rng *rand.Rand, s *State, step int) Command {
 	var numbers []uint64
-	for _, l := range s.freeze() {
+	for _, l := range s.frozen() {
 		numbers = append(numbers, l.number)
 	}
 	if len(numbers) == 0 || rng.IntN(15) == 0 {
@@ -200,7 +200,7 @@ func randomCommand(rng *rand.Rand, s *State, step int) Command {
 	c := Command{Log: l.number}
 	var p *producerState
 	if n := len(l.producers); n > 0 {
-		p = &l.producers[rng.IntN(n)]
+		p = l.producers[rng.IntN(n)]
 	}
 	if l.sealed != 0 { // of what follows, little does
 		c.Kind = CommandDeleteLog
@@ -297,7 +297,7 @@ func TestStateSharing(t *testing.T) {
 		type twin struct{ state, deep *State } // deep shares nothing with anything
 		var copies []frozen
 		deepCopy := func(s *State) *State {
-			d, _, err := decodeSnapshot(encodeSnapshot(s, nil))
+			d, _, err := decodeSnapshot(encodeSnapshot(s, statePlaces{}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -315,7 +315,7 @@ func TestStateSharing(t *testing.T) {
 			}
 			switch {
 			case rng.IntN(20) == 0:
-				logs := w.state.freeze()
+				logs := w.state.frozen()
 				copies = append(copies, frozen{logs, strings.Clone(spell(logs))})
 			case rng.IntN(40) == 0 && len(twins) < 6:
 				twins = append(twins, twin{w.state.Clone(), deepCopy(w.deep)})

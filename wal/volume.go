@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,6 +61,7 @@ type Volume struct {
 
 	mu      sync.RWMutex
 	durable *State // readers see this
+	names   names  // of its logs
 	index   index
 	rates   rates                    // of logs that have one; the bus's lock guards it
 	watches map[uint64]chan struct{} // by log number: closed when its durable state changed
@@ -321,6 +321,7 @@ func (v *Volume) publish(f *batcher.Frame, err error) {
 	v.bytes += c.size
 	for i := range c.commands {
 		cmd := &c.commands[i]
+		v.name(cmd)
 		if err := v.durable.Apply(cmd); err != nil {
 			// Sequenced against the state ahead, refused by the durable one: the
 			// two have parted, and no acknowledgement may follow from either.
@@ -722,15 +723,11 @@ func (v *Volume) Log(name string) (LogInfo, error) {
 func (v *Volume) ListLogs(prefix, after string, limit int) (logs []LogInfo, more bool) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	// A bounded heap would save the sort; with it a page costs one pass over
-	// the names and the sort of one page.
-	page := newPage(limit)
-	for name, l := range v.durable.names {
-		if name > after && strings.HasPrefix(name, prefix) {
-			page.offer(l)
-		}
+	found, more := v.page(prefix, after, limit)
+	for _, l := range found {
+		logs = append(logs, l.info())
 	}
-	return page.logs()
+	return logs, more
 }
 
 // DeleteLog deletes a log, durably. If id is not zero it must be the log's: a
@@ -740,7 +737,7 @@ func (v *Volume) ListLogs(prefix, after string, limit int) (logs []LogInfo, more
 // name's log has it.
 func (v *Volume) DeleteLog(ctx context.Context, name string, id ulid.ULID) error {
 	defer v.janitor.kick()
-	return v.do(ctx, maxSmallCommand, forRoom, func(s *State) (*Command, []byte, error) {
+	return v.do(ctx, maxSmallCommand, forTruncation, func(s *State) (*Command, []byte, error) {
 		l := s.names[name]
 		switch {
 		case id == (ulid.ULID{}) && l == nil:

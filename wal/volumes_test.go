@@ -236,7 +236,7 @@ func look(t *testing.T, files map[string][]byte) string {
 	for _, name := range strangers {
 		fmt.Fprintf(&out, "  stranger %s\n", name)
 	}
-	fmt.Fprintf(&out, "state: %08x\n", crc32.ChecksumIEEE(encodeSnapshot(v.durable, nil)))
+	fmt.Fprintf(&out, "state: %08x\n", crc32.ChecksumIEEE(encodeSnapshot(v.durable, statePlaces{})))
 	logs := writeLogs(t, &out, v)
 	if v.readOnly != nil {
 		closeTest(t, v)
@@ -409,9 +409,11 @@ func writeProducers(t *testing.T, out *strings.Builder, v *Volume, l LogInfo, he
 	for _, p := range v.durable.names[l.Name].producers {
 		sum := crc32.NewIEEE()
 		retried := 0
-		window := slices.Clone(p.window)
-		slices.SortFunc(window, func(a, b batchState) int { return int(int64(a.sequence) - int64(b.sequence)) })
-		for _, b := range window {
+		for q := p.last - p.kept() + 1; q <= p.last; q++ {
+			b, known := p.recall(q)
+			if !known {
+				b.sequence = q
+			}
 			fmt.Fprintf(sum, "%d %d %d %08x %08x %d ", b.sequence, b.first, b.count, b.runSum, uint32(b.checksum), b.epoch)
 			var recs []string
 			for lsn := b.first; lsn < b.first+LSN(b.count); lsn++ {
@@ -428,7 +430,7 @@ func writeProducers(t *testing.T, out *strings.Builder, v *Volume, l LogInfo, he
 			}
 			retried++
 		}
-		fmt.Fprintf(out, "  producer %s: %d batches, the last %d remembered %08x, %d retried, active at %d", p.id, p.last, len(window), sum.Sum32(), retried, p.active)
+		fmt.Fprintf(out, "  producer %s: %d batches, the last %d remembered %08x, %d retried, active at %d", p.id, p.last, p.kept(), sum.Sum32(), retried, p.active)
 		if p.incarnation > 1 {
 			fmt.Fprintf(out, ", incarnation %d", p.incarnation)
 		}

@@ -1,0 +1,145 @@
+package wal
+
+import (
+	"slices"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/walsvc/walsvc/internal/limits"
+)
+
+// A producerState remembers a producer's last batches. Frozen copies of its log
+// share it until it changes: see logState.producer.
+type producerState struct {
+	generation uint64
+	id         ulid.ULID
+	active     LSN    // the log's next LSN when it was opened or last appended
+	last       uint64 // sequence of its last batch; 0 if none
+	// incarnation counts, from 1, how often it was resolved or came back after it
+	// had made way: only who is bound in the present one may append.
+	incarnation uint64
+	retired     bool
+	// window has the last batches: that of sequence q lies at (q-1) mod
+	// limits.ProducerWindow. It is in pieces, so that a batch behind a freeze costs a
+	// copy of one of them; a nil piece, or none, is one of which nothing is known.
+	window []*windowPiece
+	own    uint8 // bit i: no frozen copy has piece i, which may be written
+}
+
+// pieceBatches is how many batches a piece has: as many as a copy of one moves for
+// one batch. Fewer would make more pieces to look after.
+const pieceBatches = 16
+
+type windowPiece [pieceBatches]batchState
+
+const _ = uint8(1) << (limits.ProducerWindow/pieceBatches - 1) // own has a bit for each
+
+// A batchState is what a retry is answered with.
+type batchState struct {
+	sequence uint64
+	first    LSN
+	count    uint32
+	runSum   uint32
+	checksum Checksum
+	epoch    Epoch
+}
+
+// producer returns the producer of a slot, to be changed: a copy of its own, if a
+// frozen copy of the log shares it. REQUIRES: the log is mutable.
+func (l *logState) producer(slot uint64) *producerState {
+	p := l.producers[slot-1]
+	if p.generation == l.generation {
+		return p
+	}
+	c := *p
+	c.generation, c.own = l.generation, 0
+	c.window = slices.Clone(p.window)
+	l.producers[slot-1] = &c
+	return &c
+}
+
+// remember notes a batch as the last one.
+func (p *producerState) remember(b batchState) {
+	p.last = b.sequence
+	i := (b.sequence - 1) % limits.ProducerWindow
+	n, at := i/pieceBatches, i%pieceBatches
+	for uint64(len(p.window)) <= n {
+		p.window = append(p.window, nil)
+	}
+	switch {
+	case p.window[n] == nil:
+		p.window[n] = new(windowPiece)
+	case p.own&(1<<n) == 0:
+		c := *p.window[n]
+		p.window[n] = &c
+	}
+	p.own |= 1 << n
+	p.window[n][at] = b
+}
+
+// recall returns the batch of a sequence that was used, if it is still remembered.
+// One that was lost, or came before its producer made way, was committed, and no
+// more is known.
+func (p *producerState) recall(sequence uint64) (b batchState, known bool) {
+	i := (sequence - 1) % limits.ProducerWindow
+	if n := i / pieceBatches; n < uint64(len(p.window)) && p.window[n] != nil {
+		b = p.window[n][i%pieceBatches]
+	}
+	if b.sequence != sequence || b.first == 0 {
+		return batchState{}, false
+	}
+	return b, true
+}
+
+// kept returns how many batches the window has, known ones and others.
+func (p *producerState) kept() uint64 { return min(p.last, limits.ProducerWindow) }
+
+// slot returns the slot of a producer, 0 if it is not open.
+func (l *logState) slot(producer ulid.ULID) uint64 {
+	i, found := l.findProducer(producer)
+	if !found {
+		return 0
+	}
+	return uint64(l.byID[i])
+}
+
+func (l *logState) findProducer(producer ulid.ULID) (int, bool) {
+	return slices.BinarySearchFunc(l.byID, producer, func(slot uint16, id ulid.ULID) int {
+		return l.producers[slot-1].id.Compare(id)
+	})
+}
+
+// sortProducers makes byID anew. It reports false if a producer is there twice.
+func (l *logState) sortProducers() bool {
+	l.byID = make([]uint16, len(l.producers))
+	for i := range l.byID {
+		l.byID[i] = uint16(i + 1)
+	}
+	order := func(a, b uint16) int { return l.producers[a-1].id.Compare(l.producers[b-1].id) }
+	slices.SortFunc(l.byID, order)
+	for i := 1; i < len(l.byID); i++ {
+		if order(l.byID[i-1], l.byID[i]) == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// seat gives a producer a slot: one behind all, or that of another, which has none
+// any more.
+func (l *logState) seat(slot int, p *producerState) {
+	p.generation = l.generation
+	byID := append(make([]uint16, 0, len(l.byID)+1), l.byID...)
+	if slot <= len(l.producers) {
+		i, _ := l.findProducer(l.producers[slot-1].id)
+		byID = slices.Delete(byID, i, i+1)
+	}
+	l.byID = byID
+	i, _ := l.findProducer(p.id)
+	l.byID = slices.Insert(byID, i, uint16(slot))
+	if slot > len(l.producers) {
+		l.producers = append(l.producers, p)
+		return
+	}
+	l.producers[slot-1] = p
+}
