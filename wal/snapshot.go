@@ -37,7 +37,7 @@ const snapshotPart = 256 << 10
 // first: a producer with some of its batches, not all of them. It counts when its
 // last part is durable, and segments begun from then on say where it is.
 //
-// In memory it holds the largest log's state twice, one part, and what was copied
+// In memory it holds the largest log's state, spelled, one part, and what was copied
 // of logs that it has not come to.
 type snapshotter struct {
 	v *Volume
@@ -204,9 +204,13 @@ func appendSnapshotStart(dst []byte, next uint64, logs int) []byte {
 // appendSnapshotLog spells a log of a snapshot. The places of checkpoints could
 // be a section for all logs at once, but a log's are wanted together with it.
 func appendSnapshotLog(dst []byte, l *logState, places []namedPlace) []byte {
-	one := appendLogState(nil, l)
-	dst = binary.AppendUvarint(dst, uint64(len(one)))
-	dst = append(dst, one...)
+	at := len(dst)
+	from := at + binary.MaxVarintLen64
+	dst = appendLogState(append(dst, make([]byte, binary.MaxVarintLen64)...), l)
+	// How long it is comes first, and is known last: a log with many producers is a
+	// megabyte, of which a second one would be garbage.
+	n := binary.PutUvarint(dst[at:], uint64(len(dst)-from))
+	dst = dst[:at+n+copy(dst[at+n:], dst[from:])]
 	return appendPlaces(dst, l, places)
 }
 

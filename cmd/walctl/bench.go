@@ -98,7 +98,7 @@ Figures belong to a machine and an hour: compare ratios taken in one run.`,
 		RunE:    help,
 	}
 	cmd.AddCommand(newBenchAppendCommand(g), newBenchReplayCommand(g), newBenchBaselineCommand(g), newBenchAllCommand(g),
-		newBenchGoalsCommand(g), newBenchSoakCommand(g), newBenchOpenCommand(g), newBenchLadderCommand(g),
+		newBenchGoalsCommand(g), newBenchSoakCommand(g), newBenchOpenCommand(g), newBenchScaleCommand(g), newBenchLadderCommand(g),
 		newBenchContractCommand(g), newEchoServerCommand())
 	return cmd
 }

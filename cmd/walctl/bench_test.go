@@ -307,6 +307,26 @@ func TestBenchOpenJSON(t *testing.T) {
 	}
 }
 
+func TestBenchScaleJSON(t *testing.T) {
+	t.Parallel()
+	got := keys(t, benchJSON(t, "bench", "scale", "--walsvc", walsvcBinary(t), "--segment-size", "1MiB", "--logs", "30", "--producers", "60", "--checkpoints", "30", "--state", "1KiB"),
+		"steps", "open_us", "journal_bytes", "written_bytes", "snapshots", "rss_bytes", "opened_rss")
+	positive(t, got, "open_us", "journal_bytes", "rss_bytes", "opened_rss")
+	var steps []struct {
+		What      string  `json:"what"`
+		Count     int     `json:"count"`
+		PerSecond float64 `json:"per_second"`
+	}
+	if err := json.Unmarshal(got["steps"], &steps); err != nil || len(steps) != 7 {
+		t.Fatalf("steps %s: %v", got["steps"], err)
+	}
+	for i, count := range []int{30, 60, 120, 30, 30, 30, 20} {
+		if s := steps[i]; s.What == "" || s.Count != count || s.PerSecond <= 0 {
+			t.Errorf("step %+v, want one of %d", s, count)
+		}
+	}
+}
+
 func TestBenchLadder(t *testing.T) {
 	t.Parallel()
 	picture := filepath.Join(t.TempDir(), "ladder.svg")
@@ -382,6 +402,9 @@ func TestBenchRefusals(t *testing.T) {
 		{[]string{"goals", "--records", "0"}, exitUsage, "--records 0"},
 		{[]string{"goals", "--logs", "0"}, exitUsage, "--logs 0"},
 		{[]string{"open", "--small", "1GiB", "--journal", "1GiB"}, exitUsage, "--journal 1024 MiB"},
+		{[]string{"scale", "--logs", "2", "--producers", "3000"}, exitUsage, "--producers 3000"},
+		{[]string{"scale", "--batches", "-1"}, exitUsage, "--batches -1"},
+		{[]string{"scale", "--state", "2MiB"}, exitUsage, "--state 2 MiB"},
 		{[]string{"open", "--rounds", "0"}, exitUsage, "--rounds 0"},
 		{[]string{"open", "--logs", "0"}, exitUsage, "--logs 0"},
 		{[]string{"soak", "--duration", "0s"}, exitUsage, "--duration"},
@@ -408,7 +431,7 @@ func TestBenchInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, args := range [][]string{{"baseline"}, {"append", "--walsvc", walsvcBinary(t)}, {"replay", "--walsvc", walsvcBinary(t)},
-		{"goals", "--walsvc", walsvcBinary(t)}, {"soak", "--walsvc", walsvcBinary(t)}, {"open", "--walsvc", walsvcBinary(t)}} {
+		{"goals", "--walsvc", walsvcBinary(t)}, {"soak", "--walsvc", walsvcBinary(t)}, {"open", "--walsvc", walsvcBinary(t)}, {"scale", "--walsvc", walsvcBinary(t)}} {
 		if _, stderr, code := invoke(ctx, append(append([]string{"bench"}, args...), "--dir", dir)...); code != exitInterrupted {
 			t.Errorf("%q: exit %d: %s", args, code, stderr)
 		}

@@ -19,10 +19,11 @@ type admin struct {
 
 // The metrics that are asked for, as Prometheus spells them.
 const (
-	metricMallocs = "go_memstats_mallocs_total" // objects allocated on the heap
-	metricHeap    = "go_memstats_heap_alloc_bytes"
-	metricRSS     = "process_resident_memory_bytes"
-	metricRecords = "walsvc_records_total"
+	metricMallocs   = "go_memstats_mallocs_total"     // objects allocated on the heap
+	metricAllocated = "go_memstats_alloc_bytes_total" // bytes of them
+	metricHeap      = "go_memstats_heap_alloc_bytes"
+	metricRSS       = "process_resident_memory_bytes"
+	metricRecords   = "walsvc_records_total"
 )
 
 var saidAdmin = regexp.MustCompile(`(?m)^.*\badmin (http://\S+)$`)
