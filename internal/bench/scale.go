@@ -100,6 +100,10 @@ func (s *scaling) run(ctx context.Context) error {
 	for cut := NewCutter(l.Size, 0, 1); len(state) < l.State; {
 		state = append(state, cut.Next()...)
 	}
+	producers := make([]struct {
+		sync.Mutex
+		last uint64 // sequence
+	}, l.Producers)
 	for i, step := range []struct {
 		what  string
 		count int
@@ -115,8 +119,11 @@ func (s *scaling) run(ctx context.Context) error {
 		}},
 		{"append a batch", l.Producers * l.Batches, func(i int) error {
 			p := i % l.Producers
+			producers[p].Lock() // its batches come one behind the other
+			defer producers[p].Unlock()
+			producers[p].last++
 			_, err := s.appends.Append(ctx, &walsvcv1.AppendRequest{
-				Log: scaleLog(p % l.Logs), Producer: scaleProducer(p), Sequence: uint64(i/l.Producers) + 1, Records: records,
+				Log: scaleLog(p % l.Logs), Producer: scaleProducer(p), Sequence: producers[p].last, Records: records,
 			})
 			return err
 		}},
