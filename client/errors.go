@@ -40,6 +40,8 @@ var (
 	ErrNoProducer          = errors.New("producer is not open on this log")
 	ErrRetired             = errors.New("producer is retired")
 	ErrForgotten           = errors.New("producer's batches are no longer remembered")
+	ErrDuplicateLog        = errors.New("batch names a log twice")
+	ErrNotColocated        = errors.New("logs of one batch share no colocation key")
 	ErrLSNAhead            = errors.New("LSN is beyond the durable end")
 	ErrLSNTruncated        = errors.New("LSN is truncated")
 	ErrDataLoss            = errors.New("acknowledged data is missing or damaged")
@@ -116,6 +118,8 @@ var reasons = []reason{
 	{"NO_PRODUCER", ErrNoProducer, "append again: the client opens a new producer"},
 	{"PRODUCER_RETIRED", ErrRetired, "find out why; the next append opens another producer, unless Options.Producer is the one"},
 	{"PRODUCER_FORGOTTEN", ErrForgotten, "open another producer, and look in the log for what had no verdict"},
+	{"DUPLICATE_LOG", ErrDuplicateLog, "put all records for a log into one part"},
+	{"NOT_COLOCATED", ErrNotColocated, "create logs that are appended to together with one colocation key"},
 	{"LSN_AHEAD", ErrLSNAhead, "if that LSN was acknowledged once, stop: this is another history"},
 	{"LSN_TRUNCATED", ErrLSNTruncated, "begin at the log's first LSN, from a state that covers what is below"},
 	{"DATA_LOSS", ErrDataLoss, "do not append; run walctl verify on the volume"},

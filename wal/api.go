@@ -90,6 +90,21 @@ type Batch struct {
 	// Incarnation is the producer's, in Volume.Append alone; see Producer.
 	Incarnation uint64
 	Tag         uint64 // the caller's own, returned with the verdict
+	// Parts are what the batch appends to further logs, at most limits.MaxBatchLogs
+	// with its own, which is the lead. All of it lands, in one frame, or nothing.
+	Parts []Part
+}
+
+// A Part is what a batch appends to a log besides its lead. Run is only read until
+// Append returns. The binding is one of the same Appender; if it has a producer,
+// that may not be superseded or retired, and counts no batch.
+type Part struct {
+	Binding  *Binding
+	Expected LSN
+	Run      []byte
+	// Log and Epoch take the place of the binding in Volume.Append alone.
+	Log   string
+	Epoch Epoch
 }
 
 // A Verdict settles one batch.
@@ -103,6 +118,19 @@ type Verdict struct {
 	Epoch    Epoch
 	Repeated bool
 	Err      error // a refusal, or what ended the volume; nil when durable
+	// Parts are those of the batch, in its order; nil if refused, and if repeated and
+	// no longer known.
+	Parts []PartVerdict
+}
+
+// A PartVerdict says where a part of a batch is.
+type PartVerdict struct {
+	Log      ulid.ULID // zero if it was deleted since: of a Resolution alone
+	Name     string    // likewise
+	First    LSN
+	Count    uint32
+	Checksum Checksum // behind the last record
+	Epoch    Epoch
 }
 
 // A Producer is who appends, and as which incarnation of it.
@@ -123,7 +151,8 @@ type Resolution struct {
 	Count    uint32
 	Checksum Checksum
 	Epoch    Epoch
-	Producer ProducerInfo // as it is from now on
+	Parts    []PartVerdict // of a batch over several logs, likewise
+	Producer ProducerInfo  // as it is from now on
 	Log      LogInfo
 }
 
@@ -371,6 +400,8 @@ var (
 	ErrRetired             = errors.New("producer is retired")                          // for good
 	ErrForgotten           = errors.New("producer's batches are no longer remembered")  // whether they landed only the log tells
 	ErrSuperseded          = errors.New("producer was bound again by a later stream")   //
+	ErrDuplicateLog        = errors.New("batch names a log twice")                      //
+	ErrNotColocated        = errors.New("logs of one batch share no colocation key")    //
 	ErrLSNAhead            = errors.New("LSN is beyond the durable end")                // *RangeError has the figures
 	ErrLSNTruncated        = errors.New("LSN is truncated")                             // *RangeError has the figures
 	ErrDataLoss            = errors.New("acknowledged data is missing or damaged")      //
@@ -407,6 +438,18 @@ func (e *RangeError) Error() string {
 
 // Unwrap returns the sentinel.
 func (e *RangeError) Unwrap() error { return e.Err }
+
+// A PartError is why a batch over several logs was refused, and for which of them.
+type PartError struct {
+	Log string
+	Err error // names the log, too
+}
+
+// Error implements error.
+func (e *PartError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the refusal.
+func (e *PartError) Unwrap() error { return e.Err }
 
 // A MismatchError is an ErrLSNMismatch with its figures.
 type MismatchError struct {
@@ -578,7 +621,7 @@ type engine interface {
 }
 
 // appender is one append stream's seat on the bus. One goroutine may call Bind,
-// Reset and Append; another one Take. notify is called, on the bus's goroutine
+// Reset, Refuse and Append; another one Take. notify is called, on the bus's goroutine
 // and without blocking allowed, when Take has something new, unless the frame
 // landed on the goroutine that is inside Append: that one calls Take itself.
 type appender interface {
@@ -586,6 +629,8 @@ type appender interface {
 	Bind(log string, producer Producer, epoch Epoch, c Claim) (*Binding, LogInfo, ProducerInfo, error)
 	// Reset lets a binding append again after a refusal.
 	Reset(b *Binding)
+	// Refuse has a binding refuse as behind a refusal.
+	Refuse(b *Binding)
 	// Append sequences batches, in order; every one of them gets a verdict
 	// through Take, in order. It blocks while the bus is full. The error is for
 	// the stream as a whole (poisoned, closed); verdicts of batches taken

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"sync"
 
 	"github.com/oklog/ulid/v2"
@@ -26,6 +27,7 @@ type Binding struct {
 	producer  Producer
 	slot      uint64 // of the producer; 0 for none
 	epoch     Epoch  // what the appender claims to write in; 0 for a log without a writer
+	colocated string // the log's colocation key
 	maxRecord int
 	refused   bool // a batch was refused and the binding not reset since
 
@@ -40,7 +42,7 @@ type bindKey struct {
 }
 
 // An Appender is one append stream's seat on the bus. One goroutine at a time
-// may call Bind, Reset and Append; another one Take.
+// may call Bind, Reset, Refuse and Append; another one Take.
 type Appender struct {
 	v      *Volume
 	notify func()
@@ -72,13 +74,24 @@ type check struct {
 	err   error
 }
 
-// space returns what a batch may take of the written space, in bytes. What is
-// refused in any case takes none, and must not wait for any.
-func (c *check) space(b *Batch) int {
-	if c.err != nil {
-		return 0
+// space returns what a batch with these checks may take of the written space, in
+// bytes. What is refused in any case takes none, and must not wait for any.
+func (b *Batch) space(checks []check) int {
+	for i := range checks {
+		if checks[i].err != nil {
+			return 0
+		}
 	}
-	return len(b.Run) + maxAppendBytes
+	return b.size() + len(checks)*maxAppendBytes
+}
+
+// size returns the bytes of all the batch's runs.
+func (b *Batch) size() int {
+	size := len(b.Run)
+	for i := range b.Parts {
+		size += len(b.Parts[i].Run)
+	}
+	return size
 }
 
 // NewAppender returns a seat. notify is called when Take has something new, on
@@ -109,8 +122,15 @@ func (a *Appender) Bind(log string, producer Producer, epoch Epoch, c Claim) (*B
 		return nil, LogInfo{}, ProducerInfo{}, err
 	}
 	b, info, p, err := a.bind(log, producer, epoch)
-	if err == nil && b.slot != 0 {
+	switch {
+	case err != nil:
+	case b.slot != 0:
 		err = a.supersede(b)
+	default:
+		// With a producer the answer is each batch's own: a fenced writer that sends
+		// again what it does not know the fate of hears where that is, or that it is
+		// nowhere.
+		err = a.v.closed(b)
 	}
 	if err != nil {
 		return nil, LogInfo{}, ProducerInfo{}, err
@@ -163,7 +183,7 @@ func (a *Appender) bind(log string, producer Producer, epoch Epoch) (*Binding, L
 	if err != nil {
 		return nil, LogInfo{}, ProducerInfo{}, err
 	}
-	b := &Binding{Log: l.id, name: l.name, number: l.number, epoch: epoch, maxRecord: l.maxRecord()}
+	b := &Binding{Log: l.id, name: l.name, number: l.number, epoch: epoch, colocated: l.options.ColocationKey, maxRecord: l.maxRecord()}
 	p := ProducerInfo{Window: limits.ProducerWindow}
 	if producer.ID != (ulid.ULID{}) {
 		b.producer = producer
@@ -180,24 +200,32 @@ func (a *Appender) bind(log string, producer Producer, epoch Epoch) (*Binding, L
 			return nil, LogInfo{}, ProducerInfo{}, err
 		}
 	}
-	// With a producer the answer is each batch's own: a fenced writer that sends
-	// again what it does not know the fate of hears where that is, or that it is
-	// nowhere.
-	if b.slot == 0 {
-		if err := l.closed(epoch); err != nil {
-			return nil, LogInfo{}, ProducerInfo{}, err
-		}
-	}
 	return b, l.info(), p, nil
+}
+
+// closed returns why nothing may be appended by a binding, as far as is durable.
+func (v *Volume) closed(b *Binding) error {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	l := v.durable.logs[b.number]
+	if l == nil {
+		return b.deleted()
+	}
+	return l.closed(b.epoch)
 }
 
 // Reset lets a binding append again after a refusal.
 func (a *Appender) Reset(b *Binding) { b.refused = false }
 
+// Refuse has later batches of a binding refused with ErrAfterRefusal until Reset,
+// as behind a refusal: for who refused one by itself.
+func (a *Appender) Refuse(b *Binding) { b.refused = true }
+
 // Append sequences batches, in order. Each gets a verdict through Take, in
 // order, when it can no longer be lost, or when what refused it can no longer
 // be lost. After a refusal, later batches of that binding are refused with
-// ErrAfterRefusal until Reset.
+// ErrAfterRefusal until Reset: if it was over several logs, those of every binding
+// in it, and so is a batch of which any binding was refused.
 //
 // It blocks while the bus is full. The error is ErrReadOnly, ErrPoisoned or
 // ErrClosed: batches it had not come to get no verdict and were not appended.
@@ -208,13 +236,14 @@ func (a *Appender) Append(ctx context.Context, batches []Batch) error {
 	}
 	a.checks = a.checks[:0]
 	for i := range batches {
-		a.checks = append(a.checks, v.check(&batches[i]))
+		a.checks = v.check(a.checks, &batches[i])
 	}
+	checks := a.checks // of the batches from i on
 	for i := 0; i < len(batches); {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		f, full, err := v.board(ctx, a.checks[i].space(&batches[i]), forRecords)
+		f, full, err := v.board(ctx, batches[i].space(checks[:1+len(batches[i].Parts)]), forRecords)
 		if err != nil {
 			return err
 		}
@@ -226,16 +255,18 @@ func (a *Appender) Append(ctx context.Context, batches []Batch) error {
 			f.Ride(a)
 		}
 		for first := true; i < len(batches); i++ {
+			own := checks[:1+len(batches[i].Parts)]
 			if !first {
-				if f.RawSize() >= v.fullSize || f.Commands() >= limits.MaxCommandsPerFrame {
+				if f.RawSize() >= v.fullSize || f.Commands() >= limits.FrameFullCommands {
 					break
 				}
-				if full = v.admit(a.checks[i].space(&batches[i]), forRecords); full != nil && !errors.Is(full, ErrFull) {
+				if full = v.admit(batches[i].space(own), forRecords); full != nil && !errors.Is(full, ErrFull) {
 					break // board waits, or says why not
 				}
 			}
 			first = false
-			a.queue = append(a.queue, entry{a.rides, v.sequence(f, &batches[i], &a.checks[i], full)})
+			a.queue = append(a.queue, entry{a.rides, v.sequence(f, &batches[i], own, full)})
+			checks = checks[len(own):]
 		}
 		a.inside = true
 		a.mu.Unlock()
@@ -251,70 +282,113 @@ func (a *Appender) Append(ctx context.Context, batches []Batch) error {
 	return nil
 }
 
-// check does what needs no state: walking and summing a run takes time that
-// nobody else should wait for.
-func (v *Volume) check(b *Batch) check {
-	c := check{sum: crc32.Checksum(b.Run, castagnoli)}
+// check does what needs no state, of a batch and of each of its parts: walking and
+// summing a run takes time that nobody else should wait for.
+func (v *Volume) check(dst []check, b *Batch) []check {
+	lead := len(dst)
+	dst = append(dst, v.checkRun(b.Binding, b.Run))
+	for i := range b.Parts {
+		dst = append(dst, v.checkRun(b.Parts[i].Binding, b.Parts[i].Run))
+	}
+	if len(b.Parts) > 0 && dst[lead].err == nil {
+		dst[lead].err = v.checkParts(b)
+	}
+	return dst
+}
+
+func (v *Volume) checkRun(b *Binding, run []byte) check {
+	c := check{sum: crc32.Checksum(run, castagnoli)}
 	switch {
-	case len(b.Run) == 0:
-		c.err = fmt.Errorf("log %q: %w: a batch has at least one record", b.Binding.name, ErrEmptyBatch)
-	case len(b.Run) > v.maxBatch:
-		c.err = fmt.Errorf("log %q: batch of %d bytes: %w: it is %d", b.Binding.name, len(b.Run), ErrTooLarge, v.maxBatch)
+	case len(run) == 0:
+		c.err = fmt.Errorf("log %q: %w: a batch has at least one record", b.name, ErrEmptyBatch)
+	case len(run) > v.maxBatch:
+		c.err = fmt.Errorf("log %q: batch of %d bytes: %w: it is %d", b.name, len(run), ErrTooLarge, v.maxBatch)
 	default:
-		n, err := records.Check(b.Run, b.Binding.maxRecord)
+		n, err := records.Check(run, b.maxRecord)
 		c.count = n
 		var large *records.TooLargeError
 		switch {
 		case errors.As(err, &large):
-			c.err = fmt.Errorf("log %q: %w: %w", b.Binding.name, ErrTooLarge, err)
+			c.err = fmt.Errorf("log %q: %w: %w", b.name, ErrTooLarge, err)
 		case err != nil:
-			c.err = fmt.Errorf("log %q: %w: %w", b.Binding.name, ErrMalformed, err)
+			c.err = fmt.Errorf("log %q: %w: %w", b.name, ErrMalformed, err)
 		case n > limits.MaxBatchRecords:
-			c.err = fmt.Errorf("log %q: batch of %d records: %w: it is %d", b.Binding.name, n, ErrTooLarge, limits.MaxBatchRecords)
+			c.err = fmt.Errorf("log %q: batch of %d records: %w: it is %d", b.name, n, ErrTooLarge, limits.MaxBatchRecords)
 		}
 	}
 	return c
 }
 
+// checkParts says what is wrong with a batch over several logs as a whole: it has
+// to fit where any batch fits, so that one frame takes all of it.
+func (v *Volume) checkParts(b *Batch) error {
+	if n := 1 + len(b.Parts); n > limits.MaxBatchLogs {
+		return fmt.Errorf("log %q: batch over %d logs: %w: it is %d", b.Binding.name, n, ErrTooLarge, limits.MaxBatchLogs)
+	}
+	if size := b.size(); size > v.maxBatch {
+		return fmt.Errorf("log %q: batch of %d bytes over %d logs: %w: it is %d", b.Binding.name, size, 1+len(b.Parts), ErrTooLarge, v.maxBatch)
+	}
+	for i := range b.Parts {
+		t := b.Parts[i].Binding
+		// By the log, not by the binding: one log may be bound twice.
+		twice := t.number == b.Binding.number
+		for k := range b.Parts[:i] {
+			twice = twice || b.Parts[k].Binding.number == t.number
+		}
+		switch {
+		case twice:
+			return &PartError{t.name, fmt.Errorf("log %q: %w", t.name, ErrDuplicateLog)}
+		case !colocated(b.Binding.colocated, t.colocated):
+			return &PartError{t.name, fmt.Errorf("log %q: %w: it has %q, log %q has %q", t.name, ErrNotColocated, t.colocated, b.Binding.name, b.Binding.colocated)}
+		}
+	}
+	return nil
+}
+
 // sequence decides one batch against the state ahead: the one critical section
-// of an append. full says that there is no space for it. REQUIRES: boarded.
-func (v *Volume) sequence(f *batcher.Frame, batch *Batch, c *check, full error) Verdict {
+// of an append. checks are its own and those of its parts; full says that there is
+// no space for it. REQUIRES: boarded.
+func (v *Volume) sequence(f *batcher.Frame, batch *Batch, checks []check, full error) Verdict {
 	b := batch.Binding
 	verdict := Verdict{Binding: b, Tag: batch.Tag, Sequence: batch.Sequence}
 	refuse := func(err error) Verdict {
 		b.refused = true
+		for i := range batch.Parts {
+			batch.Parts[i].Binding.refused = true
+		}
 		verdict.Err = err
 		return verdict
 	}
 	l := v.ahead.mutable(b.number)
 	if l == nil {
-		return refuse(fmt.Errorf("log %q: %w: it was deleted", b.name, ErrLogNotFound))
+		return refuse(b.deleted())
 	}
 
 	// Producer and sequence first: a repeat is answered with what the first
 	// append got, also where its condition or quota would fail by now.
 	if b.slot != 0 {
 		p := l.producers[b.slot-1]
+		if err := b.standing(l); err != nil {
+			return refuse(err)
+		}
 		switch {
-		case b.superseded:
-			return refuse(fmt.Errorf("log %q: producer %s: %w", b.name, b.producer.ID, ErrSuperseded))
-		case p.id != b.producer.ID:
-			return refuse(fmt.Errorf("log %q: producer %s: %w: others were opened since it last appended", b.name, b.producer.ID, ErrNoProducer))
-		case p.incarnation != b.producer.Incarnation:
-			return refuse(p.supersedes(l, b.producer))
 		case batch.Sequence == 0:
 			return refuse(fmt.Errorf("log %q: %w: a producer's batches are numbered from 1", b.name, ErrInvalid))
 		case batch.Sequence <= p.last:
+			verdict.Repeated = true
 			was, kept := p.recall(batch.Sequence)
 			if !kept {
-				verdict.Repeated = true
 				return verdict
 			}
-			if was.runSum != c.sum || int(was.count) != c.count {
+			parts := p.partsOf(batch.Sequence)
+			if was.runSum != checks[0].sum || int(was.count) != checks[0].count || !sameParts(batch.Parts, checks[1:], parts) {
+				verdict.Repeated = false
 				return refuse(fmt.Errorf("log %q: sequence %d: %w", b.name, batch.Sequence, ErrSequenceReuse))
 			}
-			verdict.Repeated = true
 			verdict.First, verdict.Count, verdict.Checksum, verdict.Epoch = was.first, was.count, was.checksum, was.epoch
+			for i := range parts {
+				verdict.add(batch.Parts[i].Binding, &Command{First: parts[i].first, Count: parts[i].count, Checksum: parts[i].checksum, Epoch: parts[i].epoch})
+			}
 			return verdict
 		case b.refused:
 			return refuse(fmt.Errorf("log %q: %w", b.name, ErrAfterRefusal))
@@ -326,39 +400,160 @@ func (v *Volume) sequence(f *batcher.Frame, batch *Batch, c *check, full error) 
 	} else if batch.Sequence != 0 {
 		return refuse(fmt.Errorf("log %q: %w: a sequence needs a producer", b.name, ErrInvalid))
 	}
+	// Everything is asked of every log before anything is taken of one.
+	if err := b.takes(l, batch.Expected, batch.Run, &checks[0]); err != nil {
+		return refuse(err)
+	}
+	for i := range batch.Parts {
+		t := &batch.Parts[i]
+		if err := v.takesPart(t, &checks[1+i]); err != nil {
+			return refuse(&PartError{t.Binding.name, err})
+		}
+	}
+	if full != nil {
+		return refuse(full)
+	}
+	// Last of all: what is refused for anything else uses nothing up.
+	if err := v.spend(batch, l); err != nil {
+		return refuse(err)
+	}
+
+	cmd := b.command(l, batch.Run, &checks[0])
+	cmd.Slot, cmd.Sequence, cmd.Parts = b.slot, batch.Sequence, uint32(len(batch.Parts))
+	v.put(f, &cmd, batch.Run)
+	verdict.First, verdict.Count, verdict.Checksum, verdict.Epoch = cmd.First, cmd.Count, cmd.Checksum, cmd.Epoch
+	for i := range batch.Parts {
+		t := &batch.Parts[i]
+		part := t.Binding.command(v.ahead.logs[t.Binding.number], t.Run, &checks[1+i])
+		part.Kind, part.Lead = CommandAppendPart, b.number
+		v.put(f, &part, t.Run)
+		verdict.add(t.Binding, &part)
+	}
+	return verdict
+}
+
+// add adds where a part is.
+func (d *Verdict) add(b *Binding, c *Command) {
+	d.Parts = append(d.Parts, PartVerdict{Log: b.Log, Name: b.name, First: c.First, Count: c.Count, Checksum: c.Checksum, Epoch: c.Epoch})
+}
+
+// sameParts reports whether the parts of a batch are those that were appended
+// under its sequence.
+func sameParts(parts []Part, checks []check, was []partState) bool {
+	if len(parts) != len(was) {
+		return false
+	}
+	for i := range was {
+		w, c := &was[i], &checks[i]
+		if w.log != parts[i].Binding.number || w.runSum != c.sum || int(w.count) != c.count {
+			return false
+		}
+	}
+	return true
+}
+
+// deleted returns the refusal of what is for a log that is gone.
+func (b *Binding) deleted() error {
+	return fmt.Errorf("log %q: %w: it was deleted", b.name, ErrLogNotFound)
+}
+
+// standing returns why the binding's producer is not bound by it any more, nil if
+// it is. REQUIRES: it has one.
+func (b *Binding) standing(l *logState) error {
+	p := l.producers[b.slot-1]
+	switch {
+	case b.superseded:
+		return fmt.Errorf("log %q: producer %s: %w", b.name, b.producer.ID, ErrSuperseded)
+	case p.id != b.producer.ID:
+		return fmt.Errorf("log %q: producer %s: %w: others were opened since it last appended", b.name, b.producer.ID, ErrNoProducer)
+	}
+	return p.supersedes(l, b.producer)
+}
+
+// takes returns why the log takes no such run, nil if it does; of its rate nothing
+// is said yet.
+func (b *Binding) takes(l *logState, expected LSN, run []byte, c *check) error {
 	if b.refused {
-		return refuse(fmt.Errorf("log %q: %w", b.name, ErrAfterRefusal))
+		return fmt.Errorf("log %q: %w", b.name, ErrAfterRefusal)
 	}
 	// Of every batch, not once when the log was bound: a writer that was acquired
 	// since lies in front of it, and so does a seal.
 	if err := l.closed(b.epoch); err != nil {
-		return refuse(err)
+		return err
 	}
 	switch {
 	case c.err != nil:
-		return refuse(c.err)
-	case batch.Expected != 0 && batch.Expected != l.next:
-		return refuse(&MismatchError{Log: b.name, Expected: batch.Expected, Next: l.next})
-	case l.options.QuotaBytes != 0 && l.liveBytes+uint64(len(batch.Run)) > l.options.QuotaBytes:
-		return refuse(fmt.Errorf("log %q: %w: it holds %d of %d bytes; set a checkpoint or truncate", b.name, ErrQuota, l.liveBytes, l.options.QuotaBytes))
-	case full != nil:
-		return refuse(full)
+		return c.err
+	case expected != 0 && expected != l.next:
+		return &MismatchError{Log: b.name, Expected: expected, Next: l.next}
+	case l.options.QuotaBytes != 0 && l.liveBytes+uint64(len(run)) > l.options.QuotaBytes:
+		return fmt.Errorf("log %q: %w: it holds %d of %d bytes; set a checkpoint or truncate", b.name, ErrQuota, l.liveBytes, l.options.QuotaBytes)
 	}
-	// Last of all: what is refused for anything else uses nothing up.
-	if rate := l.options.RateBytes; rate != 0 {
-		if after := v.rates.spend(b.number, rate, len(batch.Run), v.clock.now()); after > 0 {
-			return refuse(&RateError{Log: b.name, Rate: rate, After: after})
+	return nil
+}
+
+// takesPart is takes for a part. A producer of its binding counts no batch, and has
+// to be one that could append: who was superseded has somebody who goes on for it.
+func (v *Volume) takesPart(t *Part, c *check) error {
+	b := t.Binding
+	l := v.ahead.logs[b.number]
+	if l == nil {
+		return b.deleted()
+	}
+	if b.slot != 0 {
+		if err := b.standing(l); err != nil {
+			return err
+		}
+		if l.producers[b.slot-1].retired {
+			return fmt.Errorf("log %q: producer %s: %w", b.name, b.producer.ID, ErrRetired)
 		}
 	}
+	return b.takes(l, t.Expected, t.Run, c)
+}
 
-	cmd := Command{
-		Kind: CommandAppend, Log: b.number, Epoch: l.epoch, Slot: b.slot, Sequence: batch.Sequence,
-		First: l.next, Count: uint32(c.count), RunSum: c.sum,
-		Checksum: Checksum(crc32.Update(uint32(l.checksum), castagnoli, batch.Run)), Start: l.totalBytes,
+// spend takes a batch off the rates of its logs, or returns a *RateError and takes
+// nothing. l is the lead's.
+func (v *Volume) spend(batch *Batch, l *logState) error {
+	var now int64 // the clock is read if there is a rate at all
+	late := func(l *logState) error {
+		if l.options.RateBytes == 0 {
+			return nil
+		}
+		if now == 0 {
+			now = v.clock.now()
+		}
+		if after := v.rates.wait(l.number, now); after > 0 {
+			return &RateError{Log: l.name, Rate: l.options.RateBytes, After: after}
+		}
+		return nil
 	}
-	v.put(f, &cmd, batch.Run)
-	verdict.First, verdict.Count, verdict.Checksum, verdict.Epoch = cmd.First, cmd.Count, cmd.Checksum, cmd.Epoch
-	return verdict
+	if err := late(l); err != nil {
+		return err
+	}
+	for i := range batch.Parts {
+		b := batch.Parts[i].Binding
+		if err := late(v.ahead.logs[b.number]); err != nil {
+			return &PartError{b.name, err}
+		}
+	}
+	if rate := l.options.RateBytes; rate != 0 {
+		v.rates.spend(l.number, rate, len(batch.Run), now)
+	}
+	for i := range batch.Parts {
+		t := &batch.Parts[i]
+		if rate := v.ahead.logs[t.Binding.number].options.RateBytes; rate != 0 {
+			v.rates.spend(t.Binding.number, rate, len(t.Run), now)
+		}
+	}
+	return nil
+}
+
+// command returns the append of a run at the log's end.
+func (b *Binding) command(l *logState, run []byte, c *check) Command {
+	return Command{
+		Kind: CommandAppend, Log: b.number, Epoch: l.epoch, First: l.next, Count: uint32(c.count), RunSum: c.sum,
+		Checksum: Checksum(crc32.Update(uint32(l.checksum), castagnoli, run)), Start: l.totalBytes,
+	}
 }
 
 // maxAppendBytes is more than an append command takes in a directory.
@@ -418,8 +613,9 @@ func (a *Appender) Pending() int {
 	return len(a.queue) - a.head
 }
 
-// Append appends one batch to a log and waits for its verdict. The error is the
-// verdict's, or the context's with the outcome unknown.
+// Append appends one batch to a log, and its parts to those they name, and waits
+// for its verdict. The error is the verdict's, or the context's with the outcome
+// unknown.
 func (v *Volume) Append(ctx context.Context, log string, producer ulid.ULID, epoch Epoch, b Batch) (Verdict, error) {
 	ready := make(chan struct{}, 1)
 	a := v.NewAppender(func() {
@@ -434,6 +630,13 @@ func (v *Volume) Append(ctx context.Context, log string, producer ulid.ULID, epo
 		return Verdict{}, err
 	}
 	b.Binding = binding
+	b.Parts = slices.Clone(b.Parts)
+	for i := range b.Parts {
+		t := &b.Parts[i]
+		if t.Binding, _, _, err = a.bind(t.Log, Producer{}, t.Epoch); err != nil {
+			return Verdict{}, err
+		}
+	}
 	if err := a.Append(ctx, []Batch{b}); err != nil {
 		return Verdict{}, err
 	}

@@ -41,6 +41,9 @@ const (
 	CommandResolveProducer CommandKind = 14
 	// CommandSealLog ends a log: nothing is appended behind it.
 	CommandSealLog CommandKind = 15
+	// CommandAppendPart is what a batch over several logs appends to one of them
+	// besides its lead. It lies behind the lead's CommandAppend, in the same frame.
+	CommandAppendPart CommandKind = 16
 )
 
 // String names a kind as walctl prints it.
@@ -76,6 +79,8 @@ func (k CommandKind) String() string {
 		return "resolve-producer"
 	case CommandSealLog:
 		return "seal-log"
+	case CommandAppendPart:
+		return "append-part"
 	}
 	return fmt.Sprintf("command(%d)", uint8(k))
 }
@@ -97,16 +102,18 @@ type Command struct {
 	Producer    ulid.ULID
 	Incarnation uint64 // the one that begins of resolve-producer
 
-	// append
+	// append, append-part
 	Epoch    Epoch    // also the one that begins of set-writer; the last one of seal-log
-	Slot     uint64   // the producer's slot on this log, from 1; 0 for none
-	Sequence uint64   // the producer's; 0 without one
+	Slot     uint64   // the producer's slot on this log, from 1; 0 for none; append alone
+	Sequence uint64   // the producer's; 0 without one; append alone
 	First    LSN      // also the oldest record kept of truncate, and the LSN that no record gets of seal-log
 	Count    uint32   // records
 	RunSum   uint32   // CRC-32C of the run; of the state of a checkpoint
 	Checksum Checksum // the log's, behind the last record; also of seal-log
 	Start    uint64   // framed bytes ever appended to the log before this batch, or its seal; up to a cursor's LSN
 	Place             // of the run, or of the state of a checkpoint
+	Parts    uint32   // how many append-parts of the same batch follow; append alone
+	Lead     uint64   // number of the batch's lead log; append-part alone
 
 	// set-checkpoint, move-checkpoint; the LSN also of a cursor
 	LSN     LSN
@@ -126,6 +133,12 @@ type Place struct {
 	Block  uint32 // which block
 	Offset uint32 // in the block, decompressed
 	Size   uint32 // in bytes
+}
+
+// Appends reports whether the command appends records to its log: by a batch of
+// its own, or as a part of one.
+func (c *Command) Appends() bool {
+	return c.Kind == CommandAppend || c.Kind == CommandAppendPart
 }
 
 // Last returns the LSN of an append's last record.
@@ -171,12 +184,14 @@ func appendBody(dst []byte, c *Command) []byte {
 		dst = binary.AppendUvarint(dst, uint64(c.Epoch))
 		dst = binary.AppendUvarint(dst, c.Slot)
 		dst = binary.AppendUvarint(dst, c.Sequence)
-		dst = binary.AppendUvarint(dst, uint64(c.First))
-		dst = binary.AppendUvarint(dst, uint64(c.Count))
-		dst = binary.LittleEndian.AppendUint32(dst, c.RunSum)
-		dst = binary.LittleEndian.AppendUint32(dst, uint32(c.Checksum))
-		dst = binary.AppendUvarint(dst, c.Start)
-		dst = appendPlace(dst, c.Place)
+		dst = appendRun(dst, c)
+		if c.Parts > 0 {
+			dst = binary.AppendUvarint(dst, uint64(c.Parts))
+		}
+	case CommandAppendPart:
+		dst = binary.AppendUvarint(dst, uint64(c.Epoch))
+		dst = binary.AppendUvarint(dst, c.Lead)
+		dst = appendRun(dst, c)
 	case CommandSetCheckpoint:
 		dst = appendString(dst, c.Name)
 		dst = binary.AppendUvarint(dst, uint64(c.LSN))
@@ -227,6 +242,16 @@ func appendBody(dst []byte, c *Command) []byte {
 		panic(fmt.Sprintf("wal: encoding %s", c.Kind))
 	}
 	return dst
+}
+
+// appendRun spells which records an append has, and where.
+func appendRun(dst []byte, c *Command) []byte {
+	dst = binary.AppendUvarint(dst, uint64(c.First))
+	dst = binary.AppendUvarint(dst, uint64(c.Count))
+	dst = binary.LittleEndian.AppendUint32(dst, c.RunSum)
+	dst = binary.LittleEndian.AppendUint32(dst, uint32(c.Checksum))
+	dst = binary.AppendUvarint(dst, c.Start)
+	return appendPlace(dst, c.Place)
 }
 
 // The flags of a cursor.
@@ -299,12 +324,16 @@ func DecodeCommand(meta []byte, c *Command) (rest []byte, err error) {
 		c.Epoch = Epoch(d.uvarint())
 		c.Slot = d.uvarint()
 		c.Sequence = d.uvarint()
-		c.First = LSN(d.uvarint())
-		c.Count = d.uvarint32()
-		c.RunSum = d.uint32()
-		c.Checksum = Checksum(d.uint32())
-		c.Start = d.uvarint()
-		c.Place = d.place()
+		d.run(c)
+		if len(d.buf) > 0 {
+			if c.Parts = d.uvarint32(); c.Parts == 0 || c.Parts >= limits.MaxBatchLogs {
+				d.fail()
+			}
+		}
+	case CommandAppendPart:
+		c.Epoch = Epoch(d.uvarint())
+		c.Lead = d.uvarint()
+		d.run(c)
 	case CommandSetCheckpoint:
 		c.Name = d.string(limits.MaxCheckpointNameBytes)
 		c.LSN = LSN(d.uvarint())
@@ -455,6 +484,16 @@ func (d *decoder) flags(known byte) byte {
 	f := d.buf[0]
 	d.buf = d.buf[1:]
 	return f
+}
+
+// run takes what appendRun spells.
+func (d *decoder) run(c *Command) {
+	c.First = LSN(d.uvarint())
+	c.Count = d.uvarint32()
+	c.RunSum = d.uint32()
+	c.Checksum = Checksum(d.uint32())
+	c.Start = d.uvarint()
+	c.Place = d.place()
 }
 
 func (d *decoder) place() Place {

@@ -46,6 +46,11 @@ func sampleCommands() []Command {
 		{Kind: CommandResolveProducer, Log: most, Producer: ulid.ULID{15: 7}, Incarnation: most},
 		{Kind: CommandSealLog, Log: 3, Epoch: 2, First: 11, Checksum: 12, Start: 13, Time: 14},
 		{Kind: CommandSealLog, Log: most, Epoch: most, First: most, Checksum: 1<<32 - 1, Start: most, Time: -1},
+		{Kind: CommandAppend, Log: most, Epoch: most, Slot: most, Sequence: most, First: most, Count: 1<<32 - 1, RunSum: 1<<32 - 1,
+			Checksum: 1<<32 - 1, Start: most, Place: Place{1<<32 - 1, 1<<32 - 1, 1<<32 - 1}, Parts: limits.MaxBatchLogs - 1},
+		{Kind: CommandAppendPart, Log: 4, Epoch: 1, Lead: 3, First: 1, Count: 1, Place: Place{Size: 2}},
+		{Kind: CommandAppendPart, Log: most, Epoch: most, Lead: most, First: most, Count: 1<<32 - 1, RunSum: 1<<32 - 1,
+			Checksum: 1<<32 - 1, Start: most, Place: Place{1<<32 - 1, 1<<32 - 1, 1<<32 - 1}},
 	}
 }
 
@@ -56,7 +61,7 @@ func TestCommandRoundTrip(t *testing.T) {
 		c := &commands[i]
 		one := AppendCommand(nil, c)
 		all = AppendCommand(all, c)
-		if c.Kind == CommandAppend && len(one) > maxAppendBytes {
+		if c.Appends() && len(one) > maxAppendBytes {
 			t.Errorf("%s takes %d bytes, admission counts on %d", c.Kind, len(one), maxAppendBytes)
 		}
 		if c.Kind == CommandEvictCursor && len(one) > maxEvictBytes || c.Kind != CommandCreateLog && len(one) > maxSmallCommand {
@@ -97,27 +102,29 @@ func TestDecodeCommandRefuses(t *testing.T) {
 		return append([]byte{byte(kind), byte(len(body))}, body...)
 	}
 	for name, meta := range map[string][]byte{
-		"nothing":                   nil,
-		"a kind alone":              {4},
-		"kind 0":                    body(0, 1),
-		"unknown kind":              body(99, 1),
-		"body beyond the end":       {byte(CommandDeleteLog), 2, 1},
-		"length not minimal":        {byte(CommandDeleteLog), 0x81, 0x00, 1},
-		"number not minimal":        body(CommandDeleteLog, 0x81, 0x00),
-		"number of eleven bytes":    body(CommandDeleteLog, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 1),
-		"bytes behind the body":     body(CommandDeleteLog, 1, 0),
-		"empty body":                body(CommandDeleteLog),
-		"log name over the limit":   AppendCommand(nil, &Command{Kind: CommandCreateLog, Log: 1, Name: long("n", limits.MaxLogNameBytes)}),
-		"checkpoint name too long":  AppendCommand(nil, &Command{Kind: CommandDeleteCheckpoint, Log: 1, Name: long("n", limits.MaxCheckpointNameBytes)}),
-		"holder's name too long":    AppendCommand(nil, &Command{Kind: CommandSetWriter, Log: 1, Epoch: 2, Name: long("n", limits.MaxHolderNameBytes)}),
-		"cursor name too long":      AppendCommand(nil, &Command{Kind: CommandDeleteCursor, Log: 1, Name: long("n", limits.MaxCursorNameBytes)}),
-		"cursor's flags unknown":    body(CommandSetCursor, 1, 1, 'c', 0, 0, 1, 0, 4),
-		"cursor without its flags":  body(CommandSetCursor, 1, 1, 'c', 0, 0, 1, 0),
-		"colocation key too long":   AppendCommand(nil, &Command{Kind: CommandCreateLog, Log: 1, Options: LogOptions{ColocationKey: long("c", limits.MaxLabelBytes)}}),
-		"label over the limit":      AppendCommand(nil, &Command{Kind: CommandCreateLog, Log: 1, Options: LogOptions{Labels: map[string]string{"k": long("v", limits.MaxLabelBytes)}}}),
-		"labels twice":              body(CommandCreateLog, append(append([]byte{1}, make([]byte, 16)...), 0, 0, 0, 0, 0, 2, 1, 'k', 0, 1, 'k', 0)...),
-		"labels out of order":       body(CommandCreateLog, append(append([]byte{1}, make([]byte, 16)...), 0, 0, 0, 0, 0, 2, 1, 'l', 0, 1, 'k', 0)...),
-		"more labels than there is": body(CommandCreateLog, append(append([]byte{1}, make([]byte, 16)...), 0, 0, 0, 0, 0, 17)...),
+		"nothing":                    nil,
+		"a kind alone":               {4},
+		"kind 0":                     body(0, 1),
+		"unknown kind":               body(99, 1),
+		"body beyond the end":        {byte(CommandDeleteLog), 2, 1},
+		"length not minimal":         {byte(CommandDeleteLog), 0x81, 0x00, 1},
+		"number not minimal":         body(CommandDeleteLog, 0x81, 0x00),
+		"number of eleven bytes":     body(CommandDeleteLog, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 1),
+		"bytes behind the body":      body(CommandDeleteLog, 1, 0),
+		"empty body":                 body(CommandDeleteLog),
+		"log name over the limit":    AppendCommand(nil, &Command{Kind: CommandCreateLog, Log: 1, Name: long("n", limits.MaxLogNameBytes)}),
+		"checkpoint name too long":   AppendCommand(nil, &Command{Kind: CommandDeleteCheckpoint, Log: 1, Name: long("n", limits.MaxCheckpointNameBytes)}),
+		"holder's name too long":     AppendCommand(nil, &Command{Kind: CommandSetWriter, Log: 1, Epoch: 2, Name: long("n", limits.MaxHolderNameBytes)}),
+		"cursor name too long":       AppendCommand(nil, &Command{Kind: CommandDeleteCursor, Log: 1, Name: long("n", limits.MaxCursorNameBytes)}),
+		"cursor's flags unknown":     body(CommandSetCursor, 1, 1, 'c', 0, 0, 1, 0, 4),
+		"no parts, in so many words": body(CommandAppend, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0),
+		"too many parts":             body(CommandAppend, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, limits.MaxBatchLogs),
+		"cursor without its flags":   body(CommandSetCursor, 1, 1, 'c', 0, 0, 1, 0),
+		"colocation key too long":    AppendCommand(nil, &Command{Kind: CommandCreateLog, Log: 1, Options: LogOptions{ColocationKey: long("c", limits.MaxLabelBytes)}}),
+		"label over the limit":       AppendCommand(nil, &Command{Kind: CommandCreateLog, Log: 1, Options: LogOptions{Labels: map[string]string{"k": long("v", limits.MaxLabelBytes)}}}),
+		"labels twice":               body(CommandCreateLog, append(append([]byte{1}, make([]byte, 16)...), 0, 0, 0, 0, 0, 2, 1, 'k', 0, 1, 'k', 0)...),
+		"labels out of order":        body(CommandCreateLog, append(append([]byte{1}, make([]byte, 16)...), 0, 0, 0, 0, 0, 2, 1, 'l', 0, 1, 'k', 0)...),
+		"more labels than there is":  body(CommandCreateLog, append(append([]byte{1}, make([]byte, 16)...), 0, 0, 0, 0, 0, 17)...),
 	} {
 		var c Command
 		if _, err := DecodeCommand(meta, &c); !errors.Is(err, ErrBadCommand) {

@@ -97,6 +97,10 @@ const (
 	sawResolved       = "a batch resolved"
 	sawSuperseded     = "an append of an older incarnation refused"
 	sawRetired        = "a producer retired"
+	sawWhole          = "a batch over several logs acknowledged"
+	sawWholeKept      = "an unacknowledged batch over several logs kept"
+	sawWholeCutOff    = "an unacknowledged batch over several logs lost"
+	sawWholeRepeat    = "a repeat of a batch over several logs"
 )
 
 var crashMustSee = []string{
@@ -105,6 +109,7 @@ var crashMustSee = []string{
 	sawCutOff, sawUnackedKept, sawTruncatedByJan, sawAcquired, sawReleased, sawFenced, sawEpochCutOff, sawEpochKept,
 	sawCursorHolds, sawEvicted, sawSealed, sawEnded,
 	sawResolved, sawSuperseded, sawRetired,
+	sawWhole, sawWholeKept, sawWholeCutOff, sawWholeRepeat,
 }
 
 // crashCases says of every case of the tail rule whether a crash leads to it:
@@ -346,10 +351,13 @@ type crashOp struct {
 	// incarnation is the producer's that an append states, or that begins when it is
 	// resolved.
 	incarnation uint64
-	first       LSN        // of a truncation
-	cp          Checkpoint // of a checkpoint; with its version once that is set
-	cursor      CursorUpdate
-	lost        bool // a cursor was refused, for it was evicted
+	// whole are all appends of one batch over several logs, the lead's first; nil for
+	// a batch of one log.
+	whole  []*crashOp
+	first  LSN        // of a truncation
+	cp     Checkpoint // of a checkpoint; with its version once that is set
+	cursor CursorUpdate
+	lost   bool // a cursor was refused, for it was evicted
 
 	// When it was asked, and when it was answered, in the life's own count of
 	// events; 0 for never.
@@ -440,13 +448,17 @@ func (w *crashWant) verify(v *Volume, seen map[string]int) (*crashShown, error) 
 		}
 	}
 	shown := &crashShown{logs: map[string]*shownLog{}}
+	checks := map[string]*crashCheck{}
 	for _, info := range logs {
-		c := crashCheck{want: w, ops: ops[info.Name], base: w.base.logs[info.Name], seen: seen}
+		c := &crashCheck{want: w, ops: ops[info.Name], base: w.base.logs[info.Name], seen: seen}
 		l, err := c.log(v, info)
 		if err != nil {
 			return nil, fmt.Errorf("log %q: %w", info.Name, err)
 		}
-		shown.logs[info.Name] = l
+		shown.logs[info.Name], checks[info.Name] = l, c
+	}
+	if err := w.wholes(checks, seen); err != nil {
+		return nil, err
 	}
 	sure := map[string]bool{}
 	for name := range w.base.logs {
@@ -463,6 +475,36 @@ func (w *crashWant) verify(v *Volume, seen map[string]int) (*crashShown, error) 
 		}
 	}
 	return shown, nil
+}
+
+// wholes: of a batch over several logs all is there, or nothing is.
+func (w *crashWant) wholes(checks map[string]*crashCheck, seen map[string]int) error {
+	for _, lead := range w.life.ops {
+		if lead.whole == nil || lead.whole[0] != lead || !w.may(lead) {
+			continue
+		}
+		var there, nowhere []string
+		for _, op := range lead.whole {
+			switch c := checks[op.log]; {
+			case c == nil: // deleted
+			case c.placed[op] != 0:
+				there = append(there, op.log)
+			case c.info.First <= c.base.info.Next: // all that came since is in sight
+				nowhere = append(nowhere, op.log)
+			}
+		}
+		switch {
+		case len(there) > 0 && len(nowhere) > 0:
+			return fmt.Errorf("batch %d is in logs %q and not in logs %q", lead.id, there, nowhere)
+		case w.must(lead):
+			seen[sawWhole]++
+		case len(there) > 1:
+			seen[sawWholeKept]++
+		case len(nowhere) > 1:
+			seen[sawWholeCutOff]++
+		}
+	}
+	return nil
 }
 
 // A crashCheck compares one log.
@@ -1308,17 +1350,20 @@ func (l *crashLife) meetClients() {
 			if r.at == 0 {
 				c.sequence = r.op.sequence // used, also if nobody ever says what became of it
 				again := &crashOp{kind: crashAppend, log: name, id: r.op.id, records: r.op.records, sequence: r.op.sequence, epoch: c.states(), incarnation: c.incarnation}
-				l.check(l.append(again))
+				l.check(l.append(l.with(again, r.op)))
 				if again.answered != 0 && !again.refused {
 					l.r.seen[sawRetryLanded]++
 				}
 				continue
 			}
-			got, err := l.v.Append(context.Background(), name, crashProducer, 0, Batch{Sequence: r.op.sequence, Incarnation: c.incarnation, Run: run(r.op.records...)})
+			got, err := l.v.Append(context.Background(), name, crashProducer, 0, Batch{Sequence: r.op.sequence, Incarnation: c.incarnation, Run: run(r.op.records...), Parts: r.op.parts()})
 			switch {
 			case errors.Is(err, ErrPoisoned):
 			case err != nil || !got.Repeated || got.First != r.at || int(got.Count) != len(r.op.records):
 				l.fail(fmt.Errorf("log %q: the producer's batch %d, sent again: %+v, %w; it is at LSN %d", name, r.op.sequence, got, err, r.at))
+			case r.op.whole != nil:
+				l.check(l.repeated(r.op, got.Parts))
+				l.r.seen[sawWholeRepeat]++
 			default:
 				l.r.seen[sawRepeat]++
 			}
@@ -1329,6 +1374,49 @@ func (l *crashLife) meetClients() {
 			l.create(name)
 		}
 	}
+}
+
+// with has again, which is another try of was, take its parts along.
+func (l *crashLife) with(again, was *crashOp) *crashOp {
+	if was.whole == nil {
+		return again
+	}
+	again.whole = []*crashOp{again}
+	for _, op := range was.whole[1:] {
+		again.whole = append(again.whole, &crashOp{
+			kind: crashAppend, log: op.log, id: op.id, records: op.records, epoch: l.logs[op.log].states(), whole: again.whole,
+		})
+	}
+	for _, op := range again.whole {
+		op.whole = again.whole
+	}
+	return again
+}
+
+// parts returns what the batch appends to further logs.
+func (op *crashOp) parts() (parts []Part) {
+	for _, p := range op.whole[min(1, len(op.whole)):] {
+		parts = append(parts, Part{Log: p.log, Epoch: p.epoch, Run: run(p.records...)})
+	}
+	return parts
+}
+
+// repeated compares what a repeat says of a batch's parts with what is there.
+func (l *crashLife) repeated(op *crashOp, parts []PartVerdict) error {
+	if len(parts) != len(op.whole)-1 {
+		return fmt.Errorf("batch %d, sent again, has %d parts, it had %d", op.id, len(parts), len(op.whole)-1)
+	}
+	for i, p := range op.whole[1:] {
+		info, err := l.v.Log(p.log)
+		if err != nil || parts[i].First < info.First {
+			continue
+		}
+		got, err := readSpan(l.v, p.log, parts[i].First)
+		if err != nil || len(got) == 0 || got[0] != p.records[0] {
+			return fmt.Errorf("log %q: batch %d, sent again, is said to be at LSN %d, where %d records are: %w", p.log, op.id, parts[i].First, len(got), err)
+		}
+	}
+	return nil
 }
 
 func (l *crashLife) openProducer(name string, last uint64) {
@@ -1343,7 +1431,7 @@ func (l *crashLife) openProducer(name string, last uint64) {
 }
 
 func (l *crashLife) create(name string) {
-	o := LogOptions{}
+	o := LogOptions{ColocationKey: "crash"}
 	for k := range l.r.shape.labels / 480 {
 		if o.Labels == nil {
 			o.Labels = map[string]string{}
@@ -1386,8 +1474,10 @@ func (l *crashLife) step() {
 		l.fence(names)
 	case n >= 20:
 		l.advance(names)
-	case n < 5:
+	case n < 3:
 		l.check(l.append(l.newAppend(name)))
+	case n < 5:
+		l.check(l.append(l.newWhole(name)))
 	case n < 9:
 		l.appendTogether(names)
 	case n < 12:
@@ -1427,6 +1517,28 @@ func (l *crashLife) newAppend(name string) *crashOp {
 	return op
 }
 
+// newWhole makes a batch over a log and some of those that are never deleted.
+func (l *crashLife) newWhole(name string) *crashOp {
+	lead := l.newAppend(name)
+	whole := []*crashOp{lead}
+	for _, other := range []string{"a", "b", "c", "d", "e"} {
+		if other == name || l.logs[other] == nil || l.rng.IntN(2) == 0 {
+			continue
+		}
+		part := &crashOp{kind: crashAppend, log: other, id: lead.id, epoch: l.logs[other].states()}
+		for k := range 1 + l.rng.IntN(3) {
+			part.records = append(part.records, fmt.Sprintf("%d/%d/%s", part.id, k, strings.Repeat("p", l.rng.IntN(100))))
+		}
+		whole = append(whole, part)
+	}
+	if len(whole) > 1 {
+		for _, op := range whole {
+			op.whole = whole
+		}
+	}
+	return lead
+}
+
 // append sends a batch and waits for its verdict. The error is one that should
 // not have come.
 func (l *crashLife) append(op *crashOp) error {
@@ -1435,8 +1547,20 @@ func (l *crashLife) append(op *crashOp) error {
 		producer = [16]byte{}
 	}
 	l.ask(op)
-	got, err := l.v.Append(context.Background(), op.log, producer, op.epoch, Batch{Sequence: op.sequence, Incarnation: op.incarnation, Run: run(op.records...)})
-	return l.settle(op, got, err)
+	for _, part := range op.whole[min(1, len(op.whole)):] {
+		l.ask(part)
+	}
+	got, err := l.v.Append(context.Background(), op.log, producer, op.epoch, Batch{Sequence: op.sequence, Incarnation: op.incarnation, Run: run(op.records...), Parts: op.parts()})
+	errs := []error{l.settle(op, got, err)}
+	for i, part := range op.whole[min(1, len(op.whole)):] {
+		var own Verdict
+		if err == nil {
+			p := got.Parts[i]
+			own = Verdict{First: p.First, Count: p.Count, Checksum: p.Checksum, Epoch: p.Epoch}
+		}
+		errs = append(errs, l.settle(part, own, err))
+	}
+	return errors.Join(errs...)
 }
 
 // settle notes the verdict on a batch.
@@ -1459,10 +1583,11 @@ func (l *crashLife) settle(op *crashOp, got Verdict, err error) error {
 		return fmt.Errorf("log %q: batch %d, which states no epoch, landed in epoch %d, which has a writer", op.log, op.id, got.Epoch)
 	case err == nil:
 		c.sequence = max(c.sequence, op.sequence)
-	case errors.Is(err, ErrFenced) && !l.fences(op):
+	case errors.Is(err, ErrFenced) && !op.any(l.fences):
 		return fmt.Errorf("log %q: batch %d of the current epoch: %w", op.log, op.id, err)
 	case errors.Is(err, ErrFull), errors.Is(err, ErrSequenceGap), errors.Is(err, ErrAfterRefusal), errors.Is(err, ErrFenced),
-		errors.Is(err, ErrSuperseded) && l.supersedes(op), errors.Is(err, ErrRetired) && l.retires(op), errors.Is(err, ErrSealed) && l.ended(op.log):
+		errors.Is(err, ErrSuperseded) && op.any(l.supersedes), errors.Is(err, ErrRetired) && op.any(l.retires),
+		errors.Is(err, ErrSealed) && op.any(func(op *crashOp) bool { return l.ended(op.log) }):
 		if errors.Is(err, ErrSealed) {
 			l.r.seen[sawEnded]++
 		}
@@ -1479,6 +1604,12 @@ func (l *crashLife) settle(op *crashOp, got Verdict, err error) error {
 		return fmt.Errorf("log %q: batch %d: %w", op.log, op.id, err)
 	}
 	return nil
+}
+
+// any reports whether what is asked holds for the append, or for another one of its
+// batch.
+func (op *crashOp) any(of func(*crashOp) bool) bool {
+	return of(op) || slices.ContainsFunc(op.whole, of)
 }
 
 // appendTogether sends batches of several logs that ride in one frame, if it
@@ -1901,7 +2032,13 @@ func TestCrashCheckNotices(t *testing.T) {
 		"an acknowledged batch is lost": func(w *crashWant, _, _, _, _ *crashOp) {
 			also(w, crashOp{kind: crashAppend, log: "a", id: 3, records: []string{"3/0/z"}, verdict: Verdict{First: 4, Count: 1}})
 		},
-		"a batch is elsewhere":    func(_ *crashWant, _, _, two, _ *crashOp) { two.verdict.First = 9 },
+		"a batch is elsewhere": func(_ *crashWant, _, _, two, _ *crashOp) { two.verdict.First = 9 },
+		"a part of a batch is missing": func(w *crashWant, _, _, two, _ *crashOp) {
+			part := &crashOp{kind: crashAppend, log: "a", id: 3, records: []string{"3/0/z"}, asked: 9}
+			two.whole = []*crashOp{two, part}
+			part.whole = two.whole
+			w.life.ops = append(w.life.ops, part)
+		},
 		"half a batch is there":   func(_ *crashWant, _, _, two, _ *crashOp) { two.records = []string{"2/0/y", "2/1/y"} },
 		"a batch has other bytes": func(_ *crashWant, _, _, two, _ *crashOp) { two.records = []string{"2/0/yy"} },
 		"a later batch is in front": func(_ *crashWant, _, one, two, _ *crashOp) {

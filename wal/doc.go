@@ -48,6 +48,40 @@
 // that it does comes back for its verdicts. Whoever follows it or waits for more is
 // woken by the seal, and ends at the last record. Retention does not ask for it.
 //
+// # A batch over several logs
+//
+// One batch may append to several logs: it has one sequence and one verdict, and
+// all of it lands or nothing. Its own log is the lead, whose producer counts it; the
+// others are parts. Step 3 asks everything of every log before it takes anything of
+// one, so that one refusal refuses all, and step 4 puts one command for each log
+// into the open frame, the lead's first:
+//
+//	append       data   sequence 7  LSN 40-41  2 parts
+//	append-part  index  lead data   LSN 12
+//	append-part  stats  lead data   LSN 9-10
+//
+// A frame is the unit of writing, of tearing and of publishing, so that is all there
+// is to it: a crash leaves all or nothing, and since a frame's commands go into the
+// durable state under one lock, whoever has seen a batch in one log finds it in the
+// others. What knows of records knows both kinds of commands, by Command.Appends;
+// each log goes on as if its part were a batch of its own, and is read, truncated,
+// repaired and given up by itself.
+//
+// The lead says how many parts there are, and State.Apply takes nothing else before
+// it has them: a frame without one is refused. The producer's window keeps where each
+// part went, so that a repeat, which must have the same parts in the same order, is
+// answered with all of it, and so is Resolve.
+//
+// A refusal of the batch stops every binding in it, and a batch one of whose bindings
+// is stopped is refused, until each is reset: behind the hole in one log nothing of
+// that pipeline may land, in whichever batch. A part's binding may have a producer;
+// it counts nothing here, but one that was superseded or retired is refused as for a
+// batch of its own.
+//
+// Logs of one batch share a colocation key. Today a service has one volume and could
+// do without; with several, it keeps together what has a key, and nobody may have
+// come to depend on more.
+//
 // # Two states
 //
 // The state ahead has every sequenced command, the durable one every landed

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,7 @@ type historyStep struct {
 	what string // for messages
 	// batches are appended, at most so many together as a run wants.
 	batches []historyBatch
+	whole   bool // they are one, over several logs
 	// or one thing is done
 	do func(ctx context.Context, v *Volume) error
 	// which is to set a checkpoint of log at lsn, if that is not 0
@@ -92,7 +94,7 @@ func newHistory(seed uint64, length int) (steps []historyStep, logs map[string]*
 		}
 		name := names[rng.IntN(len(names))]
 		l := logs[name]
-		switch k := rng.IntN(22); {
+		switch k := rng.IntN(23); {
 		case k < 13:
 			var batches []historyBatch
 			for range 1 + rng.IntN(12) {
@@ -110,6 +112,19 @@ func newHistory(seed uint64, length int) (steps []historyStep, logs map[string]*
 				batches = append(batches, b)
 			}
 			steps = append(steps, historyStep{what: "append", batches: batches})
+		case k == 22:
+			l.sequence++
+			step := historyStep{what: "append to several", whole: true}
+			for i := range 1 + rng.IntN(len(names)) {
+				other := names[(slices.Index(names, name)+i)%len(names)]
+				b := historyBatch{log: other, first: logs[other].next(), records: []string{fmt.Sprintf("together %d %s", n, strings.Repeat("x", rng.IntN(100)))}}
+				if i == 0 {
+					b.sequence = l.sequence
+				}
+				logs[other].records = append(logs[other].records, b.records...)
+				step.batches = append(step.batches, b)
+			}
+			steps = append(steps, step)
 		case k < 17:
 			cp := "cp" + string(rune('a'+rng.IntN(3)))
 			was := l.cps[cp]
@@ -206,7 +221,7 @@ func createAs(ctx context.Context, v *Volume, name string, id ulid.ULID) error {
 		if s.names[name] != nil {
 			return nil, nil, nil
 		}
-		return &Command{Kind: CommandCreateLog, Log: s.next, ID: id, Name: name, Time: v.clock.now()}, nil, nil
+		return &Command{Kind: CommandCreateLog, Log: s.next, ID: id, Name: name, Time: v.clock.now(), Options: LogOptions{ColocationKey: "history"}}, nil, nil
 	})
 }
 
@@ -374,7 +389,7 @@ func timeOfStep(i int) int64 { return int64(1+i) * 1000 }
 // mayRide reports whether the next steps are two of appends and a checkpoint that
 // needs neither.
 func mayRide(v *Volume, steps []historyStep) bool {
-	if len(steps) < 3 || steps[0].batches == nil || steps[1].batches == nil || steps[2].lsn == 0 {
+	if len(steps) < 3 || steps[0].whole || steps[1].whole || steps[0].batches == nil || steps[1].batches == nil || steps[2].lsn == 0 {
 		return false
 	}
 	info, err := v.Log(steps[2].log)
@@ -412,6 +427,10 @@ func (r *historyRun) step(t *testing.T, v *Volume, step *historyStep) {
 		}
 		return
 	}
+	if step.whole {
+		r.appendWhole(t, v, step.batches)
+		return
+	}
 	for at := 0; at < len(step.batches); at += r.together {
 		s := newSeat(t, v)
 		var batches []Batch
@@ -438,4 +457,25 @@ func (r *historyRun) step(t *testing.T, v *Volume, step *historyStep) {
 		}
 		s.Close()
 	}
+}
+
+// appendWhole appends one batch over several logs, or finds it done.
+func (r *historyRun) appendWhole(t *testing.T, v *Volume, batches []historyBatch) {
+	t.Helper()
+	s := newSeat(t, v)
+	lead := batches[0]
+	b := Batch{Binding: s.bind(lead.log, crashProducer), Sequence: lead.sequence, Run: run(lead.records...)}
+	for _, part := range batches[1:] {
+		b.Parts = append(b.Parts, Part{Binding: s.bind(part.log, ulid.ULID{}), Expected: part.first, Run: run(part.records...)})
+	}
+	got := s.verdicts(b)[0]
+	if got.Err != nil || got.First != lead.first || len(got.Parts) != len(batches)-1 {
+		t.Fatalf("log %q: append at %d: %+v", lead.log, lead.first, got)
+	}
+	for i, part := range batches[1:] {
+		if got.Parts[i].First != part.first {
+			t.Fatalf("log %q: part at %d: %+v", part.log, part.first, got.Parts[i])
+		}
+	}
+	s.Close()
 }

@@ -84,7 +84,7 @@ func (x *index) apply(c *Command, pos segment.Pos) {
 		x.states.remove(stateKey{c.Log, c.Name})
 	case CommandDeleteLog:
 		x.states.removeLog(c.Log)
-	case CommandAppend:
+	case CommandAppend, CommandAppendPart:
 		if x.active == nil || x.active.id != pos.Segment {
 			x.active = newSegmentIndex(pos.Segment)
 		}
@@ -348,7 +348,7 @@ func (c *indexCache) scan(id segment.ID) (*segmentIndex, error) {
 	s := newSegmentIndex(id)
 	err := c.walk(id, func(f *segment.Frame, commands []Command) error {
 		for i := range commands {
-			if commands[i].Kind == CommandAppend {
+			if commands[i].Appends() {
 				s.add(&commands[i], f.Pos.Offset)
 			}
 		}

@@ -389,7 +389,7 @@ func (a *auditor) frame(f *segment.Frame, blockErrs []error) error {
 		case CommandCreateLog:
 			a.created[c.Log] = c.Name
 			a.logs[c.Log] = &audited{next: 1, pos: f.Pos}
-		case CommandAppend:
+		case CommandAppend, CommandAppendPart:
 			a.reach(c.Log, c.First, f.Pos)
 			a.logs[c.Log].next = c.Last() + 1
 			if bad == nil {
@@ -542,7 +542,7 @@ func (s *sums) block(f *segment.Frame, block int, raw []byte) error {
 		if raw != nil {
 			bad = cmp.Or(bad, s.command(c, raw))
 		}
-		if c.Kind == CommandAppend {
+		if c.Appends() {
 			s.logs[c.Log] = summed{next: c.Last() + 1, checksum: c.Checksum}
 		}
 	}
@@ -555,11 +555,11 @@ func (s *sums) command(c *Command, raw []byte) error {
 	switch {
 	case err != nil:
 		return &segment.CorruptError{Reason: err.Error(), Err: segment.ErrBadBlock}
-	case c.Kind != CommandAppend && c.Kind != CommandSetCheckpoint:
+	case !c.Appends() && c.Kind != CommandSetCheckpoint:
 		return nil // a state that moved has its checksum where it was set
 	case crc32.Checksum(b, castagnoli) != c.RunSum:
 		return &segment.CorruptError{Reason: fmt.Sprintf("%s of log %d: the bytes have another checksum than the command", c.Kind, c.Log), Err: segment.ErrBadBlock}
-	case c.Kind != CommandAppend:
+	case !c.Appends():
 		return nil
 	}
 	was := s.logs[c.Log]

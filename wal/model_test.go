@@ -87,7 +87,9 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 		name := fmt.Sprintf("log-%d", rng.IntN(6))
 		m := model[name]
 		if m == nil {
-			mustCreate(t, v, name)
+			if _, _, err := v.CreateLog(ctx, name, LogOptions{ColocationKey: "model"}); err != nil {
+				t.Fatal(err)
+			}
 			m = &modelLog{epoch: 1, asked: 1, most: 1}
 			model[name] = m
 			delete(bindings, name)
@@ -110,6 +112,18 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 				batches = append(batches, Batch{Binding: bindings[other], Expected: LSN(len(m.records) + 1), Run: run(recs...)})
 				m.records = append(m.records, recs...)
 				logs = append(logs, m)
+			}
+			if len(batches) > 1 && rng.IntN(3) == 0 { // or one batch, over all of them
+				got := seat.verdicts(together(batches))[0]
+				if got.Err != nil || got.First+LSN(got.Count)-1 != LSN(len(logs[0].records)) || len(got.Parts) != len(batches)-1 {
+					t.Fatalf("step %d: %+v", step, got)
+				}
+				for i, got := range got.Parts {
+					if got.First+LSN(got.Count)-1 != LSN(len(logs[1+i].records)) {
+						t.Fatalf("step %d: part %d: %+v", step, i, got)
+					}
+				}
+				continue
 			}
 			for i, got := range seat.verdicts(batches...) {
 				if got.Err != nil || got.First+LSN(got.Count)-1 != LSN(len(logs[i].records)) {
@@ -179,6 +193,15 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 	}
 	modelCompare(t, v, model, rng)
 	closeTest(t, v)
+}
+
+// together returns the batches as one, led by the first.
+func together(batches []Batch) Batch {
+	whole := batches[0]
+	for _, b := range batches[1:] {
+		whole.Parts = append(whole.Parts, Part{Binding: b.Binding, Expected: b.Expected, Run: b.Run})
+	}
+	return whole
 }
 
 // modelCursor sets or deletes the log's cursor, sometimes on a condition that does

@@ -122,6 +122,7 @@ func (v *Volume) Resolve(ctx context.Context, log string, producer ulid.ULID, se
 			if sequence <= p.last {
 				was, _ := p.recall(sequence)
 				r.First, r.Count, r.Checksum, r.Epoch = was.first, was.count, was.checksum, was.epoch
+				r.Parts = s.partsOf(p, sequence)
 			}
 		} else if i := l.formerly(producer); i >= 0 {
 			r.Producer.LastSequence, r.Producer.Incarnation = l.former[i].last, l.former[i].incarnation
@@ -142,6 +143,18 @@ func (v *Volume) Resolve(ctx context.Context, log string, producer ulid.ULID, se
 		return Resolution{}, err
 	}
 	return r, nil
+}
+
+// partsOf says where the parts of a producer's batch are.
+func (s *State) partsOf(p *producerState, sequence uint64) (parts []PartVerdict) {
+	for _, t := range p.partsOf(sequence) {
+		v := PartVerdict{First: t.first, Count: t.count, Checksum: t.checksum, Epoch: t.epoch}
+		if l := s.logs[t.log]; l != nil {
+			v.Log, v.Name = l.id, l.name
+		}
+		parts = append(parts, v)
+	}
+	return parts
 }
 
 // open returns the slot of a producer that may append, or why there is none.

@@ -13,19 +13,19 @@ const savedUp = int64(time.Second)
 // with every log quiet.
 type rates map[uint64]int64
 
-// spend takes size bytes off a log's rate, in bytes per second, or returns after
-// how long it may be tried again; 0 means that it was taken. A batch waits until
-// those before it are paid for and not until there is enough for itself, so one
-// that is larger than a second's worth comes through, too, and keeps the next
-// ones out for longer.
-func (r rates) spend(log, rate uint64, size int, now int64) (after time.Duration) {
-	paid := max(r[log], now-savedUp)
-	if paid > now {
-		return time.Duration(paid - now)
-	}
+// wait returns after how long a log takes its next batch; 0 means now. A batch
+// waits until those before it are paid for and not until there is enough for
+// itself, so one that is larger than a second's worth comes through, too, and
+// keeps the next ones out for longer.
+func (r rates) wait(log uint64, now int64) time.Duration {
+	return time.Duration(max(0, r[log]-now))
+}
+
+// spend takes size bytes off a log's rate, in bytes per second. REQUIRES: its next
+// batch need not wait.
+func (r rates) spend(log, rate uint64, size int, now int64) {
 	// Rounded up: batches of few bytes would cost nothing at a high rate.
-	r[log] = paid + int64((uint64(size)*uint64(time.Second)+rate-1)/rate)
-	return 0
+	r[log] = max(r[log], now-savedUp) + int64((uint64(size)*uint64(time.Second)+rate-1)/rate)
 }
 
 // forget drops a log that is deleted or sealed.

@@ -18,6 +18,13 @@ func TestSpend(t *testing.T) {
 	const log, rate = 7, 1000 // a byte costs a millisecond
 	now := 100 * time.Second
 	r := rates{}
+	spend := func(log uint64, size int) time.Duration {
+		after := r.wait(log, int64(now))
+		if after == 0 {
+			r.spend(log, rate, size, int64(now))
+		}
+		return after
+	}
 	for i, step := range []struct {
 		pass  time.Duration
 		size  int
@@ -41,11 +48,11 @@ func TestSpend(t *testing.T) {
 		{4788609*time.Millisecond - time.Second, 1, 0},         //
 	} {
 		now += step.pass
-		if after := r.spend(log, rate, step.size, int64(now)); after != step.after {
+		if after := spend(log, step.size); after != step.after {
 			t.Errorf("step %d: %d bytes at %v: after %v, want %v", i, step.size, now, after, step.after)
 		}
 	}
-	if after := r.spend(8, rate, 1, int64(now)); after != 0 {
+	if after := spend(8, 1); after != 0 {
 		t.Errorf("another log: after %v", after)
 	}
 	// A byte at the highest rate is less than a nanosecond, and not nothing.

@@ -388,7 +388,7 @@ func (b *batchFrame) load(f *segment.Frame, number uint64) (err error) {
 		return err
 	}
 	for i := range b.commands {
-		if b.commands[i].Kind == CommandAppend && b.commands[i].Log == number {
+		if b.commands[i].Appends() && b.commands[i].Log == number {
 			b.own = append(b.own, i)
 		}
 	}

@@ -245,6 +245,9 @@ func (r *rebuilder) apply(pos segment.Pos, commands []Command) error {
 		x.apply(c, pos)
 		r.active = x.active
 	}
+	if err := r.state.whole(); err != nil {
+		return fmt.Errorf("frame at %s: %w", pos, err)
+	}
 	return nil
 }
 

@@ -298,7 +298,7 @@ func (s *survey) frame(f *segment.Frame, blockErrs []error) error {
 	}
 	for i := range s.buf {
 		c := &s.buf[i]
-		if c.Kind != CommandAppend || blockErrs != nil && int(c.Block) < len(blockErrs) && blockErrs[c.Block] != nil {
+		if !c.Appends() || blockErrs != nil && int(c.Block) < len(blockErrs) && blockErrs[c.Block] != nil {
 			continue
 		}
 		r := LSNRange{c.First, c.Last()}
@@ -523,6 +523,9 @@ func (s *salvage) frame(f *segment.Frame) error {
 	for i := range commands {
 		c := &commands[i]
 		if s.holes > 0 && !s.makeWay(c) {
+			if c.Kind == CommandAppendPart && s.awaited.left > 0 {
+				s.awaited.left-- // nobody will come and bring it
+			}
 			continue
 		}
 		if err := s.Apply(c); err != nil {
@@ -530,6 +533,9 @@ func (s *salvage) frame(f *segment.Frame) error {
 		}
 		x := index{states: s.states}
 		x.apply(c, f.Pos)
+	}
+	if err := s.whole(); err != nil {
+		return fmt.Errorf("frame %d at %s: %w", f.Header.Sequence, f.Pos, err)
 	}
 	return nil
 }
@@ -610,11 +616,14 @@ func (s *salvage) makeWay(c *Command) bool {
 		if i := l.formerly(c.Producer); i >= 0 && l.former[i].retired { // forgotten in what is lost
 			l.former = slices.Concat(l.former[:i], l.former[i+1:])
 		}
-	case CommandAppend:
+	case CommandAppend, CommandAppendPart:
 		l.reach(c.First, c.Start)
 		l.began(c.Epoch)
 		s.told[c.Log], s.epochs[c.Log] = true, true
 		s.producer(l, c)
+		if c.Kind == CommandAppendPart && s.awaited.left == 0 {
+			c.Kind, c.Lead = CommandAppend, 0 // nothing is known of its lead
+		}
 	case CommandSetCheckpoint:
 		l.reach(c.LSN+1, 0)
 		if found && c.LSN < l.checkpoints[i].lsn { // deleted, and set anew

@@ -41,6 +41,14 @@ type State struct {
 	// crowded is set when a cursor comes to be over its cap; whoever evicts clears
 	// it. It follows from the rest, and is no part of it.
 	crowded bool
+	// awaited are the parts that have to come next, since the batch they belong to
+	// has begun: nothing else is applied before them. Between frames there are none.
+	awaited struct {
+		left uint32   // how many
+		lead uint64   // number of the batch's lead log
+		slot uint64   // of the batch's producer there; 0 for none
+		logs []uint64 // numbers of the batch's logs so far
+	}
 }
 
 // A logState is one log. Frozen copies share it until it changes.
@@ -192,6 +200,9 @@ func disagree(c *Command, format string, args ...any) error {
 // when the command was sequenced and returns an error, having changed nothing,
 // if it comes to another verdict.
 func (s *State) Apply(c *Command) error {
+	if s.awaited.left > 0 != (c.Kind == CommandAppendPart) {
+		return disagree(c, "%d parts of a batch of log %d have to follow", s.awaited.left, s.awaited.lead)
+	}
 	if c.Kind == CommandCreateLog {
 		if c.Log != s.next || s.names[c.Name] != nil {
 			return disagree(c, "number %d where %d is next, or name %q taken", c.Log, s.next, c.Name)
@@ -228,7 +239,16 @@ func (s *State) Apply(c *Command) error {
 		}
 		l.producer(slot).incarnation = c.Incarnation
 	case CommandAppend:
-		err := l.applyAppend(c)
+		if err := l.applyAppend(c); err != nil {
+			return err
+		}
+		s.crowded = s.crowded || l.crowded()
+		if c.Parts > 0 {
+			s.awaited.left, s.awaited.lead, s.awaited.slot = c.Parts, c.Log, c.Slot
+			s.awaited.logs = append(s.awaited.logs[:0], c.Log)
+		}
+	case CommandAppendPart:
+		err := s.applyPart(l, c)
 		s.crowded = s.crowded || l.crowded()
 		return err
 	case CommandSetCheckpoint:
@@ -338,12 +358,8 @@ func (l *logState) formerly(producer ulid.ULID) int {
 }
 
 func (l *logState) applyAppend(c *Command) error {
-	if l.sealed != 0 {
-		return disagree(c, "it is sealed")
-	}
-	if c.First != l.next || c.Epoch != l.epoch || c.Count == 0 || c.Start != l.totalBytes {
-		return disagree(c, "LSN %d in epoch %d behind %d bytes, it has LSN %d in epoch %d behind %d",
-			c.First, c.Epoch, c.Start, l.next, l.epoch, l.totalBytes)
+	if err := l.continues(c); err != nil {
+		return err
 	}
 	if c.Slot != 0 {
 		if c.Slot > uint64(len(l.producers)) || l.producers[c.Slot-1].last+1 != c.Sequence || l.producers[c.Slot-1].retired {
@@ -355,11 +371,64 @@ func (l *logState) applyAppend(c *Command) error {
 			sequence: c.Sequence, first: c.First, count: c.Count, runSum: c.RunSum, checksum: c.Checksum, epoch: c.Epoch,
 		})
 	}
+	l.extend(c)
+	return nil
+}
+
+// applyPart applies one part of a batch whose lead, and the parts before it, were
+// the last commands.
+func (s *State) applyPart(l *logState, c *Command) error {
+	if err := l.continues(c); err != nil {
+		return err
+	}
+	w := &s.awaited
+	lead := s.mutable(w.lead)
+	if c.Lead != w.lead || slices.Contains(w.logs, c.Log) || !colocated(lead.options.ColocationKey, l.options.ColocationKey) {
+		return disagree(c, "part of a batch of log %d, which is of log %d, is of logs %d and has colocation key %q", c.Lead, w.lead, w.logs, lead.options.ColocationKey)
+	}
+	w.left--
+	w.logs = append(w.logs, c.Log)
+	if w.slot != 0 {
+		p := lead.producer(w.slot)
+		p.parts = append(p.parts, partState{
+			sequence: p.last, log: c.Log, first: c.First, epoch: c.Epoch, count: c.Count, runSum: c.RunSum, checksum: c.Checksum,
+		})
+	}
+	l.extend(c)
+	return nil
+}
+
+// whole returns an error unless the last batch applied has all its parts. It has
+// to at the end of each frame, since a batch is in one frame or in none.
+func (s *State) whole() error {
+	if s.awaited.left == 0 {
+		return nil
+	}
+	return fmt.Errorf("append of log %d: %w: the frame ends where %d more parts have to follow", s.awaited.lead, errDisagree, s.awaited.left)
+}
+
+// colocated reports whether two logs of those colocation keys may be in one batch.
+// Without a key nobody said that they belong together, and they may part.
+func colocated(key, other string) bool { return key != "" && key == other }
+
+// continues returns an error unless an append goes on where the log ends.
+func (l *logState) continues(c *Command) error {
+	if l.sealed != 0 {
+		return disagree(c, "it is sealed")
+	}
+	if c.First != l.next || c.Epoch != l.epoch || c.Count == 0 || c.Start != l.totalBytes {
+		return disagree(c, "LSN %d in epoch %d behind %d bytes, it has LSN %d in epoch %d behind %d",
+			c.First, c.Epoch, c.Start, l.next, l.epoch, l.totalBytes)
+	}
+	return nil
+}
+
+// extend makes an append's end the log's.
+func (l *logState) extend(c *Command) {
 	l.next += LSN(c.Count)
 	l.checksum = c.Checksum
 	l.liveBytes += uint64(c.Size)
 	l.totalBytes += uint64(c.Size)
-	return nil
 }
 
 // idlest returns the index of the producer that has not appended for longest, of
@@ -517,6 +586,17 @@ func appendLogState(dst []byte, l *logState) []byte {
 			dst = binary.LittleEndian.AppendUint32(dst, uint32(b.checksum))
 			dst = binary.AppendUvarint(dst, uint64(b.epoch))
 		}
+		dst = binary.AppendUvarint(dst, uint64(len(p.parts)))
+		for i := range p.parts {
+			t := &p.parts[i]
+			dst = binary.AppendUvarint(dst, p.last-t.sequence)
+			dst = binary.AppendUvarint(dst, t.log)
+			dst = binary.AppendUvarint(dst, uint64(t.first))
+			dst = binary.AppendUvarint(dst, uint64(t.count))
+			dst = binary.LittleEndian.AppendUint32(dst, t.runSum)
+			dst = binary.LittleEndian.AppendUint32(dst, uint32(t.checksum))
+			dst = binary.AppendUvarint(dst, uint64(t.epoch))
+		}
 	}
 	dst = binary.AppendUvarint(dst, uint64(len(l.former)))
 	for i := range l.former {
@@ -617,6 +697,9 @@ func decodeLogState(d *decoder) (*logState, error) {
 			}
 		}
 		p.last = last
+		if err := p.decodeParts(d); err != nil {
+			return nil, err
+		}
 		l.producers = append(l.producers, p)
 	}
 	if !l.sortProducers() {
@@ -656,6 +739,28 @@ func decodeLogState(d *decoder) (*logState, error) {
 		return nil, fmt.Errorf("log state: %w", ErrBadCommand)
 	}
 	return l, nil
+}
+
+// decodeParts takes the parts of a producer's batches, the rest of which is there.
+func (p *producerState) decodeParts(d *decoder) error {
+	bad := fmt.Errorf("log state: %w", ErrBadCommand)
+	n := d.uvarint()
+	if d.bad || n > p.kept()*(limits.MaxBatchLogs-1) {
+		return bad
+	}
+	for range n {
+		back := d.uvarint()
+		t := partState{sequence: p.last - back, log: d.uvarint(), first: LSN(d.uvarint()), count: d.uvarint32(),
+			runSum: d.uint32(), checksum: Checksum(d.uint32()), epoch: Epoch(d.uvarint())}
+		if k := len(p.parts); d.bad || back >= p.kept() || t.first == 0 || k > 0 && p.parts[k-1].sequence > t.sequence {
+			return bad
+		}
+		if _, kept := p.recall(t.sequence); !kept || len(p.partsOf(t.sequence)) == limits.MaxBatchLogs-1 {
+			return bad
+		}
+		p.parts = append(p.parts, t)
+	}
+	return nil
 }
 
 // insert puts a decoded log into a state that is being restored.

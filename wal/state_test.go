@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -62,6 +63,20 @@ func sampleHistory() []Command {
 		h = append(h, Command{Kind: CommandAppend, Log: 1, Epoch: 1, Slot: 2, Sequence: q, First: next, Count: uint32(q), RunSum: uint32(q), Checksum: Checksum(q), Start: start, Place: Place{Size: 10}})
 		start, next = start+10, next+LSN(q)
 	}
+	// Batches over several logs: of the producer, and of nobody.
+	h = append(h,
+		Command{Kind: CommandCreateLog, Log: 5, ID: ulid.ULID{5}, Name: "part", Options: LogOptions{ColocationKey: "with"}},
+		Command{Kind: CommandCreateLog, Log: 6, ID: ulid.ULID{6}, Name: "parted", Options: LogOptions{ColocationKey: "with"}})
+	for i := range uint64(3) {
+		lead := Command{Kind: CommandAppend, Log: 1, Epoch: 1, First: next, Count: 1, Checksum: Checksum(i), Start: start, Place: Place{Size: 10}, Parts: 2}
+		if i < 2 {
+			lead.Slot, lead.Sequence = 2, limits.ProducerWindow+11+i
+		}
+		start, next = start+10, next+1
+		h = append(h, lead,
+			Command{Kind: CommandAppendPart, Log: 6, Lead: 1, Epoch: 1, First: LSN(1 + i), Count: 1, RunSum: 7, Checksum: Checksum(i), Start: 9 * i, Place: Place{Size: 9}},
+			Command{Kind: CommandAppendPart, Log: 5, Lead: 1, Epoch: 1, First: LSN(1 + 2*i), Count: 2, Checksum: Checksum(i), Start: 9 * i, Place: Place{Size: 9}})
+	}
 	return h
 }
 
@@ -72,12 +87,12 @@ func TestApplyDisagrees(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	most := []Command{{Kind: CommandCreateLog, Log: 5, Name: "most"}}
+	most := []Command{{Kind: CommandCreateLog, Log: 7, Name: "most"}}
 	for i := range limits.MaxCheckpointsPerLog {
-		most = append(most, Command{Kind: CommandSetCheckpoint, Log: 5, Name: fmt.Sprint("cp-", i), Version: 1})
+		most = append(most, Command{Kind: CommandSetCheckpoint, Log: 7, Name: fmt.Sprint("cp-", i), Version: 1})
 	}
 	for i := range limits.MaxCursorsPerLog {
-		most = append(most, Command{Kind: CommandSetCursor, Log: 5, Name: fmt.Sprint("cursor-", i), Cap: 1})
+		most = append(most, Command{Kind: CommandSetCursor, Log: 7, Name: fmt.Sprint("cursor-", i), Cap: 1})
 	}
 	if s, err = applyAll(s, most); err != nil {
 		t.Fatal(err)
@@ -96,9 +111,9 @@ func TestApplyDisagrees(t *testing.T) {
 	for name, c := range map[string]Command{
 		"unknown kind":                     {Kind: 99, Log: 1},
 		"no such log":                      {Kind: CommandDeleteLog, Log: 3},
-		"create: number skipped":           {Kind: CommandCreateLog, Log: 7, Name: "x"},
+		"create: number skipped":           {Kind: CommandCreateLog, Log: 9, Name: "x"},
 		"create: number used":              {Kind: CommandCreateLog, Log: 3, Name: "x"},
-		"create: name taken":               {Kind: CommandCreateLog, Log: 6, Name: "a"},
+		"create: name taken":               {Kind: CommandCreateLog, Log: 8, Name: "a"},
 		"producer is open":                 {Kind: CommandOpenProducer, Log: 1, Producer: producerID(1)},
 		"retire: not open":                 {Kind: CommandRetireProducer, Log: 1, Producer: producerID(3)},
 		"retire: retired":                  {Kind: CommandRetireProducer, Log: 1, Producer: producerID(1)},
@@ -112,8 +127,9 @@ func TestApplyDisagrees(t *testing.T) {
 		"append: empty":                    with(func(c *Command) { c.Count = 0 }),
 		"append: bytes before it":          with(func(c *Command) { c.Start++ }),
 		"append: no such slot":             with(func(c *Command) { c.Slot, c.Sequence = 3, 1 }),
-		"append: sequence skipped":         with(func(c *Command) { c.Slot, c.Sequence = 2, limits.ProducerWindow+12 }),
-		"append: sequence repeated":        with(func(c *Command) { c.Slot, c.Sequence = 2, limits.ProducerWindow+10 }),
+		"append: sequence skipped":         with(func(c *Command) { c.Slot, c.Sequence = 2, limits.ProducerWindow+14 }),
+		"append: sequence repeated":        with(func(c *Command) { c.Slot, c.Sequence = 2, limits.ProducerWindow+12 }),
+		"part: nothing is awaited":         {Kind: CommandAppendPart, Log: 5, Lead: 1, Epoch: 1, First: 7, Count: 1, Start: 27, Place: Place{Size: 1}},
 		"checkpoint: version":              {Kind: CommandSetCheckpoint, Log: 2, Name: "cp", LSN: 3, Version: 1},
 		"checkpoint: backwards":            {Kind: CommandSetCheckpoint, Log: 2, Name: "cp", LSN: 1, Version: 2},
 		"checkpoint: beyond the end":       {Kind: CommandSetCheckpoint, Log: 2, Name: "cp", LSN: 5, Version: 2},
@@ -122,7 +138,7 @@ func TestApplyDisagrees(t *testing.T) {
 		"truncate: beyond the end":         {Kind: CommandTruncate, Log: 2, First: 6},
 		"truncate: to more bytes":          {Kind: CommandTruncate, Log: 2, First: 4, LiveBytes: 21},
 		"truncate: what a cursor holds":    {Kind: CommandTruncate, Log: 2, First: 4, LiveBytes: 10},
-		"checkpoint: one too many":         {Kind: CommandSetCheckpoint, Log: 5, Name: "more", Version: 1},
+		"checkpoint: one too many":         {Kind: CommandSetCheckpoint, Log: 7, Name: "more", Version: 1},
 		"cursor: beyond the end":           {Kind: CommandSetCursor, Log: 2, Name: "tail", LSN: 5, Start: 40, Cap: 1},
 		"cursor: below what is kept":       {Kind: CommandSetCursor, Log: 2, Name: "new", LSN: 1, Start: 10, Cap: 1},
 		"cursor: beyond the bytes":         {Kind: CommandSetCursor, Log: 2, Name: "tail", LSN: 4, Start: 41, Cap: 1},
@@ -130,7 +146,7 @@ func TestApplyDisagrees(t *testing.T) {
 		"cursor: cap over the limit":       {Kind: CommandSetCursor, Log: 2, Name: "tail", LSN: 4, Start: 40, Cap: limits.MaxCursorCap + 1},
 		"cursor: backwards":                {Kind: CommandSetCursor, Log: 2, Name: "tail", LSN: 2, Start: 20, Cap: 1},
 		"cursor: it is lost":               {Kind: CommandSetCursor, Log: 2, Name: "slow", LSN: 4, Start: 40, Cap: 1},
-		"cursor: one too many":             {Kind: CommandSetCursor, Log: 5, Name: "more", Cap: 1},
+		"cursor: one too many":             {Kind: CommandSetCursor, Log: 7, Name: "more", Cap: 1},
 		"delete cursor: there is none":     {Kind: CommandDeleteCursor, Log: 2, Name: "gone"},
 		"evict: there is none":             {Kind: CommandEvictCursor, Log: 2, Name: "gone", LSN: 3, Start: 30, Cap: 9, Time: 1},
 		"evict: not over its cap":          {Kind: CommandEvictCursor, Log: 2, Name: "tail", LSN: 3, Start: 30, Cap: 1 << 20, Time: 1},
@@ -166,6 +182,77 @@ func TestApplyDisagrees(t *testing.T) {
 	}
 }
 
+// TestApplyParts checks that a batch over several logs is applied with all its
+// parts or not at all, and that a part which does not belong to it is refused.
+func TestApplyParts(t *testing.T) {
+	s, err := applyAll(NewState(), append(sampleHistory(),
+		Command{Kind: CommandCreateLog, Log: 7, Name: "elsewhere", Options: LogOptions{ColocationKey: "without"}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := s.logs[1]
+	sequence := l.producers[1].last + 1
+	lead := Command{Kind: CommandAppend, Log: 1, Epoch: 1, Slot: 2, Sequence: sequence, First: l.next, Count: 1, Start: l.totalBytes, Place: Place{Size: 1}, Parts: 2}
+	part := func(log uint64) Command {
+		l := s.logs[log]
+		return Command{Kind: CommandAppendPart, Log: log, Lead: 1, Epoch: l.epoch, First: l.next, Count: 1, RunSum: uint32(log), Start: l.totalBytes, Place: Place{Size: 1}}
+	}
+	first, second := part(6), part(5)
+	if err := s.Apply(&lead); err != nil {
+		t.Fatal(err)
+	}
+	disagrees := func(name string, c Command) {
+		t.Helper()
+		before := s.Hash()
+		if err := s.Apply(&c); !errors.Is(err, errDisagree) || s.Hash() != before {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	other := part(6)
+	other.Lead = 2
+	gap := part(6)
+	gap.First++
+	disagrees("a part of another lead", other)
+	disagrees("a part that leaves a hole", gap)
+	disagrees("the lead itself", part(1))
+	disagrees("a log that has another colocation key", part(7))
+	disagrees("a log that has none", part(2))
+	disagrees("something else in between", Command{Kind: CommandDeleteLog, Log: 5})
+	disagrees("the next batch", Command{Kind: CommandAppend, Log: 5, Epoch: 1, First: s.logs[5].next, Count: 1, Start: s.logs[5].totalBytes})
+	if err := s.whole(); !errors.Is(err, errDisagree) {
+		t.Errorf("the frame ends before the parts: %v", err)
+	}
+	if err := s.Apply(&first); err != nil {
+		t.Fatal(err)
+	}
+	disagrees("a log that the batch has", part(6))
+	if err := s.Apply(&second); err != nil {
+		t.Fatal(err)
+	}
+	disagrees("one part more than the lead says", part(6))
+	if err := s.whole(); err != nil {
+		t.Error(err)
+	}
+	want := []partState{
+		{sequence: sequence, log: 6, first: first.First, epoch: 1, count: 1, runSum: 6},
+		{sequence: sequence, log: 5, first: second.First, epoch: 1, count: 1, runSum: 5},
+	}
+	p := s.logs[1].producers[1]
+	if got := p.partsOf(sequence); !slices.Equal(got, want) {
+		t.Errorf("the producer remembers %+v, want %+v", got, want)
+	}
+	// They are forgotten with their batch.
+	for range limits.ProducerWindow {
+		if len(p.partsOf(sequence)) != 2 {
+			t.Fatalf("forgotten before the batch, which has sequence %d of %d", sequence, p.last)
+		}
+		p.remember(batchState{sequence: p.last + 1, first: 1})
+	}
+	if len(p.parts) != 0 {
+		t.Errorf("%d parts are left of no batch", len(p.parts))
+	}
+}
+
 // TestProducerWindow checks that exactly the last ProducerWindow batches are
 // remembered, also when the ring has gone round.
 func TestProducerWindow(t *testing.T) {
@@ -190,11 +277,20 @@ func TestProducerWindow(t *testing.T) {
 // randomCommand makes a command that follows from s.
 func randomCommand(rng *rand.Rand, s *State, step int) Command {
 	var numbers []uint64
+	open := 0 // logs that are not sealed
 	for _, l := range s.frozen() {
+		if s.awaited.left > 0 && l.sealed == 0 && !slices.Contains(s.awaited.logs, l.number) {
+			return Command{Kind: CommandAppendPart, Log: l.number, Lead: s.awaited.lead, Epoch: l.epoch, First: l.next, Count: 1 + uint32(rng.IntN(5)),
+				Start: l.totalBytes, RunSum: rng.Uint32(), Checksum: Checksum(rng.Uint32()), Place: Place{Size: uint32(rng.IntN(100))}}
+		}
+		if l.sealed == 0 {
+			open++
+		}
 		numbers = append(numbers, l.number)
 	}
 	if len(numbers) == 0 || rng.IntN(15) == 0 {
-		return Command{Kind: CommandCreateLog, Log: s.next, Name: fmt.Sprintf("log-%d", step), ID: ulid.ULID{byte(step)}, Time: int64(step)}
+		return Command{Kind: CommandCreateLog, Log: s.next, Name: fmt.Sprintf("log-%d", step), ID: ulid.ULID{byte(step)}, Time: int64(step),
+			Options: LogOptions{ColocationKey: "random"}}
 	}
 	l := s.logs[numbers[rng.IntN(len(numbers))]]
 	c := Command{Log: l.number}
@@ -273,6 +369,9 @@ func randomCommand(rng *rand.Rand, s *State, step int) Command {
 		if p != nil && !p.retired && rng.IntN(2) == 0 {
 			c.Slot, c.Sequence = l.slot(p.id), p.last+1
 		}
+		if rng.IntN(2) == 0 {
+			c.Parts = uint32(rng.IntN(min(open, 4)))
+		}
 	}
 	return c
 }
@@ -314,6 +413,7 @@ func TestStateSharing(t *testing.T) {
 				}
 			}
 			switch {
+			case w.state.whole() != nil: // nobody looks within a frame
 			case rng.IntN(20) == 0:
 				logs := w.state.frozen()
 				copies = append(copies, frozen{logs, strings.Clone(spell(logs))})

@@ -189,7 +189,7 @@ func (x *index) firstFrom(ids []segment.ID, number uint64, lsn, next LSN) (LSN, 
 	for _, id := range ids {
 		err := x.cache.walk(id, func(_ *segment.Frame, commands []Command) error {
 			for i := range commands {
-				if c := &commands[i]; c.Kind == CommandAppend && c.Log == number && c.First >= lsn {
+				if c := &commands[i]; c.Appends() && c.Log == number && c.First >= lsn {
 					first = min(first, c.First)
 					return errEnough
 				}

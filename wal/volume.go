@@ -260,7 +260,7 @@ func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
 	v.fullSize = min(limits.FrameFullSize, maxFrame/4)
 	v.maxBatch = min(limits.MaxBatchSize, maxFrame/2)
 	v.bus = batcher.New(batcher.Options{
-		FullSize: v.fullSize, BlockSize: min(limits.TargetBlockSize, v.fullSize), Codec: policy,
+		FullSize: v.fullSize, MaxCommands: limits.FrameFullCommands, BlockSize: min(limits.TargetBlockSize, v.fullSize), Codec: policy,
 		Submit: v.orderer.Submit, Publish: v.publish, Idle: v.promiseWhenIdle,
 		Events: batcher.Events{FrameLanded: v.landed},
 	})
@@ -333,7 +333,7 @@ func (v *Volume) publish(f *batcher.Frame, err error) {
 			delete(v.watches, cmd.Log)
 		}
 		switch cmd.Kind {
-		case CommandAppend:
+		case CommandAppend, CommandAppendPart:
 			c.records += int(cmd.Count)
 			v.counters.rawBytes.Add(uint64(cmd.Size))
 		case CommandEvictCursor:
@@ -343,6 +343,9 @@ func (v *Volume) publish(f *batcher.Frame, err error) {
 			})
 		default:
 		}
+	}
+	if err := v.durable.whole(); err != nil {
+		panic(fmt.Sprintf("wal: frame %d: %v", c.next.Sequence-1, err))
 	}
 	crowded := v.durable.crowded
 	due := f.Tag != tagSnapshot && v.snapshotDue(c.rolled)

@@ -272,6 +272,11 @@ var madeVolumes = []madeVolume{
 		m.producers()
 		m.crash()
 	}},
+	{name: "together", about: "batches over several logs, of a producer and of nobody; from a snapshot and from commands", make: func(m *maker) {
+		m.base()
+		m.together()
+		m.crash()
+	}},
 	{name: "writers", about: "a log with a writer, one whose writer was fenced, and one whose writer was released; from a snapshot and from commands", make: func(m *maker) {
 		m.base()
 		m.writers()
@@ -511,6 +516,34 @@ func (m *maker) produce(log string, id ulid.ULID, batches int) {
 			m.t.Fatal(err)
 		}
 		m.settle()
+	}
+}
+
+// together appends batches over several logs.
+func (m *maker) together() {
+	m.t.Helper()
+	ctx := m.t.Context()
+	logs := []string{"data", "index", "stats"}
+	for _, log := range logs {
+		m.createLog(log, LogOptions{ColocationKey: "engine"})
+	}
+	m.produce("data", producerID(5), 2)
+	for q := range uint64(6) {
+		b := Batch{Run: run(m.records("data", 1+int(q)%2, 10)...)}
+		for _, log := range logs[1 : 2+q%2] {
+			b.Parts = append(b.Parts, Part{Log: log, Run: run(m.records(log, 1+int(q)%3, 10)...)})
+		}
+		id := ulid.ULID{}
+		if q < 4 {
+			id, b.Sequence = producerID(5), 3+q
+		}
+		if _, err := m.v.Append(ctx, "data", id, 0, b); err != nil {
+			m.t.Fatal(err)
+		}
+		m.settle()
+		if q == 2 {
+			m.snapshot()
+		}
 	}
 }
 

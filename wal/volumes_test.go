@@ -424,8 +424,16 @@ func writeProducers(t *testing.T, out *strings.Builder, v *Volume, l LogInfo, he
 			if v.readOnly != nil || len(recs) < int(b.count) || p.retired {
 				continue
 			}
-			got, err := v.Append(t.Context(), l.Name, p.id, 0, Batch{Sequence: b.sequence, Incarnation: p.incarnation, Run: run(recs...)})
-			if err != nil || !got.Repeated || got.First != b.first || got.Count != b.count || got.Checksum != b.checksum {
+			again := Batch{Sequence: b.sequence, Incarnation: p.incarnation, Run: run(recs...)}
+			var parts []PartVerdict
+			for _, part := range p.partsOf(q) {
+				fmt.Fprintf(sum, "%d %d %d %08x %08x %d ", part.log, part.first, part.count, part.runSum, uint32(part.checksum), part.epoch)
+				other := v.durable.logs[part.log]
+				parts = append(parts, PartVerdict{Log: other.id, Name: other.name, First: part.first, Count: part.count, Checksum: part.checksum, Epoch: part.epoch})
+				again.Parts = append(again.Parts, Part{Log: other.name, Run: run(readAll(t, v, other.name, part.first)[:part.count]...)})
+			}
+			got, err := v.Append(t.Context(), l.Name, p.id, 0, again)
+			if err != nil || !got.Repeated || got.First != b.first || got.Count != b.count || got.Checksum != b.checksum || !slices.Equal(got.Parts, parts) {
 				t.Errorf("log %q: a retry of batch %d of %s: %+v, %v", l.Name, b.sequence, p.id, got, err)
 			}
 			retried++

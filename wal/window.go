@@ -2,6 +2,7 @@ package wal
 
 import (
 	"slices"
+	"sort"
 
 	"github.com/oklog/ulid/v2"
 
@@ -24,6 +25,9 @@ type producerState struct {
 	// copy of one of them; a nil piece, or none, is one of which nothing is known.
 	window []*windowPiece
 	own    uint8 // bit i: no frozen copy has piece i, which may be written
+	// parts are those of the batches in window that are over several logs, in order.
+	// What is in the slice is never written; only the latest copy appends behind it.
+	parts []partState
 }
 
 // pieceBatches is how many batches a piece has: as many as a copy of one moves for
@@ -44,6 +48,17 @@ type batchState struct {
 	epoch    Epoch
 }
 
+// A partState is what a retry is answered with of one part of a batch.
+type partState struct {
+	sequence uint64 // of the batch
+	log      uint64 // number
+	first    LSN
+	epoch    Epoch
+	count    uint32
+	runSum   uint32
+	checksum Checksum
+}
+
 // producer returns the producer of a slot, to be changed: a copy of its own, if a
 // frozen copy of the log shares it. REQUIRES: the log is mutable.
 func (l *logState) producer(slot uint64) *producerState {
@@ -54,6 +69,7 @@ func (l *logState) producer(slot uint64) *producerState {
 	c := *p
 	c.generation, c.own = l.generation, 0
 	c.window = slices.Clone(p.window)
+	c.parts = slices.Clip(p.parts)
 	l.producers[slot-1] = &c
 	return &c
 }
@@ -61,6 +77,9 @@ func (l *logState) producer(slot uint64) *producerState {
 // remember notes a batch as the last one.
 func (p *producerState) remember(b batchState) {
 	p.last = b.sequence
+	for len(p.parts) > 0 && p.parts[0].sequence+limits.ProducerWindow <= p.last {
+		p.parts = p.parts[1:]
+	}
 	i := (b.sequence - 1) % limits.ProducerWindow
 	n, at := i/pieceBatches, i%pieceBatches
 	for uint64(len(p.window)) <= n {
@@ -89,6 +108,17 @@ func (p *producerState) recall(sequence uint64) (b batchState, known bool) {
 		return batchState{}, false
 	}
 	return b, true
+}
+
+// partsOf returns the parts of a batch that is still remembered. They are not to be
+// changed.
+func (p *producerState) partsOf(sequence uint64) []partState {
+	from := sort.Search(len(p.parts), func(i int) bool { return p.parts[i].sequence >= sequence })
+	to := from
+	for to < len(p.parts) && p.parts[to].sequence == sequence {
+		to++
+	}
+	return p.parts[from:to]
 }
 
 // kept returns how many batches the window has, known ones and others.

@@ -66,6 +66,8 @@ type dumpCommand struct {
 	Producer   string     `json:"producer,omitempty"`
 	Slot       uint64     `json:"slot,omitempty"`
 	Sequence   uint64     `json:"producer_sequence,omitempty"`
+	Parts      uint32     `json:"parts,omitempty"`
+	Lead       string     `json:"lead,omitempty"`
 	Epoch      uint64     `json:"epoch,omitempty"`
 	Holder     string     `json:"holder,omitempty"`
 	Cursor     string     `json:"cursor,omitempty"`
@@ -110,10 +112,13 @@ func describeCommand(c *wal.Command, name func(uint64) string) dumpCommand {
 		d.ID, d.Time = c.ID.String(), &at
 	case wal.CommandOpenProducer, wal.CommandRetireProducer, wal.CommandResolveProducer:
 		d.Producer = c.Producer.String()
-	case wal.CommandAppend:
+	case wal.CommandAppend, wal.CommandAppendPart:
 		d.Epoch, d.Slot, d.Sequence = uint64(c.Epoch), c.Slot, c.Sequence
 		d.FirstLSN, d.LastLSN, d.Checksum = uint64(c.First), uint64(c.Last()), fmt.Sprintf("%08x", uint32(c.Checksum))
 		d.Block, d.Offset, d.Size = &c.Block, &c.Offset, &c.Size
+		if d.Parts = c.Parts; c.Lead != 0 {
+			d.Lead = name(c.Lead)
+		}
 	case wal.CommandSetCheckpoint:
 		d.Checkpoint, d.LastLSN, d.Version, d.Time = c.Name, uint64(c.LSN), c.Version, &at
 		d.Block, d.Offset, d.Size = &c.Block, &c.Offset, &c.Size
@@ -169,6 +174,14 @@ func (d dumpCommand) String() string {
 		fmt.Fprintf(b, "  LSN %d-%d  epoch %d  checksum %s", d.FirstLSN, d.LastLSN, d.Epoch, d.Checksum)
 		if d.Slot != 0 {
 			fmt.Fprintf(b, "  producer %d/%d", d.Slot, d.Sequence)
+		}
+		switch {
+		case d.Parts == 1:
+			b.WriteString("  leads 1 part")
+		case d.Parts > 0:
+			fmt.Fprintf(b, "  leads %d parts", d.Parts)
+		case d.Lead != "":
+			fmt.Fprintf(b, "  with %s", d.Lead)
 		}
 	case d.Producer != "":
 		fmt.Fprintf(b, "  %s", d.Producer)
@@ -263,7 +276,7 @@ func (s *dumpStats) add(f *wal.DumpedFrame) {
 	for i := range f.Commands {
 		c := &f.Commands[i]
 		s.Commands[c.Kind.String()]++
-		if c.Kind != wal.CommandAppend {
+		if !c.Appends() {
 			continue
 		}
 		l := s.logs[c.Log]

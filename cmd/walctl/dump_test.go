@@ -108,6 +108,8 @@ func fixedVolume(t *testing.T) string {
 	write(segment.KindCommands, 0, nil,
 		wal.Command{Kind: wal.CommandCreateLog, Log: 1, Name: "orders", ID: id(1), Time: epoch},
 		wal.Command{Kind: wal.CommandCreateLog, Log: 2, Name: "users", ID: id(2), Time: epoch},
+		wal.Command{Kind: wal.CommandCreateLog, Log: 3, Name: "data", ID: id(4), Time: epoch, Options: wal.LogOptions{ColocationKey: "engine"}},
+		wal.Command{Kind: wal.CommandCreateLog, Log: 4, Name: "index", ID: id(5), Time: epoch, Options: wal.LogOptions{ColocationKey: "engine"}},
 		wal.Command{Kind: wal.CommandOpenProducer, Log: 1, Producer: id(9)})
 	write(segment.KindCommands, codec.None, three,
 		wal.Command{Kind: wal.CommandAppend, Log: 1, Epoch: 1, Slot: 1, Sequence: 1, First: 1, Count: 3, RunSum: sum(three), Checksum: wal.Checksum(sum(three)), Place: whole(three)})
@@ -128,6 +130,10 @@ func fixedVolume(t *testing.T) string {
 		wal.Command{Kind: wal.CommandRetireProducer, Log: 1, Producer: id(9)},
 		wal.Command{Kind: wal.CommandSealLog, Log: 2, Epoch: 3, First: 101, Checksum: wal.Checksum(sum(hundred)), Start: uint64(len(hundred)), Time: epoch},
 		wal.Command{Kind: wal.CommandDeleteLog, Log: 1})
+	write(segment.KindPromise, 0, nil)
+	write(segment.KindCommands, codec.None, three,
+		wal.Command{Kind: wal.CommandAppend, Log: 3, Epoch: 1, First: 1, Count: 3, RunSum: sum(three), Checksum: wal.Checksum(sum(three)), Place: whole(three), Parts: 1},
+		wal.Command{Kind: wal.CommandAppendPart, Log: 4, Lead: 3, Epoch: 1, First: 1, Count: 3, RunSum: sum(three), Checksum: wal.Checksum(sum(three)), Place: whole(three)})
 	write(segment.KindPromise, 0, nil)
 	return dir
 }

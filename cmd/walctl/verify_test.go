@@ -32,7 +32,7 @@ func TestVerifyClean(t *testing.T) {
 	}
 	got := keys(t, json.RawMessage(stdout), verifyKeys...)
 	for key, want := range map[string]string{
-		"verdict": `"clean"`, "frames": "6", "records": "103", "durable_frame": "5", "discarded_bytes": "0", "damage": "[]", "segments": "1",
+		"verdict": `"clean"`, "frames": "8", "records": "109", "durable_frame": "7", "discarded_bytes": "0", "damage": "[]", "segments": "1",
 	} {
 		if string(got[key]) != want {
 			t.Errorf("%s is %s, want %s", key, got[key], want)
@@ -53,7 +53,7 @@ func TestVerifyDamaged(t *testing.T) {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
 	got := keys(t, json.RawMessage(stdout), verifyKeys...)
-	if string(got["verdict"]) != `"damaged"` || string(got["records"]) != "3" {
+	if string(got["verdict"]) != `"damaged"` || string(got["records"]) != "9" {
 		t.Errorf("verdict %s, %s records", got["verdict"], got["records"])
 	}
 	var damage []json.RawMessage
@@ -82,7 +82,7 @@ func TestVerifyDamaged(t *testing.T) {
 
 func TestVerifyTorn(t *testing.T) {
 	dir := fixedVolume(t)
-	const last = 0x6000 // the last promise: what it promises is promised by nobody else
+	const last = 0x8000 // the last promise: what it promises is promised by nobody else
 	spoil(t, dir, last+40)
 	stdout, stderr, code := invoke(t.Context(), "verify", dir)
 	if code != exitOK || stderr != "" || !strings.Contains(stdout, "torn") {

@@ -61,6 +61,9 @@ const (
 	// MaxBatchRecords bounds the records of one batch.
 	MaxBatchRecords = 1 << 16
 
+	// MaxBatchLogs bounds the logs that one batch appends to, its lead included.
+	MaxBatchLogs = 16
+
 	// MaxMessageSize bounds one gRPC message in either direction, in bytes.
 	MaxMessageSize = 16 << 20
 
@@ -82,8 +85,12 @@ const (
 	// cache, where the file system takes that.
 	DirectWriteSize = 1 << 20
 
-	// MaxCommandsPerFrame is the same bound counted in commands.
+	// MaxCommandsPerFrame bounds the commands of one frame.
 	MaxCommandsPerFrame = 1 << 15
+
+	// FrameFullCommands is when a frame takes no further batch, counted in
+	// commands: those of any batch still fit.
+	FrameFullCommands = MaxCommandsPerFrame - MaxBatchLogs + 1
 )
 
 // Names and counts.

@@ -15,6 +15,8 @@ var spellings = map[string]struct{ function, clause string }{
 	"delete-log (2)":        {"appendBody", "CommandDeleteLog"},
 	"open-producer (3)":     {"appendBody", "CommandOpenProducer"},
 	"append (4)":            {"appendBody", "CommandAppend"},
+	"append-part (16)":      {"appendBody", "CommandAppendPart"},
+	"Records of an append":  {"appendRun", ""},
 	"set-checkpoint (5)":    {"appendBody", "CommandSetCheckpoint"},
 	"delete-checkpoint (6)": {"appendBody", "CommandDeleteCheckpoint"},
 	"truncate (7)":          {"appendBody", "CommandTruncate"},
@@ -137,6 +139,8 @@ func spelling(call *ast.CallExpr) string {
 		return "string"
 	case "appendPlace":
 		return "place"
+	case "appendRun":
+		return "run"
 	case "appendOptions":
 		return "options"
 	case "append":

@@ -197,6 +197,7 @@ func advertised() []*walsvcv1.Limit {
 		size("MaxRecordSize", limits.MaxRecordSize),
 		size("MaxBatchSize", limits.MaxBatchSize),
 		count("MaxBatchRecords", limits.MaxBatchRecords),
+		count("MaxBatchLogs", limits.MaxBatchLogs),
 		size("MaxMessageSize", limits.MaxMessageSize),
 		count("MaxBatchesPerMessage", limits.MaxBatchesPerMessage),
 		size("MaxBlockRawSize", limits.MaxBlockRawSize),

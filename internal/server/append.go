@@ -53,11 +53,16 @@ func (s appendService) append(ctx context.Context, req *walsvcv1.AppendRequest) 
 	if err != nil {
 		return nil, err
 	}
+	parts, err := partsOf(req.GetParts(), len(run))
+	if err != nil {
+		return nil, err
+	}
 	v, err := s.volume.Append(ctx, req.GetLog(), producer, wal.Epoch(req.GetEpoch()), wal.Batch{
 		Sequence:    req.GetSequence(),
 		Expected:    wal.LSN(req.GetExpectedLsn()),
 		Run:         run,
 		Incarnation: req.GetIncarnation(),
+		Parts:       parts,
 	})
 	if err == nil {
 		err = v.Err
@@ -72,16 +77,56 @@ func (s appendService) append(ctx context.Context, req *walsvcv1.AppendRequest) 
 		LogChecksum: uint32(v.Checksum),
 		Epoch:       uint64(v.Epoch),
 		Repeated:    v.Repeated,
+		Parts:       appendedParts(v.Parts),
 	}, nil
+}
+
+// partsOf takes the parts of a batch, the run of which has size bytes. All of them
+// are counted before any memory is taken.
+func partsOf(in []*walsvcv1.LogPart, size int) ([]wal.Part, error) {
+	if len(in) >= limits.MaxBatchLogs {
+		return nil, fmt.Errorf("%w: batch over %d logs, the limit is %d", wal.ErrTooLarge, 1+len(in), limits.MaxBatchLogs)
+	}
+	for _, p := range in {
+		size += runSize(p.GetRecords().GetRecord())
+	}
+	if size > limits.MaxBatchSize {
+		return nil, fmt.Errorf("%w: batch of %d bytes over %d logs, the limit is %d", wal.ErrTooLarge, size, 1+len(in), limits.MaxBatchSize)
+	}
+	parts := make([]wal.Part, len(in))
+	for i, p := range in {
+		run, err := encode(p.GetRecords().GetRecord())
+		if err != nil {
+			return nil, err
+		}
+		parts[i] = wal.Part{Log: p.GetLog(), Epoch: wal.Epoch(p.GetEpoch()), Expected: wal.LSN(p.GetExpectedLsn()), Run: run}
+	}
+	return parts, nil
+}
+
+func appendedParts(in []wal.PartVerdict) (parts []*walsvcv1.AppendedPart) {
+	for _, p := range in {
+		out := &walsvcv1.AppendedPart{Log: p.Name, FirstLsn: uint64(p.First), Count: p.Count, LogChecksum: uint32(p.Checksum), Epoch: uint64(p.Epoch)}
+		if p.Name != "" {
+			out.LogId = p.Log.String()
+		}
+		parts = append(parts, out)
+	}
+	return parts
+}
+
+// runSize returns the size of records as a run, in bytes.
+func runSize(recs [][]byte) (size int) {
+	for _, r := range recs {
+		size += records.Size(len(r))
+	}
+	return size
 }
 
 // encode spells records as a run, the bytes of which are bounded before they
 // are taken. What else is wrong with them the engine says.
 func encode(recs [][]byte) ([]byte, error) {
-	size := 0
-	for _, r := range recs {
-		size += records.Size(len(r))
-	}
+	size := runSize(recs)
 	if size > limits.MaxBatchSize {
 		return nil, fmt.Errorf("%w: batch of %d bytes, the limit is %d", wal.ErrTooLarge, size, limits.MaxBatchSize)
 	}

@@ -59,6 +59,7 @@ type appendStream struct {
 	bindings  []*wal.Binding // by the client's number; nil: not open
 	refused   map[uint32]bool
 	batches   []wal.Batch
+	parts     []wal.Part  // of batches
 	submitted uint64      // batches given to the appender
 	relief    *time.Timer // starts another receiving goroutine; see answer
 
@@ -228,7 +229,7 @@ func (a *appendStream) finish(err error) {
 func (a *appendStream) take(req *wire.AppendRequest) error {
 	size := 0
 	for i := range req.Batches {
-		size += len(req.Batches[i].Run)
+		size += req.Batches[i].RunSize()
 	}
 	if a.unreadBytes.Load()+int64(size) > limits.StreamCreditBytes ||
 		a.unreadBatches.Load()+int64(len(req.Batches)) > limits.StreamCreditBatches {
@@ -250,26 +251,64 @@ func (a *appendStream) take(req *wire.AppendRequest) error {
 	if len(req.Batches) == 0 {
 		return nil
 	}
-	a.batches = a.batches[:0]
 	for i := range req.Batches {
 		b := &req.Batches[i]
-		binding := a.binding(b.Binding)
-		if binding == nil {
-			a.refuse(b)
+		if number, ok := a.unbound(b); ok {
+			if err := a.refuse(b, number); err != nil {
+				return err
+			}
 			continue
 		}
-		a.batches = append(a.batches, wal.Batch{
-			Binding:  binding,
+		batch := wal.Batch{
+			Binding:  a.binding(b.Binding),
 			Sequence: b.Sequence,
 			Expected: wal.LSN(b.Expected),
 			Run:      b.Run,
-			Tag:      uint64(len(b.Run)), // what its verdict gives back of the credit
-		})
+			Tag:      uint64(b.RunSize()), // what its verdict gives back of the credit
+		}
+		if len(b.Parts) > 0 {
+			batch.Parts = a.partsOf(b)
+		}
+		a.batches = append(a.batches, batch)
+	}
+	return a.submit()
+}
+
+// submit gives the engine the batches collected so far.
+func (a *appendStream) submit() error {
+	if len(a.batches) == 0 {
+		return nil
 	}
 	a.submitted += uint64(len(a.batches))
 	err := a.appender.Append(a.ctx, a.batches)
 	clear(a.batches) // the runs are going
+	clear(a.parts)
+	a.batches, a.parts = a.batches[:0], a.parts[:0]
 	return err
+}
+
+// partsOf returns the parts of a batch whose bindings are open, until it is
+// submitted.
+func (a *appendStream) partsOf(b *wire.Batch) []wal.Part {
+	from := len(a.parts)
+	for i := range b.Parts {
+		p := &b.Parts[i]
+		a.parts = append(a.parts, wal.Part{Binding: a.binding(p.Binding), Expected: wal.LSN(p.Expected), Run: p.Run})
+	}
+	return a.parts[from:len(a.parts):len(a.parts)]
+}
+
+// unbound returns the first binding of a batch that is not open, if there is one.
+func (a *appendStream) unbound(b *wire.Batch) (number uint32, ok bool) {
+	if a.binding(b.Binding) == nil {
+		return b.Binding, true
+	}
+	for i := range b.Parts {
+		if number := b.Parts[i].Binding; a.binding(number) == nil {
+			return number, true
+		}
+	}
+	return 0, false
 }
 
 func (a *appendStream) binding(number uint32) *wal.Binding {
@@ -331,21 +370,36 @@ func (a *appendStream) open(req *walsvcv1.Bind, out *answer) (*wal.Binding, erro
 	return binding, err
 }
 
-// refuse queues the verdict on a batch without an open binding, in its place
-// among the appender's: behind a refused bind, a pipeline finds what it finds
-// behind a refused batch.
-func (a *appendStream) refuse(b *wire.Batch) {
-	err := fmt.Errorf("%w: binding %d was never opened on this stream", wal.ErrInvalid, b.Binding)
-	if a.refused[b.Binding] {
-		err = wal.ErrAfterRefusal
+// refuse queues the verdict on a batch one of whose bindings is not open, in its
+// place among the appender's: behind a refused bind, a pipeline finds what it finds
+// behind a refused batch. The other bindings of the batch stop, too, behind what was
+// sent before it.
+func (a *appendStream) refuse(b *wire.Batch, number uint32) error {
+	refused := fmt.Errorf("%w: binding %d was never opened on this stream", wal.ErrInvalid, number)
+	if a.refused[number] {
+		refused = wal.ErrAfterRefusal
+	}
+	if len(b.Parts) > 0 {
+		if err := a.submit(); err != nil {
+			return err
+		}
+		if binding := a.binding(b.Binding); binding != nil {
+			a.appender.Refuse(binding)
+		}
+		for i := range b.Parts {
+			if binding := a.binding(b.Parts[i].Binding); binding != nil {
+				a.appender.Refuse(binding)
+			}
+		}
 	}
 	a.answers.Lock()
 	defer a.answers.Unlock()
 	a.answers.refusals = append(a.answers.refusals, refusal{
 		after:   a.submitted + uint64(len(a.batches)),
-		bytes:   len(b.Run),
-		Verdict: wire.Verdict{Binding: b.Binding, Sequence: b.Sequence, Refusal: Refusal(err)},
+		bytes:   b.RunSize(),
+		Verdict: wire.Verdict{Binding: b.Binding, Sequence: b.Sequence, Refusal: Refusal(refused)},
 	})
+	return nil
 }
 
 // answer sends what the message just taken has settled at once: for a lone
@@ -444,6 +498,9 @@ func (a *appendStream) collect() {
 		}
 		if v.Err != nil {
 			out.Refusal = Refusal(v.Err)
+		}
+		for _, p := range v.Parts {
+			out.Parts = append(out.Parts, wire.PartVerdict{First: uint64(p.First), Count: p.Count, Checksum: uint32(p.Checksum), Epoch: uint64(p.Epoch)})
 		}
 		a.message.Verdicts = append(a.message.Verdicts, out)
 		bytes, batches = bytes+int64(v.Tag), batches+1

@@ -149,6 +149,13 @@ var Table = []Row{
 		Means: "The producer was acknowledged batches that the log no longer knows of.", Effect: Nothing,
 		Hint: "Open a producer with another ULID, and look in the log for what had no verdict."},
 
+	{Err: wal.ErrDuplicateLog, Code: codes.InvalidArgument, Reason: "DUPLICATE_LOG", spoken: true,
+		Means: "A batch over several logs names one of them twice.", Effect: Nothing,
+		Hint: "Put all records for a log into one part of the batch."},
+	{Err: wal.ErrNotColocated, Code: codes.FailedPrecondition, Reason: "NOT_COLOCATED", spoken: true,
+		Means: "A batch is over logs that do not have the same colocation key, or have none.", Effect: Nothing,
+		Hint: "Create logs that are appended to together with one colocation_key; options of a log do not change."},
+
 	{Err: wal.ErrLSNAhead, Code: codes.OutOfRange, Reason: "LSN_AHEAD", spoken: true,
 		Means: "An LSN is beyond the log's durable end.", Effect: Nothing,
 		Hint: "The log ends below that LSN. If it was acknowledged once, this is another history: stop and look."},
@@ -333,6 +340,7 @@ func figures(err error) map[string]string {
 		cursor   *wal.CursorConflictError
 		evicted  *wal.CursorLostError
 		large    *records.TooLargeError
+		part     *wal.PartError
 	)
 	switch {
 	case errors.As(err, &loss):
@@ -389,6 +397,13 @@ func figures(err error) map[string]string {
 		out = map[string]string{
 			"record": decimal(uint64(large.Record)), "size": decimal(uint64(large.Size)), "limit": decimal(uint64(large.Limit)),
 		}
+	}
+	// Of a batch over several logs the figures say which, whatever else they say.
+	if errors.As(err, &part) {
+		if out == nil {
+			out = make(map[string]string, 1)
+		}
+		out["log"] = part.Log
 	}
 	return out
 }

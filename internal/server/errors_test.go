@@ -138,6 +138,8 @@ func TestFigures(t *testing.T) {
 		{&wal.DataLossError{Log: "l"}, "map[log:l]"},
 		{fmt.Errorf("%w: %w", wal.ErrTooLarge, &records.TooLargeError{Record: 3, Size: 9, Limit: 5}), "map[limit:5 record:3 size:9]"},
 		{&wal.RateError{Log: "l", Rate: 2048, After: time.Second}, "map[log:l rate_bytes:2048]"},
+		{&wal.PartError{Log: "p", Err: &wal.MismatchError{Log: "p", Expected: 9, Next: 5}}, "map[expected_lsn:9 log:p next_lsn:5]"},
+		{&wal.PartError{Log: "p", Err: wal.ErrQuota}, "map[log:p]"},
 		{wal.ErrFull, "map[]"},
 	} {
 		if got := fmt.Sprint(figures(fmt.Errorf("wrapped: %w", tc.err))); got != tc.want {
@@ -200,7 +202,7 @@ func TestEveryLimitIsAdvertisedOrIsNobodysBusiness(t *testing.T) {
 	inside := []string{
 		"BlockSize", "SegmentHeaderSize", "FrameHeaderSize", "DefaultSegmentSize", "MinSegmentSize", "MaxSegmentSize",
 		"MaxFrameSize", "MaxDirectorySize", "MaxBlocksPerFrame", "MaxSealSize", "MaxSegments", "MaxSpares", "MaxLostRanges",
-		"TargetBlockSize", "FrameFullSize", "MaxCommandsPerFrame", "MaxOpenSegments", "OpenSegmentIdle", "LoneFrameSize", "DirectWriteSize",
+		"TargetBlockSize", "FrameFullSize", "FrameFullCommands", "MaxCommandsPerFrame", "MaxOpenSegments", "OpenSegmentIdle", "LoneFrameSize", "DirectWriteSize",
 		// Of a repair, of the listener for operators, and of certifying disks.
 		"MaxLostRanges", "AdminTimeout", "MaxAdminHeaderBytes", "MaxScrapes", "MaxWitnessLine", "MaxWitnessRuns", "MaxWitnessConnections",
 	}

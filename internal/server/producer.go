@@ -39,5 +39,6 @@ func (s appendService) Resolve(ctx context.Context, req *walsvcv1.ResolveRequest
 	return &walsvcv1.ResolveResponse{
 		Outcome: outcomes[r.Outcome], FirstLsn: uint64(r.First), Count: r.Count, LogChecksum: uint32(r.Checksum), Epoch: uint64(r.Epoch),
 		LastSequence: r.Producer.LastSequence, Incarnation: r.Producer.Incarnation, Log: logOf(r.Log),
+		Parts: appendedParts(r.Parts),
 	}, nil
 }

@@ -11,7 +11,7 @@ import (
 	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
 )
 
-// Field numbers of AppendStreamRequest and Batch.
+// Field numbers of AppendStreamRequest, Batch and Part.
 const (
 	requestBinds   protowire.Number = 1
 	requestResets  protowire.Number = 2
@@ -21,6 +21,11 @@ const (
 	batchSequence protowire.Number = 2
 	batchExpected protowire.Number = 3
 	batchRecords  protowire.Number = 4
+	batchParts    protowire.Number = 5
+
+	partBinding  protowire.Number = 1
+	partExpected protowire.Number = 2
+	partRecords  protowire.Number = 3
 )
 
 // AppendRequest is an AppendStreamRequest. The zero value is an empty message,
@@ -44,6 +49,16 @@ type Batch struct {
 	// Buffer is what Run lies in, if it is to be sent by reference; nil to copy,
 	// and in messages that were read.
 	Buffer *Buffer
+	// Parts are what the batch appends to further logs.
+	Parts []Part
+}
+
+// Part is a Part of a Batch. Its fields are as the batch's.
+type Part struct {
+	Binding  uint32
+	Expected uint64
+	Run      []byte
+	Buffer   *Buffer
 }
 
 // Reset empties the message for another one and keeps its capacity. It releases
@@ -143,28 +158,85 @@ func (t *Batch) read(b []byte) (err error) {
 		case f.is(batchExpected, protowire.VarintType):
 			t.Expected = f.value
 		case f.is(batchRecords, protowire.BytesType):
-			if len(t.Run)+len(f.bytes) > limits.MaxBatchSize {
-				return fmt.Errorf("%w: over %d bytes of records", ErrTooMany, limits.MaxBatchSize)
+			if t.Run, err = joinRun(t.Run, f.bytes, &pieces); err != nil {
+				return err
 			}
-			t.Run = join(t.Run, f.bytes, &pieces)
+		case f.is(batchParts, protowire.BytesType):
+			if len(t.Parts) == limits.MaxBatchLogs-1 {
+				return fmt.Errorf("%w: over %d logs", ErrTooMany, limits.MaxBatchLogs)
+			}
+			t.Parts = append(t.Parts, Part{})
+			if err := t.Parts[len(t.Parts)-1].read(f.bytes); err != nil {
+				return fmt.Errorf("part %d: %w", len(t.Parts)-1, err)
+			}
 		}
 	}
 	return nil
 }
 
-// head is the size of the batch without its run.
-func (t *Batch) head() int {
-	n := sizeUint(uint64(t.Binding)) + sizeUint(t.Sequence) + sizeUint(t.Expected)
-	if len(t.Run) > 0 {
-		n += sizeLength(len(t.Run)) - len(t.Run)
+func (p *Part) read(b []byte) (err error) {
+	var f field
+	var pieces joint
+	for len(b) > 0 {
+		if b, err = next(b, &f); err != nil {
+			return err
+		}
+		switch {
+		case f.is(partBinding, protowire.VarintType):
+			p.Binding = uint32(f.value)
+		case f.is(partExpected, protowire.VarintType):
+			p.Expected = f.value
+		case f.is(partRecords, protowire.BytesType):
+			if p.Run, err = joinRun(p.Run, f.bytes, &pieces); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// joinRun is join within the bound of a run.
+func joinRun(run, more []byte, pieces *joint) ([]byte, error) {
+	if len(run)+len(more) > limits.MaxBatchSize {
+		return nil, fmt.Errorf("%w: over %d bytes of records", ErrTooMany, limits.MaxBatchSize)
+	}
+	return join(run, more, pieces), nil
+}
+
+// body is the size of the batch without what precedes it in a message.
+func (t *Batch) body() int {
+	n := sizeUint(uint64(t.Binding)) + sizeUint(t.Sequence) + sizeUint(t.Expected) + sizeRun(t.Run)
+	for i := range t.Parts {
+		n += sizeLength(t.Parts[i].body())
 	}
 	return n
 }
 
-// Size returns the encoded size of the batch within a message, in bytes.
-func (t *Batch) Size() int { return sizeLength(t.head() + len(t.Run)) }
+func (p *Part) body() int {
+	return sizeUint(uint64(p.Binding)) + sizeUint(p.Expected) + sizeRun(p.Run)
+}
 
-func (t *Batch) byReference() bool { return t.Buffer != nil && len(t.Run) > inlineSize }
+// sizeRun is the size of a field of records, which is left out if there are none.
+func sizeRun(run []byte) int {
+	if len(run) == 0 {
+		return 0
+	}
+	return sizeLength(len(run))
+}
+
+// Size returns the encoded size of the batch within a message, in bytes.
+func (t *Batch) Size() int { return sizeLength(t.body()) }
+
+// RunSize returns the size of the batch's records in all logs, in bytes.
+func (t *Batch) RunSize() int {
+	n := len(t.Run)
+	for i := range t.Parts {
+		n += len(t.Parts[i].Run)
+	}
+	return n
+}
+
+func byReference(run []byte, buffer *Buffer) bool { return buffer != nil && len(run) > inlineSize }
 
 // marshal implements message. What is not sent by reference lies in one buffer,
 // of which the message is views with the runs in between.
@@ -173,9 +245,15 @@ func (r *AppendRequest) marshal() (mem.BufferSlice, error) {
 	for i := range r.Batches {
 		t := &r.Batches[i]
 		size += t.Size()
-		if t.byReference() {
+		if byReference(t.Run, t.Buffer) {
 			size -= len(t.Run)
 			pieces += 2
+		}
+		for k := range t.Parts {
+			if p := &t.Parts[k]; byReference(p.Run, p.Buffer) {
+				size -= len(p.Run)
+				pieces += 2
+			}
 		}
 	}
 	var packed int
@@ -208,7 +286,11 @@ func (r *AppendRequest) marshal() (mem.BufferSlice, error) {
 	}
 	if pieces == 1 {
 		for i := range r.Batches {
-			b = append(r.Batches[i].appendHead(b), r.Batches[i].Run...)
+			t := &r.Batches[i]
+			b = append(t.appendHead(b), t.Run...)
+			for k := range t.Parts {
+				b = append(t.Parts[k].appendHead(b), t.Parts[k].Run...)
+			}
 		}
 		*memory = b
 		return mem.BufferSlice{mem.NewBuffer(memory, pool)}, nil
@@ -217,15 +299,23 @@ func (r *AppendRequest) marshal() (mem.BufferSlice, error) {
 	whole := mem.NewBuffer(memory, pool)
 	out := make(mem.BufferSlice, 0, pieces)
 	from := 0
+	put := func(run []byte, buffer *Buffer) {
+		if !byReference(run, buffer) {
+			b = append(b, run...)
+			return
+		}
+		out = append(out, whole.Slice(from, len(b)), buffer.reference(run))
+		from = len(b)
+	}
 	for i := range r.Batches {
 		t := &r.Batches[i]
 		b = t.appendHead(b)
-		if !t.byReference() {
-			b = append(b, t.Run...)
-			continue
+		put(t.Run, t.Buffer)
+		for k := range t.Parts {
+			p := &t.Parts[k]
+			b = p.appendHead(b)
+			put(p.Run, p.Buffer)
 		}
-		out = append(out, whole.Slice(from, len(b)), t.Buffer.reference(t.Run))
-		from = len(b)
 	}
 	if from < len(b) {
 		out = append(out, whole.Slice(from, len(b)))
@@ -234,13 +324,25 @@ func (r *AppendRequest) marshal() (mem.BufferSlice, error) {
 	return out, nil
 }
 
+// appendHead appends what precedes the batch's run.
 func (t *Batch) appendHead(b []byte) []byte {
-	b = appendLength(b, requestBatches, t.head()+len(t.Run))
+	b = appendLength(b, requestBatches, t.body())
 	b = appendUint(b, batchBinding, uint64(t.Binding))
 	b = appendUint(b, batchSequence, t.Sequence)
 	b = appendUint(b, batchExpected, t.Expected)
 	if len(t.Run) > 0 {
 		b = appendLength(b, batchRecords, len(t.Run))
+	}
+	return b
+}
+
+// appendHead appends what precedes the part's run.
+func (p *Part) appendHead(b []byte) []byte {
+	b = appendLength(b, batchParts, p.body())
+	b = appendUint(b, partBinding, uint64(p.Binding))
+	b = appendUint(b, partExpected, p.Expected)
+	if len(p.Run) > 0 {
+		b = appendLength(b, partRecords, len(p.Run))
 	}
 	return b
 }

@@ -52,6 +52,9 @@ func runsAreRuns(m message) bool {
 	case *AppendRequest:
 		for i := range m.Batches {
 			runs = append(runs, m.Batches[i].Run)
+			for _, p := range m.Batches[i].Parts {
+				runs = append(runs, p.Run)
+			}
 		}
 	case *ReplayResponse:
 		runs = append(runs, m.Run)
@@ -70,6 +73,8 @@ func FuzzAppendRequest(f *testing.F) {
 		{Binds: []*walsvcv1.Bind{{Binding: 1, Log: "orders", Claim: &walsvcv1.Claim{Lsn: 7, LogChecksum: 9}}}},
 		{Resets: []uint32{1, 300}},
 		{Batches: []*walsvcv1.Batch{{Binding: 1, Sequence: 2, ExpectedLsn: 3, Records: &walsvcv1.Records{Record: [][]byte{[]byte("a"), nil}}}}},
+		{Batches: []*walsvcv1.Batch{{Binding: 1, Records: &walsvcv1.Records{Record: [][]byte{nil}}, Parts: []*walsvcv1.Part{
+			{Binding: 2, ExpectedLsn: 7, Records: &walsvcv1.Records{Record: [][]byte{[]byte("b")}}}, {Binding: 3}}}}},
 	} {
 		f.Add(encode(f, m))
 	}
@@ -98,6 +103,7 @@ func FuzzAppendResponse(f *testing.F) {
 		{Credit: &walsvcv1.Credit{Bytes: 1 << 24, Batches: 8192}},
 		{Bounds: []*walsvcv1.Bound{{Binding: 1, LastSequence: 9, Log: &walsvcv1.Log{Name: "orders", Epoch: 1}}}},
 		{Verdicts: []*walsvcv1.Verdict{{Binding: 1, Sequence: 2, FirstLsn: 3, Count: 4, LogChecksum: 5, Epoch: 6, Repeated: true}}, Draining: true},
+		{Verdicts: []*walsvcv1.Verdict{{Binding: 1, FirstLsn: 3, Parts: []*walsvcv1.PartVerdict{{FirstLsn: 7, Count: 1, LogChecksum: 8, Epoch: 9}, {}}}}},
 		{Verdicts: []*walsvcv1.Verdict{{Binding: 1, Refusal: &walsvcv1.Refusal{Code: 9, Reason: "FENCED", Metadata: map[string]string{"epoch": "2"}}}}},
 	} {
 		f.Add(encode(f, m))
@@ -158,9 +164,19 @@ func known(m proto.Message) {
 		if m.Records != nil {
 			known(m.Records)
 		}
+		for _, p := range m.Parts {
+			known(p)
+		}
+	case *walsvcv1.Part:
+		if m.Records != nil {
+			known(m.Records)
+		}
 	case *walsvcv1.AppendStreamResponse:
 		for _, v := range m.Verdicts {
 			known(v)
+			for _, p := range v.Parts {
+				known(p)
+			}
 		}
 	case *walsvcv1.ReplayResponse:
 		if m.Block != nil {

@@ -11,7 +11,7 @@ import (
 	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
 )
 
-// Field numbers of AppendStreamResponse and Verdict.
+// Field numbers of AppendStreamResponse, Verdict and PartVerdict.
 const (
 	responseCredit   protowire.Number = 1
 	responseBounds   protowire.Number = 2
@@ -26,6 +26,12 @@ const (
 	verdictEpoch    protowire.Number = 6
 	verdictRepeated protowire.Number = 7
 	verdictRefusal  protowire.Number = 8
+	verdictParts    protowire.Number = 9
+
+	partVerdictFirst    protowire.Number = 1
+	partVerdictCount    protowire.Number = 2
+	partVerdictChecksum protowire.Number = 3
+	partVerdictEpoch    protowire.Number = 4
 )
 
 // AppendResponse is an AppendStreamResponse. It aliases nothing, so there is
@@ -47,6 +53,15 @@ type Verdict struct {
 	Checksum uint32 // log_checksum
 	Repeated bool
 	Refusal  *walsvcv1.Refusal // nil if appended
+	Parts    []PartVerdict
+}
+
+// PartVerdict is a PartVerdict.
+type PartVerdict struct {
+	First    uint64 // first_lsn
+	Epoch    uint64
+	Count    uint32
+	Checksum uint32 // log_checksum
 }
 
 // Reset empties the message for another one and keeps its capacity.
@@ -129,9 +144,41 @@ func (v *Verdict) read(b []byte) (err error) {
 			if v.Refusal, err = merge(v.Refusal, f.bytes); err != nil {
 				return fmt.Errorf("refusal: %w", err)
 			}
+		case f.is(verdictParts, protowire.BytesType):
+			if len(v.Parts) == limits.MaxBatchLogs-1 {
+				return fmt.Errorf("%w: over %d logs", ErrTooMany, limits.MaxBatchLogs)
+			}
+			v.Parts = append(v.Parts, PartVerdict{})
+			if err := v.Parts[len(v.Parts)-1].read(f.bytes); err != nil {
+				return fmt.Errorf("part %d: %w", len(v.Parts)-1, err)
+			}
 		}
 	}
 	return nil
+}
+
+func (p *PartVerdict) read(b []byte) (err error) {
+	var f field
+	for len(b) > 0 {
+		if b, err = next(b, &f); err != nil {
+			return err
+		}
+		switch {
+		case f.is(partVerdictFirst, protowire.VarintType):
+			p.First = f.value
+		case f.is(partVerdictCount, protowire.VarintType):
+			p.Count = uint32(f.value)
+		case f.is(partVerdictChecksum, protowire.Fixed32Type):
+			p.Checksum = uint32(f.value)
+		case f.is(partVerdictEpoch, protowire.VarintType):
+			p.Epoch = f.value
+		}
+	}
+	return nil
+}
+
+func (p *PartVerdict) size() int {
+	return sizeUint(p.First) + sizeUint(uint64(p.Count)) + sizeFixed32(p.Checksum) + sizeUint(p.Epoch)
 }
 
 func (v *Verdict) size() int {
@@ -139,6 +186,9 @@ func (v *Verdict) size() int {
 		sizeFixed32(v.Checksum) + sizeUint(v.Epoch) + sizeBool(v.Repeated)
 	if v.Refusal != nil {
 		n += sizeLength(proto.Size(v.Refusal))
+	}
+	for i := range v.Parts {
+		n += sizeLength(v.Parts[i].size())
 	}
 	return n
 }
@@ -191,6 +241,14 @@ func (r *AppendResponse) write(b []byte) (_ []byte, err error) {
 			if b, err = appendMessage(b, verdictRefusal, v.Refusal, proto.Size(v.Refusal)); err != nil {
 				return nil, err
 			}
+		}
+		for i := range v.Parts {
+			p := &v.Parts[i]
+			b = appendLength(b, verdictParts, p.size())
+			b = appendUint(b, partVerdictFirst, p.First)
+			b = appendUint(b, partVerdictCount, uint64(p.Count))
+			b = appendFixed32(b, partVerdictChecksum, p.Checksum)
+			b = appendUint(b, partVerdictEpoch, p.Epoch)
 		}
 	}
 	return appendBool(b, responseDraining, r.Draining), nil

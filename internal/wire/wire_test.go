@@ -86,6 +86,9 @@ var (
 			Metadata: rapid.MapOfN(someText, someText, 0, 3).Draw(t, "metadata"),
 		}
 	})
+	somePart = rapid.Custom(func(t *rapid.T) *walsvcv1.Part {
+		return &walsvcv1.Part{Binding: someUint32.Draw(t, "binding"), ExpectedLsn: someUint64.Draw(t, "expected"), Records: someRecords.Draw(t, "records")}
+	})
 	someRequest = rapid.Custom(func(t *rapid.T) *walsvcv1.AppendStreamRequest {
 		return &walsvcv1.AppendStreamRequest{
 			Binds: rapid.SliceOfN(rapid.Custom(func(t *rapid.T) *walsvcv1.Bind {
@@ -99,6 +102,7 @@ var (
 				return &walsvcv1.Batch{
 					Binding: someUint32.Draw(t, "binding"), Sequence: someUint64.Draw(t, "sequence"),
 					ExpectedLsn: someUint64.Draw(t, "expected"), Records: someRecords.Draw(t, "records"),
+					Parts: rapid.SliceOfN(somePart, 0, 3).Draw(t, "parts"),
 				}
 			}), 0, 5).Draw(t, "batches"),
 		}
@@ -120,6 +124,11 @@ var (
 			if rapid.Bool().Draw(t, "refused") {
 				v.Refusal = someRefusal.Draw(t, "refusal")
 			}
+			v.Parts = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) *walsvcv1.PartVerdict {
+				return &walsvcv1.PartVerdict{
+					FirstLsn: someUint64.Draw(t, "first"), Count: someUint32.Draw(t, "count"), LogChecksum: someUint32.Draw(t, "checksum"), Epoch: someUint64.Draw(t, "epoch"),
+				}
+			}), 0, 3).Draw(t, "parts")
 			return v
 		}), 0, 6).Draw(t, "verdicts")
 		return m
@@ -144,9 +153,13 @@ func (r *AppendRequest) generated(t testing.TB) *walsvcv1.AppendStreamRequest {
 	m := &walsvcv1.AppendStreamRequest{Binds: r.Binds, Resets: r.Resets}
 	for i := range r.Batches {
 		b := &r.Batches[i]
-		m.Batches = append(m.Batches, &walsvcv1.Batch{
+		batch := &walsvcv1.Batch{
 			Binding: b.Binding, Sequence: b.Sequence, ExpectedLsn: b.Expected, Records: &walsvcv1.Records{Record: split(t, b.Run)},
-		})
+		}
+		for _, p := range b.Parts {
+			batch.Parts = append(batch.Parts, &walsvcv1.Part{Binding: p.Binding, ExpectedLsn: p.Expected, Records: &walsvcv1.Records{Record: split(t, p.Run)}})
+		}
+		m.Batches = append(m.Batches, batch)
 	}
 	return m
 }
@@ -155,10 +168,14 @@ func (r *AppendResponse) generated() *walsvcv1.AppendStreamResponse {
 	m := &walsvcv1.AppendStreamResponse{Credit: r.Credit, Bounds: r.Bounds, Draining: r.Draining}
 	for i := range r.Verdicts {
 		v := &r.Verdicts[i]
-		m.Verdicts = append(m.Verdicts, &walsvcv1.Verdict{
+		verdict := &walsvcv1.Verdict{
 			Binding: v.Binding, Sequence: v.Sequence, FirstLsn: v.First, Count: v.Count, LogChecksum: v.Checksum,
 			Epoch: v.Epoch, Repeated: v.Repeated, Refusal: v.Refusal,
-		})
+		}
+		for _, p := range v.Parts {
+			verdict.Parts = append(verdict.Parts, &walsvcv1.PartVerdict{FirstLsn: p.First, Count: p.Count, LogChecksum: p.Checksum, Epoch: p.Epoch})
+		}
+		m.Verdicts = append(m.Verdicts, verdict)
 	}
 	return m
 }
@@ -184,6 +201,11 @@ func normal[M proto.Message](m M) M {
 		for _, b := range m.Batches {
 			if b.Records == nil {
 				b.Records = &walsvcv1.Records{}
+			}
+			for _, p := range b.Parts {
+				if p.Records == nil {
+					p.Records = &walsvcv1.Records{}
+				}
 			}
 		}
 	case *walsvcv1.ReplayResponse:
@@ -217,11 +239,20 @@ func TestRequestIsTheGeneratedOne(t *testing.T) {
 		var held []*Buffer
 		for _, b := range want.Batches {
 			batch := Batch{Binding: b.Binding, Sequence: b.Sequence, Expected: b.ExpectedLsn, Run: run(b.Records.GetRecord())}
-			if rapid.Bool().Draw(r, "by reference") {
-				batch.Buffer = NewBuffer(len(batch.Run))
-				batch.Buffer.Data = append(batch.Buffer.Data, batch.Run...)
-				batch.Run = batch.Buffer.Data
-				held = append(held, batch.Buffer)
+			hold := func(run *[]byte, buffer **Buffer) {
+				if !rapid.Bool().Draw(r, "by reference") {
+					return
+				}
+				*buffer = NewBuffer(len(*run))
+				(*buffer).Data = append((*buffer).Data, *run...)
+				*run = (*buffer).Data
+				held = append(held, *buffer)
+			}
+			hold(&batch.Run, &batch.Buffer)
+			for _, p := range b.Parts {
+				part := Part{Binding: p.Binding, Expected: p.ExpectedLsn, Run: run(p.Records.GetRecord())}
+				hold(&part.Run, &part.Buffer)
+				batch.Parts = append(batch.Parts, part)
 			}
 			out.Batches = append(out.Batches, batch)
 		}
@@ -303,6 +334,11 @@ func TestBoundsAreCheckedFirst(t *testing.T) {
 		{"a packed reset too many", appendPacked(limits.MaxBindingsPerStream + 1), new(AppendRequest), ErrTooMany},
 		{"a run too large", appendRun(limits.MaxBatchSize + 1), new(AppendRequest), ErrTooMany},
 		{"a run as large as allowed", appendRun(limits.MaxBatchSize), new(AppendRequest), nil},
+		{"as many logs as allowed", batchOf(bytes.Repeat([]byte{0x2a, 0x00}, limits.MaxBatchLogs-1)), new(AppendRequest), nil},
+		{"a log too many", batchOf(bytes.Repeat([]byte{0x2a, 0x00}, limits.MaxBatchLogs)), new(AppendRequest), ErrTooMany},
+		{"a part's run too large", encodeBatch(Batch{Parts: []Part{{Run: make([]byte, limits.MaxBatchSize+1)}}}), new(AppendRequest), ErrTooMany},
+		{"a part beyond the end", batchOf([]byte{0x2a, 0x05}), new(AppendRequest), ErrMalformed},
+		{"a part too many in a verdict", append(appendLength(nil, responseVerdicts, 2*limits.MaxBatchLogs), bytes.Repeat([]byte{0x4a, 0x00}, limits.MaxBatchLogs)...), new(AppendResponse), ErrTooMany},
 		{"a verdict too many", batches(limits.StreamCreditBatches + 1), new(AppendResponse), ErrTooMany},
 		{"a bound too many", bytes.Repeat([]byte{0x12, 0x00}, limits.MaxBindingsPerStream+1), new(AppendResponse), ErrTooMany},
 		{"a block that opens to too much", []byte{0x22, 0x05, 0x18, 0xff, 0xff, 0xff, 0x7f}, new(ReplayResponse), ErrTooMany},
@@ -330,7 +366,13 @@ func appendRun(n int) []byte {
 	return encodeBatch(Batch{Binding: 1, Run: make([]byte, n)})
 }
 
-func encodeBatch(b Batch) []byte { return append(b.appendHead(nil), b.Run...) }
+func encodeBatch(b Batch) []byte {
+	out := append(b.appendHead(nil), b.Run...)
+	for i := range b.Parts {
+		out = append(b.Parts[i].appendHead(out), b.Parts[i].Run...)
+	}
+	return out
+}
 
 func TestRepeatedRecordsFieldsAreOneRun(t *testing.T) {
 	one, two := run([][]byte{[]byte("one")}), run([][]byte{[]byte("two"), nil})

@@ -125,7 +125,8 @@ func (x *Records) GetRecord() [][]byte {
 	return nil
 }
 
-// Batch is records appended together: all or none become durable.
+// Batch is records appended together: all or none become durable, and are seen
+// together.
 type Batch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// binding is the stream's number for the log, from a Bind in this stream.
@@ -140,7 +141,13 @@ type Batch struct {
 	// else the verdict is a refusal with reason LSN_MISMATCH.
 	ExpectedLsn uint64 `protobuf:"varint,3,opt,name=expected_lsn,json=expectedLsn,proto3" json:"expected_lsn,omitempty"`
 	// records are 1 to 65,536 records of at most 8 MiB together.
-	Records       *Records `protobuf:"bytes,4,opt,name=records,proto3" json:"records,omitempty"`
+	Records *Records `protobuf:"bytes,4,opt,name=records,proto3" json:"records,omitempty"`
+	// parts are what the batch appends to further logs, each another one, at most 15,
+	// with all records of the batch within its 8 MiB. The batch's own log is its lead:
+	// that one's producer and sequence count for all of it, and a repeat has the same
+	// parts in the same order. All logs have the same colocation key, which is not
+	// empty: else NOT_COLOCATED.
+	Parts         []*Part `protobuf:"bytes,5,rep,name=parts,proto3" json:"parts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -203,6 +210,79 @@ func (x *Batch) GetRecords() *Records {
 	return nil
 }
 
+func (x *Batch) GetParts() []*Part {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+// Part is what a batch appends to a log besides its lead. A refusal of one is that
+// of the batch, and names the log.
+type Part struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// binding is the stream's number for the log. If it was bound with a producer,
+	// that counts no batch here, and is refused when it is superseded or retired.
+	Binding uint32 `protobuf:"varint,1,opt,name=binding,proto3" json:"binding,omitempty"`
+	// expected_lsn, if not 0, must be the LSN the part's first record gets.
+	ExpectedLsn uint64 `protobuf:"varint,2,opt,name=expected_lsn,json=expectedLsn,proto3" json:"expected_lsn,omitempty"`
+	// records are as those of a batch.
+	Records       *Records `protobuf:"bytes,3,opt,name=records,proto3" json:"records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Part) Reset() {
+	*x = Part{}
+	mi := &file_walsvc_v1_append_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Part) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Part) ProtoMessage() {}
+
+func (x *Part) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_append_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Part.ProtoReflect.Descriptor instead.
+func (*Part) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Part) GetBinding() uint32 {
+	if x != nil {
+		return x.Binding
+	}
+	return 0
+}
+
+func (x *Part) GetExpectedLsn() uint64 {
+	if x != nil {
+		return x.ExpectedLsn
+	}
+	return 0
+}
+
+func (x *Part) GetRecords() *Records {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
 // Claim is what a client was last acknowledged. The service proves that it has
 // exactly that, or answers DATA_LOSS.
 type Claim struct {
@@ -221,7 +301,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[2]
+	mi := &file_walsvc_v1_append_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -233,7 +313,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[2]
+	mi := &file_walsvc_v1_append_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -246,7 +326,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{2}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Claim) GetLogId() string {
@@ -303,7 +383,7 @@ type Bind struct {
 
 func (x *Bind) Reset() {
 	*x = Bind{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[3]
+	mi := &file_walsvc_v1_append_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -315,7 +395,7 @@ func (x *Bind) String() string {
 func (*Bind) ProtoMessage() {}
 
 func (x *Bind) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[3]
+	mi := &file_walsvc_v1_append_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -328,7 +408,7 @@ func (x *Bind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bind.ProtoReflect.Descriptor instead.
 func (*Bind) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{3}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Bind) GetBinding() uint32 {
@@ -390,7 +470,7 @@ type Bound struct {
 
 func (x *Bound) Reset() {
 	*x = Bound{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[4]
+	mi := &file_walsvc_v1_append_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +482,7 @@ func (x *Bound) String() string {
 func (*Bound) ProtoMessage() {}
 
 func (x *Bound) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[4]
+	mi := &file_walsvc_v1_append_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +495,7 @@ func (x *Bound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bound.ProtoReflect.Descriptor instead.
 func (*Bound) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{4}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Bound) GetBinding() uint32 {
@@ -462,7 +542,7 @@ type AppendStreamRequest struct {
 
 func (x *AppendStreamRequest) Reset() {
 	*x = AppendStreamRequest{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[5]
+	mi := &file_walsvc_v1_append_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -474,7 +554,7 @@ func (x *AppendStreamRequest) String() string {
 func (*AppendStreamRequest) ProtoMessage() {}
 
 func (x *AppendStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[5]
+	mi := &file_walsvc_v1_append_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -487,7 +567,7 @@ func (x *AppendStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendStreamRequest.ProtoReflect.Descriptor instead.
 func (*AppendStreamRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{5}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AppendStreamRequest) GetBinds() []*Bind {
@@ -529,7 +609,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[6]
+	mi := &file_walsvc_v1_append_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -541,7 +621,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[6]
+	mi := &file_walsvc_v1_append_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -554,7 +634,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{6}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Refusal) GetCode() int32 {
@@ -603,15 +683,19 @@ type Verdict struct {
 	// repeated is true if the batch had been appended before.
 	Repeated bool `protobuf:"varint,7,opt,name=repeated,proto3" json:"repeated,omitempty"`
 	// refusal, if set: not appended, and later batches of this binding are
-	// refused with AFTER_REFUSAL until it is reset.
-	Refusal       *Refusal `protobuf:"bytes,8,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	// refused with AFTER_REFUSAL until it is reset. Of a batch with parts, those of
+	// all its bindings are, each until it is reset itself.
+	Refusal *Refusal `protobuf:"bytes,8,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	// parts are those of the batch, in its order; none if it was refused, or repeated
+	// and no longer known.
+	Parts         []*PartVerdict `protobuf:"bytes,9,rep,name=parts,proto3" json:"parts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[7]
+	mi := &file_walsvc_v1_append_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -623,7 +707,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[7]
+	mi := &file_walsvc_v1_append_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -636,7 +720,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{7}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Verdict) GetBinding() uint32 {
@@ -695,6 +779,86 @@ func (x *Verdict) GetRefusal() *Refusal {
 	return nil
 }
 
+func (x *Verdict) GetParts() []*PartVerdict {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+// PartVerdict says where a part of a batch is.
+type PartVerdict struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// first_lsn of the part.
+	FirstLsn uint64 `protobuf:"varint,1,opt,name=first_lsn,json=firstLsn,proto3" json:"first_lsn,omitempty"`
+	// count of its records.
+	Count uint32 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	// log_checksum behind its last record.
+	LogChecksum uint32 `protobuf:"fixed32,3,opt,name=log_checksum,json=logChecksum,proto3" json:"log_checksum,omitempty"`
+	// epoch it was appended in.
+	Epoch         uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PartVerdict) Reset() {
+	*x = PartVerdict{}
+	mi := &file_walsvc_v1_append_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PartVerdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PartVerdict) ProtoMessage() {}
+
+func (x *PartVerdict) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_append_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PartVerdict.ProtoReflect.Descriptor instead.
+func (*PartVerdict) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PartVerdict) GetFirstLsn() uint64 {
+	if x != nil {
+		return x.FirstLsn
+	}
+	return 0
+}
+
+func (x *PartVerdict) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *PartVerdict) GetLogChecksum() uint32 {
+	if x != nil {
+		return x.LogChecksum
+	}
+	return 0
+}
+
+func (x *PartVerdict) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 // Credit is what a stream may have unacknowledged. The client waits rather
 // than exceed it; the service ends a stream that does with
 // RESOURCE_EXHAUSTED/CREDIT_EXCEEDED.
@@ -710,7 +874,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[8]
+	mi := &file_walsvc_v1_append_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +886,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[8]
+	mi := &file_walsvc_v1_append_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +899,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{8}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Credit) GetBytes() uint64 {
@@ -770,7 +934,7 @@ type AppendStreamResponse struct {
 
 func (x *AppendStreamResponse) Reset() {
 	*x = AppendStreamResponse{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[9]
+	mi := &file_walsvc_v1_append_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -782,7 +946,7 @@ func (x *AppendStreamResponse) String() string {
 func (*AppendStreamResponse) ProtoMessage() {}
 
 func (x *AppendStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[9]
+	mi := &file_walsvc_v1_append_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -795,7 +959,7 @@ func (x *AppendStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendStreamResponse.ProtoReflect.Descriptor instead.
 func (*AppendStreamResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{9}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AppendStreamResponse) GetCredit() *Credit {
@@ -849,7 +1013,7 @@ type OpenProducerRequest struct {
 
 func (x *OpenProducerRequest) Reset() {
 	*x = OpenProducerRequest{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[10]
+	mi := &file_walsvc_v1_append_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -861,7 +1025,7 @@ func (x *OpenProducerRequest) String() string {
 func (*OpenProducerRequest) ProtoMessage() {}
 
 func (x *OpenProducerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[10]
+	mi := &file_walsvc_v1_append_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -874,7 +1038,7 @@ func (x *OpenProducerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenProducerRequest.ProtoReflect.Descriptor instead.
 func (*OpenProducerRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{10}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *OpenProducerRequest) GetLog() string {
@@ -914,7 +1078,7 @@ type OpenProducerResponse struct {
 
 func (x *OpenProducerResponse) Reset() {
 	*x = OpenProducerResponse{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[11]
+	mi := &file_walsvc_v1_append_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +1090,7 @@ func (x *OpenProducerResponse) String() string {
 func (*OpenProducerResponse) ProtoMessage() {}
 
 func (x *OpenProducerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[11]
+	mi := &file_walsvc_v1_append_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1103,7 @@ func (x *OpenProducerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenProducerResponse.ProtoReflect.Descriptor instead.
 func (*OpenProducerResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{11}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *OpenProducerResponse) GetLastSequence() uint64 {
@@ -976,7 +1140,7 @@ type RetireProducerRequest struct {
 
 func (x *RetireProducerRequest) Reset() {
 	*x = RetireProducerRequest{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[12]
+	mi := &file_walsvc_v1_append_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1152,7 @@ func (x *RetireProducerRequest) String() string {
 func (*RetireProducerRequest) ProtoMessage() {}
 
 func (x *RetireProducerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[12]
+	mi := &file_walsvc_v1_append_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1165,7 @@ func (x *RetireProducerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireProducerRequest.ProtoReflect.Descriptor instead.
 func (*RetireProducerRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{12}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RetireProducerRequest) GetLog() string {
@@ -1027,7 +1191,7 @@ type RetireProducerResponse struct {
 
 func (x *RetireProducerResponse) Reset() {
 	*x = RetireProducerResponse{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[13]
+	mi := &file_walsvc_v1_append_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1203,7 @@ func (x *RetireProducerResponse) String() string {
 func (*RetireProducerResponse) ProtoMessage() {}
 
 func (x *RetireProducerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[13]
+	mi := &file_walsvc_v1_append_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1216,7 @@ func (x *RetireProducerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireProducerResponse.ProtoReflect.Descriptor instead.
 func (*RetireProducerResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{13}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{15}
 }
 
 // ResolveRequest names a batch.
@@ -1073,7 +1237,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[14]
+	mi := &file_walsvc_v1_append_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1249,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[14]
+	mi := &file_walsvc_v1_append_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1262,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{14}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ResolveRequest) GetLog() string {
@@ -1147,14 +1311,16 @@ type ResolveResponse struct {
 	// incarnation is the producer's from now on.
 	Incarnation uint64 `protobuf:"varint,7,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	// log as it is now.
-	Log           *Log `protobuf:"bytes,8,opt,name=log,proto3" json:"log,omitempty"`
+	Log *Log `protobuf:"bytes,8,opt,name=log,proto3" json:"log,omitempty"`
+	// parts of the batch, in its order; none unless their positions are still kept.
+	Parts         []*AppendedPart `protobuf:"bytes,9,rep,name=parts,proto3" json:"parts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[15]
+	mi := &file_walsvc_v1_append_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +1332,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[15]
+	mi := &file_walsvc_v1_append_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +1345,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{15}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ResolveResponse) GetOutcome() Outcome {
@@ -1238,6 +1404,13 @@ func (x *ResolveResponse) GetLog() *Log {
 	return nil
 }
 
+func (x *ResolveResponse) GetParts() []*AppendedPart {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
 // AcquireWriterRequest asks for a log's writer.
 type AcquireWriterRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1262,7 +1435,7 @@ type AcquireWriterRequest struct {
 
 func (x *AcquireWriterRequest) Reset() {
 	*x = AcquireWriterRequest{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[16]
+	mi := &file_walsvc_v1_append_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1447,7 @@ func (x *AcquireWriterRequest) String() string {
 func (*AcquireWriterRequest) ProtoMessage() {}
 
 func (x *AcquireWriterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[16]
+	mi := &file_walsvc_v1_append_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1460,7 @@ func (x *AcquireWriterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireWriterRequest.ProtoReflect.Descriptor instead.
 func (*AcquireWriterRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{16}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AcquireWriterRequest) GetLog() string {
@@ -1341,7 +1514,7 @@ type AcquireWriterResponse struct {
 
 func (x *AcquireWriterResponse) Reset() {
 	*x = AcquireWriterResponse{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[17]
+	mi := &file_walsvc_v1_append_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1353,7 +1526,7 @@ func (x *AcquireWriterResponse) String() string {
 func (*AcquireWriterResponse) ProtoMessage() {}
 
 func (x *AcquireWriterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[17]
+	mi := &file_walsvc_v1_append_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1366,7 +1539,7 @@ func (x *AcquireWriterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireWriterResponse.ProtoReflect.Descriptor instead.
 func (*AcquireWriterResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{17}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AcquireWriterResponse) GetLog() *Log {
@@ -1403,7 +1576,7 @@ type ReleaseWriterRequest struct {
 
 func (x *ReleaseWriterRequest) Reset() {
 	*x = ReleaseWriterRequest{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[18]
+	mi := &file_walsvc_v1_append_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1415,7 +1588,7 @@ func (x *ReleaseWriterRequest) String() string {
 func (*ReleaseWriterRequest) ProtoMessage() {}
 
 func (x *ReleaseWriterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[18]
+	mi := &file_walsvc_v1_append_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1428,7 +1601,7 @@ func (x *ReleaseWriterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseWriterRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseWriterRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{18}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReleaseWriterRequest) GetLog() string {
@@ -1456,7 +1629,7 @@ type ReleaseWriterResponse struct {
 
 func (x *ReleaseWriterResponse) Reset() {
 	*x = ReleaseWriterResponse{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[19]
+	mi := &file_walsvc_v1_append_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1641,7 @@ func (x *ReleaseWriterResponse) String() string {
 func (*ReleaseWriterResponse) ProtoMessage() {}
 
 func (x *ReleaseWriterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[19]
+	mi := &file_walsvc_v1_append_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1654,7 @@ func (x *ReleaseWriterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseWriterResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseWriterResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{19}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReleaseWriterResponse) GetLog() *Log {
@@ -1508,14 +1681,16 @@ type AppendRequest struct {
 	// records are 1 to 65,536 records of at most 8 MiB together.
 	Records *Records `protobuf:"bytes,6,opt,name=records,proto3" json:"records,omitempty"`
 	// incarnation is the producer's; see Bind.incarnation.
-	Incarnation   uint64 `protobuf:"varint,7,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation uint64 `protobuf:"varint,7,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// parts are what the batch appends to further logs; see Batch.parts.
+	Parts         []*LogPart `protobuf:"bytes,8,rep,name=parts,proto3" json:"parts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AppendRequest) Reset() {
 	*x = AppendRequest{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[20]
+	mi := &file_walsvc_v1_append_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1527,7 +1702,7 @@ func (x *AppendRequest) String() string {
 func (*AppendRequest) ProtoMessage() {}
 
 func (x *AppendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[20]
+	mi := &file_walsvc_v1_append_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1540,7 +1715,7 @@ func (x *AppendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendRequest.ProtoReflect.Descriptor instead.
 func (*AppendRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{20}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AppendRequest) GetLog() string {
@@ -1592,6 +1767,86 @@ func (x *AppendRequest) GetIncarnation() uint64 {
 	return 0
 }
 
+func (x *AppendRequest) GetParts() []*LogPart {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+// LogPart is what a batch appends to a further log by name; see Part.
+type LogPart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// log is the log's name.
+	Log string `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
+	// expected_lsn, if not 0, must be the LSN the part's first record gets.
+	ExpectedLsn uint64 `protobuf:"varint,2,opt,name=expected_lsn,json=expectedLsn,proto3" json:"expected_lsn,omitempty"`
+	// epoch, if not 0, must be that log's; 0 is for logs without a writer.
+	Epoch uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// records are as those of a batch.
+	Records       *Records `protobuf:"bytes,4,opt,name=records,proto3" json:"records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogPart) Reset() {
+	*x = LogPart{}
+	mi := &file_walsvc_v1_append_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogPart) ProtoMessage() {}
+
+func (x *LogPart) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_append_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogPart.ProtoReflect.Descriptor instead.
+func (*LogPart) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *LogPart) GetLog() string {
+	if x != nil {
+		return x.Log
+	}
+	return ""
+}
+
+func (x *LogPart) GetExpectedLsn() uint64 {
+	if x != nil {
+		return x.ExpectedLsn
+	}
+	return 0
+}
+
+func (x *LogPart) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *LogPart) GetRecords() *Records {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
 // AppendResponse says where the batch is. It is durable.
 type AppendResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1606,14 +1861,16 @@ type AppendResponse struct {
 	// epoch it was appended in.
 	Epoch uint64 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// repeated is true if it had been appended before.
-	Repeated      bool `protobuf:"varint,6,opt,name=repeated,proto3" json:"repeated,omitempty"`
+	Repeated bool `protobuf:"varint,6,opt,name=repeated,proto3" json:"repeated,omitempty"`
+	// parts of the batch, in its order; none if repeated and no longer known.
+	Parts         []*AppendedPart `protobuf:"bytes,7,rep,name=parts,proto3" json:"parts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AppendResponse) Reset() {
 	*x = AppendResponse{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[21]
+	mi := &file_walsvc_v1_append_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +1882,7 @@ func (x *AppendResponse) String() string {
 func (*AppendResponse) ProtoMessage() {}
 
 func (x *AppendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[21]
+	mi := &file_walsvc_v1_append_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +1895,7 @@ func (x *AppendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendResponse.ProtoReflect.Descriptor instead.
 func (*AppendResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{21}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AppendResponse) GetLogId() string {
@@ -1683,18 +1940,121 @@ func (x *AppendResponse) GetRepeated() bool {
 	return false
 }
 
+func (x *AppendResponse) GetParts() []*AppendedPart {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+// AppendedPart says where a part of a batch is.
+type AppendedPart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// log is the log's name; empty, as log_id, if it was deleted since.
+	Log string `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
+	// log_id is the log's ULID.
+	LogId string `protobuf:"bytes,2,opt,name=log_id,json=logId,proto3" json:"log_id,omitempty"`
+	// first_lsn of the part.
+	FirstLsn uint64 `protobuf:"varint,3,opt,name=first_lsn,json=firstLsn,proto3" json:"first_lsn,omitempty"`
+	// count of its records.
+	Count uint32 `protobuf:"varint,4,opt,name=count,proto3" json:"count,omitempty"`
+	// log_checksum behind its last record.
+	LogChecksum uint32 `protobuf:"fixed32,5,opt,name=log_checksum,json=logChecksum,proto3" json:"log_checksum,omitempty"`
+	// epoch it was appended in.
+	Epoch         uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AppendedPart) Reset() {
+	*x = AppendedPart{}
+	mi := &file_walsvc_v1_append_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AppendedPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AppendedPart) ProtoMessage() {}
+
+func (x *AppendedPart) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_append_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AppendedPart.ProtoReflect.Descriptor instead.
+func (*AppendedPart) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *AppendedPart) GetLog() string {
+	if x != nil {
+		return x.Log
+	}
+	return ""
+}
+
+func (x *AppendedPart) GetLogId() string {
+	if x != nil {
+		return x.LogId
+	}
+	return ""
+}
+
+func (x *AppendedPart) GetFirstLsn() uint64 {
+	if x != nil {
+		return x.FirstLsn
+	}
+	return 0
+}
+
+func (x *AppendedPart) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *AppendedPart) GetLogChecksum() uint32 {
+	if x != nil {
+		return x.LogChecksum
+	}
+	return 0
+}
+
+func (x *AppendedPart) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 var File_walsvc_v1_append_proto protoreflect.FileDescriptor
 
 const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\n" +
 	"\x16walsvc/v1/append.proto\x12\twalsvc.v1\x1a\x13walsvc/v1/log.proto\"!\n" +
 	"\aRecords\x12\x16\n" +
-	"\x06record\x18\x01 \x03(\fR\x06record\"\x8e\x01\n" +
+	"\x06record\x18\x01 \x03(\fR\x06record\"\xb5\x01\n" +
 	"\x05Batch\x12\x18\n" +
 	"\abinding\x18\x01 \x01(\rR\abinding\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12!\n" +
 	"\fexpected_lsn\x18\x03 \x01(\x04R\vexpectedLsn\x12,\n" +
-	"\arecords\x18\x04 \x01(\v2\x12.walsvc.v1.RecordsR\arecords\"i\n" +
+	"\arecords\x18\x04 \x01(\v2\x12.walsvc.v1.RecordsR\arecords\x12%\n" +
+	"\x05parts\x18\x05 \x03(\v2\x0f.walsvc.v1.PartR\x05parts\"q\n" +
+	"\x04Part\x12\x18\n" +
+	"\abinding\x18\x01 \x01(\rR\abinding\x12!\n" +
+	"\fexpected_lsn\x18\x02 \x01(\x04R\vexpectedLsn\x12,\n" +
+	"\arecords\x18\x03 \x01(\v2\x12.walsvc.v1.RecordsR\arecords\"i\n" +
 	"\x05Claim\x12\x15\n" +
 	"\x06log_id\x18\x01 \x01(\tR\x05logId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x10\n" +
@@ -1723,7 +2083,7 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\bmetadata\x18\x04 \x03(\v2 .walsvc.v1.Refusal.MetadataEntryR\bmetadata\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf5\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa3\x02\n" +
 	"\aVerdict\x12\x18\n" +
 	"\abinding\x18\x01 \x01(\rR\abinding\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x1b\n" +
@@ -1732,7 +2092,13 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\flog_checksum\x18\x05 \x01(\aR\vlogChecksum\x12\x14\n" +
 	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brepeated\x18\a \x01(\bR\brepeated\x12,\n" +
-	"\arefusal\x18\b \x01(\v2\x12.walsvc.v1.RefusalR\arefusal\"8\n" +
+	"\arefusal\x18\b \x01(\v2\x12.walsvc.v1.RefusalR\arefusal\x12,\n" +
+	"\x05parts\x18\t \x03(\v2\x16.walsvc.v1.PartVerdictR\x05parts\"y\n" +
+	"\vPartVerdict\x12\x1b\n" +
+	"\tfirst_lsn\x18\x01 \x01(\x04R\bfirstLsn\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\x12!\n" +
+	"\flog_checksum\x18\x03 \x01(\aR\vlogChecksum\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"8\n" +
 	"\x06Credit\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x18\n" +
 	"\abatches\x18\x02 \x01(\rR\abatches\"\xb7\x01\n" +
@@ -1757,7 +2123,7 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1a\n" +
 	"\bproducer\x18\x02 \x01(\tR\bproducer\x12\x1a\n" +
 	"\bsequence\x18\x03 \x01(\x04R\bsequence\x12\x14\n" +
-	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"\x94\x02\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"\xc3\x02\n" +
 	"\x0fResolveResponse\x12,\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x12.walsvc.v1.OutcomeR\aoutcome\x12\x1b\n" +
 	"\tfirst_lsn\x18\x02 \x01(\x04R\bfirstLsn\x12\x14\n" +
@@ -1766,7 +2132,8 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12#\n" +
 	"\rlast_sequence\x18\x06 \x01(\x04R\flastSequence\x12 \n" +
 	"\vincarnation\x18\a \x01(\x04R\vincarnation\x12 \n" +
-	"\x03log\x18\b \x01(\v2\x0e.walsvc.v1.LogR\x03log\"\xb5\x01\n" +
+	"\x03log\x18\b \x01(\v2\x0e.walsvc.v1.LogR\x03log\x12-\n" +
+	"\x05parts\x18\t \x03(\v2\x17.walsvc.v1.AppendedPartR\x05parts\"\xb5\x01\n" +
 	"\x14AcquireWriterRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x16\n" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x12*\n" +
@@ -1782,7 +2149,7 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"9\n" +
 	"\x15ReleaseWriterResponse\x12 \n" +
-	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log\"\xe2\x01\n" +
+	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log\"\x8c\x02\n" +
 	"\rAppendRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1a\n" +
 	"\bproducer\x18\x02 \x01(\tR\bproducer\x12\x1a\n" +
@@ -1790,14 +2157,28 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\fexpected_lsn\x18\x04 \x01(\x04R\vexpectedLsn\x12\x14\n" +
 	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12,\n" +
 	"\arecords\x18\x06 \x01(\v2\x12.walsvc.v1.RecordsR\arecords\x12 \n" +
-	"\vincarnation\x18\a \x01(\x04R\vincarnation\"\xaf\x01\n" +
+	"\vincarnation\x18\a \x01(\x04R\vincarnation\x12(\n" +
+	"\x05parts\x18\b \x03(\v2\x12.walsvc.v1.LogPartR\x05parts\"\x82\x01\n" +
+	"\aLogPart\x12\x10\n" +
+	"\x03log\x18\x01 \x01(\tR\x03log\x12!\n" +
+	"\fexpected_lsn\x18\x02 \x01(\x04R\vexpectedLsn\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12,\n" +
+	"\arecords\x18\x04 \x01(\v2\x12.walsvc.v1.RecordsR\arecords\"\xde\x01\n" +
 	"\x0eAppendResponse\x12\x15\n" +
 	"\x06log_id\x18\x01 \x01(\tR\x05logId\x12\x1b\n" +
 	"\tfirst_lsn\x18\x02 \x01(\x04R\bfirstLsn\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\rR\x05count\x12!\n" +
 	"\flog_checksum\x18\x04 \x01(\aR\vlogChecksum\x12\x14\n" +
 	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12\x1a\n" +
-	"\brepeated\x18\x06 \x01(\bR\brepeated*f\n" +
+	"\brepeated\x18\x06 \x01(\bR\brepeated\x12-\n" +
+	"\x05parts\x18\a \x03(\v2\x17.walsvc.v1.AppendedPartR\x05parts\"\xa3\x01\n" +
+	"\fAppendedPart\x12\x10\n" +
+	"\x03log\x18\x01 \x01(\tR\x03log\x12\x15\n" +
+	"\x06log_id\x18\x02 \x01(\tR\x05logId\x12\x1b\n" +
+	"\tfirst_lsn\x18\x03 \x01(\x04R\bfirstLsn\x12\x14\n" +
+	"\x05count\x18\x04 \x01(\rR\x05count\x12!\n" +
+	"\flog_checksum\x18\x05 \x01(\aR\vlogChecksum\x12\x14\n" +
+	"\x05epoch\x18\x06 \x01(\x04R\x05epoch*f\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11OUTCOME_COMMITTED\x10\x01\x12\x17\n" +
@@ -1825,70 +2206,81 @@ func file_walsvc_v1_append_proto_rawDescGZIP() []byte {
 }
 
 var file_walsvc_v1_append_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_walsvc_v1_append_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_walsvc_v1_append_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_walsvc_v1_append_proto_goTypes = []any{
 	(Outcome)(0),                   // 0: walsvc.v1.Outcome
 	(*Records)(nil),                // 1: walsvc.v1.Records
 	(*Batch)(nil),                  // 2: walsvc.v1.Batch
-	(*Claim)(nil),                  // 3: walsvc.v1.Claim
-	(*Bind)(nil),                   // 4: walsvc.v1.Bind
-	(*Bound)(nil),                  // 5: walsvc.v1.Bound
-	(*AppendStreamRequest)(nil),    // 6: walsvc.v1.AppendStreamRequest
-	(*Refusal)(nil),                // 7: walsvc.v1.Refusal
-	(*Verdict)(nil),                // 8: walsvc.v1.Verdict
-	(*Credit)(nil),                 // 9: walsvc.v1.Credit
-	(*AppendStreamResponse)(nil),   // 10: walsvc.v1.AppendStreamResponse
-	(*OpenProducerRequest)(nil),    // 11: walsvc.v1.OpenProducerRequest
-	(*OpenProducerResponse)(nil),   // 12: walsvc.v1.OpenProducerResponse
-	(*RetireProducerRequest)(nil),  // 13: walsvc.v1.RetireProducerRequest
-	(*RetireProducerResponse)(nil), // 14: walsvc.v1.RetireProducerResponse
-	(*ResolveRequest)(nil),         // 15: walsvc.v1.ResolveRequest
-	(*ResolveResponse)(nil),        // 16: walsvc.v1.ResolveResponse
-	(*AcquireWriterRequest)(nil),   // 17: walsvc.v1.AcquireWriterRequest
-	(*AcquireWriterResponse)(nil),  // 18: walsvc.v1.AcquireWriterResponse
-	(*ReleaseWriterRequest)(nil),   // 19: walsvc.v1.ReleaseWriterRequest
-	(*ReleaseWriterResponse)(nil),  // 20: walsvc.v1.ReleaseWriterResponse
-	(*AppendRequest)(nil),          // 21: walsvc.v1.AppendRequest
-	(*AppendResponse)(nil),         // 22: walsvc.v1.AppendResponse
-	nil,                            // 23: walsvc.v1.Refusal.MetadataEntry
-	(*Log)(nil),                    // 24: walsvc.v1.Log
+	(*Part)(nil),                   // 3: walsvc.v1.Part
+	(*Claim)(nil),                  // 4: walsvc.v1.Claim
+	(*Bind)(nil),                   // 5: walsvc.v1.Bind
+	(*Bound)(nil),                  // 6: walsvc.v1.Bound
+	(*AppendStreamRequest)(nil),    // 7: walsvc.v1.AppendStreamRequest
+	(*Refusal)(nil),                // 8: walsvc.v1.Refusal
+	(*Verdict)(nil),                // 9: walsvc.v1.Verdict
+	(*PartVerdict)(nil),            // 10: walsvc.v1.PartVerdict
+	(*Credit)(nil),                 // 11: walsvc.v1.Credit
+	(*AppendStreamResponse)(nil),   // 12: walsvc.v1.AppendStreamResponse
+	(*OpenProducerRequest)(nil),    // 13: walsvc.v1.OpenProducerRequest
+	(*OpenProducerResponse)(nil),   // 14: walsvc.v1.OpenProducerResponse
+	(*RetireProducerRequest)(nil),  // 15: walsvc.v1.RetireProducerRequest
+	(*RetireProducerResponse)(nil), // 16: walsvc.v1.RetireProducerResponse
+	(*ResolveRequest)(nil),         // 17: walsvc.v1.ResolveRequest
+	(*ResolveResponse)(nil),        // 18: walsvc.v1.ResolveResponse
+	(*AcquireWriterRequest)(nil),   // 19: walsvc.v1.AcquireWriterRequest
+	(*AcquireWriterResponse)(nil),  // 20: walsvc.v1.AcquireWriterResponse
+	(*ReleaseWriterRequest)(nil),   // 21: walsvc.v1.ReleaseWriterRequest
+	(*ReleaseWriterResponse)(nil),  // 22: walsvc.v1.ReleaseWriterResponse
+	(*AppendRequest)(nil),          // 23: walsvc.v1.AppendRequest
+	(*LogPart)(nil),                // 24: walsvc.v1.LogPart
+	(*AppendResponse)(nil),         // 25: walsvc.v1.AppendResponse
+	(*AppendedPart)(nil),           // 26: walsvc.v1.AppendedPart
+	nil,                            // 27: walsvc.v1.Refusal.MetadataEntry
+	(*Log)(nil),                    // 28: walsvc.v1.Log
 }
 var file_walsvc_v1_append_proto_depIdxs = []int32{
 	1,  // 0: walsvc.v1.Batch.records:type_name -> walsvc.v1.Records
-	3,  // 1: walsvc.v1.Bind.claim:type_name -> walsvc.v1.Claim
-	24, // 2: walsvc.v1.Bound.log:type_name -> walsvc.v1.Log
-	7,  // 3: walsvc.v1.Bound.refusal:type_name -> walsvc.v1.Refusal
-	4,  // 4: walsvc.v1.AppendStreamRequest.binds:type_name -> walsvc.v1.Bind
-	2,  // 5: walsvc.v1.AppendStreamRequest.batches:type_name -> walsvc.v1.Batch
-	23, // 6: walsvc.v1.Refusal.metadata:type_name -> walsvc.v1.Refusal.MetadataEntry
-	7,  // 7: walsvc.v1.Verdict.refusal:type_name -> walsvc.v1.Refusal
-	9,  // 8: walsvc.v1.AppendStreamResponse.credit:type_name -> walsvc.v1.Credit
-	5,  // 9: walsvc.v1.AppendStreamResponse.bounds:type_name -> walsvc.v1.Bound
-	8,  // 10: walsvc.v1.AppendStreamResponse.verdicts:type_name -> walsvc.v1.Verdict
-	0,  // 11: walsvc.v1.ResolveResponse.outcome:type_name -> walsvc.v1.Outcome
-	24, // 12: walsvc.v1.ResolveResponse.log:type_name -> walsvc.v1.Log
-	24, // 13: walsvc.v1.AcquireWriterResponse.log:type_name -> walsvc.v1.Log
-	24, // 14: walsvc.v1.ReleaseWriterResponse.log:type_name -> walsvc.v1.Log
-	1,  // 15: walsvc.v1.AppendRequest.records:type_name -> walsvc.v1.Records
-	11, // 16: walsvc.v1.AppendService.OpenProducer:input_type -> walsvc.v1.OpenProducerRequest
-	13, // 17: walsvc.v1.AppendService.RetireProducer:input_type -> walsvc.v1.RetireProducerRequest
-	15, // 18: walsvc.v1.AppendService.Resolve:input_type -> walsvc.v1.ResolveRequest
-	17, // 19: walsvc.v1.AppendService.AcquireWriter:input_type -> walsvc.v1.AcquireWriterRequest
-	19, // 20: walsvc.v1.AppendService.ReleaseWriter:input_type -> walsvc.v1.ReleaseWriterRequest
-	6,  // 21: walsvc.v1.AppendService.AppendStream:input_type -> walsvc.v1.AppendStreamRequest
-	21, // 22: walsvc.v1.AppendService.Append:input_type -> walsvc.v1.AppendRequest
-	12, // 23: walsvc.v1.AppendService.OpenProducer:output_type -> walsvc.v1.OpenProducerResponse
-	14, // 24: walsvc.v1.AppendService.RetireProducer:output_type -> walsvc.v1.RetireProducerResponse
-	16, // 25: walsvc.v1.AppendService.Resolve:output_type -> walsvc.v1.ResolveResponse
-	18, // 26: walsvc.v1.AppendService.AcquireWriter:output_type -> walsvc.v1.AcquireWriterResponse
-	20, // 27: walsvc.v1.AppendService.ReleaseWriter:output_type -> walsvc.v1.ReleaseWriterResponse
-	10, // 28: walsvc.v1.AppendService.AppendStream:output_type -> walsvc.v1.AppendStreamResponse
-	22, // 29: walsvc.v1.AppendService.Append:output_type -> walsvc.v1.AppendResponse
-	23, // [23:30] is the sub-list for method output_type
-	16, // [16:23] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	3,  // 1: walsvc.v1.Batch.parts:type_name -> walsvc.v1.Part
+	1,  // 2: walsvc.v1.Part.records:type_name -> walsvc.v1.Records
+	4,  // 3: walsvc.v1.Bind.claim:type_name -> walsvc.v1.Claim
+	28, // 4: walsvc.v1.Bound.log:type_name -> walsvc.v1.Log
+	8,  // 5: walsvc.v1.Bound.refusal:type_name -> walsvc.v1.Refusal
+	5,  // 6: walsvc.v1.AppendStreamRequest.binds:type_name -> walsvc.v1.Bind
+	2,  // 7: walsvc.v1.AppendStreamRequest.batches:type_name -> walsvc.v1.Batch
+	27, // 8: walsvc.v1.Refusal.metadata:type_name -> walsvc.v1.Refusal.MetadataEntry
+	8,  // 9: walsvc.v1.Verdict.refusal:type_name -> walsvc.v1.Refusal
+	10, // 10: walsvc.v1.Verdict.parts:type_name -> walsvc.v1.PartVerdict
+	11, // 11: walsvc.v1.AppendStreamResponse.credit:type_name -> walsvc.v1.Credit
+	6,  // 12: walsvc.v1.AppendStreamResponse.bounds:type_name -> walsvc.v1.Bound
+	9,  // 13: walsvc.v1.AppendStreamResponse.verdicts:type_name -> walsvc.v1.Verdict
+	0,  // 14: walsvc.v1.ResolveResponse.outcome:type_name -> walsvc.v1.Outcome
+	28, // 15: walsvc.v1.ResolveResponse.log:type_name -> walsvc.v1.Log
+	26, // 16: walsvc.v1.ResolveResponse.parts:type_name -> walsvc.v1.AppendedPart
+	28, // 17: walsvc.v1.AcquireWriterResponse.log:type_name -> walsvc.v1.Log
+	28, // 18: walsvc.v1.ReleaseWriterResponse.log:type_name -> walsvc.v1.Log
+	1,  // 19: walsvc.v1.AppendRequest.records:type_name -> walsvc.v1.Records
+	24, // 20: walsvc.v1.AppendRequest.parts:type_name -> walsvc.v1.LogPart
+	1,  // 21: walsvc.v1.LogPart.records:type_name -> walsvc.v1.Records
+	26, // 22: walsvc.v1.AppendResponse.parts:type_name -> walsvc.v1.AppendedPart
+	13, // 23: walsvc.v1.AppendService.OpenProducer:input_type -> walsvc.v1.OpenProducerRequest
+	15, // 24: walsvc.v1.AppendService.RetireProducer:input_type -> walsvc.v1.RetireProducerRequest
+	17, // 25: walsvc.v1.AppendService.Resolve:input_type -> walsvc.v1.ResolveRequest
+	19, // 26: walsvc.v1.AppendService.AcquireWriter:input_type -> walsvc.v1.AcquireWriterRequest
+	21, // 27: walsvc.v1.AppendService.ReleaseWriter:input_type -> walsvc.v1.ReleaseWriterRequest
+	7,  // 28: walsvc.v1.AppendService.AppendStream:input_type -> walsvc.v1.AppendStreamRequest
+	23, // 29: walsvc.v1.AppendService.Append:input_type -> walsvc.v1.AppendRequest
+	14, // 30: walsvc.v1.AppendService.OpenProducer:output_type -> walsvc.v1.OpenProducerResponse
+	16, // 31: walsvc.v1.AppendService.RetireProducer:output_type -> walsvc.v1.RetireProducerResponse
+	18, // 32: walsvc.v1.AppendService.Resolve:output_type -> walsvc.v1.ResolveResponse
+	20, // 33: walsvc.v1.AppendService.AcquireWriter:output_type -> walsvc.v1.AcquireWriterResponse
+	22, // 34: walsvc.v1.AppendService.ReleaseWriter:output_type -> walsvc.v1.ReleaseWriterResponse
+	12, // 35: walsvc.v1.AppendService.AppendStream:output_type -> walsvc.v1.AppendStreamResponse
+	25, // 36: walsvc.v1.AppendService.Append:output_type -> walsvc.v1.AppendResponse
+	30, // [30:37] is the sub-list for method output_type
+	23, // [23:30] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_walsvc_v1_append_proto_init() }
@@ -1897,14 +2289,14 @@ func file_walsvc_v1_append_proto_init() {
 		return
 	}
 	file_walsvc_v1_log_proto_init()
-	file_walsvc_v1_append_proto_msgTypes[16].OneofWrappers = []any{}
+	file_walsvc_v1_append_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_walsvc_v1_append_proto_rawDesc), len(file_walsvc_v1_append_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
