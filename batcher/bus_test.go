@@ -32,11 +32,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 //	bus [depth=N] [full=BYTES] [max=COMMANDS] [block=BYTES] [codec=NAME] [async] [idle=TIMES]
 //	                        a new bus; without async, Submit returns when the
 //	                        frame has landed. Idle sends a frame so many times.
-//	append NAME [size=BYTES] [group=N] [norider]
-//	ride NAME               board without a command
+//	append NAME [size=BYTES] [group=N] [norider] [watch=MARK]
+//	ride NAME [watch=MARK]  board without a command
 //	pass                    board and leave again
 //	insert NAME             a frame of its own
 //	flush NAME
+//	written N               the disk has frame N, which is not durable yet
 //	land N [err=WORD]       the disk is done with frame N
 //	fail WORD
 //	wait MS
@@ -48,7 +49,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestBus(t *testing.T) {
 	datadriven.Walk(t, "testdata/bus", func(t *testing.T, path string) {
 		synctest.Test(t, func(t *testing.T) {
-			s := &stage{disk: make(map[uint64]chan error)}
+			s := &stage{disk: make(map[uint64]chan error), frames: make(map[uint64]*batcher.Frame)}
 			defer s.end()
 			datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 				s.play(t, d)
@@ -81,6 +82,7 @@ type stage struct {
 	did    []string // by the bus
 	came   []string // callers
 	disk   map[uint64]chan error
+	frames map[uint64]*batcher.Frame
 	idling int
 }
 
@@ -120,7 +122,7 @@ func (s *stage) submit(f *batcher.Frame) {
 	s.happened("submit %d %s [%s]%s", f.Ticket, kind, strings.TrimSpace(string(f.Meta())), blocks.String())
 	landed := make(chan error, 1)
 	s.mu.Lock()
-	s.disk[f.Ticket] = landed
+	s.disk[f.Ticket], s.frames[f.Ticket] = landed, f
 	s.mu.Unlock()
 	if s.async {
 		return
@@ -144,6 +146,18 @@ func (r *rider) Landed(ticket uint64, err error) {
 	r.s.happened("tell %s %d %v", r.name, ticket, err)
 }
 
+// Written implements batcher.Watcher.
+func (r *rider) Written(mark uint64) { r.s.happened("written %s %d", r.name, mark) }
+
+// watch has a rider watch the frame, too, if the step says so.
+func (s *stage) watch(t *testing.T, d *datadriven.TestData, f *batcher.Frame, r *rider) {
+	if d.HasArg("watch") {
+		var mark uint64
+		d.ScanArgs(t, "watch", &mark)
+		f.Watch(r, mark)
+	}
+}
+
 func (s *stage) play(t *testing.T, d *datadriven.TestData) {
 	name := ""
 	if len(d.CmdArgs) > 0 {
@@ -162,11 +176,23 @@ func (s *stage) play(t *testing.T, d *datadriven.TestData) {
 				f.AddRecords(uint64(group), make([]byte, size))
 			}
 			if !d.HasArg("norider") {
-				f.Ride(&rider{s, name})
+				r := &rider{s, name}
+				f.Ride(r)
+				s.watch(t, d, f, r)
 			}
 		})
 	case "ride":
-		go s.board(name, func(f *batcher.Frame) { f.Ride(&rider{s, name}) })
+		go s.board(name, func(f *batcher.Frame) {
+			r := &rider{s, name}
+			f.Ride(r)
+			s.watch(t, d, f, r)
+		})
+	case "written":
+		var ticket uint64
+		if _, err := fmt.Sscan(name, &ticket); err != nil {
+			d.Fatalf(t, "ticket %q: %v", name, err)
+		}
+		s.bus.Written(s.frames[ticket])
 	case "pass":
 		if _, err := s.bus.Board(); err == nil {
 			s.bus.LeaveUnused()

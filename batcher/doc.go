@@ -12,6 +12,7 @@
 //	driver               seal: take the open frame, put a new one in its place
 //	                     finish: compress what is left, checksum
 //	                     Submit: whoever orders frames writes and syncs it
+//	                     Written, for those who Watch the frame: in between
 //	                     Landed: Publish, then every Rider, in ticket order
 //
 // There is one lock. It guards the open frame, and the caller's sequencing
@@ -21,6 +22,10 @@
 // An answer that changes nothing, a refusal say, waits for the state it was
 // decided on by riding without a command. A frame of such riders alone is not
 // written: it lands when what was before it has.
+//
+// Who wants to know that its frame is written, before it is durable, watches it as
+// well. That is a list of its own, which nobody else pays for, and nothing hangs on
+// it: a frame lands whether or not anybody was told that it was written.
 //
 // Frames that are not commands, parts of a snapshot say, are inserted. While
 // both kinds wait they take turns, so neither starves the other.

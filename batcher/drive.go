@@ -196,6 +196,20 @@ func (b *Bus) ride(f *Frame) {
 	b.driving = false
 }
 
+// Written reports that a frame that Submit has is written and not durable yet, and
+// tells those who watch it: once at most, and before Landed. It costs a frame that
+// nobody watches nothing, and takes no lock: a frame that is sealed takes no more
+// watchers. If somebody calls Fail meanwhile, a watcher may be told after it was told
+// as a rider that the frame's outcome is unknown: what it hears then means nothing.
+func (b *Bus) Written(f *Frame) {
+	if len(f.watches) == 0 || b.failed.Load() {
+		return
+	}
+	for _, w := range f.watches {
+		w.watcher.Written(w.mark)
+	}
+}
+
 // Landed reports that the frame with ticket is durable, or with an error that
 // it, and everything behind it, is lost or unknown. Landed is called once for
 // every submitted frame, in order, and panics otherwise: an acknowledgement out

@@ -25,6 +25,20 @@ type Rider interface {
 	Landed(ticket uint64, err error)
 }
 
+// A Watcher is told when a frame that it watches is written and not durable yet: an
+// answer that says no more than that. It is called on the goroutine that is in
+// Submit, which goes on to make the frame durable when it returns: so it must not
+// block, boarding included.
+type Watcher interface {
+	Written(mark uint64)
+}
+
+// A watch is a Watcher and what it wants to be told.
+type watch struct {
+	watcher Watcher
+	mark    uint64
+}
+
 // A Block is a run of record bytes as it is stored.
 type Block struct {
 	Codec    codec.Codec
@@ -54,6 +68,7 @@ type Frame struct {
 	bufs      []*buffer
 	blocks    []Block
 	riders    []Rider
+	watches   []watch
 	attached  any
 	commands  int
 	rawSize   int // bytes of meta and all blocks
@@ -153,6 +168,11 @@ func (f *Frame) Ride(r Rider) {
 	}
 	f.riders = append(f.riders, r)
 }
+
+// Watch has w told mark when the frame is written, before its riders are told that
+// it has landed. It is for those who ride: a frame is neither sealed nor kept for
+// its watchers, and one that is never submitted is never written.
+func (f *Frame) Watch(w Watcher, mark uint64) { f.watches = append(f.watches, watch{w, mark}) }
 
 // Empty reports whether the frame holds neither a command nor a rider.
 func (f *Frame) Empty() bool { return f.commands == 0 && len(f.riders) == 0 }
@@ -281,6 +301,7 @@ func (l *freeList) put(f *Frame) {
 	clear(f.bufs)
 	clear(f.blocks)
 	clear(f.riders)
+	clear(f.watches)
 	meta := f.meta[:0]
 	if cap(meta) > 2*l.fullSize {
 		meta = nil
@@ -288,6 +309,7 @@ func (l *freeList) put(f *Frame) {
 	// Field by field: a WaitGroup is not copied.
 	f.Ticket, f.Serial, f.Tag = 0, 0, 0
 	f.free, f.meta, f.bufs, f.blocks, f.riders = nil, meta, f.bufs[:0], f.blocks[:0], f.riders[:0]
+	f.watches = f.watches[:0]
 	f.attached, f.commands, f.rawSize, f.stored, f.claimed = nil, 0, 0, 0, 0
 	f.inserted, f.full, f.lone, f.err = false, false, false, nil
 	f.opened, f.sealed, f.submitted, f.landed, f.service = 0, 0, 0, 0, 0

@@ -64,6 +64,25 @@ func (f *Future) unheard(cause error) error {
 	return u
 }
 
+// Written returns a channel that is closed when the append is written, and at the
+// latest when Wait would not wait; Done tells the two apart. Written means: the
+// service has handed it to its file system in a frame that is not synced yet. It
+// survives the death of the service, and not that of its machine; if that comes
+// back without it, or its sync fails, the append is sent again, or ends with
+// ErrUnknownOutcome, as any other. So it is good for going on with work that is thrown
+// away when the machine is, and for nothing that outlives it: who lets others see the
+// append, or lets a page go to a disk, waits for Done.
+//
+// Without Options.WrittenAcks it is Done's channel. What is written and not durable
+// counts against the stream's credit and Options.MaxPendingBytes, which so bound
+// what is at risk.
+func (f *Future) Written() <-chan struct{} {
+	if f.batch == nil || f.batch.written == nil {
+		return f.Done()
+	}
+	return f.batch.written
+}
+
 // settled is the channel of futures that were never under way.
 var settled = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
@@ -94,6 +113,8 @@ type batch struct {
 	count    int
 	small    bool // went in a message that holds further small ones back
 	waiting  []callback
+	written  chan struct{} // closed when it is, or is settled; nil without Options.WrittenAcks
+	wrote    bool          // written is closed
 
 	done   chan struct{} // closed when what follows is set
 	result Receipt       // of the whole batch
@@ -107,7 +128,20 @@ type callback struct {
 }
 
 func newBatch(l *Log, capacity int) *batch {
-	return &batch{log: l, run: wire.NewBuffer(capacity), done: make(chan struct{})}
+	b := &batch{log: l, run: wire.NewBuffer(capacity), done: make(chan struct{})}
+	if l.client.options.WrittenAcks {
+		b.written = make(chan struct{})
+	}
+	return b
+}
+
+// tellWritten tells who waits for that. REQUIRES: the stream's mu, or that the batch
+// is settled.
+func (b *batch) tellWritten() {
+	if b.written != nil && !b.wrote {
+		b.wrote = true
+		close(b.written)
+	}
 }
 
 // size is what the batch counts of the credit, in bytes.
@@ -161,6 +195,7 @@ func (b *batch) receipt(skip, count int) (Receipt, error) {
 func (b *batch) finish() {
 	b.run.Release()
 	close(b.done)
+	b.tellWritten()
 	for _, w := range b.waiting {
 		w.fn(b.receipt(w.skip, w.count))
 	}

@@ -46,6 +46,9 @@ type Options struct {
 	// each start. No two processes may have the same at the same time. Default: a
 	// new one.
 	Producer ulid.ULID
+	// WrittenAcks has the service tell a first stage of every append: see
+	// Future.Written. It costs one more message for each commit.
+	WrittenAcks bool
 	// Dial are further options for the connection, after the client's own.
 	Dial []grpc.DialOption
 }

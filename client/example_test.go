@@ -249,3 +249,27 @@ func ExampleLog_SetCursor() {
 	// mailed pears
 	// reserved at LSN 2, 0 behind
 }
+
+// A buffer pool lets others use a page as soon as its change is written, and writes it
+// to disk when the change is durable.
+func ExampleFuture_Written() {
+	ctx, target, _, end := exampleAt()
+	defer end()
+	c, err := client.Open(ctx, target, client.Options{WrittenAcks: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = c.Close(ctx) }()
+
+	change := c.Log("orders").AppendAsync(ctx, []byte("set a = 5"))
+	<-change.Written()
+	fmt.Println("the page may be used")
+	receipt, err := change.Wait(ctx)
+	if err != nil {
+		log.Fatal(err) // the page is thrown away, and all that was built on it
+	}
+	fmt.Println("the page may be flushed: LSN", receipt.LSN, "is durable")
+	// Output:
+	// the page may be used
+	// the page may be flushed: LSN 1 is durable
+}

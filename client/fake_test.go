@@ -50,6 +50,9 @@ type fake struct {
 	onBreak func()
 	// onPart may change a part of a replay.
 	onPart func(m *wire.ReplayResponse)
+	// onWritten says how many batches a stream that asked is told to be written when
+	// their verdicts are withheld; nil: it is told nothing.
+	onWritten func(stream int, batches uint64) uint64
 	// onDrain is called between a stream's last message and its end.
 	onDrain func()
 	credit  *walsvcv1.Credit
@@ -268,6 +271,7 @@ func (f *fake) AppendStream(stream grpc.BidiStreamingServer[walsvcv1.AppendStrea
 	}
 	bindings := make(map[uint32]*binding)
 	var kept []wire.Verdict
+	staged, batches := false, uint64(0)
 	for message := 0; ; message++ {
 		var m wire.AppendRequest
 		if err := stream.RecvMsg(&m); err != nil {
@@ -280,6 +284,7 @@ func (f *fake) AppendStream(stream grpc.BidiStreamingServer[walsvcv1.AppendStrea
 		if f.onMessage != nil {
 			fate = f.onMessage(number, message, &m)
 		}
+		staged, batches = staged || m.WrittenAcks, batches+uint64(len(m.Batches))
 		resp, err := f.work(bindings, &m, fate)
 		m.Release()
 		if err != nil {
@@ -287,6 +292,11 @@ func (f *fake) AppendStream(stream grpc.BidiStreamingServer[walsvcv1.AppendStrea
 		}
 		if fate == withheld {
 			kept = append(kept, resp.Verdicts...)
+			if staged && f.onWritten != nil {
+				if err := stream.SendMsg(&wire.AppendResponse{Bounds: resp.Bounds, Written: f.onWritten(number, batches)}); err != nil {
+					return err
+				}
+			}
 			continue
 		}
 		resp.Verdicts = append(kept, resp.Verdicts...)

@@ -132,10 +132,16 @@ type stream struct {
 	credit   struct{ bytes, batches int }
 	out      struct{ bytes, batches, records, small int } // unacknowledged; small: batches of small messages
 	bindings []*Log                                       // by number, from 1
+	greeted  bool                                         // a message was sent
 	binds    []*Log                                       // not asked for yet
 	resets   []uint32
 	ready    []*Log // that are bound, have unsent batches and window left
 	unsent   int    // bytes of unsent batches of those
+
+	// staged are the batches that are out, in their order, if Options.WrittenAcks is
+	// set: the first has settled others before it on this stream.
+	staged  []*batch
+	settled uint64
 
 	// holding has what is small wait: gather will send it.
 	holding   bool
@@ -405,6 +411,8 @@ func (s *stream) send(pushing bool) {
 // collect fills message. REQUIRES: mu, may.
 func (s *stream) collect() {
 	m := &s.message
+	m.WrittenAcks = s.client.options.WrittenAcks && !s.greeted
+	s.greeted = true
 	n := min(len(s.binds), bindsPerMessage)
 	for _, l := range s.binds[:n] {
 		s.bindings = append(s.bindings, l)
@@ -438,6 +446,9 @@ func (s *stream) collect() {
 		})
 		b.run.Hold()
 		s.sent = append(s.sent, b.run)
+		if b.written != nil {
+			s.staged = append(s.staged, b)
+		}
 
 		l.sent++
 		l.unsent -= b.size()
@@ -565,7 +576,7 @@ func (s *stream) board(raw grpc.ClientStream, kill context.CancelCauseFunc, m *w
 	if s.credit.bytes < limits.MaxBatchSize || s.credit.batches < 1 {
 		return fmt.Errorf("%w: credit of %d bytes and %d batches", ErrProtocol, s.credit.bytes, s.credit.batches)
 	}
-	s.raw, s.kill = raw, kill
+	s.raw, s.kill, s.greeted = raw, kill, false
 	s.binds = append(s.binds[:0:0], s.logs...)
 	return nil
 }
@@ -579,6 +590,7 @@ func (s *stream) leave(why *Error) {
 	s.credit.bytes, s.credit.batches = 0, 0
 	s.out.bytes, s.out.batches, s.out.records, s.out.small = 0, 0, 0, 0
 	s.bindings, s.binds, s.resets, s.ready, s.unsent = nil, nil, nil, nil, 0
+	s.staged, s.settled = nil, 0
 	logs := s.logs
 	s.logs = nil
 	for _, l := range logs {
@@ -641,8 +653,23 @@ func (s *stream) receive(m *wire.AppendResponse) {
 			s.violated(l, "verdict on sequence %d of binding %d, which is not the next one", v.Sequence, v.Binding)
 			return
 		}
+		if len(s.staged) > 0 {
+			s.staged[0] = nil
+			s.staged = s.staged[1:]
+			s.settled++
+		}
 		if s.verdict(l, v) {
 			return
+		}
+	}
+	if m.Written > s.settled {
+		n := m.Written - s.settled
+		if n > uint64(len(s.staged)) {
+			s.violated(nil, "%d batches are written, %d were sent", m.Written, s.settled+uint64(len(s.staged)))
+			return
+		}
+		for _, b := range s.staged[:n] {
+			b.tellWritten()
 		}
 	}
 	if m.Draining {

@@ -638,6 +638,11 @@ type appender interface {
 	Append(ctx context.Context, batches []Batch) error
 	// Take appends to dst the verdicts that may be told by now, in order.
 	Take(dst []Verdict) []Verdict
+	// TellWritten has notify called, too, when Written has grown: it comes before
+	// the first Append.
+	TellWritten()
+	// Written returns how many batches, from the first, are at least written.
+	Written() uint64
 	// Pending returns how many verdicts are still out.
 	Pending() int
 	// Close gives the seat up. What was sequenced lands all the same.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"slices"
+	"sort"
 	"sync"
 
 	"github.com/oklog/ulid/v2"
@@ -57,6 +58,9 @@ type Appender struct {
 	head   int
 	rides  uint64 // distinct frames it has ridden in
 	landed uint64 // how many of them have landed
+	staged bool   // see TellWritten
+	wrote  uint64 // the last of them that is written
+	taken  uint64 // verdicts that Take has returned
 	failed error  // what the first frame that did not land ended with
 	inside bool   // the appending goroutine will Take by itself
 }
@@ -100,6 +104,40 @@ func (b *Batch) size() int {
 // Append has returned, that goroutine calls Take by itself.
 func (v *Volume) NewAppender(notify func()) *Appender {
 	return &Appender{v: v, notify: notify}
+}
+
+// TellWritten has the seat told of a stage in front of each verdict: notify is also
+// called when Written has grown, on the goroutine that makes frames durable, and also
+// while Append is under way. It comes before the first Append. Other seats pay nothing for it.
+func (a *Appender) TellWritten() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.staged = true
+}
+
+// Written returns how many of the seat's batches, counted from its first, are at
+// least written: handed to the file system in their frame, and not yet synced. They
+// survive the death of this process, and may be lost with the machine, as if they
+// never were, or with a sync that fails. A batch that was refused, or was a repeat,
+// has nothing to be written and counts with those around it. What became of each,
+// Take tells in any case, and never before it is durable. Without
+// TellWritten, and once the volume has failed, it counts what Take has returned.
+//
+//	Append ──► frame N is written ──► Written = 3 ──► synced ──► Take: 3 verdicts
+//	                 │                                   │
+//	                 └── machine dies: none of them was  └── fails: outcome unknown
+//
+// With writes past the page cache they are on their way to the disk instead of in the
+// page cache, which may have them in a cache of its own: no more is promised then.
+func (a *Appender) Written() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := a.taken
+	if a.staged && a.failed == nil {
+		out := a.queue[a.head:]
+		n += uint64(sort.Search(len(out), func(i int) bool { return out[i].ride > a.wrote }))
+	}
+	return n
 }
 
 // Bind opens a log for appending. producer.ID may be zero, for none: then batches
@@ -253,6 +291,9 @@ func (a *Appender) Append(ctx context.Context, batches []Batch) error {
 			a.serial = f.Serial
 			a.rides++
 			f.Ride(a)
+			if a.staged {
+				f.Watch(watcher{a}, a.rides)
+			}
 		}
 		for first := true; i < len(batches); i++ {
 			own := checks[:1+len(batches[i].Parts)]
@@ -575,6 +616,20 @@ func (a *Appender) Landed(_ uint64, err error) {
 	}
 }
 
+// A watcher is an Appender as batcher.Watcher: what the Appender calls Written is
+// another thing.
+type watcher struct{ a *Appender }
+
+// Written implements batcher.Watcher: the rides up to one are written. The
+// appending goroutine is told, too, though it takes what lands by itself: if it
+// drives the frame, it comes back when it is durable.
+func (w watcher) Written(ride uint64) {
+	w.a.mu.Lock()
+	w.a.wrote = ride
+	w.a.mu.Unlock()
+	w.a.notify()
+}
+
 // ready reports whether Take would return something. REQUIRES: mu.
 func (a *Appender) ready() bool {
 	return a.head < len(a.queue) && (a.failed != nil || a.queue[a.head].ride <= a.landed)
@@ -594,6 +649,7 @@ func (a *Appender) Take(dst []Verdict) []Verdict {
 		dst = append(dst, e.verdict)
 		*e = entry{}
 		a.head++
+		a.taken++
 	}
 	switch {
 	case a.head == len(a.queue):

@@ -22,6 +22,14 @@
 // the journal. A refusal rides too: it waits for the frame with what it was
 // decided on, since an answer must not show what a crash could take back.
 //
+// Between writing and syncing in step 6, seats that asked for it are told that what
+// they appended is written. It is no verdict, changes no state, and is shown to
+// nobody else: it says that the batches are in the hands of the file system, from
+// where they survive this process, and that a crash of the machine may take them.
+// Whether the page cache has them or, for writes that bypass it, the disk's own, is
+// all the same: no more is promised. An orderer that writes and syncs in one step
+// would leave the stage out, and nobody waits for it.
+//
 // # Who may append
 //
 // A log without a writer is shared: whoever states no epoch, or the log's, appends.

@@ -163,6 +163,7 @@ func (l localOrderer) Submit(f *batcher.Frame) {
 	c.blocks = d.Blocks[:0]
 	v.admitted.Add(-c.admitted)
 	if err == nil {
+		v.bus.Written(f)
 		err = v.journal.Sync()
 		c.sync = time.Since(began) - c.write
 		v.counters.syncs.Add(1)

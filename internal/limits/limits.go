@@ -164,7 +164,8 @@ const (
 // Streams.
 const (
 	// StreamCreditBytes and StreamCreditBatches bound what one append stream may
-	// have sent and not yet seen acknowledged.
+	// have sent and not yet seen acknowledged as durable: what is written and not synced
+	// of a stream, and so at risk, is no more.
 	StreamCreditBytes   = 16 << 20
 	StreamCreditBatches = 8192
 

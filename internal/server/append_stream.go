@@ -56,6 +56,7 @@ type appendStream struct {
 	appender *wal.Appender
 
 	// Of the receiving goroutine.
+	begun     bool           // a message was taken
 	bindings  []*wal.Binding // by the client's number; nil: not open
 	refused   map[uint32]bool
 	batches   []wal.Batch
@@ -66,6 +67,7 @@ type appendStream struct {
 	unreadBytes   atomic.Int64 // of encoded records, without their verdict so far
 	unreadBatches atomic.Int64
 
+	staged    atomic.Bool // the client asked to be told what is written
 	stopping  atomic.Bool // set by run: what is received is dropped
 	receiving atomic.Bool // a message is being worked on
 
@@ -83,6 +85,8 @@ type appendStream struct {
 	verdicts []wal.Verdict
 	message  wire.AppendResponse
 	told     uint64 // verdicts of the appender that were sent
+	settled  uint64 // all verdicts that were
+	written  uint64 // batches that were said to be written
 	goodbye  bool   // the next message says draining
 	broken   error  // why nothing more can be sent
 }
@@ -227,6 +231,14 @@ func (a *appendStream) finish(err error) {
 
 // take works on one message. Its error ends the stream.
 func (a *appendStream) take(req *wire.AppendRequest) error {
+	if req.WrittenAcks {
+		if a.begun {
+			return fmt.Errorf("%w: written_acks comes with the stream's first message", wal.ErrInvalid)
+		}
+		a.appender.TellWritten()
+		a.staged.Store(true)
+	}
+	a.begun = true
 	size := 0
 	for i := range req.Batches {
 		size += req.Batches[i].RunSize()
@@ -443,10 +455,14 @@ func (a *appendStream) flush(relief *time.Timer) (sent bool) {
 	bounds := a.answers.bounds
 	a.answers.bounds = nil
 	a.collect()
+	m.Written = 0
+	if a.staged.Load() {
+		m.Written = a.grown()
+	}
 	a.answers.Unlock()
 	m.Draining, a.goodbye = a.goodbye, false
 
-	if len(bounds) == 0 && len(m.Verdicts) == 0 && !m.Draining {
+	if len(bounds) == 0 && len(m.Verdicts) == 0 && m.Written == 0 && !m.Draining {
 		return false
 	}
 	if relief != nil {
@@ -459,6 +475,29 @@ func (a *appendStream) flush(relief *time.Timer) (sent bool) {
 	m.Bounds = answers(bounds)
 	a.send(m)
 	return true
+}
+
+// grown returns how many of the stream's batches are written by now, 0 if no more
+// than it was told, in verdicts or before. REQUIRES: sending, answers.
+func (a *appendStream) grown() uint64 {
+	a.settled += uint64(len(a.message.Verdicts))
+	// Of the appender's, told are settled; the others, and our own refusals in
+	// front of the last of them, are as many more.
+	written := a.appender.Written()
+	if a.broken != nil || written <= a.told {
+		return 0
+	}
+	n := a.settled + written - a.told
+	for i := range a.answers.refusals {
+		if a.answers.refusals[i].after < written {
+			n++
+		}
+	}
+	if n <= a.written {
+		return 0
+	}
+	a.written = n
+	return n
 }
 
 func (a *appendStream) send(m *wire.AppendResponse) {

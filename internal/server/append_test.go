@@ -505,9 +505,9 @@ func TestPoison(t *testing.T) {
 	if err != nil || st.GetState() != walsvcv1.VolumeState_VOLUME_STATE_POISONED {
 		t.Errorf("status: %v, %v", st, err)
 	}
-	if got := w.healthOf(walsvcv1.AppendService_ServiceDesc.ServiceName); got != "NOT_SERVING" {
-		t.Errorf("health of appends: %s", got)
-	}
+	eventually(t, "appends are called unhealthy", func() bool { // who says so is told beside the calls
+		return w.healthOf(walsvcv1.AppendService_ServiceDesc.ServiceName) == "NOT_SERVING"
+	})
 	if got := w.healthOf(walsvcv1.ReplayService_ServiceDesc.ServiceName); got != "SERVING" {
 		t.Errorf("health of replays: %s", got)
 	}

@@ -16,9 +16,10 @@
 //	  |<-- verdicts --|--------------------------------|--------- Take all | one message
 //
 // A lone append on an idle disk thus goes from the socket to the disk and back
-// on one goroutine. Under load there is one message of verdicts per stream and
-// commit, however many batches it settles. There is no goroutine, interceptor,
-// log line or allocation per batch.
+// on one goroutine. A stream that asked for it is told in between what is written:
+// always by the handler's goroutine, since a lone append's is at the disk. Under load
+// there is one message of verdicts per stream and commit, however many batches it
+// settles. There is no goroutine, interceptor, log line or allocation per batch.
 //
 // # The order of a stop
 //

@@ -16,6 +16,7 @@ const (
 	requestBinds   protowire.Number = 1
 	requestResets  protowire.Number = 2
 	requestBatches protowire.Number = 3
+	requestWritten protowire.Number = 4
 
 	batchBinding  protowire.Number = 1
 	batchSequence protowire.Number = 2
@@ -34,6 +35,8 @@ type AppendRequest struct {
 	Binds   []*walsvcv1.Bind // copies: they outlive the message
 	Resets  []uint32
 	Batches []Batch
+	// WrittenAcks asks for AppendResponse.Written.
+	WrittenAcks bool
 
 	buffer mem.Buffer // what was read and the runs alias; nil if nothing was
 }
@@ -66,7 +69,7 @@ type Part struct {
 func (r *AppendRequest) Reset() {
 	r.Release()
 	clear(r.Binds)
-	r.Binds, r.Resets = r.Binds[:0], r.Resets[:0]
+	r.Binds, r.Resets, r.WrittenAcks = r.Binds[:0], r.Resets[:0], false
 }
 
 // Release gives back the buffer of a message that was read. Its batches are
@@ -130,6 +133,8 @@ func (r *AppendRequest) read(b []byte) (err error) {
 				}
 				packed = packed[n:]
 			}
+		case f.is(requestWritten, protowire.VarintType):
+			r.WrittenAcks = f.value != 0
 		}
 	}
 	return nil
@@ -241,7 +246,7 @@ func byReference(run []byte, buffer *Buffer) bool { return buffer != nil && len(
 // marshal implements message. What is not sent by reference lies in one buffer,
 // of which the message is views with the runs in between.
 func (r *AppendRequest) marshal() (mem.BufferSlice, error) {
-	size, pieces := 0, 1
+	size, pieces := sizeBool(r.WrittenAcks), 1
 	for i := range r.Batches {
 		t := &r.Batches[i]
 		size += t.Size()
@@ -284,6 +289,7 @@ func (r *AppendRequest) marshal() (mem.BufferSlice, error) {
 			b = protowire.AppendVarint(b, uint64(v))
 		}
 	}
+	b = appendBool(b, requestWritten, r.WrittenAcks)
 	if pieces == 1 {
 		for i := range r.Batches {
 			t := &r.Batches[i]

@@ -72,6 +72,7 @@ func FuzzAppendRequest(f *testing.F) {
 		{},
 		{Binds: []*walsvcv1.Bind{{Binding: 1, Log: "orders", Claim: &walsvcv1.Claim{Lsn: 7, LogChecksum: 9}}}},
 		{Resets: []uint32{1, 300}},
+		{WrittenAcks: true},
 		{Batches: []*walsvcv1.Batch{{Binding: 1, Sequence: 2, ExpectedLsn: 3, Records: &walsvcv1.Records{Record: [][]byte{[]byte("a"), nil}}}}},
 		{Batches: []*walsvcv1.Batch{{Binding: 1, Records: &walsvcv1.Records{Record: [][]byte{nil}}, Parts: []*walsvcv1.Part{
 			{Binding: 2, ExpectedLsn: 7, Records: &walsvcv1.Records{Record: [][]byte{[]byte("b")}}}, {Binding: 3}}}}},
@@ -104,6 +105,7 @@ func FuzzAppendResponse(f *testing.F) {
 		{Bounds: []*walsvcv1.Bound{{Binding: 1, LastSequence: 9, Log: &walsvcv1.Log{Name: "orders", Epoch: 1}}}},
 		{Verdicts: []*walsvcv1.Verdict{{Binding: 1, Sequence: 2, FirstLsn: 3, Count: 4, LogChecksum: 5, Epoch: 6, Repeated: true}}, Draining: true},
 		{Verdicts: []*walsvcv1.Verdict{{Binding: 1, FirstLsn: 3, Parts: []*walsvcv1.PartVerdict{{FirstLsn: 7, Count: 1, LogChecksum: 8, Epoch: 9}, {}}}}},
+		{Written: 300},
 		{Verdicts: []*walsvcv1.Verdict{{Binding: 1, Refusal: &walsvcv1.Refusal{Code: 9, Reason: "FENCED", Metadata: map[string]string{"epoch": "2"}}}}},
 	} {
 		f.Add(encode(f, m))

@@ -17,6 +17,7 @@ const (
 	responseBounds   protowire.Number = 2
 	responseVerdicts protowire.Number = 3
 	responseDraining protowire.Number = 4
+	responseWritten  protowire.Number = 5
 
 	verdictBinding  protowire.Number = 1
 	verdictSequence protowire.Number = 2
@@ -41,6 +42,7 @@ type AppendResponse struct {
 	Bounds   []*walsvcv1.Bound
 	Verdicts []Verdict
 	Draining bool
+	Written  uint64 // batches; 0 for nothing new
 }
 
 // Verdict is a Verdict.
@@ -114,6 +116,8 @@ func (r *AppendResponse) read(b []byte) (err error) {
 			}
 		case f.is(responseDraining, protowire.VarintType):
 			r.Draining = f.value != 0
+		case f.is(responseWritten, protowire.VarintType):
+			r.Written = f.value
 		}
 	}
 	return nil
@@ -195,7 +199,7 @@ func (v *Verdict) size() int {
 
 // marshal implements message: one buffer, whatever the number of verdicts.
 func (r *AppendResponse) marshal() (mem.BufferSlice, error) {
-	size := sizeBool(r.Draining)
+	size := sizeBool(r.Draining) + sizeUint(r.Written)
 	if r.Credit != nil {
 		size += sizeLength(proto.Size(r.Credit))
 	}
@@ -251,5 +255,6 @@ func (r *AppendResponse) write(b []byte) (_ []byte, err error) {
 			b = appendUint(b, partVerdictEpoch, p.Epoch)
 		}
 	}
-	return appendBool(b, responseDraining, r.Draining), nil
+	b = appendBool(b, responseDraining, r.Draining)
+	return appendUint(b, responseWritten, r.Written), nil
 }

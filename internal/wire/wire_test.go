@@ -91,6 +91,7 @@ var (
 	})
 	someRequest = rapid.Custom(func(t *rapid.T) *walsvcv1.AppendStreamRequest {
 		return &walsvcv1.AppendStreamRequest{
+			WrittenAcks: rapid.Bool().Draw(t, "written acks"),
 			Binds: rapid.SliceOfN(rapid.Custom(func(t *rapid.T) *walsvcv1.Bind {
 				return &walsvcv1.Bind{
 					Binding: someUint32.Draw(t, "binding"), Log: someText.Draw(t, "log"), Producer: someText.Draw(t, "producer"),
@@ -108,7 +109,7 @@ var (
 		}
 	})
 	someResponse = rapid.Custom(func(t *rapid.T) *walsvcv1.AppendStreamResponse {
-		m := &walsvcv1.AppendStreamResponse{Draining: rapid.Bool().Draw(t, "draining")}
+		m := &walsvcv1.AppendStreamResponse{Draining: rapid.Bool().Draw(t, "draining"), Written: someUint64.Draw(t, "written")}
 		if rapid.Bool().Draw(t, "has credit") {
 			m.Credit = &walsvcv1.Credit{Bytes: someUint64.Draw(t, "bytes"), Batches: someUint32.Draw(t, "batches")}
 		}
@@ -150,7 +151,7 @@ var (
 // The translations to the generated types are the dumb twins of the codec.
 
 func (r *AppendRequest) generated(t testing.TB) *walsvcv1.AppendStreamRequest {
-	m := &walsvcv1.AppendStreamRequest{Binds: r.Binds, Resets: r.Resets}
+	m := &walsvcv1.AppendStreamRequest{Binds: r.Binds, Resets: r.Resets, WrittenAcks: r.WrittenAcks}
 	for i := range r.Batches {
 		b := &r.Batches[i]
 		batch := &walsvcv1.Batch{
@@ -165,7 +166,7 @@ func (r *AppendRequest) generated(t testing.TB) *walsvcv1.AppendStreamRequest {
 }
 
 func (r *AppendResponse) generated() *walsvcv1.AppendStreamResponse {
-	m := &walsvcv1.AppendStreamResponse{Credit: r.Credit, Bounds: r.Bounds, Draining: r.Draining}
+	m := &walsvcv1.AppendStreamResponse{Credit: r.Credit, Bounds: r.Bounds, Draining: r.Draining, Written: r.Written}
 	for i := range r.Verdicts {
 		v := &r.Verdicts[i]
 		verdict := &walsvcv1.Verdict{
@@ -235,7 +236,7 @@ func TestRequestIsTheGeneratedOne(t *testing.T) {
 		equal(t, in.generated(t), want)
 		in.Release()
 
-		out := AppendRequest{Binds: want.Binds, Resets: want.Resets}
+		out := AppendRequest{Binds: want.Binds, Resets: want.Resets, WrittenAcks: want.WrittenAcks}
 		var held []*Buffer
 		for _, b := range want.Batches {
 			batch := Batch{Binding: b.Binding, Sequence: b.Sequence, Expected: b.ExpectedLsn, Run: run(b.Records.GetRecord())}
@@ -266,7 +267,7 @@ func TestRequestIsTheGeneratedOne(t *testing.T) {
 			t.Fatal(err)
 		}
 		equal(t, &got, want)
-		rest := proto.Size(&walsvcv1.AppendStreamRequest{Binds: want.Binds, Resets: want.Resets})
+		rest := proto.Size(&walsvcv1.AppendStreamRequest{Binds: want.Binds, Resets: want.Resets, WrittenAcks: want.WrittenAcks})
 		if len(encoded) != size+rest {
 			t.Fatalf("batches say %d bytes, they took %d", size, len(encoded)-rest)
 		}

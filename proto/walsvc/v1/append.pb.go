@@ -535,7 +535,11 @@ type AppendStreamRequest struct {
 	// resets are bindings that may append again after a refusal.
 	Resets []uint32 `protobuf:"varint,2,rep,packed,name=resets,proto3" json:"resets,omitempty"`
 	// batches to append, at most 4,096.
-	Batches       []*Batch `protobuf:"bytes,3,rep,name=batches,proto3" json:"batches,omitempty"`
+	Batches []*Batch `protobuf:"bytes,3,rep,name=batches,proto3" json:"batches,omitempty"`
+	// written_acks asks for AppendStreamResponse.written. It comes with the first
+	// message of the stream or not at all: later the stream ends with
+	// INVALID_ARGUMENT/INVALID.
+	WrittenAcks   bool `protobuf:"varint,4,opt,name=written_acks,json=writtenAcks,proto3" json:"written_acks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -589,6 +593,13 @@ func (x *AppendStreamRequest) GetBatches() []*Batch {
 		return x.Batches
 	}
 	return nil
+}
+
+func (x *AppendStreamRequest) GetWrittenAcks() bool {
+	if x != nil {
+		return x.WrittenAcks
+	}
+	return false
 }
 
 // Refusal says why a batch was not appended. What is refused never reaches the
@@ -927,7 +938,18 @@ type AppendStreamResponse struct {
 	Verdicts []*Verdict `protobuf:"bytes,3,rep,name=verdicts,proto3" json:"verdicts,omitempty"`
 	// draining asks the client to stop appending here; the last verdicts follow,
 	// then the end of the stream.
-	Draining      bool `protobuf:"varint,4,opt,name=draining,proto3" json:"draining,omitempty"`
+	Draining bool `protobuf:"varint,4,opt,name=draining,proto3" json:"draining,omitempty"`
+	// written is a first stage of acknowledgement, for streams that asked for
+	// written_acks: so many of this stream's batches, counted from its first, have been
+	// written, and the last of them are not synced yet. They survive the death of the
+	// service and not that of the machine: it may come back without them, as if they
+	// had never been sent, and a sync that fails leaves their outcome unknown. A batch
+	// that is refused, or is a repeat, counts with those around it and is no more
+	// than that. It is 0, and no message is sent for it, when the verdicts say as
+	// much; a verdict follows for every batch, and comes when it is durable. What is
+	// written still counts against the credit: so many bytes of a stream are at risk
+	// at most.
+	Written       uint64 `protobuf:"varint,5,opt,name=written,proto3" json:"written,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -988,6 +1010,13 @@ func (x *AppendStreamResponse) GetDraining() bool {
 		return x.Draining
 	}
 	return false
+}
+
+func (x *AppendStreamResponse) GetWritten() uint64 {
+	if x != nil {
+		return x.Written
+	}
+	return 0
 }
 
 // OpenProducerRequest opens a producer.
@@ -2071,11 +2100,12 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\abinding\x18\x01 \x01(\rR\abinding\x12 \n" +
 	"\x03log\x18\x02 \x01(\v2\x0e.walsvc.v1.LogR\x03log\x12#\n" +
 	"\rlast_sequence\x18\x03 \x01(\x04R\flastSequence\x12,\n" +
-	"\arefusal\x18\x04 \x01(\v2\x12.walsvc.v1.RefusalR\arefusal\"\x80\x01\n" +
+	"\arefusal\x18\x04 \x01(\v2\x12.walsvc.v1.RefusalR\arefusal\"\xa3\x01\n" +
 	"\x13AppendStreamRequest\x12%\n" +
 	"\x05binds\x18\x01 \x03(\v2\x0f.walsvc.v1.BindR\x05binds\x12\x16\n" +
 	"\x06resets\x18\x02 \x03(\rR\x06resets\x12*\n" +
-	"\abatches\x18\x03 \x03(\v2\x10.walsvc.v1.BatchR\abatches\"\xca\x01\n" +
+	"\abatches\x18\x03 \x03(\v2\x10.walsvc.v1.BatchR\abatches\x12!\n" +
+	"\fwritten_acks\x18\x04 \x01(\bR\vwrittenAcks\"\xca\x01\n" +
 	"\aRefusal\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
@@ -2101,12 +2131,13 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"8\n" +
 	"\x06Credit\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x18\n" +
-	"\abatches\x18\x02 \x01(\rR\abatches\"\xb7\x01\n" +
+	"\abatches\x18\x02 \x01(\rR\abatches\"\xd1\x01\n" +
 	"\x14AppendStreamResponse\x12)\n" +
 	"\x06credit\x18\x01 \x01(\v2\x11.walsvc.v1.CreditR\x06credit\x12(\n" +
 	"\x06bounds\x18\x02 \x03(\v2\x10.walsvc.v1.BoundR\x06bounds\x12.\n" +
 	"\bverdicts\x18\x03 \x03(\v2\x12.walsvc.v1.VerdictR\bverdicts\x12\x1a\n" +
-	"\bdraining\x18\x04 \x01(\bR\bdraining\"x\n" +
+	"\bdraining\x18\x04 \x01(\bR\bdraining\x12\x18\n" +
+	"\awritten\x18\x05 \x01(\x04R\awritten\"x\n" +
 	"\x13OpenProducerRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1a\n" +
 	"\bproducer\x18\x02 \x01(\tR\bproducer\x123\n" +
