@@ -16,8 +16,8 @@ type appendOptions struct{ expected LSN }
 
 // ExpectLSN has the append refused with ErrLSNMismatch unless its first record
 // gets that LSN. An append with this option is also refused, with
-// ErrAfterRefusal, if an earlier append of this client to the log was refused
-// while this one was under way. An engine that counts LSNs itself appends record
+// ErrAfterRefusal and the reason of the other, if an earlier append of this client to
+// the log was refused while this one was under way. An engine that counts LSNs itself appends record
 // after record with it, and need not wait for one before the next: those whose LSNs
 // follow each other share a batch, and behind one that was refused nothing lands.
 func ExpectLSN(lsn LSN) AppendOption { return func(o *appendOptions) { o.expected = lsn } }

@@ -925,3 +925,44 @@ func TestExpectedInARow(t *testing.T) {
 		t.Errorf("not taken: %v", late.NotTaken())
 	}
 }
+
+// TestExpectedWhileDraining: what a service refuses because it stops is sent again in
+// its order, so expected LSNs that follow each other hold. Behind another refusal they
+// do not, and the error says which that was.
+func TestExpectedWhileDraining(t *testing.T) {
+	f := newFake()
+	f.log("orders")
+	started := make(chan struct{})
+	f.onMessage = func(_, _ int, m *wire.AppendRequest) fate {
+		if len(m.Batches) > 0 {
+			<-started
+		}
+		return served
+	}
+	stopped := false
+	f.onBatch = func(_ string, b *wire.Batch) *walsvcv1.Refusal {
+		switch {
+		case strings.Contains(string(b.Run), "b") && !stopped:
+			stopped = true
+			return refusal(codes.Unavailable, "DRAINING")
+		case strings.Contains(string(b.Run), "d"):
+			return refusal(codes.FailedPrecondition, "FENCED")
+		}
+		return nil
+	}
+	l := f.serve(t, Options{}).Log("orders")
+	futures := []*Future{own(t, l, 1, "a"), own(t, l, 2, "b"), own(t, l, 3, "c"), own(t, l, 4, "d"), own(t, l, 5, "e")}
+	close(started)
+	for i, future := range futures {
+		r, err := future.Wait(t.Context())
+		switch {
+		case i < 3 && (err != nil || r.LSN != LSN(i+1)):
+			t.Errorf("append %d: %+v, %v", i, r, err)
+		case i >= 3 && !errors.Is(err, ErrFenced) || i == 4 && !errors.Is(err, ErrAfterRefusal):
+			t.Errorf("append %d: %v", i, err)
+		}
+	}
+	if got := f.contents("orders"); !slices.Equal(got, []string{"a", "b", "c"}) {
+		t.Errorf("got %q", got)
+	}
+}

@@ -73,7 +73,9 @@
 // until none waits, for most of a pipeline would be refused with the next one.
 //
 // A batch with an expected LSN is not sent again after AFTER_REFUSAL, nor for the
-// rate: its place was computed by a caller who assumed the refused one.
+// rate: its place was computed by a caller who assumed the refused one. If that was
+// refused because the service stops, it is sent again with all behind it, in their
+// order: the assumption holds.
 //
 // The stream breaks behind a refusal. 7 is refused, the verdict on 8 is not
 // heard. 8 cannot have landed, since 7 did not: both may be numbered anew. On

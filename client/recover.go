@@ -31,17 +31,17 @@ type PendingCheckpoint struct {
 // error, also for an lsn that nobody appends.
 func (l *Log) BeginCheckpoint(ctx context.Context, name string, lsn LSN) (*PendingCheckpoint, error) {
 	p := &PendingCheckpoint{log: l, name: name, lsn: lsn, epoch: l.stated()}
+	// First, since a writer that was fenced should hear that, and not that its
+	// successor's checkpoint is above its own.
+	if _, err := l.waitDurable(ctx, p.epoch, lsn); err != nil {
+		return nil, err
+	}
 	now, err := l.checkpointOrNone(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	if now.LSN > lsn {
 		return nil, fmt.Errorf("begin checkpoint %q of log %q at LSN %d: %w: it is at LSN %d", name, l.name, lsn, ErrCheckpointBackwards, now.LSN)
-	}
-	if lsn > 0 {
-		if _, err := l.waitDurable(ctx, p.epoch, lsn); err != nil {
-			return nil, err
-		}
 	}
 	p.version = now.Version
 	return p, nil

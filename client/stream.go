@@ -68,6 +68,7 @@ type appender struct {
 	phase    phase
 	opens    *openCall // under way; nil unless opening
 	err      error     // why it is lost; while refused, why its producer is to be given up; nil otherwise
+	refusal  error     // while refused, of the batch that is not where those behind it assume; nil if all are sent again
 	producer ulid.ULID // kept when the log is given up with nothing unknown; zero for a new one
 	used     bool      // Options.Producer, if any, was this log's
 	next     uint64    // sequence of the next batch that is numbered
@@ -624,8 +625,8 @@ func (s *stream) recover(l *Log) {
 	l.returned, l.sent, l.unsent = nil, 0, 0
 	kept := l.queue[:0]
 	for _, b := range l.queue {
-		if b.sequence != 0 && b.expected != 0 {
-			s.settle(b, Receipt{}, ErrAfterRefusal)
+		if b.sequence != 0 && b.expected != 0 && l.refusal != nil {
+			s.settle(b, Receipt{}, fmt.Errorf("%w: %w", ErrAfterRefusal, l.refusal))
 			continue
 		}
 		b.sequence, b.small = 0, false
@@ -633,7 +634,7 @@ func (s *stream) recover(l *Log) {
 		kept = append(kept, b)
 	}
 	clear(l.queue[len(kept):])
-	l.queue = kept
+	l.queue, l.refusal = kept, nil
 }
 
 // receive works a message in. REQUIRES: mu.
@@ -778,6 +779,9 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 	}
 	if l.phase != refused {
 		l.phase, l.next = refused, b.sequence
+		if !errors.Is(why, ErrUnavailable) {
+			l.refusal = why
+		}
 		s.withdraw(l)
 	}
 	s.arrived(l, b)

@@ -172,6 +172,12 @@ func TestFencedCheckpoint(t *testing.T) {
 	if _, err := begun.Complete(ctx, nil); !errors.Is(err, client.ErrFenced) {
 		t.Errorf("completed what was begun before: %v", err)
 	}
+	if _, err := successor.SetCheckpoint(ctx, "engine", 2, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := old.BeginCheckpoint(ctx, "engine", 1); !errors.Is(err, client.ErrFenced) {
+		t.Errorf("begun below its successor's: %v", err) // not that it is below
+	}
 	if _, err := old.BeginCheckpoint(ctx, "engine", 3); !errors.Is(err, client.ErrFenced) {
 		t.Errorf("begun at an LSN of the successor's: %v", err)
 	}

@@ -25,7 +25,7 @@ import (
 const (
 	demoShards = 4   // logs of the engine
 	demoWindow = 256 // operations that a client has in flight at most
-	demoEvery  = 3   // every so many'th kill of the service takes the engine along
+	demoEvery  = 3   // every so many'th kill of the service takes the engine along, and one is followed by a failover
 )
 
 // demoResult is what `walctl demo` prints.
@@ -36,6 +36,8 @@ type demoResult struct {
 	Duplicated       int     `json:"duplicated"`
 	OutOfOrder       int     `json:"out_of_order"`
 	Kills            int     `json:"kills"`
+	Failovers        int     `json:"failovers"`
+	Refused          uint64  `json:"refused"`
 	InFlightAtKills  int     `json:"in_flight_at_kills"`
 	RecordsPerSync   float64 `json:"records_per_sync"`
 	CompressionRatio float64 `json:"compression_ratio"`
@@ -76,6 +78,7 @@ func (r demoResult) tables() []grid {
 			{"engine", mood{engineVerdict(r.EngineFaults), r.EngineFaults > 0}},
 			{"kills", fmt.Sprintf("%d of the service with %s appends in flight, never less than %s; %d of the engine",
 				r.Kills, grouped(uint64(r.InFlightAtKills)), grouped(uint64(r.FewestInFlight)), r.EngineKills)},
+			{"failovers", fmt.Sprintf("%d, of %s appends that were refused none is there", r.Failovers, grouped(r.Refused))},
 			{"documents", fmt.Sprintf("%s, %.1f rounds from %d clients, %s", grouped(uint64(r.Documents)), r.Rounds, r.Clients, rate(float64(r.Acked)/r.Seconds))},
 			{"per sync", fmt.Sprintf("%.1f records", r.RecordsPerSync)},
 			{"compression", fmt.Sprintf("%.2f to 1", r.CompressionRatio)},
@@ -115,9 +118,11 @@ func newDemoCommand(g *globals) *cobra.Command {
 		Long: `Run a small document store on a walsvc of its own, on a temporary volume: put
 documents from several clients at once, with many in flight, kill the service
 with SIGKILL at random moments and restart it, kill the store too and rebuild it
-from its checkpoint and the log, and compare. Each acknowledged append must be
-there exactly once, at its LSN, with its bytes, in order; nothing may be there
-that was not submitted. What was not acknowledged may be there, once at most.
+from its checkpoint and the log, have another store take over from one that is
+alive and writes, and compare. Each acknowledged append must be there exactly
+once, at its LSN, with its bytes, in order; nothing may be there that was not
+submitted, or that was refused because another store had taken over. What was
+not acknowledged may be there, once at most.
 
 A kill only counts if it found unacknowledged appends in flight. SIGKILL leaves
 the page cache alone: that acknowledgements wait for the disk is what the tests
@@ -126,9 +131,10 @@ of the engine show.
 It exits with 5 if anything is lost, duplicated or out of order, and then keeps
 the volume.
 
-JSON: acked, recovered, lost, duplicated, out_of_order, kills,
-in_flight_at_kills (over all kills), records_per_sync, compression_ratio,
-never_submitted (records), engine_faults (documents of the store that differ),
+JSON: acked, recovered, lost, duplicated, out_of_order, kills, failovers, refused
+(appends, of stores that were taken over from), in_flight_at_kills (over all
+kills), records_per_sync, compression_ratio, never_submitted (records that nobody
+submitted, or that were refused), engine_faults (documents of the store that differ),
 engine_kills, fewest_in_flight (at any kill), submitted, documents, rounds,
 clients, rolls, recycles, seed, seconds, examples [] (what is wrong).`,
 		Example: `  walctl demo
@@ -238,7 +244,7 @@ func (d *demo) result(t tally, took time.Duration) demoResult {
 	}
 	return demoResult{
 		Acked: t.acked, Recovered: t.recovered, Lost: t.lost, Duplicated: t.duplicated, OutOfOrder: t.outOfOrder,
-		Kills: d.kills, InFlightAtKills: d.inFlightAtKills,
+		Kills: d.kills, InFlightAtKills: d.inFlightAtKills, Failovers: d.failovers, Refused: d.ledger.refusedSoFar(),
 		RecordsPerSync:   ratio(d.counted.records, d.counted.syncs),
 		CompressionRatio: ratio(d.counted.rawBytes, d.counted.storedBytes),
 		NeverSubmitted:   t.foreign, EngineFaults: t.engine, EngineKills: d.engineKills, FewestInFlight: d.fewestInFlight,
@@ -302,7 +308,7 @@ func (s *walsvcProcess) counters(ctx context.Context) (serviceCounters, error) {
 }
 
 func (s *walsvcProcess) passing(err error) bool {
-	for _, passing := range []error{client.ErrUnavailable, client.ErrUnknownOutcome, client.ErrClosed, context.Canceled} {
+	for _, passing := range []error{client.ErrUnavailable, client.ErrUnknownOutcome, client.ErrClosed, docstore.ErrClosed, context.Canceled, errCrash} {
 		if errors.Is(err, passing) {
 			return true
 		}
@@ -310,26 +316,25 @@ func (s *walsvcProcess) passing(err error) bool {
 	return false
 }
 
+func (s *walsvcProcess) target() string { return s.process.Addr() }
+
 func (s *walsvcProcess) connect(ctx context.Context) (demoConn, error) {
-	c, err := client.Open(ctx, s.process.Addr(), client.Options{})
+	c, err := client.Open(ctx, s.target(), client.Options{})
 	if err != nil {
 		return nil, err
 	}
-	return walsvcConn{docstore.Over(c), c}, nil
+	return walsvcConn{c}, nil
 }
 
 // walsvcConn is one connection of the SDK.
-type walsvcConn struct {
-	docstore.WAL
-	client *client.Client
-}
+type walsvcConn struct{ client *client.Client }
 
-func (c walsvcConn) read(ctx context.Context, log string) (uint64, iter.Seq2[docstore.Record, error], error) {
+func (c walsvcConn) read(ctx context.Context, log string) (client.LSN, iter.Seq2[client.Record, error], error) {
 	info, err := c.client.GetLog(ctx, log)
 	if err != nil {
 		return 0, nil, err
 	}
-	return uint64(info.First), func(yield func(docstore.Record, error) bool) {
+	return info.First, func(yield func(client.Record, error) bool) {
 		if info.First == info.Next {
 			return
 		}
@@ -338,19 +343,14 @@ func (c walsvcConn) read(ctx context.Context, log string) (uint64, iter.Seq2[doc
 			if errors.Is(err, client.ErrLSNTruncated) {
 				err = errTruncated
 			}
-			if !yield(docstore.Record{LSN: uint64(r.LSN), Data: r.Data}, err) {
+			if !yield(r, err) {
 				return
 			}
 		}
 	}, nil
 }
 
-// close ends the connection as a crash does: what is in flight stays unknown.
-func (c walsvcConn) close() {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	_ = c.client.Close(ctx) // says that appends were pending, which is the point
-}
+func (c walsvcConn) close() { _ = c.client.Close(context.Background()) } // nothing was appended over it
 
 // A stage shows the demonstration on standard error: a line for each kill and,
 // on a terminal, how far it is.

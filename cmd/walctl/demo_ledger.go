@@ -7,6 +7,7 @@ import (
 	"maps"
 	"sync"
 
+	"github.com/walsvc/walsvc/client"
 	"github.com/walsvc/walsvc/internal/docstore"
 )
 
@@ -17,10 +18,10 @@ type ledger struct {
 	seed maphash.Seed
 	docs []docEntry
 
-	mu                      sync.Mutex
-	logs                    []history
-	open                    map[*entry]struct{} // submitted and not settled
-	submitted, acknowledged uint64
+	mu                               sync.Mutex
+	logs                             []history
+	open                             map[*entry]struct{} // submitted and not settled
+	submitted, acknowledged, refused uint64
 
 	found  findings
 	faults map[fault]bool // so that many readings count each fault once
@@ -88,6 +89,7 @@ type entry struct {
 	acked   uint64 // LSN it was acknowledged at; 0 if it was not
 	read    uint64 // LSN it was read at, first; 0 if it was not
 	lost    bool   // acknowledged, and a reading that had to show it did not
+	refused bool   // nothing of it may ever be read
 }
 
 // findings are what is wrong.
@@ -126,21 +128,21 @@ func newLedger(shards int, docs []docEntry) *ledger {
 	return l
 }
 
-// submit notes an operation before it is handed to the service.
-func (l *ledger) submit(session uint64, p docstore.Pending, kind docstore.Kind, doc int) *entry {
-	e := &entry{session: session, number: p.Number, kind: kind, doc: int32(doc), sum: maphash.Bytes(l.seed, p.Record)}
+// submit notes an operation before it is handed to the engine.
+func (l *ledger) submit(shard int, op docstore.Op, doc int) *entry {
+	e := &entry{session: op.Session, number: op.Number, kind: op.Kind, doc: int32(doc), sum: maphash.Bytes(l.seed, op.AppendTo(nil))}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	h := &l.logs[p.Shard]
-	s := h.sessions[session]
+	h := &l.logs[shard]
+	s := h.sessions[op.Session]
 	if s == nil {
 		s = &track{}
-		h.sessions[session] = s
+		h.sessions[op.Session] = s
 	}
-	if s.last() != p.Number-1 {
-		panic(fmt.Sprintf("session %d submits operation %d after %d", session, p.Number, s.last()))
+	if s.last() != op.Number-1 {
+		panic(fmt.Sprintf("session %d submits operation %d after %d", op.Session, op.Number, s.last()))
 	}
-	s.set(p.Number, e)
+	s.set(op.Number, e)
 	e.serial = l.submitted
 	l.submitted++
 	l.open[e] = struct{}{}
@@ -171,14 +173,36 @@ func (l *ledger) ack(shard int, e *entry, lsn uint64) {
 	}
 }
 
-// abandon notes that an operation's outcome will stay unknown.
-func (l *ledger) abandon(e *entry) {
+// settle notes that an operation was not acknowledged: its outcome will stay unknown,
+// or it was refused, and must never be read.
+func (l *ledger) settle(e *entry, unknown bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.open, e)
+	if !unknown {
+		e.refused = true
+		l.refused++
+		if e.read != 0 {
+			l.resurrected(e, e.read)
+		}
+	}
 }
 
-// inFlight returns how many operations are neither acknowledged nor abandoned,
+// resurrected notes that an operation is there though it was refused.
+func (l *ledger) resurrected(e *entry, lsn uint64) {
+	if l.fault(fault{"foreign", docstore.ShardOf(l.docs[e.doc].key, len(l.logs)), lsn, e}, "it was refused") {
+		l.found.foreign++
+	}
+}
+
+// refusedSoFar returns how many operations were refused up to now.
+func (l *ledger) refusedSoFar() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.refused
+}
+
+// inFlight returns how many operations are neither acknowledged nor settled,
 // and a mark for inFlightSince.
 func (l *ledger) inFlight() (n int, mark uint64) {
 	l.mu.Lock()
@@ -249,6 +273,9 @@ func (r *reading) record(lsn uint64, data []byte) {
 		return
 	}
 
+	if e.refused {
+		l.resurrected(e, lsn)
+	}
 	acked, read := h.acked.at(lsn), h.read.at(lsn)
 	if acked != e || read != e {
 		r.missAt(lsn)
@@ -353,7 +380,7 @@ func (l *ledger) forget(shard int, first uint64) {
 // An engineView is what the engine shows of a shard; docstore.View does.
 type engineView interface {
 	Len() int
-	Get(key string) (doc []byte, lsn uint64, found bool)
+	Get(key string) (doc []byte, lsn client.LSN, found bool)
 }
 
 // compare compares a shard of the engine with the effect of the records up to
@@ -382,7 +409,7 @@ func (l *ledger) compare(shard int, applied uint64, v engineView) {
 		switch {
 		case !found:
 			l.engineFault(shard, at, "the engine has no %q", d.key)
-		case lsn != at:
+		case uint64(lsn) != at:
 			l.engineFault(shard, at, "the engine has %q of LSN %d", d.key, lsn)
 		case !bytes.Equal(doc, d.doc):
 			l.engineFault(shard, at, "the engine has other bytes of %q", d.key)

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/walsvc/walsvc/client"
 	"github.com/walsvc/walsvc/internal/docstore"
 )
 
@@ -32,7 +33,7 @@ func (b *ledgerBench) submitNext(session, number uint64, doc int) {
 	op := docstore.Op{Kind: docstore.Put, Session: session, Number: number, Key: d.key, Doc: d.doc}
 	record := op.AppendTo(nil)
 	b.records = append(b.records, record)
-	b.entries = append(b.entries, b.submit(session, docstore.Pending{Number: number, Record: record}, docstore.Put, doc))
+	b.entries = append(b.entries, b.submit(0, op, doc))
 }
 
 // read reads records at dense LSNs from an LSN on.
@@ -171,6 +172,25 @@ func TestLedgerFinds(t *testing.T) {
 			want: tally{recovered: 5, findings: findings{foreign: 1}}, // all that is left to say of it
 		},
 		{
+			name: "what was refused and is there",
+			do: func(b *ledgerBench) {
+				b.settle(b.entries[5], false)
+				b.read(1, b.records...)
+				b.read(1, b.records...)
+			},
+			want: tally{recovered: 5, findings: findings{foreign: 1}},
+			hint: "it was refused",
+		},
+		{
+			name: "what was there and is refused",
+			do: func(b *ledgerBench) {
+				b.read(1, b.records...)
+				b.settle(b.entries[5], false)
+			},
+			want: tally{recovered: 5, findings: findings{foreign: 1}},
+			hint: "it was refused",
+		},
+		{
 			name: "nothing, when what is settled and truncated is forgotten",
 			do: func(b *ledgerBench) {
 				b.read(1, b.records...)
@@ -178,7 +198,7 @@ func TestLedgerFinds(t *testing.T) {
 				b.read(4, b.records[3:]...)
 				b.submitNext(1, 4, 0)
 				b.ack(0, b.entries[6], 7)
-				b.abandon(b.entries[5])
+				b.settle(b.entries[5], true)
 				b.read(6, b.records[5:]...)
 				b.forget(0, 8)
 				b.submitNext(1, 5, 0)
@@ -326,9 +346,9 @@ func TestLedgerCountsWhatIsInFlight(t *testing.T) {
 	if n := b.inFlightSince(mark); n != 1 {
 		t.Errorf("%d in flight since the mark", n)
 	}
-	b.abandon(b.entries[5])
+	b.settle(b.entries[5], true)
 	if n := b.inFlightSince(mark); n != 0 {
-		t.Errorf("%d in flight since the mark, after it was abandoned", n)
+		t.Errorf("%d in flight since the mark, after it was settled", n)
 	}
 }
 
@@ -340,9 +360,9 @@ type fakeView map[string]struct {
 
 func (v fakeView) Len() int { return len(v) }
 
-func (v fakeView) Get(key string) ([]byte, uint64, bool) {
+func (v fakeView) Get(key string) ([]byte, client.LSN, bool) {
 	d, found := v[key]
-	return []byte(d.doc), d.lsn, found
+	return []byte(d.doc), client.LSN(d.lsn), found
 }
 
 func TestLedgerComparesTheEngine(t *testing.T) {

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/walsvc/walsvc/client"
 	"github.com/walsvc/walsvc/internal/docstore"
 )
 
@@ -17,8 +19,9 @@ import (
 type demoService interface {
 	start(ctx context.Context) (recovered string, err error) // returns when it serves, with what recovery found
 	kill() error                                             // with SIGKILL; returns when it is gone
-	connect(ctx context.Context) (demoConn, error)
-	counters(ctx context.Context) (serviceCounters, error) // since it was started
+	target() string                                          // for client.Open; the same for all its lives
+	connect(ctx context.Context) (demoConn, error)           // for the audit
+	counters(ctx context.Context) (serviceCounters, error)   // since it was started
 	// passing tells whether an error is one that a killed service explains.
 	passing(err error) bool
 }
@@ -29,10 +32,9 @@ var errTruncated = errors.New("the log was truncated meanwhile")
 
 // A demoConn is one connection to it.
 type demoConn interface {
-	docstore.WAL
 	// read returns the first LSN that a log keeps and everything from there to
 	// where it ends now, or errTruncated.
-	read(ctx context.Context, log string) (first uint64, records iter.Seq2[docstore.Record, error], err error)
+	read(ctx context.Context, log string) (first client.LSN, records iter.Seq2[client.Record, error], err error)
 	close()
 }
 
@@ -53,12 +55,12 @@ func (c *serviceCounters) add(o serviceCounters) {
 // demoPlan is what is to be done.
 type demoPlan struct {
 	docs     []docEntry
-	dir      string // of the engine's checkpoint files
+	dir      string // of the engine's pages, and the replica's
 	shards   int
 	clients  int
 	window   int           // operations that a client may have in flight
 	kills    int           // of the service
-	every    int           // how many of them take the engine along: every so many'th
+	every    int           // every so many'th of them takes the engine along, and is followed by a failover
 	duration time.Duration // that kills are spread over
 	rounds   int           // through the documents; 0 means as many as fit the duration
 	seed     uint64
@@ -80,14 +82,17 @@ const sessionPause = 10 * time.Millisecond
 //
 //	clients      put documents, many in flight each, and tell the ledger what
 //	             they submit and what is acknowledged
-//	engine       follows its logs and tells the ledger what it applies; makes
-//	             checkpoints, which let segments be recycled
+//	engine       has the documents; makes checkpoints, which let segments be recycled
+//	replica      follows the engine's logs and tells the ledger what it reads; its
+//	             cursors hold back what it has not read yet
 //	reaper       kills the service, often the engine too, restarts them and
-//	             reads every log again, for the ledger to compare
+//	             reads every log again, for the ledger to compare; and has another
+//	             engine take over from one that is alive and writes
 type demo struct {
 	demoPlan
 	service demoService
 	ledger  *ledger
+	replica *docstore.Replica
 	say     func(format string, args ...any) // what happened, for people
 	random  *rand.Rand                       // of the reaper
 
@@ -106,6 +111,8 @@ type demo struct {
 	kills, engineKills int
 	inFlightAtKills    int
 	fewestInFlight     int
+	failovers          int
+	engines            int // lives of engines
 	counted            serviceCounters
 }
 
@@ -127,6 +134,10 @@ func (d *demo) run(ctx context.Context) (tally, error) {
 	if _, err := d.within(ctx, d.service.start); err != nil {
 		return tally{}, err
 	}
+	if err := d.follow(ctx); err != nil {
+		return tally{}, err
+	}
+	defer d.replica.Close()
 	e, err := d.openEngine(ctx)
 	if err != nil {
 		return tally{}, err
@@ -136,6 +147,11 @@ func (d *demo) run(ctx context.Context) (tally, error) {
 	for range d.demoPlan.kills {
 		if e, err = d.reap(ctx, e); err != nil {
 			return tally{}, err
+		}
+		if d.every > 0 && d.kills%d.every == 1%d.every {
+			if e, err = d.failover(ctx, e); err != nil {
+				return tally{}, err
+			}
 		}
 	}
 	if err := d.fed(ctx, e); err != nil {
@@ -169,7 +185,57 @@ func (d *demo) run(ctx context.Context) (tally, error) {
 	if err := d.audit(ctx); err != nil {
 		return tally{}, err
 	}
+	for shard := range d.shards { // openEngine waited for it
+		v := d.replica.View(shard)
+		d.ledger.compare(shard, uint64(v.Applied), v)
+	}
 	return d.ledger.tally(), nil
+}
+
+// follow opens the replica, which lives as long as the demonstration.
+func (d *demo) follow(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, stepLimit, fmt.Errorf("it took more than %v", stepLimit))
+	defer cancel()
+	readings := make([]*reading, d.shards)
+	for shard := range readings {
+		readings[shard] = d.ledger.begin(shard, 1, 0)
+	}
+	o := d.engineOptions("replica")
+	o.Applied = func(shard int, lsn client.LSN, record []byte) { readings[shard].record(uint64(lsn), record) }
+	if d.replica, err = docstore.Follow(ctx, d.service.target(), o); err != nil {
+		return fmt.Errorf("open the replica: %w", err)
+	}
+	return nil
+}
+
+// failover has another engine take over from one that is alive: its clients go on,
+// until they hear that it was fenced.
+func (d *demo) failover(ctx context.Context, old *engine) (*engine, error) {
+	old.replaced.Store(true)
+	refused := d.ledger.refusedSoFar()
+	began := time.Now()
+	e, err := d.openEngine(ctx)
+	if err != nil {
+		old.crash()
+		return e, err
+	}
+	took := time.Since(began)
+	select {
+	case <-old.store.Done():
+	case <-time.After(stepLimit):
+		err = fmt.Errorf("the engine that was fenced does not hear of it in %v", stepLimit)
+	}
+	old.crash()
+	if err != nil {
+		return e, err
+	}
+	if err := d.audit(ctx); err != nil {
+		return e, err
+	}
+	d.failovers++
+	d.say("failover %d: %s took over in %v from %s, which lived and wrote: %s of its appends were refused",
+		d.failovers, e.name, round(took), old.name, grouped(d.ledger.refusedSoFar()-refused))
+	return e, nil
 }
 
 // fed waits until the documents were fed as long, or as often, as planned.
@@ -289,33 +355,40 @@ func (d *demo) audit(ctx context.Context) error {
 
 func (d *demo) auditLog(ctx context.Context, conn demoConn, shard int) error {
 	must := d.ledger.lastAcked(shard) // before the service is asked how far the log goes
-	first, records, err := conn.read(ctx, d.engineOptions().LogName(shard))
+	first, records, err := conn.read(ctx, d.engineOptions("").LogName(shard))
 	if err != nil {
 		return err
 	}
-	r := d.ledger.begin(shard, first, must)
+	r := d.ledger.begin(shard, uint64(first), must)
 	for record, err := range records {
 		if err != nil {
 			return err
 		}
-		r.record(record.LSN, record.Data)
+		r.record(uint64(record.LSN), record.Data)
 	}
 	r.end()
-	d.ledger.forget(shard, first)
+	d.ledger.forget(shard, uint64(first))
 	return nil
 }
 
-func (d *demo) engineOptions() docstore.Options {
-	return docstore.Options{Dir: d.dir, Shards: d.shards, Prefix: "docs/"}
+// engineOptions are those of an engine, or of the replica, by name: the engines
+// share a directory, as those of a cluster share a disk.
+func (d *demo) engineOptions(name string) docstore.Options {
+	dir := "engine"
+	if name == "replica" {
+		dir = name
+	}
+	return docstore.Options{Dir: filepath.Join(d.dir, dir), Name: name, Shards: d.shards, Prefix: "docs/"}
 }
 
 // An engine is one life of the storage engine, with its clients.
 type engine struct {
-	d      *demo
-	store  *docstore.Store
-	conn   demoConn
-	cancel context.CancelCauseFunc // ends the life
-	ended  context.Context         // done when the life is over, or must be: see its cause
+	d        *demo
+	name     string
+	store    *docstore.Store
+	cancel   context.CancelCauseFunc // ends the life
+	ended    context.Context         // done when the life is over, or must be: see its cause
+	replaced atomic.Bool             // another one takes over, or has
 
 	clients     sync.WaitGroup
 	checkpoints sync.WaitGroup
@@ -324,31 +397,29 @@ type engine struct {
 // errCrash ends a life on purpose.
 var errCrash = errors.New("engine killed")
 
-// openEngine recovers the engine, compares it with the ledger, and lets the
-// clients in.
+// openEngine opens an engine, compares it with the ledger, and lets the clients in.
 func (d *demo) openEngine(ctx context.Context) (*engine, error) {
-	e := &engine{d: d}
+	d.engines++
+	e := &engine{d: d, name: fmt.Sprintf("node-%d", d.engines)}
 	e.ended, e.cancel = context.WithCancelCause(ctx)
 	opening, cancel := context.WithTimeoutCause(e.ended, stepLimit, fmt.Errorf("recovery took more than %v", stepLimit))
 	defer cancel()
 	var err error
-	if e.conn, err = d.service.connect(opening); err != nil {
-		e.crash()
-		return e, fmt.Errorf("open the engine: %w", err)
-	}
-	o := d.engineOptions()
+	o := d.engineOptions(e.name)
 	readings := make([]*reading, d.shards)
-	o.Applied = func(shard int, lsn uint64, record []byte) {
+	o.Applied = func(shard int, lsn client.LSN, record []byte) {
 		if readings[shard] == nil { // its first record: the one behind its checkpoint
-			readings[shard] = d.ledger.begin(shard, lsn, 0)
+			readings[shard] = d.ledger.begin(shard, uint64(lsn), 0)
 		}
-		readings[shard].record(lsn, record)
+		readings[shard].record(uint64(lsn), record)
 	}
-	if e.store, err = docstore.Open(opening, e.conn, o); err != nil {
+	if e.store, err = docstore.Open(opening, d.service.target(), o); err == nil {
+		err = e.compare(opening)
+	}
+	if err != nil {
 		e.crash()
 		return e, fmt.Errorf("open the engine: %w", err)
 	}
-	e.compare()
 	for range d.demoPlan.clients {
 		e.clients.Go(e.client)
 	}
@@ -356,31 +427,32 @@ func (d *demo) openEngine(ctx context.Context) (*engine, error) {
 	return e, nil
 }
 
-// compare compares what the engine has with what the ledger says it should.
-func (e *engine) compare() {
+// compare compares what the engine has with what the ledger says it should, once
+// the replica has read as much.
+func (e *engine) compare(ctx context.Context) error {
 	for shard := range e.d.shards {
 		v := e.store.View(shard)
-		e.d.ledger.compare(shard, v.Applied, v)
+		if err := e.d.replica.Wait(ctx, shard, v.Applied); err != nil {
+			return fmt.Errorf("the replica: %w", err)
+		}
+		e.d.ledger.compare(shard, uint64(v.Applied), v)
 	}
+	return nil
 }
 
 // crash ends the life: nothing is waited for, nothing written, nothing
 // answered, and the memory is gone. It may be called again.
 func (e *engine) crash() {
 	e.cancel(errCrash)
-	e.clients.Wait()
-	e.checkpoints.Wait()
 	if e.store != nil {
 		e.store.Close()
 	}
-	if e.conn != nil {
-		e.conn.close()
-	}
-	e.store, e.conn = nil, nil
+	e.clients.Wait()
+	e.checkpoints.Wait()
 }
 
 // settle waits until the clients, who were told to stop, have an answer to
-// everything, and until the engine shows it.
+// everything, and compares.
 func (e *engine) settle(ctx context.Context) error {
 	settled := make(chan struct{})
 	go func() {
@@ -397,16 +469,9 @@ func (e *engine) settle(ctx context.Context) error {
 	case <-e.ended.Done():
 		return context.Cause(e.ended)
 	}
-	for shard := range e.d.shards {
-		ctx, cancel := context.WithTimeoutCause(ctx, stepLimit, fmt.Errorf("the engine did not apply everything within %v", stepLimit))
-		err := e.store.Wait(ctx, shard, e.d.ledger.lastAcked(shard))
-		cancel()
-		if err != nil {
-			return err
-		}
-	}
-	e.compare()
-	return nil
+	ctx, cancel := context.WithTimeoutCause(ctx, stepLimit, fmt.Errorf("the replica did not get everything within %v", stepLimit))
+	defer cancel()
+	return e.compare(ctx)
 }
 
 // until waits until a condition holds, and returns an error if the engine's
@@ -419,6 +484,8 @@ func (e *engine) until(ctx context.Context, condition func() bool) error {
 		case <-tick.C:
 		case <-e.ended.Done():
 			return context.Cause(e.ended)
+		case <-e.d.replica.Done():
+			return fmt.Errorf("the replica: %w", e.d.replica.Err())
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -426,8 +493,8 @@ func (e *engine) until(ctx context.Context, condition func() bool) error {
 	return nil
 }
 
-// checkpoint makes checkpoints, shard after shard. One that the service's
-// death interrupts is made up for by the next.
+// checkpoint makes checkpoints, shard after shard, and has the replica save. One
+// that the service's death interrupts is made up for by the next.
 func (e *engine) checkpoint() {
 	tick := time.NewTicker(checkpointInterval)
 	defer tick.Stop()
@@ -439,30 +506,36 @@ func (e *engine) checkpoint() {
 		}
 		e.d.truncating.Lock()
 		_, err := e.store.Checkpoint(e.ended, shard)
+		e.fail(err)
+		_, err = e.d.replica.Save(e.ended, shard)
+		e.fail(err)
 		e.d.truncating.Unlock()
-		if err != nil && !e.d.service.passing(err) {
-			e.cancel(err)
-		}
+	}
+}
+
+// fail ends the life for an error that nothing explains which was done on purpose.
+func (e *engine) fail(err error) {
+	if err != nil && !e.d.service.passing(err) && !e.replaced.Load() {
+		e.cancel(err)
 	}
 }
 
 // client is one client of the engine, in session after session: one ends when
-// the outcome of an append is unknown for good.
+// an operation fails.
 func (e *engine) client() {
 	for {
 		select {
 		case <-e.d.sated:
 			return
+		case <-e.store.Done():
+			e.fail(e.store.Err())
+			return
 		case <-e.ended.Done():
 			return
 		default:
 		}
-		err := e.session()
-		switch {
-		case err == nil:
-		case !e.d.service.passing(err):
-			e.cancel(err)
-		default:
+		if err := e.session(); err != nil {
+			e.fail(err)
 			select {
 			case <-time.After(sessionPause):
 			case <-e.ended.Done():
@@ -471,60 +544,60 @@ func (e *engine) client() {
 	}
 }
 
-// session feeds documents until it is told to stop, and then waits for what is
-// in flight; or until an append fails, and returns why.
+// session feeds documents until it is told to stop, or until one fails, and then
+// waits for what is in flight. Its operations take effect, within a shard, in their
+// order, and none without those before it.
 func (e *engine) session() error {
 	ctx, fail := context.WithCancelCause(e.ended)
 	defer fail(nil)
-	conn, err := e.d.service.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.close()
 	id := e.d.sessions.Add(1)
-	s, err := e.store.NewSession(ctx, conn, id)
-	if err != nil {
-		return err
-	}
+	numbers := make([]uint64, e.d.shards)
 	random := rand.New(rand.NewPCG(e.d.seed, id+1))
-	window := make(chan struct{}, e.d.window)
+
+	type flight struct {
+		entry  *entry
+		commit *docstore.Commit
+	}
+	flying := make(chan flight, e.d.window)
+	var landing sync.WaitGroup
+	landing.Go(func() {
+		for f := range flying {
+			// Not bounded by ctx: each has a verdict, if only that the store is closed.
+			if err := f.commit.Wait(context.WithoutCancel(ctx)); err != nil {
+				e.d.ledger.settle(f.entry, errors.Is(err, client.ErrUnknownOutcome))
+				fail(err)
+			} else {
+				e.d.ledger.ack(f.commit.Shard, f.entry, uint64(f.commit.LSN))
+			}
+		}
+	})
+	defer landing.Wait()
+	defer close(flying)
 	for {
 		select {
-		case window <- struct{}{}:
+		case <-e.d.sated:
+			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		}
-		select {
-		case <-e.d.sated:
-			<-window // this turn is not taken
-			for range cap(window) {
-				select {
-				case window <- struct{}{}:
-				case <-ctx.Done():
-					return context.Cause(ctx)
-				}
-			}
-			return nil
 		default:
 		}
 		e.d.turnstile.RLock()
 		n := e.d.next.Add(1) - 1
 		e.d.turnstile.RUnlock()
 		doc := int(n % uint64(len(e.d.docs)))
-		kind, bytes := docstore.Put, e.d.docs[doc].doc
+		op := docstore.Op{Kind: docstore.Put, Session: id, Key: e.d.docs[doc].key, Doc: e.d.docs[doc].doc}
 		if n >= uint64(len(e.d.docs)) && random.IntN(16) == 0 { // in later rounds there is something to delete
-			kind, bytes = docstore.Delete, nil
+			op.Kind, op.Doc = docstore.Delete, nil
 		}
-		p := s.Prepare(kind, e.d.docs[doc].key, bytes)
-		entry := e.d.ledger.submit(id, p, kind, doc)
-		p.Start(ctx, func(lsn uint64, err error) {
-			if err != nil {
-				e.d.ledger.abandon(entry)
-				fail(err)
-			} else {
-				e.d.ledger.ack(p.Shard, entry, lsn)
-			}
-			<-window
-		})
+		shard := docstore.ShardOf(op.Key, e.d.shards)
+		numbers[shard]++
+		op.Number = numbers[shard]
+		entry := e.d.ledger.submit(shard, op, doc)
+		commit, err := e.store.Start(ctx, op)
+		if err != nil {
+			e.d.ledger.settle(entry, false)
+			return err
+		}
+		flying <- flight{entry, commit}
 	}
 }

@@ -1,37 +1,53 @@
 // Package docstore is a small document store that keeps its write-ahead log in
-// walsvc: what a storage engine on top of the service looks like, and what the
-// demonstration kills.
+// walsvc: what a storage engine on top of the service looks like, step by step, and
+// what the demonstration kills. docs/guide.md goes through it.
 //
-// # One put
+// Keys are spread over shards, each with a log, and within a shard over pages, which
+// are what is written to disk and read from it. All of it that matters is in
+// store.go, and of readers in replica.go.
 //
-//	Session.Put   encode the operation, append it to the log of the key's shard;
-//	              nothing is applied yet
-//	walsvc        makes the record durable and answers with its LSN
-//	Shard         follows its log and applies what comes, in the order of LSNs:
-//	              key -> document
+// # The steps
 //
-// There is one way into the maps: following the log. A live store and one that
-// recovers run the same code, and no write is visible that could still be lost.
+//	takeOver    acquires the log's writer. Whoever had it is fenced from then on:
+//	            what it still sends lands nowhere, wherever it waits
+//	recover     loads the pages that the checkpoint names and applies the records
+//	            behind it
+//	Start       appends an operation at the LSN that this writer knows it will get,
+//	            and applies it. Nobody is told yet
+//	Wait, Get   tell what is durable
+//	checkpoint  begins a checkpoint, writes the pages, none that is ahead of what is
+//	            durable, and completes it: the log goes up to there
+//	watch       hears what is durable, and that somebody else has taken over
+//	Resolve     says what became of an operation whose outcome is unknown
+//	Replica     follows the logs, and holds what it has not got with a cursor
 //
-// # Checkpoint
+// # What is in memory
 //
-// A shard's checkpoint is a file of its own and a walsvc checkpoint that names it:
+// Pages are ahead of the log's durable end by the operations that are under way. So
+// operations follow each other without waiting for the disk, and three rules keep what
+// could still be lost from being seen: an operation's user is told when it is durable,
+// a reader gets its answer when that is, and a page is written when its last operation
+// is.
 //
-//  1. copy the map and the LSN applied last
-//  2. write shard-I-LSN.checkpoint.tmp, sync it, rename it, sync the directory
-//  3. set the walsvc checkpoint of the shard's log: LSN, and the file's name as state
-//  4. truncate the log below: the records are not needed any more
-//  5. remove the files that no walsvc checkpoint names
+// An operation that is refused, or of which nobody knows what became, leaves pages
+// that have it, and others that were applied on top. There is no undoing: the store
+// ends, and is opened again, which reads what is true from the log. Nothing that was
+// appended behind a refused operation lands, since each states the LSN that it must get.
 //
-// A crash between any two steps leaves a file that the walsvc checkpoint names
-// and every record behind it. Step 3 is what counts: the file of a step 2
-// without a step 3 is a stranger, removed the next time.
+// # Two at once
 //
-// # Recovery
+//	node-a                        walsvc                     node-b
+//	Start: LSN 105 ─────────────► is on its way
+//	                              epoch 3 begins ◄────────── takeOver
+//	                 105 FENCED                    ────────► recover, up to 104
+//	page of LSN 105 is dirty                       ◄──────── Start: LSN 105
+//	                              105 is durable, node-b's
 //
-// Ask walsvc for the checkpoint, load the file that it names, follow the log
-// from the record behind. Without a checkpoint, begin with nothing at LSN 1. The store is
-// open when it has applied everything that was durable when it asked.
+// Node-a must not write its page now, though LSN 105 is durable, nor complete a
+// checkpoint there. Its waits and checkpoints state its epoch, as its appends do, and
+// are fenced likewise; the files of pages have the epoch in their names, so that two
+// engines on one directory never write the same one. Each removes what it has
+// replaced, and what earlier epochs left behind, but nothing of a later epoch.
 //
 // There is no orderly stop: Close leaves behind what a crash leaves behind.
 package docstore

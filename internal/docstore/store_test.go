@@ -8,45 +8,48 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/walsvc/walsvc/client"
+	"github.com/walsvc/walsvc/testdata"
 )
 
-// oneShard opens a store with a single log, so that tests can name LSNs.
-func oneShard(t *testing.T, wal WAL, dir string) *Store {
-	t.Helper()
-	s, err := Open(t.Context(), wal, Options{Dir: dir, Shards: 1})
+// oneShard opens a store with a single log and page, so that tests can name LSNs.
+func (w *world) oneShard() *Store {
+	w.t.Helper()
+	s, err := Open(w.t.Context(), target, w.one())
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	t.Cleanup(s.Close)
+	w.t.Cleanup(s.Close)
 	return s
 }
 
-// do performs operations, "key=doc" to put and "key" to delete, and waits
-// until the store shows the last one.
-func do(t *testing.T, s *Store, wal WAL, id uint64, ops ...string) {
+// one are the options of oneShard.
+func (w *world) one() Options {
+	o := w.newLine().options("node", w.dir)
+	o.Shards, o.Pages, o.Prefix = 1, 1, "one/"
+	return o
+}
+
+// do performs operations, "key=doc" to put and "key" to delete.
+func do(t *testing.T, s *Store, ops ...string) {
 	t.Helper()
-	n, err := s.NewSession(t.Context(), wal, id)
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, op := range ops {
-		kind := Delete
 		key, doc, put := strings.Cut(op, "=")
+		err := error(nil)
 		if put {
-			kind = Put
+			err = s.Put(t.Context(), key, []byte(doc))
+		} else {
+			err = s.Delete(t.Context(), key)
 		}
-		p := n.Prepare(kind, key, []byte(doc))
-		acked := make(chan uint64, 1)
-		p.Start(t.Context(), func(lsn uint64, err error) { acked <- lsn })
-		if err := s.Wait(t.Context(), p.Shard, <-acked); err != nil {
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
 // show spells a shard's documents as "key=doc@lsn".
-func show(s *Store, shard int) string {
-	v := s.View(shard)
+func show(v View) string {
 	var all []string
 	for key := range v.Keys() {
 		doc, lsn, _ := v.Get(key)
@@ -56,149 +59,74 @@ func show(s *Store, shard int) string {
 	return fmt.Sprintf("%d: %s", v.Applied, strings.Join(all, " "))
 }
 
-func files(t *testing.T, dir string) string {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return strings.Join(names, " ")
-}
-
-func TestPutGetDelete(t *testing.T) {
-	wal, dir := newFakeWAL(), t.TempDir()
-	s, err := Open(t.Context(), wal, Options{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	do(t, s, wal, 1, "a=1", "b=2", "c=3", "a=4", "b")
-	for key, want := range map[string]string{"a": "4", "c": "3"} {
-		if doc, found := s.Get(key); !found || string(doc) != want {
-			t.Errorf("%s is %q (found: %t), want %q", key, doc, found, want)
-		}
-	}
-	if doc, found := s.Get("b"); found {
-		t.Errorf("b is %q after its delete", doc)
-	}
-}
-
-func TestRecoveryFromTheLogAlone(t *testing.T) {
-	wal, dir := newFakeWAL(), t.TempDir()
-	s := oneShard(t, wal, dir)
-	do(t, s, wal, 1, "a=1", "b=2", "a=3", "b")
+func TestRecovery(t *testing.T) {
+	w := newWorld(t, 1)
+	s := w.oneShard()
+	do(t, s, "a=1", "b=2", "a=3", "b")
 	s.Close()
-	if got, want := show(oneShard(t, wal, dir), 0), "4: a=3@3"; got != want {
+	s = w.oneShard() // from the log alone
+	if got, want := show(s.View(0)), "4: a=3@3"; got != want {
 		t.Errorf("recovered %q, want %q", got, want)
 	}
-}
-
-func TestRecoveryFromCheckpointAndLog(t *testing.T) {
-	wal, dir := newFakeWAL(), t.TempDir()
-	s := oneShard(t, wal, dir)
-	do(t, s, wal, 1, "a=1", "b=2", "c=3")
-	if lsn, err := s.Checkpoint(t.Context(), 0); err != nil || lsn != 3 {
-		t.Fatalf("checkpoint at %d, %v", lsn, err)
-	}
-	do(t, s, wal, 2, "b", "d=5")
-	s.Close()
-
-	log := wal.log("docs/0")
-	if log.first != 4 || log.checkpoint != 3 {
-		t.Errorf("the log begins at %d with its checkpoint at %d, want 4 and 3", log.first, log.checkpoint)
-	}
-	s = oneShard(t, wal, dir)
-	if got, want := show(s, 0), "5: a=1@1 c=3@3 d=5@5"; got != want {
-		t.Errorf("recovered %q, want %q", got, want)
-	}
+	do(t, s, "c=5")
 	if lsn, err := s.Checkpoint(t.Context(), 0); err != nil || lsn != 5 {
 		t.Fatalf("checkpoint at %d, %v", lsn, err)
 	}
-	if got := files(t, dir); got != fileName(0, 5) {
-		t.Errorf("files left: %s", got)
+	do(t, s, "a", "d=7")
+	s.Close()
+	if err := s.Put(t.Context(), "e", nil); !errors.Is(err, ErrClosed) {
+		t.Errorf("put into what is closed: %v", err)
+	}
+	s = w.oneShard() // from a checkpoint and the log behind
+	if got, want := show(s.View(0)), "7: c=5@5 d=7@7"; got != want {
+		t.Errorf("recovered %q, want %q", got, want)
+	}
+	if doc, found, err := s.Get(t.Context(), "a"); found || err != nil {
+		t.Errorf("a is %q after its delete, %v", doc, err)
+	}
+	if lsn, err := s.Checkpoint(t.Context(), 0); err != nil || lsn != 7 {
+		t.Fatalf("checkpoint at %d, %v", lsn, err)
+	}
+	s.Close()
+	s = w.oneShard() // from a checkpoint alone
+	if got, want := show(s.View(0)), "7: c=5@5 d=7@7"; got != want {
+		t.Errorf("recovered %q, want %q", got, want)
+	}
+	if got, want := w.files(), pageName(0, 0, stamp{4, 7}); got != want {
+		t.Errorf("files left: %s, want %s", got, want)
 	}
 }
 
-// A crash anywhere between the steps of a checkpoint leaves a store that
-// recovers to the same documents and whose next checkpoint cleans up.
-func TestCrashWithinCheckpoint(t *testing.T) {
-	crash := errors.New("crash")
-	for _, test := range []struct {
-		name  string
-		at    func(*fakeLog)
-		file  uint64 // the checkpoint's LSN after the crash
-		first uint64 // the log's
-	}{
-		{"between the file and the walsvc checkpoint", func(l *fakeLog) { l.failSet = crash }, 2, 3},
-		{"before the walsvc checkpoint was answered", func(l *fakeLog) { l.failAfterSet = crash }, 4, 3},
-		{"between the walsvc checkpoint and truncation", func(l *fakeLog) { l.failTruncate = crash }, 4, 3},
+// TestLeftovers: what a crash leaves behind is removed, and nothing else is.
+func TestLeftovers(t *testing.T) {
+	w := newWorld(t, 1)
+	later := pageName(0, 0, stamp{9, 1})
+	for _, name := range []string{
+		pageName(0, 0, stamp{1, 9}), pageName(0, 0, stamp{1, 9}) + tmpSuffix, // of epochs that are over
+		later, pageName(1, 0, stamp{1, 9}), "somebody else's", "shard-0-page-0-epoch-01-lsn-1.page",
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			wal, dir := newFakeWAL(), t.TempDir()
-			log := wal.log("docs/0")
-			s := oneShard(t, wal, dir)
-			do(t, s, wal, 1, "a=1", "b=2")
-			if _, err := s.Checkpoint(t.Context(), 0); err != nil {
-				t.Fatal(err)
-			}
-			do(t, s, wal, 2, "a=3", "c=4")
-			test.at(log)
-			if _, err := s.Checkpoint(t.Context(), 0); !errors.Is(err, crash) {
-				t.Fatalf("checkpoint: %v, want the crash", err)
-			}
-			do(t, s, wal, 3, "b")
-			s.Close()
-			log.failSet, log.failAfterSet, log.failTruncate = nil, nil, nil
-			if log.checkpoint != test.file || log.first != test.first {
-				t.Fatalf("checkpoint at %d, log from %d, want %d and %d", log.checkpoint, log.first, test.file, test.first)
-			}
-
-			s = oneShard(t, wal, dir)
-			if got, want := show(s, 0), "5: a=3@3 c=4@4"; got != want {
-				t.Errorf("recovered %q, want %q", got, want)
-			}
-			if lsn, err := s.Checkpoint(t.Context(), 0); err != nil || lsn != 5 {
-				t.Fatalf("checkpoint at %d, %v", lsn, err)
-			}
-			if got := files(t, dir); got != fileName(0, 5) {
-				t.Errorf("files left: %s", got)
-			}
-		})
+		if err := os.WriteFile(filepath.Join(w.dir, name), []byte(pageMagic), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-}
-
-// A crash within the writing of a file leaves one that nothing names.
-func TestUnfinishedFileIsIgnored(t *testing.T) {
-	wal, dir := newFakeWAL(), t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, fileName(0, 9)+tmpSuffix), []byte(fileMagic), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "somebody else's"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s := oneShard(t, wal, dir)
-	do(t, s, wal, 1, "a=1")
-	if _, err := s.Checkpoint(t.Context(), 0); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := files(t, dir), fileName(0, 1)+" somebody else's"; got != want {
+	do(t, w.oneShard(), "a=1")
+	if got, want := w.files(), strings.Join([]string{
+		"shard-0-page-0-epoch-01-lsn-1.page", later, pageName(1, 0, stamp{1, 9}), "somebody else's",
+	}, " "); got != want {
 		t.Errorf("files left: %s, want %s", got, want)
 	}
 }
 
 func TestDamagedFileIsRefused(t *testing.T) {
-	wal, dir := newFakeWAL(), t.TempDir()
-	s := oneShard(t, wal, dir)
-	do(t, s, wal, 1, "a=1", "b=2")
+	w := newWorld(t, 1)
+	s := w.oneShard()
+	do(t, s, "a=1", "b=2")
 	if _, err := s.Checkpoint(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
 	s.Close()
-	path := filepath.Join(dir, fileName(0, 2))
+	name := stamp{2, 2}
+	path := filepath.Join(w.dir, pageName(0, 0, name))
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -208,11 +136,8 @@ func TestDamagedFileIsRefused(t *testing.T) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if s, err := Open(t.Context(), wal, Options{Dir: dir, Shards: 1}); !errors.Is(err, ErrFile) {
-			t.Errorf("%s: opened with %v", what, err)
-			if err == nil {
-				s.Close()
-			}
+		if _, err := readPage(w.dir, 0, 0, name); !errors.Is(err, ErrFile) {
+			t.Errorf("%s: read with %v", what, err)
 		}
 	}
 	for i := range whole {
@@ -221,50 +146,142 @@ func TestDamagedFileIsRefused(t *testing.T) {
 		refused(fmt.Sprintf("byte %d flipped", i), b)
 		refused(fmt.Sprintf("cut to %d bytes", i), whole[:i])
 	}
-
+	p := page{docs: map[string]document{"a": {lsn: 1}}}
+	refused("another page's", encodePage(&p, stamp{2, 1}))
+	if s, err := Open(t.Context(), target, w.one()); !errors.Is(err, ErrFile) {
+		t.Errorf("opened with %v", err)
+		if err == nil {
+			s.Close()
+		}
+	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(t.Context(), wal, Options{Dir: dir, Shards: 1}); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Open(t.Context(), target, w.one()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("file removed: opened with %v", err)
 	}
 }
 
-func TestCheckpointOfAnotherFileIsRefused(t *testing.T) {
-	wal, dir := newFakeWAL(), t.TempDir()
-	log := wal.log("docs/0")
-	log.set, log.state = true, []byte("../../etc/passwd")
-	if _, err := Open(t.Context(), wal, Options{Dir: dir, Shards: 1}); !errors.Is(err, ErrFile) {
-		t.Errorf("opened with %v", err)
+func TestStrangeCheckpointIsRefused(t *testing.T) {
+	for name, state := range map[string]string{
+		"no claim":       "\x05hello",
+		"short":          "\x20",
+		"no page":        "\x00\x00",
+		"too many pages": "\x00\x02",
+		"a page missing": "\x00\x01\x01",
+		"more behind":    "\x00\x01\x01\x01\x01",
+	} {
+		if s, err := decodeState([]byte(state), 1); err == nil {
+			t.Errorf("%s: read as %+v", name, s)
+		}
+	}
+	if s, err := decodeState(nil, 3); err != nil || len(s.pages) != 3 {
+		t.Errorf("none at all: %+v, %v", s, err)
+	}
+	want := state{client.Claim{Epoch: 3, LSN: 9, LogChecksum: 1}, manifest{{3, 9}, {}, {1, 2}}}
+	if s, err := decodeState(want.encode(), 3); err != nil || s.claim != want.claim || !slices.Equal(s.pages, want.pages) {
+		t.Errorf("came back as %+v, %v", s, err)
 	}
 }
 
 func TestStrangeLogIsRefused(t *testing.T) {
+	w := newWorld(t, 1)
+	c, err := client.Open(t.Context(), target, w.newLine().options("", "").Client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer abandon(c)
 	for name, record := range map[string]string{
-		"empty record":           "",
-		"unknown kind":           "X\x01\x01\x01a",
-		"key beyond the end":     "P\x01\x01\x05a",
-		"no number":              "P\x01",
-		"delete with a document": "D\x01\x01\x01a{}",
+		"empty-record":           "",
+		"unknown-kind":           "X\x01\x01\x01a",
+		"key-beyond-the-end":     "P\x01\x01\x05a",
+		"no-number":              "P\x01",
+		"delete-with-a-document": "D\x01\x01\x01a{}",
 	} {
-		t.Run(name, func(t *testing.T) {
-			wal := newFakeWAL()
-			wal.log("docs/0").records = [][]byte{[]byte(record)}
-			if _, err := Open(t.Context(), wal, Options{Dir: t.TempDir(), Shards: 1}); !errors.Is(err, ErrOp) {
-				t.Errorf("opened with %v", err)
-			}
-		})
+		o := w.one()
+		o.Prefix = name + "/"
+		if _, _, err := c.CreateLog(t.Context(), o.LogName(0), client.LogOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Log(o.LogName(0)).Append(t.Context(), []byte(record)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(t.Context(), target, o); !errors.Is(err, ErrOp) {
+			t.Errorf("%s: opened with %v", name, err)
+		}
 	}
 }
 
-func TestHoleInTheLogIsRefused(t *testing.T) {
-	wal, dir := newFakeWAL(), t.TempDir()
-	s := oneShard(t, wal, dir)
-	do(t, s, wal, 1, "a=1", "b=2", "c=3")
+// TestReplica: a replica goes on where it was saved, and behind the records that
+// the store's checkpoints would have let go. What it has saved lets go nothing that
+// no checkpoint of the store covers.
+func TestReplica(t *testing.T) {
+	w := newWorld(t, 1)
+	s := w.oneShard()
+	o := w.one()
+	o.Name, o.Dir = "copy", t.TempDir()
+	follow := func() *Replica {
+		r, err := Follow(t.Context(), target, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(r.Close)
+		return r
+	}
+	r := follow()
+	n := client.LSN(0)
+	feed := func(count int) { // real documents, of several segments
+		t.Helper()
+		var last *Commit
+		for doc := range testdata.Documents() {
+			var err error
+			if last, err = s.Start(t.Context(), Op{Kind: Put, Key: fmt.Sprint(n % 100), Doc: doc}); err != nil {
+				t.Fatal(err)
+			}
+			if n++; int(n)%count == 0 {
+				break
+			}
+		}
+		if err := last.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	same := func() {
+		t.Helper()
+		if err := r.Wait(t.Context(), 0, n); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := show(r.View(0)), show(s.View(0)); got != want {
+			t.Errorf("the replica has %.200q, the store %.200q", got, want)
+		}
+	}
+	for range 4 {
+		feed(500)
+		same()
+		if lsn, err := r.Save(t.Context(), 0); err != nil || lsn != n {
+			t.Fatalf("saved at LSN %d, %v", lsn, err)
+		}
+	}
 	s.Close()
-	wal.log("docs/0").skip = 2
-	_, err := Open(t.Context(), wal, Options{Dir: dir, Shards: 1})
-	if err == nil || !strings.Contains(err.Error(), "LSN 3 came after 1") {
+	s = w.oneShard() // which has no page yet
+	same()
+	r.Close()
+	for range 4 {
+		feed(500)
+		if _, err := s.Checkpoint(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r = follow()
+	same()
+
+	// Its directory is older than its cursor: what is in between is nowhere.
+	if _, err := r.Save(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	o.Dir = t.TempDir()
+	if _, err := Follow(t.Context(), target, o); !errors.Is(err, ErrFile) {
 		t.Errorf("opened with %v", err)
 	}
 }
