@@ -8,6 +8,8 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/oklog/ulid/v2"
+
 	"github.com/walsvc/walsvc/client"
 )
 
@@ -272,4 +274,162 @@ func ExampleFuture_Written() {
 	// Output:
 	// the page may be used
 	// the page may be flushed: LSN 1 is durable
+}
+
+// Whoever takes over acquires the writer first. The old primary is alive, and finds
+// out when it appends, or from a watch while it does not.
+func ExampleLog_AcquireWriter() {
+	ctx, target, c, end := exampleAt()
+	defer end()
+
+	old := c.Log("orders")
+	if _, err := old.AcquireWriter(ctx, "node-a"); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := old.Append(ctx, []byte("node-a's")); err != nil {
+		log.Fatal(err)
+	}
+
+	// Another process.
+	other, err := client.Open(ctx, target, client.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer other.Close(ctx)
+	orders := other.Log("orders")
+	writer, err := orders.AcquireWriter(ctx, "node-b")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("node-b goes on at LSN", writer.Log.Next)
+
+	for _, err := range old.WatchDurable(ctx, 1) {
+		fmt.Println("node-a is told:", errors.Is(err, client.ErrFenced))
+	}
+	if _, err := old.Append(ctx, []byte("late")); errors.Is(err, client.ErrFenced) {
+		fmt.Println("and lands nothing")
+	}
+	// Output:
+	// node-b goes on at LSN 2
+	// node-a is told: true
+	// and lands nothing
+}
+
+// The log's writer knows which LSNs its records get. It changes its pages at once,
+// and lets those go to disk whose LSN is durable.
+func ExampleExpectLSN() {
+	ctx, c, end := example()
+	defer end()
+
+	orders := c.Log("orders")
+	writer, err := orders.AcquireWriter(ctx, "node-a")
+	if err != nil {
+		log.Fatal(err)
+	}
+	next := writer.Log.Next
+	var page struct {
+		total int
+		lsn   client.LSN
+	}
+	for _, amount := range []int{5, 7, 9} {
+		change := orders.AppendAsync(ctx, []byte(strconv.Itoa(amount)), client.ExpectLSN(next))
+		if err := change.NotTaken(); err != nil {
+			log.Fatal(err) // and the page stays as it is
+		}
+		page.total += amount
+		page.lsn = next
+		next++
+	}
+	if _, err := orders.WaitDurable(ctx, page.lsn); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("write the page:", page.total, "at LSN", page.lsn)
+	// Output: write the page: 21 at LSN 3
+}
+
+// A buffer pool holds pages back until the log is as far.
+func ExampleLog_WatchDurable() {
+	ctx, c, end := example()
+	defer end()
+
+	orders := c.Log("orders")
+	dirty := map[client.LSN]string{2: "page 7", 3: "page 1"}
+	for range 3 {
+		orders.AppendAsync(ctx, []byte("a change"))
+	}
+	for durable, err := range orders.WatchDurable(ctx, 0) {
+		if err != nil {
+			log.Fatal(err) // client.ErrFenced: these pages are nobody's any more
+		}
+		for lsn := range dirty {
+			if lsn <= durable {
+				delete(dirty, lsn) // written
+			}
+		}
+		if len(dirty) == 0 {
+			break
+		}
+	}
+	fmt.Println(len(dirty), "pages are dirty")
+	// Output: 0 pages are dirty
+}
+
+// Of a checkpoint two phases: between them the engine makes its pages durable.
+func ExampleLog_BeginCheckpoint() {
+	ctx, c, end := example()
+	defer end()
+
+	orders := c.Log("orders")
+	lsn, err := orders.Append(ctx, []byte("a change"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	checkpoint, err := orders.BeginCheckpoint(ctx, "engine", lsn)
+	if err != nil {
+		log.Fatal(err)
+	}
+	// ... the engine writes its pages, and syncs them ...
+	if _, err := checkpoint.Complete(ctx, []byte("pages-0001")); err != nil {
+		log.Fatal(err) // the checkpoint before holds
+	}
+	// Somebody who began before that does not undo it.
+	_, err = orders.SetCheckpoint(ctx, "engine", lsn, []byte("pages-0000"), client.ExpectVersion(0))
+	fmt.Println("set by somebody who saw none:", errors.Is(err, client.ErrCheckpointConflict))
+	// Output: set by somebody who saw none: true
+}
+
+// An engine that died with appends under way asks what became of them. What it has
+// kept of the error is enough: the producer, the sequence, and the epoch.
+func ExampleLog_Resolve() {
+	ctx, target, c, end := exampleAt()
+	defer end()
+
+	producer := ulid.Make()
+	first, err := client.Open(ctx, target, client.Options{Producer: producer})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := first.Log("orders").Append(ctx, []byte("set a = 5")); err != nil {
+		log.Fatal(err)
+	}
+	if err := first.Close(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	orders := c.Log("orders")
+	for sequence := range uint64(2) {
+		outcome, err := orders.Resolve(ctx, &client.UnknownError{Producer: producer, Sequence: sequence + 1})
+		if err != nil {
+			log.Fatal(err)
+		}
+		switch outcome.Outcome {
+		case client.Committed:
+			fmt.Println("it is at LSN", outcome.Receipt.LSN)
+		case client.NotWritten, client.Fenced:
+			fmt.Println("it is nowhere, and never will be: append it again")
+		}
+	}
+	// Output:
+	// it is at LSN 1
+	// it is nowhere, and never will be: append it again
 }

@@ -54,7 +54,11 @@ func Follow(ctx context.Context, target string, o Options) (*Replica, error) {
 			return nil, fmt.Errorf("open replica: shard %d: %w", i, err)
 		}
 		r.shards = append(r.shards, sh)
-		r.done.Go(func() { r.stop(r.follow(sh)) })
+		r.done.Go(func() {
+			if err := r.follow(sh); err != nil {
+				r.stop(err)
+			} // else the log is sealed: the shard has all there is
+		})
 	}
 	return r, nil
 }

@@ -102,7 +102,8 @@ func Open(ctx context.Context, target string, o Options) (*Store, error) {
 			return nil, fmt.Errorf("open document store: shard %d: %w", i, err)
 		}
 		s.shards = append(s.shards, sh)
-		s.done.Go(func() { s.watch(sh) })
+		after := sh.next - 1 // operations come as soon as the store is open
+		s.done.Go(func() { s.watch(sh, after) })
 	}
 	return s, nil
 }
@@ -181,8 +182,8 @@ func (s *Store) recover(ctx context.Context, sh *primary) error {
 // watch follows how far the log is durable, which lets pages go to disk, and ends
 // the store when another one has taken over: also one that only reads would show
 // old documents for ever, and hear of it with its next append, if it ever had one.
-func (s *Store) watch(sh *primary) {
-	for lsn, err := range sh.log.WatchDurable(s.life, sh.next-1) {
+func (s *Store) watch(sh *primary, after client.LSN) {
+	for lsn, err := range sh.log.WatchDurable(s.life, after) {
 		if err != nil {
 			s.stop(err)
 			return

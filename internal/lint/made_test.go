@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"flag"
 	"fmt"
+	"go/ast"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -31,6 +32,11 @@ var made = map[string]func() string{
 	"mutants": mutantsTable,
 }
 
+// codeParts are pieces of documents that are functions of the code, as they stand
+// there: between <!-- code: FILE NAME --> and <!-- end -->, where a method's NAME is
+// TYPE.METHOD. What a guide shows is then what is compiled, tested and killed.
+var codeParts = regexp.MustCompile(`(?s)<!-- code: (\S+\.go) ([\w.]+) -->\n(.*?)<!-- end -->\n`)
+
 var madeParts = regexp.MustCompile(`(?s)<!-- made: (\w+) -->\n(.*?)<!-- end -->\n`)
 
 // TestMade compares what documents have from the code with the code; -rewrite
@@ -54,6 +60,18 @@ func TestMade(t *testing.T) {
 			}
 			return fmt.Sprintf("<!-- made: %s -->\n%s<!-- end -->\n", m[1], want)
 		})
+		now = codeParts.ReplaceAllStringFunc(now, func(part string) string {
+			m := codeParts.FindStringSubmatch(part)
+			want, ok := r.function(t, m[1], m[2])
+			switch {
+			case !ok:
+				t.Errorf("%s shows %s of %s, which does not exist", name, m[2], m[1])
+				return part
+			case m[3] != want && !*rewrite:
+				t.Errorf("%s: %s of %s is not what the code says: run make gen; %s", name, m[2], m[1], difference(m[3], want))
+			}
+			return fmt.Sprintf("<!-- code: %s %s -->\n%s<!-- end -->\n", m[1], m[2], want)
+		})
 		if now != text && *rewrite {
 			r.write(t, name, now)
 		}
@@ -63,6 +81,41 @@ func TestMade(t *testing.T) {
 			t.Errorf("no document has %q", name)
 		}
 	}
+}
+
+// function returns a function of a file with its comment, in a fence.
+func (r *sourceTree) function(t *testing.T, file, name string) (text string, found bool) {
+	t.Helper()
+	for _, f := range r.code {
+		if f.name != file {
+			continue
+		}
+		for _, d := range f.Decls {
+			d, ok := d.(*ast.FuncDecl)
+			if !ok || functionName(d) != name {
+				continue
+			}
+			begin := d.Pos()
+			if d.Doc != nil {
+				begin = d.Doc.Pos()
+			}
+			source := r.read(t, file)
+			return "```go\n" + source[r.fset.Position(begin).Offset:r.fset.Position(d.End()).Offset] + "\n```\n", true
+		}
+	}
+	return "", false
+}
+
+// functionName returns a function's name, and a method's as TYPE.METHOD.
+func functionName(d *ast.FuncDecl) string {
+	if d.Recv == nil {
+		return d.Name.Name
+	}
+	of := d.Recv.List[0].Type
+	if star, ok := of.(*ast.StarExpr); ok {
+		of = star.X
+	}
+	return fmt.Sprintf("%s.%s", of, d.Name.Name)
 }
 
 // write replaces the text of a file.

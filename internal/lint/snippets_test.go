@@ -22,14 +22,15 @@ var packages = map[string]string{
 }
 
 // TestSnippets compiles the Go in documents, each piece as the body of a
-// function that has a ctx and returns an error.
+// function that has a ctx and returns an error; but for functions of the code, which
+// are compiled where they are from.
 func TestSnippets(t *testing.T) {
 	r := repository(t)
 	dir := t.TempDir()
 	overlay := map[string]string{}
 	n := 0
 	for _, name := range r.documents() {
-		for _, m := range goFences.FindAllStringSubmatch(r.read(t, name), -1) {
+		for _, m := range goFences.FindAllStringSubmatch(codeParts.ReplaceAllString(r.read(t, name), ""), -1) {
 			n++
 			text := fmt.Sprintf("// Package snippets is from documents.\npackage snippets\n\nimport (\n\t\"context\"\n%s)\n\nfunc snippet%d(ctx context.Context) error {\n%s\treturn nil\n}\n\nvar _ = snippet%d\n",
 				importsOf(m[1]), n, m[1], n)
