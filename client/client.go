@@ -103,6 +103,7 @@ const retryReads = `{"methodConfig":[{"name":[
 	{"service":"walsvc.v1.LogService","method":"CreateLog"},
 	{"service":"walsvc.v1.LogService","method":"GetLog"},
 	{"service":"walsvc.v1.LogService","method":"ListLogs"},
+	{"service":"walsvc.v1.LogService","method":"RewindLog"},
 	{"service":"walsvc.v1.LogService","method":"SealLog"},
 	{"service":"walsvc.v1.LogService","method":"TruncateLog"},
 	{"service":"walsvc.v1.AppendService","method":"OpenProducer"},
@@ -276,6 +277,11 @@ func (c *Client) GetLog(ctx context.Context, name string) (LogInfo, error) {
 	info, err := logInfo(resp.GetLog())
 	for _, r := range resp.GetLost() {
 		info.Lost = append(info.Lost, LSNRange{LSN(r.GetFirstLsn()), LSN(r.GetLastLsn())})
+	}
+	for _, r := range resp.GetRewinds() {
+		info.Rewinds = append(info.Rewinds, PastRewind{
+			Epoch: r.GetEpoch(), Kept: LSN(r.GetKeptLsn()), Next: LSN(r.GetNextLsn()), LogChecksum: r.GetLogChecksum(),
+		})
 	}
 	return info, err
 }

@@ -22,6 +22,10 @@ type Cursor struct {
 	Lag       time.Duration // since the first of these was committed; 0 if there is none, -1 if that is not known
 	Set       time.Time
 	Evicted   time.Time // zero unless lost
+	// Rewound is the epoch that a rewind of the log began which took the cursor back, and
+	// RewoundFrom where it was; both are 0 unless it is CursorRewound.
+	Rewound     uint64
+	RewoundFrom LSN
 }
 
 // A CursorPolicy says what becomes of a cursor that holds more than its cap.
@@ -53,6 +57,7 @@ const (
 	CursorExtended                        // holds more
 	CursorAtRisk                          // holds more than 90% of it; beyond the cap it is evicted, unless it may hold
 	CursorLost                            // was evicted, and holds nothing
+	CursorRewound                         // a rewind discarded what its reader is done with: ErrRewound until it is set with a reset
 )
 
 // String names a state as walctl prints it.
@@ -66,6 +71,8 @@ func (s CursorState) String() string {
 		return "at-risk"
 	case CursorLost:
 		return "lost"
+	case CursorRewound:
+		return "rewound"
 	}
 	return fmt.Sprintf("state(%d)", uint8(s))
 }
@@ -74,6 +81,7 @@ func cursor(p *walsvcv1.Cursor) Cursor {
 	c := Cursor{
 		Name: p.GetName(), LSN: LSN(p.GetLsn()), Cap: p.GetCapBytes(), Policy: CursorPolicy(p.GetPolicy()), State: CursorState(p.GetState()),
 		LiveBytes: p.GetLiveBytes(), Records: p.GetLagRecords(), Set: p.GetSetTime().AsTime(),
+		Rewound: p.GetRewoundEpoch(), RewoundFrom: LSN(p.GetRewoundFromLsn()),
 	}
 	switch {
 	case p.GetLag() != nil:
@@ -107,7 +115,8 @@ type CursorOptions struct {
 // creates it. Durable when it returns: the records up to there may be given up
 // then, those above are held. It returns ErrLSNAhead if lsn is beyond the durable
 // end, ErrLSNTruncated if it is below what is kept, ErrCursorBackwards,
-// ErrCursorConflict, ErrCursorLost if the cursor was evicted, ErrTooManyCursors,
+// ErrCursorConflict, ErrCursorLost if the cursor was evicted, ErrRewound if a rewind
+// took it back, ErrTooManyCursors,
 // ErrInvalid for a cap that would be exceeded at once, or ErrLogNotFound. When the
 // service could not be reached the outcome is unknown: set it again, which does no
 // harm, or with Expected get it first.

@@ -40,7 +40,8 @@
 //  1. It is never changed, and is sent again with the same sequence, in order,
 //     until a verdict on it comes. What gathers later goes into other batches.
 //  2. Only a refusal takes its sequence away, for a refusal says that it did not
-//     land. The next batch gets that sequence.
+//     land. The next batch gets that sequence. DISCARDED alone says that it did, and
+//     that a rewind took it since: its sequence stays used.
 //  3. If it is given up without a verdict, its outcome is unknown, its producer
 //     is given up with it, and the log goes on with a new one.
 //

@@ -15,7 +15,8 @@ import (
 // WaitDurable waits until the log's durable LSN has reached lsn, and returns it. A
 // handle that acquired the log's writer waits as that writer: ErrFenced as soon as
 // another one begins, whose record at lsn is not the one that is waited for.
-// It returns ErrLogNotFound, ErrSealed if the log ends below lsn for good,
+// It returns ErrLogNotFound, ErrSealed if the log ends below lsn for good, ErrRewound
+// if it is rewound behind a lower LSN meanwhile,
 // ErrUnavailable when the service stops, or the context's error.
 func (l *Log) WaitDurable(ctx context.Context, lsn LSN) (LSN, error) {
 	return l.waitDurable(ctx, l.stated(), lsn)
@@ -34,15 +35,16 @@ func (l *Log) waitDurable(ctx context.Context, epoch uint64, lsn LSN) (LSN, erro
 // acquired the log's writer watches as that writer, and hears ErrFenced as soon as
 // another one begins, also while it appends nothing. When the
 // connection breaks it goes on. After an error it ends; the context's cause is
-// one, and ErrSealed is if the log ends below after for good. When the log is sealed
+// one, ErrRewound if a rewind discards what it yielded, and ErrSealed if the log ends
+// below after for good. When the log is sealed
 // it ends at the log's end, without an error.
 func (l *Log) WatchDurable(ctx context.Context, after LSN) iter.Seq2[LSN, error] {
 	return func(yield func(LSN, error) bool) {
-		epoch := l.stated()
+		epoch, told := l.stated(), uint64(0)
 		pause := backoff{first: l.client.patient}
 		for {
 			before := after
-			more, e := l.watch(ctx, epoch, &after, yield)
+			more, e := l.watch(ctx, epoch, &after, &told, yield)
 			if !more {
 				return
 			}
@@ -68,11 +70,11 @@ func (l *Log) WatchDurable(ctx context.Context, after LSN) iter.Seq2[LSN, error]
 
 // watch yields from one stream, until it breaks, or the log or the loop ends: then
 // more is false.
-func (l *Log) watch(ctx context.Context, epoch uint64, after *LSN, yield func(LSN, error) bool) (more bool, why *Error) {
+func (l *Log) watch(ctx context.Context, epoch uint64, after *LSN, told *uint64, yield func(LSN, error) bool) (more bool, why *Error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := l.client.replayService.WatchDurable(ctx,
-		&walsvcv1.WatchDurableRequest{Log: l.name, AfterLsn: uint64(*after), Epoch: epoch}, grpc.WaitForReady(true))
+		&walsvcv1.WatchDurableRequest{Log: l.name, AfterLsn: uint64(*after), Epoch: epoch, ToldEpoch: *told}, grpc.WaitForReady(true))
 	for err == nil {
 		var m *walsvcv1.WatchDurableResponse
 		if m, err = stream.Recv(); errors.Is(err, io.EOF) {
@@ -81,7 +83,7 @@ func (l *Log) watch(ctx context.Context, epoch uint64, after *LSN, yield func(LS
 			break
 		}
 		if lsn := LSN(m.GetDurableLsn()); lsn > *after {
-			*after = lsn
+			*after, *told = lsn, m.GetEpoch()
 			if !yield(lsn, nil) {
 				return false, nil
 			}

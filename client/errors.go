@@ -56,6 +56,9 @@ var (
 	ErrCursorConflict      = errors.New("cursor is elsewhere")
 	ErrCursorLost          = errors.New("cursor has lost records")
 	ErrTooManyCursors      = errors.New("too many cursors on this log")
+	ErrRewound             = errors.New("log was rewound")
+	ErrDiscarded           = errors.New("committed, then discarded by a rewind")
+	ErrTooManyRewinds      = errors.New("too many rewinds of this log")
 	ErrFull                = errors.New("disk is full")
 	ErrReadOnly            = errors.New("volume is read-only")
 	ErrPoisoned            = errors.New("volume is poisoned by a failed write")
@@ -134,6 +137,9 @@ var reasons = []reason{
 	{"CURSOR_CONFLICT", ErrCursorConflict, "get the cursor, then decide again"},
 	{"CURSOR_LOST", ErrCursorLost, "bring the reader up to date from another source, then reset the cursor"},
 	{"TOO_MANY_CURSORS", ErrTooManyCursors, "delete cursors of readers that are gone"},
+	{"REWOUND", ErrRewound, "undo what came behind kept_lsn, then go on from there; set a cursor with a reset"},
+	{"DISCARDED", ErrDiscarded, "read the log, and append it anew if it is still meant"},
+	{"TOO_MANY_REWINDS", ErrTooManyRewinds, "move the log's checkpoints forward, or truncate it"},
 	{"FULL", ErrFull, "truncate or make room; appends resume by themselves"},
 	{"READ_ONLY", ErrReadOnly, "see the status for what is damaged"},
 	{"POISONED", ErrPoisoned, "look at the service's disk, then restart it"},

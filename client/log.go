@@ -40,6 +40,9 @@ type LogInfo struct {
 	// Lost are those records, in order and apart from each other. Only GetLog and
 	// Log.Info say so; it is nil elsewhere.
 	Lost []LSNRange
+	// Rewinds are those that the log remembers, the oldest first. Only GetLog and
+	// Log.Info say so; it is nil elsewhere.
+	Rewinds []PastRewind
 }
 
 // An LSNRange is a run of a log's LSNs, both ends included.

@@ -18,6 +18,7 @@ const (
 	Committed  Outcome = iota + 1 // it is durable
 	NotWritten                    // it is not, and never will be
 	Fenced                        // the same, and the epoch it was for is over
+	Discarded                     // it was durable, and a rewind discarded it, or the end of its batch
 )
 
 // String returns the outcome's name, as walctl prints it.
@@ -29,6 +30,8 @@ func (o Outcome) String() string {
 		return "not written"
 	case Fenced:
 		return "fenced"
+	case Discarded:
+		return "discarded"
 	}
 	return fmt.Sprintf("outcome(%d)", uint8(o))
 }
@@ -36,8 +39,8 @@ func (o Outcome) String() string {
 // A Resolution is what became of an append.
 type Resolution struct {
 	Outcome Outcome
-	// Receipt is that of the append, if it is Committed and its position is still
-	// kept; Receipt.LSN is 0 otherwise.
+	// Receipt is that of the append, if it is Committed or Discarded and its position
+	// is still kept; Receipt.LSN is 0 otherwise.
 	Receipt Receipt
 	// LastSequence is the producer's last batch.
 	LastSequence uint64
@@ -73,6 +76,8 @@ func (l *Log) Resolve(ctx context.Context, u *UnknownError) (Resolution, error) 
 		r.Outcome = NotWritten
 	case walsvcv1.Outcome_OUTCOME_FENCED:
 		r.Outcome = Fenced
+	case walsvcv1.Outcome_OUTCOME_DISCARDED:
+		r.Outcome = Discarded
 	default:
 		return Resolution{}, fmt.Errorf("resolve on log %q: %w: %v", l.name, ErrProtocol, resp.GetOutcome())
 	}

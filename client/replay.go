@@ -85,7 +85,8 @@ type part struct {
 // ErrLSNAhead for a place that is not there, ErrCursorLost if it began at a cursor that was evicted, by then or since,
 // ErrCheckpointNotFound, ErrCursorNotFound, ErrLogNotFound, ErrTooManyReplays, ErrDataLoss
 // for records that are damaged or missing and for a history that is not the
-// claimed one, and the context's cause when that ends.
+// claimed one, ErrRewound if a rewind discarded a record that it yielded, or that is
+// claimed, and the context's cause when that ends.
 func (l *Log) Replay(ctx context.Context, o ReplayOptions) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
@@ -136,6 +137,7 @@ func (l *Log) receive(ctx context.Context, o ReplayOptions, parts chan<- part) e
 	if o.Claim.LSN == 0 {
 		o.Claim = l.Claim()
 	}
+	assumed := o.Claim.LSN == 0 // the log's end, which the caller has not read
 	for {
 		before := o.From
 		var err error
@@ -154,6 +156,10 @@ func (l *Log) receive(ctx context.Context, o ReplayOptions, parts chan<- part) e
 			return ErrClosed
 		}
 		var e *Error
+		if errors.As(err, &e) && errors.Is(e, ErrRewound) && assumed && o.From <= e.keptLSN()+1 {
+			o.Claim = Claim{} // what was discarded it has not come to
+			continue
+		}
 		if !errors.As(err, &e) || !e.retryable() {
 			return err
 		}
@@ -218,6 +224,9 @@ func (l *Log) receiveStream(ctx context.Context, o *ReplayOptions, parts chan<- 
 		}
 		if err := o.Claim.extend(&p); err != nil {
 			return err
+		}
+		if m.Epoch != 0 && o.Claim.LSN == p.first+LSN(p.count)-1 {
+			o.Claim.Epoch = m.Epoch
 		}
 		o.From, o.Checkpoint, o.FromTime = p.first+LSN(p.count), "", time.Time{}
 		if watch != nil {

@@ -90,6 +90,7 @@ type appender struct {
 	id        ulid.ULID // of the log, once bound
 	maxRecord int       // the log's own bound on records, in bytes; 0 for none
 	claim     Claim     // the last acknowledgement, which the service must prove
+	discarded error     // that it was discarded, which nobody was there to be told: the next append is
 	known     position  // the highest position known, by whoever it was appended
 }
 
@@ -181,6 +182,10 @@ func (s *stream) admit(ctx context.Context, l *Log, n, count, largest int) error
 			return ErrClosed
 		case l.phase == lost:
 			return l.err
+		case l.discarded != nil:
+			err := l.discarded
+			l.discarded = nil
+			return err
 		case l.phase == unopened:
 			if len(s.logs) >= limits.MaxBindingsPerStream {
 				return fmt.Errorf("%w: %d on one stream; raise Options.Streams", ErrTooManyLogs, len(s.logs))
@@ -711,7 +716,11 @@ func (s *stream) end() {
 // bound works in the answer to a bind. REQUIRES: mu; l is opened.
 func (s *stream) bound(l *Log, b *walsvcv1.Bound) {
 	if b.GetRefusal() != nil {
-		s.drop(l, fromRefusal(b.GetRefusal()))
+		why := fromRefusal(b.GetRefusal())
+		unheard := errors.Is(why, ErrRewound) && len(l.queue) == 0
+		if s.drop(l, why); unheard {
+			l.discarded = why
+		}
 		return
 	}
 	info, err := logInfo(b.GetLog())
@@ -776,6 +785,16 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 		s.drop(l, why)
 		s.end()
 		return true
+	}
+	if errors.Is(why, ErrRewound) || errors.Is(why, ErrDiscarded) {
+		l.claim = Claim{} // it may be among what was discarded
+	}
+	if errors.Is(why, ErrDiscarded) {
+		// It landed, and its sequence stays used: unlike what is refused behind it.
+		s.arrived(l, b)
+		s.settle(b, Receipt{}, why)
+		s.offer(l)
+		return false
 	}
 	if l.phase != refused {
 		l.phase, l.next = refused, b.sequence
@@ -933,7 +952,7 @@ func (s *stream) drop(l *Log, why error) {
 	// What was acknowledged stays acknowledged, whoever appends next, unless the
 	// log was deleted, with all that it held.
 	next := appender{used: true, hint: l.hint, producer: l.producer, epoch: l.epoch, claim: l.claim}
-	if errors.Is(why, ErrLogNotFound) {
+	if errors.Is(why, ErrLogNotFound) || errors.Is(why, ErrRewound) {
 		next.claim = Claim{}
 	}
 	if errors.Is(why, ErrProtocol) || errors.Is(why, ErrSequenceGap) || errors.Is(why, ErrSequenceReuse) || errors.Is(why, ErrRetired) {

@@ -90,9 +90,14 @@ func (l *Log) UseEpoch(epoch uint64) {
 		return
 	}
 	l.epoch = epoch
+	s.rebind(l) // unlocks
+}
+
+// rebind has l bound anew, as it is now. REQUIRES: mu, which it releases.
+func (s *stream) rebind(l *Log) {
 	switch {
 	case s.raw == nil || l.phase == unopened || l.phase == opening || l.phase == lost || l.phase == opened && l.binding == 0:
-		// It will be bound with that epoch.
+		// It will be bound as it is.
 	case l.phase == bound && len(l.queue) == 0:
 		l.phase, l.binding = opened, 0
 		s.binds = append(s.binds, l)

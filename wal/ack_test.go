@@ -54,9 +54,10 @@ func TestEveryAckHasItsSync(t *testing.T) {
 	mu.Unlock()
 
 	l := v.durable.names["log"]
+	h := l.history()
 	for _, a := range acks {
 		var b batchFrame
-		if err := v.seek(&b, "log", l.number, a.lsn); err != nil {
+		if err := v.seek(&b, "log", l.number, a.lsn, &h); err != nil {
 			t.Fatal(err)
 		}
 		if err := syncedBefore(recorded[:a.after], b.frame); err != nil {

@@ -17,7 +17,7 @@ import (
 type LSN uint64
 
 // Epoch is a log's generation, from 1: an acquired writer begins a new one, and so
-// does releasing it. Zero in an append means the log's own while nobody is its
+// does releasing it, or rewinding the log. Zero in an append means the log's own while nobody is its
 // writer.
 type Epoch uint64
 
@@ -48,6 +48,9 @@ type LogInfo struct {
 	Sealed    time.Time // when nothing more was taken; zero if the log is not sealed
 	Options   LogOptions
 	Lost      []LSNRange // given up by repairs, in order; reading them is a *DataLossError. Not to be changed
+	// Rewinds are those that are remembered, the oldest first: see limits.MaxRewinds.
+	// Not to be changed.
+	Rewinds []Cut
 }
 
 // Durable returns the durable LSN: everything up to it survives any crash.
@@ -145,8 +148,8 @@ type Producer struct {
 // A Resolution is what became of a batch.
 type Resolution struct {
 	Outcome Outcome
-	// First, Count, Checksum and Epoch are those of the verdict, if Committed and
-	// still known; else zero.
+	// First, Count, Checksum and Epoch are those of the verdict, if Committed or
+	// Discarded and still known; else zero.
 	First    LSN
 	Count    uint32
 	Checksum Checksum
@@ -164,6 +167,7 @@ const (
 	Committed  Outcome = iota + 1 // it is durable
 	NotWritten                    // it is not, and what was sent before never will be
 	Fenced                        // the same, and the epoch it was for is over
+	Discarded                     // it was durable, and a rewind has discarded it, or its end
 )
 
 // A ProducerInfo says what a producer last appended.
@@ -195,14 +199,18 @@ type Span struct {
 	Codec    codec.Codec
 	RawSize  uint32
 	Checksum uint32
-	Durable  LSN // of the log when the span was read
+	Durable  LSN   // of the log when the span was read
+	Epoch    Epoch // likewise: with the span's last LSN it says which history that is of
 }
 
 // ReadOptions say what a Reader returns.
 type ReadOptions struct {
 	From   LSN    // first record; 0 means the oldest kept, or what Cursor says
 	Cursor string // of whoever reads: without From, where to begin; if it is evicted, that is the error
-	To     LSN    // last record; 0 means the end as it is when the Reader is made, or none if it follows
+	// Epoch, unless 0, is what the log was in when whoever reads was told of what lies
+	// before From: if a rewind has discarded that since, the answer is a *RewoundError.
+	Epoch Epoch
+	To    LSN // last record; 0 means the end as it is when the Reader is made, or none if it follows
 	// FromTime begins with the first record committed at that time or after it, or
 	// with the next one if there is none yet; see Volume.At. Not with From or Cursor.
 	FromTime time.Time
@@ -416,6 +424,9 @@ var (
 	ErrCursorConflict      = errors.New("cursor is elsewhere")                          // *CursorConflictError has the figures
 	ErrCursorLost          = errors.New("cursor has lost records")                      // *CursorLostError says which
 	ErrTooManyCursors      = errors.New("too many cursors on this log")                 //
+	ErrRewound             = errors.New("log was rewound")                              // *RewoundError says where
+	ErrDiscarded           = errors.New("committed, then discarded by a rewind")        // *DiscardedError says when
+	ErrTooManyRewinds      = errors.New("too many rewinds of this log")                 //
 )
 
 // A RangeError says where an LSN fell outside a log.
@@ -591,6 +602,7 @@ type engine interface {
 
 	AcquireWriter(ctx context.Context, log string, a Acquire) (Writer, error)
 	ReleaseWriter(ctx context.Context, log string, epoch Epoch) (LogInfo, error)
+	Rewind(ctx context.Context, log string, r Rewind) (Rewound, error)
 
 	OpenProducer(ctx context.Context, log string, producer ulid.ULID) (ProducerInfo, error)
 	ReopenProducer(ctx context.Context, log string, producer ulid.ULID, acknowledged uint64) (ProducerInfo, error)
@@ -604,6 +616,7 @@ type engine interface {
 	NewReader(log string, o ReadOptions) (*Reader, error)
 	WaitDurable(ctx context.Context, log string, lsn LSN) (LSN, error)
 	WaitDurableIn(ctx context.Context, log string, epoch Epoch, lsn LSN) (LSN, error)
+	NextDurable(ctx context.Context, log string, epoch Epoch, after LSN, told Epoch) (LSN, Epoch, error)
 
 	SetCheckpoint(ctx context.Context, log string, cp Checkpoint, expected *uint64) (Checkpoint, error)
 	SetCheckpointIn(ctx context.Context, log string, epoch Epoch, cp Checkpoint, expected *uint64) (Checkpoint, error)

@@ -32,6 +32,9 @@ type Binding struct {
 	maxRecord int
 	refused   bool // a batch was refused and the binding not reset since
 
+	// seen is the epoch in which it was made, or last heard of a rewind. The bus's lock
+	// guards it.
+	seen Epoch
 	// superseded is set when the producer was bound again. The bus's lock guards it.
 	superseded bool
 }
@@ -221,7 +224,7 @@ func (a *Appender) bind(log string, producer Producer, epoch Epoch) (*Binding, L
 	if err != nil {
 		return nil, LogInfo{}, ProducerInfo{}, err
 	}
-	b := &Binding{Log: l.id, name: l.name, number: l.number, epoch: epoch, colocated: l.options.ColocationKey, maxRecord: l.maxRecord()}
+	b := &Binding{Log: l.id, name: l.name, number: l.number, epoch: epoch, colocated: l.options.ColocationKey, maxRecord: l.maxRecord(), seen: l.epoch}
 	p := ProducerInfo{Window: limits.ProducerWindow}
 	if producer.ID != (ulid.ULID{}) {
 		b.producer = producer
@@ -250,6 +253,19 @@ func (v *Volume) closed(b *Binding) error {
 		return b.deleted()
 	}
 	return l.closed(b.epoch)
+}
+
+// rewinds returns a *RewoundError, once for each time, if the log was rewound since
+// the binding was made: it states no epoch, and the rest of what it has under way must
+// not land behind a hole. REQUIRES: boarded.
+func (b *Binding) rewinds(l *logState) error {
+	h := l.history()
+	cut, ok := h.since(b.seen)
+	b.seen = l.epoch
+	if !ok {
+		return nil
+	}
+	return l.rewoundAt(cut, cut.Next-1)
 }
 
 // Reset lets a binding append again after a refusal.
@@ -426,6 +442,10 @@ func (v *Volume) sequence(f *batcher.Frame, batch *Batch, checks []check, full e
 				verdict.Repeated = false
 				return refuse(fmt.Errorf("log %q: sequence %d: %w", b.name, batch.Sequence, ErrSequenceReuse))
 			}
+			if err := v.ahead.discarded(b.name, was, parts); err != nil {
+				verdict.Repeated = false
+				return refuse(err)
+			}
 			verdict.First, verdict.Count, verdict.Checksum, verdict.Epoch = was.first, was.count, was.checksum, was.epoch
 			for i := range parts {
 				verdict.add(batch.Parts[i].Binding, &Command{First: parts[i].first, Count: parts[i].count, Checksum: parts[i].checksum, Epoch: parts[i].epoch})
@@ -522,6 +542,9 @@ func (b *Binding) takes(l *logState, expected LSN, run []byte, c *check) error {
 	if err := l.closed(b.epoch); err != nil {
 		return err
 	}
+	if err := b.rewinds(l); err != nil {
+		return err
+	}
 	switch {
 	case c.err != nil:
 		return c.err
@@ -592,7 +615,7 @@ func (v *Volume) spend(batch *Batch, l *logState) error {
 // command returns the append of a run at the log's end.
 func (b *Binding) command(l *logState, run []byte, c *check) Command {
 	return Command{
-		Kind: CommandAppend, Log: b.number, Epoch: l.epoch, First: l.next, Count: uint32(c.count), RunSum: c.sum,
+		Kind: CommandAppend, Log: b.number, Epoch: l.epoch, Rewound: l.rewound(), First: l.next, Count: uint32(c.count), RunSum: c.sum,
 		Checksum: Checksum(crc32.Update(uint32(l.checksum), castagnoli, run)), Start: l.totalBytes,
 	}
 }

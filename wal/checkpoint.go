@@ -55,7 +55,9 @@ func (v *Volume) SetCheckpointIn(ctx context.Context, log string, epoch Epoch, c
 		if found {
 			was = l.checkpoints[i]
 		}
-		switch {
+		switch err := l.moved(info.Epoch, cp.LSN); {
+		case err != nil: // since it was looked at, above
+			return nil, nil, err
 		case expected != nil && *expected != was.version:
 			return nil, nil, &ConflictError{Log: log, Checkpoint: cp.Name, Expected: *expected, Version: was.version}
 		case cp.LSN < was.lsn:

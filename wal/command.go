@@ -44,6 +44,8 @@ const (
 	// CommandAppendPart is what a batch over several logs appends to one of them
 	// besides its lead. It lies behind the lead's CommandAppend, in the same frame.
 	CommandAppendPart CommandKind = 16
+	// CommandRewind discards a log's records behind an LSN, and begins an epoch.
+	CommandRewind CommandKind = 17
 )
 
 // String names a kind as walctl prints it.
@@ -81,6 +83,8 @@ func (k CommandKind) String() string {
 		return "seal-log"
 	case CommandAppendPart:
 		return "append-part"
+	case CommandRewind:
+		return "rewind"
 	}
 	return fmt.Sprintf("command(%d)", uint8(k))
 }
@@ -93,8 +97,8 @@ type Command struct {
 	Log  uint64 // the log's number in this volume, from 1, never reused
 
 	// create-log
-	Name    string    // also the checkpoint's or cursor's name; the holder's of set-writer
-	ID      ulid.ULID // also that of the request of set-writer
+	Name    string    // also the checkpoint's or cursor's name; the holder's of set-writer and rewind
+	ID      ulid.ULID // also that of the request of set-writer and rewind
 	Time    int64     // also of set-checkpoint, set-cursor, evict-cursor and seal-log; nanoseconds since 1970
 	Options LogOptions
 
@@ -103,19 +107,20 @@ type Command struct {
 	Incarnation uint64 // the one that begins of resolve-producer
 
 	// append, append-part
-	Epoch    Epoch    // also the one that begins of set-writer; the last one of seal-log
+	Epoch    Epoch    // also the one that begins of set-writer and rewind; the last one of seal-log
+	Rewound  Epoch    // that the log's newest rewind began, 0 if there was none; also of rewind, of the one before
 	Slot     uint64   // the producer's slot on this log, from 1; 0 for none; append alone
 	Sequence uint64   // the producer's; 0 without one; append alone
 	First    LSN      // also the oldest record kept of truncate, and the LSN that no record gets of seal-log
 	Count    uint32   // records
 	RunSum   uint32   // CRC-32C of the run; of the state of a checkpoint
-	Checksum Checksum // the log's, behind the last record; also of seal-log
-	Start    uint64   // framed bytes ever appended to the log before this batch, or its seal; up to a cursor's LSN
+	Checksum Checksum // the log's, behind the last record; also of seal-log; behind LSN of rewind
+	Start    uint64   // framed bytes ever appended to the log before this batch, or its seal; up to LSN of set-cursor and rewind
 	Place             // of the run, or of the state of a checkpoint
 	Parts    uint32   // how many append-parts of the same batch follow; append alone
 	Lead     uint64   // number of the batch's lead log; append-part alone
 
-	// set-checkpoint, move-checkpoint; the LSN also of a cursor
+	// set-checkpoint, move-checkpoint; the LSN also of a cursor, and the last one kept of rewind
 	LSN     LSN
 	Version uint64
 
@@ -182,6 +187,7 @@ func appendBody(dst []byte, c *Command) []byte {
 		dst = append(dst, c.Producer[:]...)
 	case CommandAppend:
 		dst = binary.AppendUvarint(dst, uint64(c.Epoch))
+		dst = binary.AppendUvarint(dst, uint64(c.Epoch-c.Rewound))
 		dst = binary.AppendUvarint(dst, c.Slot)
 		dst = binary.AppendUvarint(dst, c.Sequence)
 		dst = appendRun(dst, c)
@@ -190,6 +196,7 @@ func appendBody(dst []byte, c *Command) []byte {
 		}
 	case CommandAppendPart:
 		dst = binary.AppendUvarint(dst, uint64(c.Epoch))
+		dst = binary.AppendUvarint(dst, uint64(c.Epoch-c.Rewound))
 		dst = binary.AppendUvarint(dst, c.Lead)
 		dst = appendRun(dst, c)
 	case CommandSetCheckpoint:
@@ -238,6 +245,14 @@ func appendBody(dst []byte, c *Command) []byte {
 		dst = binary.LittleEndian.AppendUint32(dst, uint32(c.Checksum))
 		dst = binary.AppendUvarint(dst, c.Start)
 		dst = binary.AppendUvarint(dst, uint64(c.Time))
+	case CommandRewind:
+		dst = binary.AppendUvarint(dst, uint64(c.Epoch))
+		dst = binary.AppendUvarint(dst, uint64(c.Epoch-c.Rewound))
+		dst = appendString(dst, c.Name)
+		dst = append(dst, c.ID[:]...)
+		dst = binary.AppendUvarint(dst, uint64(c.LSN))
+		dst = binary.AppendUvarint(dst, c.Start)
+		dst = binary.LittleEndian.AppendUint32(dst, uint32(c.Checksum))
 	default:
 		panic(fmt.Sprintf("wal: encoding %s", c.Kind))
 	}
@@ -252,6 +267,18 @@ func appendRun(dst []byte, c *Command) []byte {
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(c.Checksum))
 	dst = binary.AppendUvarint(dst, c.Start)
 	return appendPlace(dst, c.Place)
+}
+
+// epochs takes a command's epoch, and the one that the newest rewind began: spelled as
+// a difference, which is short also where epochs are not.
+func (d *decoder) epochs(c *Command) {
+	c.Epoch = Epoch(d.uvarint())
+	ago := Epoch(d.uvarint())
+	if ago > c.Epoch {
+		d.fail()
+		return
+	}
+	c.Rewound = c.Epoch - ago
 }
 
 // The flags of a cursor.
@@ -321,7 +348,7 @@ func DecodeCommand(meta []byte, c *Command) (rest []byte, err error) {
 	case CommandOpenProducer:
 		d.fixed(c.Producer[:])
 	case CommandAppend:
-		c.Epoch = Epoch(d.uvarint())
+		d.epochs(c)
 		c.Slot = d.uvarint()
 		c.Sequence = d.uvarint()
 		d.run(c)
@@ -331,7 +358,7 @@ func DecodeCommand(meta []byte, c *Command) (rest []byte, err error) {
 			}
 		}
 	case CommandAppendPart:
-		c.Epoch = Epoch(d.uvarint())
+		d.epochs(c)
 		c.Lead = d.uvarint()
 		d.run(c)
 	case CommandSetCheckpoint:
@@ -381,6 +408,13 @@ func DecodeCommand(meta []byte, c *Command) (rest []byte, err error) {
 		c.Checksum = Checksum(d.uint32())
 		c.Start = d.uvarint()
 		c.Time = int64(d.uvarint())
+	case CommandRewind:
+		d.epochs(c)
+		c.Name = d.string(limits.MaxHolderNameBytes)
+		d.fixed(c.ID[:])
+		c.LSN = LSN(d.uvarint())
+		c.Start = d.uvarint()
+		c.Checksum = Checksum(d.uint32())
 	default:
 		return nil, fmt.Errorf("%w: unknown kind %d", ErrBadCommand, meta[0])
 	}

@@ -27,7 +27,7 @@ func sampleCommands() []Command {
 		{Kind: CommandDeleteLog, Log: 300},
 		{Kind: CommandOpenProducer, Log: 3, Producer: ulid.ULID{15: 7}},
 		{Kind: CommandAppend, Log: 4, Epoch: 1, First: 1, Count: 1, Place: Place{Size: 2}},
-		{Kind: CommandAppend, Log: most, Epoch: most, Slot: most, Sequence: most, First: most, Count: 1<<32 - 1, RunSum: 1<<32 - 1,
+		{Kind: CommandAppend, Log: most, Epoch: most, Rewound: 1, Slot: most, Sequence: most, First: most, Count: 1<<32 - 1, RunSum: 1<<32 - 1,
 			Checksum: 1<<32 - 1, Start: most, Place: Place{1<<32 - 1, 1<<32 - 1, 1<<32 - 1}},
 		{Kind: CommandSetCheckpoint, Log: 5, Name: "cp", LSN: 7, Version: 2, Time: 99, RunSum: 5, Place: Place{1, 2, 3}},
 		{Kind: CommandSetCheckpoint, Log: most, Name: strings.Repeat("n", limits.MaxCheckpointNameBytes), LSN: most, Version: most, Time: -1, RunSum: 1},
@@ -51,6 +51,9 @@ func sampleCommands() []Command {
 		{Kind: CommandAppendPart, Log: 4, Epoch: 1, Lead: 3, First: 1, Count: 1, Place: Place{Size: 2}},
 		{Kind: CommandAppendPart, Log: most, Epoch: most, Lead: most, First: most, Count: 1<<32 - 1, RunSum: 1<<32 - 1,
 			Checksum: 1<<32 - 1, Start: most, Place: Place{1<<32 - 1, 1<<32 - 1, 1<<32 - 1}},
+		{Kind: CommandRewind, Log: 9, Epoch: 2, LSN: 7, Start: 99, Checksum: 5},
+		{Kind: CommandRewind, Log: most, Epoch: most, Rewound: most, Name: strings.Repeat("n", limits.MaxHolderNameBytes), ID: ulid.ULID{15: 4},
+			LSN: most, Start: most, Checksum: 1<<32 - 1},
 	}
 }
 
@@ -117,8 +120,9 @@ func TestDecodeCommandRefuses(t *testing.T) {
 		"holder's name too long":     AppendCommand(nil, &Command{Kind: CommandSetWriter, Log: 1, Epoch: 2, Name: long("n", limits.MaxHolderNameBytes)}),
 		"cursor name too long":       AppendCommand(nil, &Command{Kind: CommandDeleteCursor, Log: 1, Name: long("n", limits.MaxCursorNameBytes)}),
 		"cursor's flags unknown":     body(CommandSetCursor, 1, 1, 'c', 0, 0, 1, 0, 4),
-		"no parts, in so many words": body(CommandAppend, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0),
-		"too many parts":             body(CommandAppend, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, limits.MaxBatchLogs),
+		"no parts, in so many words": body(CommandAppend, 1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0),
+		"too many parts":             body(CommandAppend, 1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, limits.MaxBatchLogs),
+		"rewound before epoch 0":     body(CommandAppend, 1, 1, 2, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2),
 		"cursor without its flags":   body(CommandSetCursor, 1, 1, 'c', 0, 0, 1, 0),
 		"colocation key too long":    AppendCommand(nil, &Command{Kind: CommandCreateLog, Log: 1, Options: LogOptions{ColocationKey: long("c", limits.MaxLabelBytes)}}),
 		"label over the limit":       AppendCommand(nil, &Command{Kind: CommandCreateLog, Log: 1, Options: LogOptions{Labels: map[string]string{"k": long("v", limits.MaxLabelBytes)}}}),

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/oklog/ulid/v2"
+
 	"github.com/walsvc/walsvc/internal/limits"
 )
 
@@ -27,6 +29,10 @@ type Cursor struct {
 	// then Lag says nothing.
 	Oldest time.Time
 	Lag    time.Duration
+	// Rewound is the epoch that the rewind began which took it back from Was; both are
+	// 0 unless it was, and has not been set again with a reset since.
+	Rewound Epoch
+	Was     LSN
 }
 
 // A CursorPolicy says what becomes of a cursor that holds more than its cap.
@@ -49,6 +55,7 @@ const (
 	CursorExtended                        // holds more than that
 	CursorAtRisk                          // holds more than limits.CursorAtRiskPercent: beyond the cap it is evicted, unless it may hold
 	CursorLost                            // was evicted, and holds nothing
+	CursorRewound                         // a rewind discarded what its reader is done with: it is taken back, and holds what is behind
 )
 
 // String names a state as walctl prints it.
@@ -62,6 +69,8 @@ func (s CursorState) String() string {
 		return "at-risk"
 	case CursorLost:
 		return "lost"
+	case CursorRewound:
+		return "rewound"
 	}
 	return fmt.Sprintf("cursor-state(%d)", uint8(s))
 }
@@ -80,7 +89,7 @@ type CursorUpdate struct {
 	Expected *LSN
 	Create   bool
 	// Reset takes the LSN as it is: also below the present one, and of a cursor that
-	// is lost, which thereby is none any more.
+	// is lost or rewound, which thereby is none any more.
 	Reset bool
 }
 
@@ -93,6 +102,10 @@ type cursorState struct {
 	setAt   int64
 	evicted int64 // when; 0 while it holds
 	hold    bool  // CursorHold
+	// rewound is the epoch of the last rewind that took it back, and was where it was
+	// before the first; 0 if it was set since.
+	rewound Epoch
+	was     LSN
 }
 
 // holds reports whether the cursor holds records.
@@ -106,6 +119,8 @@ func (c *cursorState) state(total uint64) CursorState {
 	switch live := total - c.start; {
 	case !c.holds():
 		return CursorLost
+	case c.rewound != 0:
+		return CursorRewound
 	case live > c.cap*limits.CursorAtRiskPercent/100:
 		return CursorAtRisk
 	case live > c.cap*limits.CursorExtendedPercent/100:
@@ -151,7 +166,7 @@ func (l *logState) applySetCursor(c *Command) error {
 		return disagree(c, "cap of %d bytes", c.Cap)
 	case !found && len(l.cursors) >= limits.MaxCursorsPerLog:
 		return disagree(c, "it has %d cursors", len(l.cursors))
-	case found && !c.Reset && (c.LSN < l.cursors[i].lsn || !l.cursors[i].holds()):
+	case found && !c.Reset && (c.LSN < l.cursors[i].lsn || !l.cursors[i].holds() || l.cursors[i].rewound != 0):
 		return disagree(c, "to LSN %d, it is at %d, evicted at %d", c.LSN, l.cursors[i].lsn, l.cursors[i].evicted)
 	}
 	if !found {
@@ -178,14 +193,15 @@ func (l *logState) applyEvictCursor(c *Command) error {
 
 // SetCursor creates or moves a cursor, durably, and returns it. It returns
 // ErrLogNotFound, ErrInvalidName, ErrInvalid, a *CursorConflictError, a
-// *CursorLostError for one that was evicted, ErrCursorBackwards, a *RangeError for
+// *CursorLostError for one that was evicted, a *RewoundError for one that a rewind
+// took back, ErrCursorBackwards, a *RangeError for
 // an LSN beyond the durable one or below what is kept, ErrTooManyCursors or
 // ErrFull. One that is where it should be is left alone.
 func (v *Volume) SetCursor(ctx context.Context, log string, u CursorUpdate) (Cursor, error) {
 	if err := u.valid(); err != nil {
 		return Cursor{}, err
 	}
-	start, id, err := v.cursorStart(log, &u)
+	start, id, epoch, err := v.cursorStart(log, &u)
 	if err != nil {
 		return Cursor{}, err
 	}
@@ -195,9 +211,12 @@ func (v *Volume) SetCursor(ctx context.Context, log string, u CursorUpdate) (Cur
 		if l == nil || l.id != id {
 			return nil, nil, notFound(log)
 		}
+		if err := l.moved(epoch, u.LSN); err != nil {
+			return nil, nil, err
+		}
 		cmd, err := l.cursorCommand(&u, start, v.clock.now())
 		if err == nil {
-			was = logState{name: l.name, number: l.number, next: l.next, totalBytes: l.totalBytes}
+			was = logState{name: l.name, number: l.number, epoch: l.epoch, cuts: l.cuts, next: l.next, totalBytes: l.totalBytes}
 			c := l.cursors
 			if cmd != nil {
 				c = []cursorState{{name: u.Name, lsn: u.LSN, start: start, cap: cmd.Cap, setAt: cmd.Time, hold: cmd.Hold}}
@@ -230,15 +249,15 @@ func (u *CursorUpdate) valid() error {
 }
 
 // cursorStart returns how many framed bytes the log had up to the update's LSN,
-// and which log that is. Where the records in between cannot be read it is how
+// which log that is, and the epoch it is in. Where the records in between cannot be read it is how
 // many there were at least, so that the cursor counts as holding more: damage must
 // not keep a reader from moving behind it.
-func (v *Volume) cursorStart(log string, u *CursorUpdate) (start uint64, id [16]byte, err error) {
+func (v *Volume) cursorStart(log string, u *CursorUpdate) (start uint64, id ulid.ULID, epoch Epoch, err error) {
 	v.mu.RLock()
 	l, err := v.lookup(log)
 	if err != nil {
 		v.mu.RUnlock()
-		return 0, id, err
+		return 0, id, 0, err
 	}
 	was := *l
 	atLeast := was.totalBytes - was.liveBytes
@@ -249,18 +268,19 @@ func (v *Volume) cursorStart(log string, u *CursorUpdate) (start uint64, id [16]
 	at := u.LSN + 1
 	switch {
 	case u.LSN >= was.next:
-		return 0, was.id, fmt.Errorf("cursor %q: %w", u.Name, &RangeError{Log: log, Asked: u.LSN, First: was.first, Next: was.next, Err: ErrLSNAhead})
+		return 0, was.id, 0, fmt.Errorf("cursor %q: %w", u.Name, &RangeError{Log: log, Asked: u.LSN, First: was.first, Next: was.next, Err: ErrLSNAhead})
 	case at < was.first: // refused when it is decided, by what is kept then
-		return 0, was.id, nil
+		return 0, was.id, was.epoch, nil
 	case at == was.next:
-		return was.totalBytes, was.id, nil
+		return was.totalBytes, was.id, was.epoch, nil
 	case at == was.first:
-		return was.totalBytes - was.liveBytes, was.id, nil
+		return was.totalBytes - was.liveBytes, was.id, was.epoch, nil
 	}
-	if start, err = v.offsetAt(log, was.number, at); err != nil || start < atLeast {
+	h := was.history()
+	if start, err = v.offsetAt(log, was.number, at, &h); err != nil || start < atLeast {
 		start = atLeast
 	}
-	return start, was.id, nil
+	return start, was.id, was.epoch, nil
 }
 
 // cursorCommand decides an update: nil and no error if it changes nothing.
@@ -271,6 +291,9 @@ func (l *logState) cursorCommand(u *CursorUpdate, start uint64, now int64) (*Com
 		was = l.cursors[i]
 	}
 	if err := u.conflict(l.name, &was, found); err != nil {
+		if found && was.rewound != 0 && !u.Create && !u.Reset {
+			return nil, l.cursorRewound(&was) // which is why it is elsewhere
+		}
 		return nil, err
 	}
 	cmd := &Command{
@@ -280,6 +303,8 @@ func (l *logState) cursorCommand(u *CursorUpdate, start uint64, now int64) (*Com
 	switch {
 	case found && !was.holds() && !u.Reset:
 		return nil, l.cursorLost(&was)
+	case found && was.rewound != 0 && !u.Reset:
+		return nil, l.cursorRewound(&was)
 	case found && u.LSN < was.lsn && !u.Reset:
 		return nil, fmt.Errorf("log %q: cursor %q: %w: from LSN %d to %d", l.name, u.Name, ErrCursorBackwards, was.lsn, u.LSN)
 	case u.LSN+1 < l.first:
@@ -291,7 +316,7 @@ func (l *logState) cursorCommand(u *CursorUpdate, start uint64, now int64) (*Com
 		// come below its cap.
 		return nil, fmt.Errorf("log %q: cursor %q: %w: behind LSN %d there are %d bytes, its cap is %d",
 			l.name, u.Name, ErrInvalid, u.LSN, l.totalBytes-start, cmd.Cap)
-	case found && was.holds() && was.lsn == u.LSN && was.cap == cmd.Cap && was.hold == cmd.Hold:
+	case found && was.holds() && was.rewound == 0 && was.lsn == u.LSN && was.cap == cmd.Cap && was.hold == cmd.Hold:
 		return nil, nil
 	}
 	return cmd, nil
@@ -321,8 +346,13 @@ func (l *logState) cursorLost(c *cursorState) error {
 	return &CursorLostError{Log: l.name, Cursor: c.name, LSN: c.lsn, First: l.first, Next: l.next, Cap: c.cap, Evicted: timeOf(c.evicted)}
 }
 
-// cursor returns a cursor that holds. It returns ErrCursorNotFound or a
-// *CursorLostError.
+// cursorRewound says how a rewound cursor's history ended.
+func (l *logState) cursorRewound(c *cursorState) error {
+	return &RewoundError{Log: l.name, Cursor: c.name, LSN: c.was, Epoch: c.rewound, Kept: c.lsn, Next: l.next}
+}
+
+// cursor returns a cursor that holds and stands where its reader does. It returns
+// ErrCursorNotFound, a *CursorLostError or a *RewoundError.
 func (l *logState) cursor(name string) (*cursorState, error) {
 	i, found := l.findCursor(name)
 	switch {
@@ -330,6 +360,8 @@ func (l *logState) cursor(name string) (*cursorState, error) {
 		return nil, cursorNotFound(l.name, name)
 	case !l.cursors[i].holds():
 		return nil, l.cursorLost(&l.cursors[i])
+	case l.cursors[i].rewound != 0:
+		return nil, l.cursorRewound(&l.cursors[i])
 	}
 	return &l.cursors[i], nil
 }
@@ -386,7 +418,7 @@ func (v *Volume) cursorsOf(log string) (logState, error) {
 func (v *Volume) describeCursor(l *logState, c *cursorState) Cursor {
 	d := Cursor{
 		Name: c.name, LSN: c.lsn, Cap: c.cap, Policy: c.policy(), State: c.state(l.totalBytes),
-		Records: uint64(l.next - 1 - c.lsn), SetAt: timeOf(c.setAt),
+		Records: uint64(l.next - 1 - c.lsn), SetAt: timeOf(c.setAt), Rewound: c.rewound, Was: c.was,
 	}
 	if !c.holds() {
 		d.EvictedAt = timeOf(c.evicted)
@@ -394,7 +426,7 @@ func (v *Volume) describeCursor(l *logState, c *cursorState) Cursor {
 	}
 	d.LiveBytes = l.totalBytes - c.start
 	var b batchFrame
-	if d.Records > 0 && v.seek(&b, l.name, l.number, c.lsn+1) == nil {
+	if h := l.history(); d.Records > 0 && v.seek(&b, l.name, l.number, c.lsn+1, &h) == nil {
 		at := b.frame.Header.Time
 		d.Oldest, d.Lag = timeOf(at), max(0, time.Duration(v.clock.now()-at))
 	}

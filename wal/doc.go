@@ -89,6 +89,48 @@
 // Logs of one batch share a colocation key. Today a service has one volume and could
 // do without; with several, it keeps together what has a key, and nobody may have
 // come to depend on more.
+// # Rewinding
+//
+// A replicated engine takes back what its group did not agree on: it discards the log's
+// records behind an LSN and appends others in their place. Nothing is written over. A
+// rewind is a command that begins an epoch and says behind which LSN; the log keeps a
+// list of these cuts, and one rule tells what is in the log:
+//
+//	a record (epoch, LSN) is in the log
+//	unless a cut of a later epoch lies below that LSN
+//
+//	epoch 1   1 2 3 4 5 6 7 8
+//	epoch 2           4 5 6 7 8 9        cut: epoch 2, LSN 3
+//	epoch 3                 7 8          cut: epoch 3, LSN 6
+//	the log   1 2 3 4 5 6 7 8
+//
+// The rule asks nothing of where a record lies, so that it holds for one that is moved,
+// for one in a segment without an index, and for one that a repair reads. A cut that a
+// later one comes to or passes says nothing more and goes, so the list increases both
+// in epoch and in LSN, and is searched by halves. It is bounded by commands alone: one
+// is forgotten, when there is need for room, if what it discarded lies below the log's
+// oldest record.
+//
+//	bytes, checksum   go back to what they were behind the cut. The batch there proves
+//	                  both by itself, also if nothing before it is kept: a CRC can be
+//	                  taken back over a run (see checksumBefore)
+//	segment indexes   say how far a log had come at a segment's end, and which rewind
+//	                  was its newest: cut by those since, the ends never decrease, and
+//	                  are bisected as before
+//	readers           clip each batch to what is in the log; a stored block goes out
+//	                  as it lies if all of it is. A Reader keeps the history that it
+//	                  reads. If that changes while it reads, it gives nothing out and
+//	                  looks again: whoever came behind a discarded record is told with a
+//	                  *RewoundError, who did not goes on with the new history
+//	cursors           beyond the cut are taken back to it, hold what is behind, and say
+//	                  so until they are set again with a reset
+//	producers         keep which of their batches were discarded: a repeat is told so
+//	                  and never appended, whatever is truncated since
+//	appenders         that state no epoch are refused once, so that the rest of a
+//	                  pipeline does not land behind a hole
+//
+// A rewind never passes a checkpoint: what an engine has in its own pages it cannot
+// discard.
 //
 // # Two states
 //
@@ -155,7 +197,10 @@
 // behind the last hole tells how far a log had come, one lost LSN stands for
 // whatever was there, and a new epoch begins behind it, beyond any that may have
 // begun in what is lost: (log, epoch, LSN) names no other record than it did, and
-// nobody reads across without being told. A producer that was opened behind a hole is forgotten, since nobody knows whose
+// nobody reads across without being told. Each append says which rewind was the log's
+// newest: if one is lost, where it cut nobody knows, and what lies in front of the
+// append is given up, rather than have a discarded record come back. Of a rewind that
+// is lost, and of which nothing behind the hole tells, its log knows nothing. A producer that was opened behind a hole is forgotten, since nobody knows whose
 // slot it has.
 //
 // It could rewrite every frame behind the hole into fresh segments instead, so

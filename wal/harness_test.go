@@ -59,7 +59,9 @@ func corrupt(t testing.TB, fs disk.FS, pos segment.Pos, within int64) {
 func frameOf(t testing.TB, v *Volume, log string, lsn LSN) *segment.Frame {
 	t.Helper()
 	var b batchFrame
-	if err := v.seek(&b, log, v.durable.names[log].number, lsn); err != nil {
+	l := v.durable.names[log]
+	h := l.history()
+	if err := v.seek(&b, log, l.number, lsn, &h); err != nil {
 		t.Fatal(err)
 	}
 	return b.frame

@@ -101,7 +101,8 @@ func (v *Volume) holdersOf(l *logState) (holders []Holder) {
 		}
 		h.Bytes = l.liveBytes
 		if h.LSN > l.first {
-			if start, err := v.offsetAt(l.name, l.number, h.LSN); err == nil {
+			as := l.history()
+			if start, err := v.offsetAt(l.name, l.number, h.LSN, &as); err == nil {
 				h.Bytes = min(l.totalBytes-start, l.liveBytes)
 			}
 		}

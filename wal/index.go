@@ -56,8 +56,9 @@ type ref struct {
 
 // A logEnd says how far a log had come at a segment's end.
 type logEnd struct {
-	next  LSN
-	total uint64 // framed bytes ever appended
+	next    LSN
+	total   uint64 // framed bytes ever appended
+	rewound Epoch  // that the newest rewind until then had begun; 0 for none
 }
 
 // maxRefs bounds the refs of one segment in memory, those aside that come first
@@ -84,7 +85,7 @@ func (x *index) apply(c *Command, pos segment.Pos) {
 		x.states.remove(stateKey{c.Log, c.Name})
 	case CommandDeleteLog:
 		x.states.removeLog(c.Log)
-	case CommandAppend, CommandAppendPart:
+	case CommandAppend, CommandAppendPart, CommandRewind:
 		if x.active == nil || x.active.id != pos.Segment {
 			x.active = newSegmentIndex(pos.Segment)
 		}
@@ -92,9 +93,16 @@ func (x *index) apply(c *Command, pos segment.Pos) {
 	}
 }
 
-// add notes an append command of the frame at off.
+// add notes an append, or a rewind, of the frame at off.
 func (s *segmentIndex) add(c *Command, off int64) {
-	s.ends[c.Log] = logEnd{next: c.Last() + 1, total: c.Start + uint64(c.Size)}
+	if c.Kind == CommandRewind {
+		s.ends[c.Log] = logEnd{next: c.LSN + 1, total: c.Start, rewound: c.Epoch}
+		s.cut(c.Log, c.LSN)
+		return
+	}
+	s.ends[c.Log] = logEnd{next: c.Last() + 1, total: c.Start + uint64(c.Size), rewound: c.Rewound}
+	// What is there already lies behind a rewind that did not verify.
+	s.cut(c.Log, c.First-1)
 	refs := s.refs[c.Log]
 	if n := len(refs); n > 0 && (refs[n-1].off == off || s.stride > 1 && off/limits.BlockSize%int64(s.stride) != 0) {
 		return
@@ -103,6 +111,23 @@ func (s *segmentIndex) add(c *Command, off int64) {
 	if s.size++; s.size-len(s.refs) >= maxRefs {
 		s.thin()
 	}
+}
+
+// cut drops the refs of records behind lsn, so that they increase again.
+func (s *segmentIndex) cut(log uint64, lsn LSN) {
+	refs := s.refs[log]
+	n := len(refs)
+	for n > 0 && refs[n-1].lsn > lsn {
+		n--
+	}
+	if n == len(refs) {
+		return
+	}
+	if s.size -= len(refs) - n; n == 0 {
+		delete(s.refs, log)
+		return
+	}
+	s.refs[log] = refs[:n]
 }
 
 // thin halves the refs. The first of a log always stays.
@@ -130,10 +155,19 @@ func (s *segmentIndex) find(log uint64, lsn LSN) (off int64, ok bool) {
 	return refs[i-1].off, true
 }
 
-// holds reports whether the segment certainly has the log's record.
-func (s *segmentIndex) holds(log uint64, lsn LSN) bool {
+// holds reports whether the segment certainly has the record of a log with that
+// history.
+func (s *segmentIndex) holds(log uint64, lsn LSN, h *history) bool {
 	refs := s.refs[log]
-	return len(refs) > 0 && refs[0].lsn <= lsn && lsn < s.ends[log].next
+	return len(refs) > 0 && refs[0].lsn <= lsn && lsn < h.end(s.ends[log]).next
+}
+
+// historyOf returns the durable history of a log. REQUIRES: the volume's mu.
+func (x *index) historyOf(log uint64) (h history) {
+	if l := x.v.durable.logs[log]; l != nil {
+		h = l.history()
+	}
+	return h
 }
 
 // locate returns where to begin looking for a log's record, which must be
@@ -141,7 +175,8 @@ func (s *segmentIndex) holds(log uint64, lsn LSN) bool {
 // frames of the same segment between. hint is a segment to try first, or 0.
 func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error) {
 	x.v.mu.RLock()
-	if a := x.active; a != nil && a.holds(log, lsn) {
+	h := x.historyOf(log)
+	if a := x.active; a != nil && a.holds(log, lsn, &h) {
 		off, _ := a.find(log, lsn)
 		x.v.mu.RUnlock()
 		return segment.Pos{Segment: a.id, Offset: off}, nil
@@ -158,7 +193,7 @@ func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error
 	}
 	for _, id := range []segment.ID{hint, hint + 1} {
 		if i := sort.Search(len(ids), func(i int) bool { return ids[i] >= id }); hint != 0 && i < len(ids) && ids[i] == id {
-			if s, err := x.cache.get(id); err == nil && s.holds(log, lsn) {
+			if s, err := x.cache.get(id); err == nil && s.holds(log, lsn, &h) {
 				off, _ := s.find(log, lsn)
 				return segment.Pos{Segment: id, Offset: off}, nil
 			}
@@ -167,11 +202,12 @@ func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error
 
 	// Bisect by how far the log had come at each segment's end. Segments that
 	// do not know (cut short, without this log) are stepped over; if a whole
-	// half does not know, the search ends there and the walk below is longer.
+	// half does not know, the search ends there and the walk below is longer. A
+	// rewind cuts what lies before it, so that ends never decrease.
 	lo, hi := 0, len(ids)
 	for lo < hi {
 		mid := (lo + hi) / 2
-		p, next, known := x.endAtOrBefore(ids, lo, mid, log)
+		p, next, known := x.endAtOrBefore(ids, lo, mid, log, &h)
 		switch {
 		case !known:
 			hi = lo // nothing known in [lo, mid]: begin the walk at lo
@@ -188,7 +224,7 @@ func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error
 			unread = cmp.Or(unread, err)
 			continue
 		}
-		if s.holds(log, lsn) {
+		if s.holds(log, lsn, &h) {
 			off, _ := s.find(log, lsn)
 			return segment.Pos{Segment: ids[lo], Offset: off}, nil
 		}
@@ -202,6 +238,7 @@ func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error
 func (x *index) relocate(log uint64, lsn LSN) (segment.Pos, error) {
 	x.v.mu.RLock()
 	var filling segment.ID
+	h := x.historyOf(log)
 	if x.active != nil {
 		filling = x.active.id
 	}
@@ -216,7 +253,7 @@ func (x *index) relocate(log uint64, lsn LSN) (segment.Pos, error) {
 			unread = cmp.Or(unread, err)
 			continue
 		}
-		if s.holds(log, lsn) {
+		if s.holds(log, lsn, &h) {
 			// Only what proved to know better takes the place of the seal's index:
 			// a scan passes over what does not verify.
 			x.cache.put(id, s)
@@ -232,14 +269,14 @@ var errNotIndexed = errors.New("in no segment's index")
 
 // endAtOrBefore returns the newest segment of ids[lo..mid] that knows how far
 // the log had come at its end. One that cannot be read does not know.
-func (x *index) endAtOrBefore(ids []segment.ID, lo, mid int, log uint64) (p int, next LSN, known bool) {
+func (x *index) endAtOrBefore(ids []segment.ID, lo, mid int, log uint64, h *history) (p int, next LSN, known bool) {
 	for p = mid; p >= lo; p-- {
 		s, err := x.cache.get(ids[p])
 		if err != nil {
 			continue
 		}
 		if end, ok := s.ends[log]; ok {
-			return p, end.next, true
+			return p, h.end(end).next, true
 		}
 		if s.complete { // the log did not exist yet
 			return p, 1, true
@@ -348,7 +385,7 @@ func (c *indexCache) scan(id segment.ID) (*segmentIndex, error) {
 	s := newSegmentIndex(id)
 	err := c.walk(id, func(f *segment.Frame, commands []Command) error {
 		for i := range commands {
-			if commands[i].Appends() {
+			if c := &commands[i]; c.Appends() || c.Kind == CommandRewind {
 				s.add(&commands[i], f.Pos.Offset)
 			}
 		}
@@ -480,6 +517,8 @@ func appendSegmentIndex(dst []byte, s *segmentIndex, numbers []uint64, state *St
 		last = n
 		dst = binary.AppendUvarint(dst, uint64(l.next))
 		dst = binary.AppendUvarint(dst, l.totalBytes)
+		h := l.history()
+		dst = binary.AppendUvarint(dst, uint64(h.rewound()))
 		refs := s.refs[n]
 		dst = binary.AppendUvarint(dst, uint64(len(refs)))
 		var was ref
@@ -510,7 +549,7 @@ func decodeSegmentIndex(id segment.ID, meta []byte) (*segmentIndex, error) {
 	var number uint64
 	for range count {
 		step := d.uvarint()
-		end := logEnd{next: LSN(d.uvarint()), total: d.uvarint()}
+		end := logEnd{next: LSN(d.uvarint()), total: d.uvarint(), rewound: Epoch(d.uvarint())}
 		n := d.uvarint()
 		number += step
 		if d.bad || step == 0 || number < step || end.next == 0 || n > uint64(len(d.buf)) {

@@ -53,7 +53,7 @@ func TestSegmentIndexFind(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, s := range []*segmentIndex{s, decoded} {
-			if s.holds(1, 99) || !s.holds(1, 100) || !s.holds(1, lsn-1) || s.holds(1, lsn) || s.holds(2, 100) {
+			if h := (&history{}); s.holds(1, 99, h) || !s.holds(1, 100, h) || !s.holds(1, lsn-1, h) || s.holds(1, lsn, h) || s.holds(2, 100, h) {
 				t.Fatal("it holds what it does not, or the other way round")
 			}
 			for i, f := range frames {
@@ -112,7 +112,7 @@ func bruteForce(t *testing.T, v *Volume) map[uint64]map[LSN]segment.Pos {
 				break
 			}
 			off += f.Header.Size()
-			if err := b.load(f, 0); err != nil {
+			if err := b.load(f, 0, &history{}); err != nil {
 				t.Fatal(err)
 			}
 			for _, c := range b.commands {
@@ -169,7 +169,8 @@ func TestLocate(t *testing.T) {
 				if want := at[l.number][lsn]; pos.Segment != want.Segment || pos.Offset > want.Offset {
 					t.Fatalf("%s: LSN %d of log %d is at %s, located at %s", when, lsn, l.number, want, pos)
 				}
-				if err := v.seekFrom(&b, l.number, lsn, pos); err != nil || b.frame.Pos != at[l.number][lsn] {
+				h := l.history()
+				if err := v.seekFrom(&b, l.number, lsn, pos, &h); err != nil || b.frame.Pos != at[l.number][lsn] {
 					t.Fatalf("%s: LSN %d of log %d is not found from %s on: %v", when, lsn, l.number, pos, err)
 				}
 			}

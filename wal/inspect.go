@@ -282,10 +282,22 @@ func logsOf(src replay.Source) *knownLogs {
 	return k
 }
 
+// kept returns what of a hit no rewind discarded.
+func (k *knownLogs) kept(h hit) hit {
+	if l := k.state.logs[h.log]; l != nil {
+		as := l.history()
+		if cut, ok := as.since(h.rewound); ok {
+			h.last = min(h.last, cut.LSN)
+		}
+	}
+	return h
+}
+
 // lost reports whether a repair told that all those records are lost, in so far
 // as they are kept.
 func (k *knownLogs) lost(hits []hit) bool {
 	for _, h := range hits {
+		h = k.kept(h)
 		switch l := k.state.logs[h.log]; {
 		case l == nil && k.whole: // deleted
 		case l == nil, !l.loses(LSNRange{First: h.first, Last: h.last}):
@@ -344,6 +356,7 @@ type audited struct {
 type hit struct {
 	log         uint64
 	first, last LSN
+	rewound     Epoch // that the newest rewind had begun by then: a later one may have discarded them
 }
 
 // hole is a hit that was noticed at a position, and happened behind another,
@@ -367,7 +380,7 @@ func (a *auditor) frame(f *segment.Frame, blockErrs []error) error {
 		if s, err := decodeSegmentIndex(f.Pos.Segment, f.Meta); err == nil {
 			// In order, or what is found would be told in another one each time.
 			for _, number := range slices.Sorted(maps.Keys(s.ends)) {
-				a.reach(number, s.ends[number].next, f.Pos)
+				a.reach(number, s.ends[number].next, s.ends[number].rewound, f.Pos)
 			}
 		}
 		return nil
@@ -389,14 +402,17 @@ func (a *auditor) frame(f *segment.Frame, blockErrs []error) error {
 		case CommandCreateLog:
 			a.created[c.Log] = c.Name
 			a.logs[c.Log] = &audited{next: 1, pos: f.Pos}
+		case CommandRewind:
+			a.reach(c.Log, c.LSN+1, c.Rewound, f.Pos)
+			a.logs[c.Log].next = c.LSN + 1
 		case CommandAppend, CommandAppendPart:
-			a.reach(c.Log, c.First, f.Pos)
+			a.reach(c.Log, c.First, c.Rewound, f.Pos)
 			a.logs[c.Log].next = c.Last() + 1
 			if bad == nil {
 				a.records += uint64(c.Count)
 				continue
 			}
-			a.hit[bad] = append(a.hit[bad], hit{c.Log, c.First, c.Last()})
+			a.hit[bad] = append(a.hit[bad], hit{c.Log, c.First, c.Last(), c.Rewound})
 		case CommandSetCheckpoint, CommandMoveCheckpoint:
 			if bad != nil {
 				a.states[bad] = append(a.states[bad], stateKey{c.Log, c.Name})
@@ -406,16 +422,16 @@ func (a *auditor) frame(f *segment.Frame, blockErrs []error) error {
 	return nil
 }
 
-// reach notes that at pos the log had come to next: what was not met until then
-// is a hole.
-func (a *auditor) reach(log uint64, next LSN, pos segment.Pos) {
+// reach notes that at pos the log had come to next, with that newest rewind: what was
+// not met until then is a hole.
+func (a *auditor) reach(log uint64, next LSN, rewound Epoch, pos segment.Pos) {
 	l := a.logs[log]
 	if l == nil {
 		l = &audited{}
 		a.logs[log] = l
 	}
 	if next > max(l.next, 1) {
-		a.holes = append(a.holes, hole{hit{log, l.next, next - 1}, l.pos, pos})
+		a.holes = append(a.holes, hole{hit{log, l.next, next - 1, rewound}, l.pos, pos})
 	}
 	l.next, l.pos = max(l.next, next), pos
 }
@@ -426,7 +442,8 @@ var endOfJournal = segment.Pos{Segment: math.MaxUint64}
 // end holds the walk against the state that the journal had when it began.
 func (a *auditor) end(before *knownLogs) {
 	for _, number := range slices.Sorted(maps.Keys(before.next)) {
-		a.reach(number, before.next[number], endOfJournal)
+		h := before.state.logs[number].history()
+		a.reach(number, before.next[number], h.rewound(), endOfJournal)
 	}
 }
 
@@ -437,7 +454,13 @@ func (a *auditor) end(before *knownLogs) {
 func (a *auditor) explain(r *Recovery, walked *replay.Recovery, logs *knownLogs, oldest segment.ID) {
 	found := walked.Damage
 	maps.Copy(logs.names, a.created)
+	for i := range a.holes {
+		a.holes[i].hit = logs.kept(a.holes[i].hit)
+	}
 	a.holes = slices.DeleteFunc(a.holes, func(h hole) bool {
+		if h.last < max(h.first, 1) {
+			return true
+		}
 		if h.first == 0 { // met for the first time, with nothing but the state to say where it begins
 			return !logs.whole || h.last < max(logs.first[h.log], 1) || logs.next[h.log] == 0
 		}
@@ -518,6 +541,7 @@ type sums struct {
 type summed struct {
 	next     LSN
 	checksum Checksum
+	rewound  Epoch // that the newest rewind had begun
 }
 
 // block checks the commands whose bytes lie in a block; raw is nil if that does
@@ -536,6 +560,9 @@ func (s *sums) block(f *segment.Frame, block int, raw []byte) error {
 	var bad error
 	for i := range s.commands {
 		c := &s.commands[i]
+		if c.Kind == CommandRewind {
+			s.logs[c.Log] = summed{c.LSN + 1, c.Checksum, c.Epoch}
+		}
 		if int(c.Block) != block || c.Size == 0 {
 			continue
 		}
@@ -543,7 +570,7 @@ func (s *sums) block(f *segment.Frame, block int, raw []byte) error {
 			bad = cmp.Or(bad, s.command(c, raw))
 		}
 		if c.Appends() {
-			s.logs[c.Log] = summed{next: c.Last() + 1, checksum: c.Checksum}
+			s.logs[c.Log] = summed{c.Last() + 1, c.Checksum, c.Rewound}
 		}
 	}
 	return bad
@@ -566,7 +593,7 @@ func (s *sums) command(c *Command, raw []byte) error {
 	if c.First == 1 {
 		was = summed{next: 1}
 	}
-	if was.next == c.First && Checksum(crc32.Update(uint32(was.checksum), castagnoli, b)) != c.Checksum {
+	if was.next == c.First && was.rewound == c.Rewound && Checksum(crc32.Update(uint32(was.checksum), castagnoli, b)) != c.Checksum {
 		return &segment.CorruptError{Reason: fmt.Sprintf("append of log %d: the log's checksum does not go on to that behind LSN %d", c.Log, c.Last()), Err: segment.ErrBadBlock}
 	}
 	return nil
@@ -589,6 +616,7 @@ func (k *knownLogs) merge(hits []hit) []DamagedLog {
 	var merged []DamagedLog
 	log := uint64(0) // of the last range
 	for _, h := range hits {
+		h = k.kept(h)
 		h.first = max(h.first, k.first[h.log])
 		n := len(merged)
 		switch {

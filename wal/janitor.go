@@ -36,6 +36,7 @@ type janitor struct {
 	// needed, looking at all the others is in vain.
 	blocker uint64
 	needed  LSN
+	epoch   Epoch // that the blocker was in: a rewind may have taken what it kept
 
 	// seen is the last durable frame when the last turn began.
 	seen atomic.Uint64
@@ -90,6 +91,7 @@ type sweeping struct {
 	// and needed how far it would have to give its records up.
 	blocker uint64
 	needed  LSN
+	epoch   Epoch // that the blocker is in
 }
 
 // A surveyed log is what of it decides what may be released. All that holds
@@ -97,6 +99,7 @@ type sweeping struct {
 type surveyed struct {
 	number      uint64
 	first, keep LSN
+	history     history
 }
 
 // survey says which segments below limit may go, from the oldest on.
@@ -106,7 +109,7 @@ func (j *janitor) survey(limit segment.ID) (sweeping, error) {
 	v.mu.RLock()
 	s.logs = make([]surveyed, 0, len(v.durable.logs))
 	for n, l := range v.durable.logs {
-		s.logs = append(s.logs, surveyed{n, l.first, l.keep()})
+		s.logs = append(s.logs, surveyed{n, l.first, l.keep(), l.history()})
 	}
 	v.mu.RUnlock()
 	blind := false // there are segments at the end of what was looked at that say nothing
@@ -128,7 +131,7 @@ func (j *janitor) survey(limit segment.ID) (sweeping, error) {
 			continue
 		}
 		blind = false
-		if s.blocker, s.needed = blocking(s.logs, one); s.blocker != 0 {
+		if s.blocker, s.needed, s.epoch = blocking(s.logs, one); s.blocker != 0 {
 			break
 		}
 		for n, e := range one.ends {
@@ -148,7 +151,7 @@ func (j *janitor) sweep() error {
 	}
 	v.mu.RLock()
 	l := v.durable.logs[j.blocker]
-	blocked := l != nil && l.keep() < j.needed
+	blocked := l != nil && l.keep() < j.needed && l.epoch == j.epoch
 	v.mu.RUnlock()
 	if blocked {
 		return nil
@@ -163,7 +166,7 @@ func (j *janitor) sweep() error {
 			return err
 		}
 		if s.blocker != 0 {
-			j.blocker, j.needed = s.blocker, s.needed
+			j.blocker, j.needed, j.epoch = s.blocker, s.needed, s.epoch
 		}
 		if s.before == 0 {
 			return nil
@@ -281,7 +284,7 @@ func (j *janitor) keeps(current segment.ID, logs []surveyed) bool {
 	if v.index.active.id != current {
 		return v.last.Pos.Segment != current // unless nothing was appended to it
 	}
-	blocker, _ := blocking(logs, v.index.active)
+	blocker, _, _ := blocking(logs, v.index.active)
 	return blocker != 0
 }
 
@@ -323,14 +326,15 @@ func (v *Volume) oldestNeeded() (segment.ID, error) {
 }
 
 // blocking returns a log that keeps records of a segment or before, and how far
-// it would have to give them up; 0 if there is none.
-func blocking(logs []surveyed, s *segmentIndex) (number uint64, needed LSN) {
+// it would have to give them up, in its epoch; 0 if there is none.
+func blocking(logs []surveyed, s *segmentIndex) (number uint64, needed LSN, epoch Epoch) {
 	for i := range logs {
-		if e, ok := s.ends[logs[i].number]; ok && logs[i].keep < e.next {
-			return logs[i].number, e.next
+		l := &logs[i]
+		if e, ok := s.ends[l.number]; ok && l.keep < l.history.end(e).next {
+			return l.number, l.history.end(e).next, l.history.epoch
 		}
 	}
-	return 0, 0
+	return 0, 0, 0
 }
 
 // farthest returns the newest segment, up to before, below which everything can be
@@ -482,7 +486,8 @@ func (j *janitor) truncateAll(s sweeping) error {
 				if l == nil {
 					continue // deleted meanwhile
 				}
-				e := s.ends[was.number]
+				h := l.history()
+				e := h.end(s.ends[was.number]) // of a log that may have been rewound meanwhile
 				cmd, err := l.truncation(e.next, e.total, false)
 				switch {
 				case err != nil:
@@ -507,13 +512,17 @@ const maxTruncateBytes = 64
 
 // truncate makes first the log's oldest record, durably, unless it already is
 // or is beyond, and returns the log as it then was. start is how many framed bytes
-// came before first. The log's owner wants it, who may give up what no checkpoint
+// came before first, as the log was in an epoch: if first was discarded since, it
+// returns errLookAgain. The log's owner wants it, who may give up what no checkpoint
 // covers.
-func (v *Volume) truncate(ctx context.Context, name string, number uint64, first LSN, start uint64) (info LogInfo, err error) {
+func (v *Volume) truncate(ctx context.Context, name string, number uint64, first LSN, start uint64, epoch Epoch) (info LogInfo, err error) {
 	err = v.do(ctx, maxTruncateBytes, forTruncation, func(s *State) (*Command, []byte, error) {
 		l := s.logs[number]
 		if l == nil {
 			return nil, nil, notFound(name)
+		}
+		if l.moved(epoch, first-1) != nil {
+			return nil, nil, errLookAgain
 		}
 		info = l.info()
 		cmd, err := l.truncation(first, start, true)
@@ -531,6 +540,8 @@ func (l *logState) truncation(first LSN, start uint64, asked bool) (*Command, er
 	switch {
 	case first <= l.first:
 		return nil, nil
+	case first > l.next: // it was rewound since somebody looked
+		return nil, &RangeError{Log: l.name, Asked: first, First: l.first, Next: l.next, Err: ErrLSNAhead}
 	}
 	if err := l.held(first, asked); err != nil {
 		return nil, err
@@ -579,6 +590,16 @@ func (l *logState) held(first LSN, asked bool) error {
 // at or below the oldest record it changes nothing. Space comes back when whole
 // segments hold nothing that anybody keeps.
 func (v *Volume) Truncate(ctx context.Context, name string, first LSN) (LogInfo, error) {
+	for {
+		info, err := v.truncateTo(ctx, name, first)
+		if !errors.Is(err, errLookAgain) {
+			return info, err
+		}
+	}
+}
+
+// truncateTo is Truncate, and returns errLookAgain if the log was rewound meanwhile.
+func (v *Volume) truncateTo(ctx context.Context, name string, first LSN) (LogInfo, error) {
 	v.mu.RLock()
 	l, err := v.lookup(name)
 	if err != nil {
@@ -602,7 +623,8 @@ func (v *Volume) Truncate(ctx context.Context, name string, first LSN) (LogInfo,
 		at = lost.Last + 1 // where a lost record began is not known
 	}
 	if at < was.next {
-		start, err = v.offsetAt(name, was.number, at)
+		h := was.history()
+		start, err = v.offsetAt(name, was.number, at, &h)
 		if errors.Is(err, ErrLSNTruncated) {
 			return v.Log(name) // the janitor was faster
 		}
@@ -610,7 +632,7 @@ func (v *Volume) Truncate(ctx context.Context, name string, first LSN) (LogInfo,
 			return LogInfo{}, err
 		}
 	}
-	info, err := v.truncate(ctx, name, was.number, first, start)
+	info, err := v.truncate(ctx, name, was.number, first, start, was.epoch)
 	if err != nil {
 		return LogInfo{}, err
 	}

@@ -112,6 +112,7 @@ func (v *Volume) Resolve(ctx context.Context, log string, producer ulid.ULID, se
 		}
 		r = Resolution{Log: l.info(), Producer: ProducerInfo{Window: limits.ProducerWindow}}
 		var cmd *Command
+		discarded := false
 		if slot := l.slot(producer); slot != 0 {
 			p := l.producers[slot-1]
 			r.Producer.LastSequence, r.Producer.Incarnation = p.last, p.incarnation
@@ -123,6 +124,7 @@ func (v *Volume) Resolve(ctx context.Context, log string, producer ulid.ULID, se
 				was, _ := p.recall(sequence)
 				r.First, r.Count, r.Checksum, r.Epoch = was.first, was.count, was.checksum, was.epoch
 				r.Parts = s.partsOf(p, sequence)
+				discarded = s.discarded(log, was, p.partsOf(sequence)) != nil
 			}
 		} else if i := l.formerly(producer); i >= 0 {
 			r.Producer.LastSequence, r.Producer.Incarnation = l.former[i].last, l.former[i].incarnation
@@ -130,6 +132,8 @@ func (v *Volume) Resolve(ctx context.Context, log string, producer ulid.ULID, se
 			return nil, nil, noProducer(log, producer)
 		}
 		switch {
+		case discarded:
+			r.Outcome = Discarded
 		case sequence <= r.Producer.LastSequence:
 			r.Outcome = Committed
 		case l.fences(epoch) != nil:

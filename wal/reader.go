@@ -27,7 +27,8 @@ type Reader struct {
 	number uint64
 	cursor string // its reader's; "" for none
 	next   LSN
-	to     LSN // last record; meaningless if endless
+	to     LSN     // last record; meaningless if endless
+	as     history // of the log, as far as this Reader has heard of it
 	o      ReadOptions
 	codecs [codec.Zstd + 1]bool
 
@@ -43,7 +44,13 @@ type Reader struct {
 type batchFrame struct {
 	frame    *segment.Frame
 	commands []Command // all of the frame's
-	own      []int     // which of them are appends of the log
+	own      []ownBatch
+}
+
+// An ownBatch is an append of the log of which something is in its history.
+type ownBatch struct {
+	index int // of the command
+	last  LSN // the last record that is; a rewind may have taken the rest
 }
 
 // NewReader returns a Reader. It returns ErrLogNotFound, a *RangeError if o.From
@@ -63,7 +70,7 @@ func (v *Volume) NewReader(log string, o ReadOptions) (*Reader, error) {
 	if o.Max <= 0 {
 		o.Max = limits.ReplayMessageSize
 	}
-	r := &Reader{v: v, name: log, number: l.number, cursor: o.Cursor, next: o.From, o: o, block: -1}
+	r := &Reader{v: v, name: log, number: l.number, cursor: o.Cursor, next: o.From, o: o, block: -1, as: l.history()}
 	if o.Cursor != "" {
 		c, err := l.cursor(o.Cursor)
 		if err != nil {
@@ -84,6 +91,11 @@ func (v *Volume) NewReader(log string, o ReadOptions) (*Reader, error) {
 		r.to = until
 	case o.To == 0:
 		r.to = l.next - 1
+	}
+	if o.Epoch != 0 {
+		if err := l.moved(o.Epoch, r.next-1); err != nil {
+			return nil, err
+		}
 	}
 	switch {
 	case r.next < l.first:
@@ -133,8 +145,8 @@ func (r *Reader) Close() error {
 // Reader follows, for more records or for ctx, unless the log is sealed: its end is
 // a follower's, too. Other errors are a *RangeError
 // if the records were truncated meanwhile, a *CursorLostError if that is because
-// the cursor was evicted, ErrLogNotFound if the log was
-// deleted, a *DataLossError if they do not verify, ErrReadFailed if they could
+// the cursor was evicted, a *RewoundError if a record that the Reader has come behind
+// was discarded, ErrLogNotFound if the log was deleted, a *DataLossError if they do not verify, ErrReadFailed if they could
 // not be read, ErrPoisoned or ErrClosed. After ErrReadFailed it may be called
 // again: nothing was skipped.
 // The span is valid until the next call, but for what lies in ReadOptions.Buffer.
@@ -153,8 +165,13 @@ func (r *Reader) Next(ctx context.Context) (Span, error) {
 			end = min(end, r.to)
 		}
 		if r.next <= end {
+			from := r.next
 			span, err := r.read(end)
-			span.Durable = durable
+			if r.overtaken(err) {
+				r.next, r.held = from, nil
+				continue
+			}
+			span.Durable, span.Epoch = durable, r.as.epoch
 			return span, err
 		}
 		if changed == nil {
@@ -170,6 +187,35 @@ func (r *Reader) Next(ctx context.Context) (Span, error) {
 	}
 }
 
+// follow has the Reader go on in the log's history as it is now. It returns a
+// *RewoundError if it has come behind a record that is no more: it was given one that
+// was discarded, or whoever asked was. One that has not goes on at the next record,
+// which is the new history's. REQUIRES: the volume's mu.
+func (r *Reader) follow(l *logState) error {
+	h := l.history()
+	if h.epoch == r.as.epoch {
+		return nil
+	}
+	if err := l.moved(r.as.epoch, r.next-1); err != nil {
+		return err
+	}
+	if h.rewound() != r.as.rewound() {
+		r.batches.own, r.held = r.batches.own[:0], nil // what was looked up may be no more
+	}
+	r.as = h
+	return nil
+}
+
+// overtaken reports whether a rewind may be why reading failed, or took what was
+// read: half of it may be of one history and half of another. Nobody was given
+// anything yet.
+func (r *Reader) overtaken(err error) bool {
+	r.v.mu.RLock()
+	defer r.v.mu.RUnlock()
+	l := r.v.durable.logs[r.number]
+	return l != nil && l.epoch != r.as.epoch && (err != nil || r.held != nil || l.moved(r.as.epoch, r.next-1) != nil)
+}
+
 // endless reports whether the Reader follows without an end.
 func (r *Reader) endless() bool { return r.o.Follow && r.o.To == 0 }
 
@@ -181,6 +227,12 @@ func (r *Reader) reach() (durable, whole LSN, changed <-chan struct{}, err error
 	v.mu.RLock()
 	l := v.durable.logs[r.number]
 	failed := v.failed
+	if l != nil {
+		if err := r.follow(l); err != nil {
+			v.mu.RUnlock()
+			return 0, 0, nil, err
+		}
+	}
 	if l != nil && r.next < l.next {
 		defer v.mu.RUnlock()
 		if r.next < l.first {
@@ -209,7 +261,7 @@ func (r *Reader) reach() (durable, whole LSN, changed <-chan struct{}, err error
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if l = v.durable.logs[r.number]; l == nil || r.next < l.next || l.sealed != 0 {
+	if l = v.durable.logs[r.number]; l == nil || r.next != l.next || l.sealed != 0 {
 		closed := make(chan struct{})
 		close(closed)
 		return r.next - 1, r.next - 1, closed, nil // look again
@@ -234,7 +286,7 @@ func (r *Reader) read(end LSN) (Span, error) {
 	span := Span{First: r.next}
 	r.run = r.run[:0]
 	for r.next <= end && len(r.run) < r.o.Max {
-		c, err := r.batch()
+		c, last, err := r.batch()
 		if err == nil && span.Count == 0 {
 			var ok bool
 			if span, ok, err = r.passThrough(c, end); ok {
@@ -245,7 +297,7 @@ func (r *Reader) read(end LSN) (Span, error) {
 			break // the next span is that block
 		}
 		if err == nil {
-			err = r.take(c, end, &span)
+			err = r.take(c, min(last, end), &span)
 		}
 		if err != nil {
 			if span.Count == 0 {
@@ -259,37 +311,41 @@ func (r *Reader) read(end LSN) (Span, error) {
 	return span, nil
 }
 
-// batch returns the append command that has r.next, and reads its frame.
-func (r *Reader) batch() (*Command, error) {
-	if c := r.batches.covering(r.next); c != nil {
-		return c, nil
+// batch returns the append command that has r.next, and its last record that is in
+// the log, and reads its frame.
+func (r *Reader) batch() (c *Command, last LSN, err error) {
+	if c, last = r.batches.covering(r.next); c != nil {
+		return c, last, nil
 	}
 	r.block = -1
-	if err := r.v.seek(&r.batches, r.name, r.number, r.next); err != nil {
-		return nil, err
+	if err := r.v.seek(&r.batches, r.name, r.number, r.next, &r.as); err != nil {
+		return nil, 0, err
 	}
-	return r.batches.covering(r.next), nil
+	c, last = r.batches.covering(r.next)
+	return c, last, nil
 }
 
-// covering returns the command that has lsn, or nil.
-func (b *batchFrame) covering(lsn LSN) *Command {
-	for _, i := range b.own {
-		if c := &b.commands[i]; c.First <= lsn && lsn <= c.Last() {
-			return c
+// covering returns the command that has lsn, or nil, and its last record that is in
+// the log.
+func (b *batchFrame) covering(lsn LSN) (c *Command, last LSN) {
+	for _, o := range b.own {
+		if c := &b.commands[o.index]; c.First <= lsn && lsn <= o.last {
+			return c, o.last
 		}
 	}
-	return nil
+	return nil, 0
 }
 
-// seek reads the frame that has a durable record of a log.
-func (v *Volume) seek(b *batchFrame, name string, number uint64, lsn LSN) error {
+// seek reads the frame that has a durable record of a log with that history. It
+// returns errLookAgain if a rewind has given the log another one.
+func (v *Volume) seek(b *batchFrame, name string, number uint64, lsn LSN, h *history) error {
 	var hint segment.ID
 	if b.frame != nil {
 		hint = b.frame.Pos.Segment
 	}
 	pos, err := v.index.locate(number, lsn, hint)
 	if err == nil {
-		err = v.seekFrom(b, number, lsn, pos)
+		err = v.seekFrom(b, number, lsn, pos, h)
 	}
 	if err == nil {
 		return nil
@@ -297,20 +353,20 @@ func (v *Volume) seek(b *batchFrame, name string, number uint64, lsn LSN) error 
 	first := err
 	b.frame, b.own = nil, b.own[:0]
 	// The segment may have been released since the reader last looked.
-	if err := v.live(name, number, lsn); err != nil {
+	if err := v.live(name, number, lsn, h); err != nil {
 		return err
 	}
 	// An index is a cache: what it does not know, or knows wrongly, is looked
 	// for in the directories before anybody speaks of data loss.
 	for {
 		if pos, err = v.index.relocate(number, lsn); err == nil {
-			err = v.seekFrom(b, number, lsn, pos)
+			err = v.seekFrom(b, number, lsn, pos, h)
 		}
 		if err == nil {
 			return nil
 		}
 		b.frame, b.own = nil, b.own[:0]
-		if err := v.live(name, number, lsn); err != nil {
+		if err := v.live(name, number, lsn, h); err != nil {
 			return err
 		}
 		if !errors.Is(err, segment.ErrReleased) {
@@ -341,8 +397,9 @@ func readFailed(log string, lsn LSN, cause error) error {
 	return fmt.Errorf("log %q: LSN %d: %w: %w", log, lsn, ErrReadFailed, cause)
 }
 
-// live returns why a record is none of the log's any more, nil if it is.
-func (v *Volume) live(name string, number uint64, lsn LSN) error {
+// live returns why a record is none of the log's any more, or the log's history
+// another one, nil if it is.
+func (v *Volume) live(name string, number uint64, lsn LSN, as *history) error {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	l := v.durable.logs[number]
@@ -354,31 +411,35 @@ func (v *Volume) live(name string, number uint64, lsn LSN) error {
 	case lsn < l.first:
 		return &RangeError{Log: name, Asked: lsn, First: l.first, Next: l.next, Err: ErrLSNTruncated}
 	}
+	if h := l.history(); h.rewound() != as.rewound() {
+		return fmt.Errorf("log %q: LSN %d: %w", name, lsn, errLookAgain)
+	}
 	return nil
 }
 
 // seekFrom reads frames from pos on until one has the record.
-func (v *Volume) seekFrom(b *batchFrame, number uint64, lsn LSN, pos segment.Pos) error {
+func (v *Volume) seekFrom(b *batchFrame, number uint64, lsn LSN, pos segment.Pos, h *history) error {
 	for {
 		f, err := v.fetch.Frame(pos)
 		if err != nil {
 			return err
 		}
-		if err := b.load(f, number); err != nil {
+		if err := b.load(f, number, h); err != nil {
 			return err
 		}
-		if b.covering(lsn) != nil {
+		if c, _ := b.covering(lsn); c != nil {
 			return nil
 		}
-		if len(b.own) > 0 && b.commands[b.own[0]].First > lsn || f.Header.Kind == segment.KindSeal {
+		if len(b.own) > 0 && b.commands[b.own[0].index].First > lsn || f.Header.Kind == segment.KindSeal {
 			return fmt.Errorf("frame at %s: %w", pos, errNotIndexed)
 		}
 		pos = f.End() // the index was thinned: the record is in a frame behind
 	}
 }
 
-// load decodes the frame's commands and notes the log's appends.
-func (b *batchFrame) load(f *segment.Frame, number uint64) (err error) {
+// load decodes the frame's commands and notes the log's appends of which its history
+// has something.
+func (b *batchFrame) load(f *segment.Frame, number uint64, h *history) (err error) {
 	b.frame, b.own = f, b.own[:0]
 	b.commands = b.commands[:0]
 	if f.Header.Kind != segment.KindCommands {
@@ -388,8 +449,10 @@ func (b *batchFrame) load(f *segment.Frame, number uint64) (err error) {
 		return err
 	}
 	for i := range b.commands {
-		if b.commands[i].Appends() && b.commands[i].Log == number {
-			b.own = append(b.own, i)
+		if c := &b.commands[i]; c.Appends() && c.Log == number {
+			if last := h.clip(c.Epoch, c.Last()); last >= c.First {
+				b.own = append(b.own, ownBatch{i, last})
+			}
 		}
 	}
 	return nil
@@ -397,7 +460,8 @@ func (b *batchFrame) load(f *segment.Frame, number uint64) (err error) {
 
 // eligible returns how many records the block that c lies in has, if they may
 // be sent as they are stored: the client opens the codec, the block is worth
-// it, it begins with r.next and ends by end, and has no byte of anything else.
+// it, it begins with r.next and ends by end, and has no byte of anything else, nor of
+// what a rewind discarded.
 func (r *Reader) eligible(c *Command, end LSN) uint32 {
 	b := int(c.Block)
 	if c.First != r.next || c.Offset != 0 || b >= len(r.batches.frame.Blocks) {
@@ -409,9 +473,9 @@ func (r *Reader) eligible(c *Command, end LSN) uint32 {
 	}
 	var size, count uint32
 	next := c.First
-	for _, i := range r.batches.own {
-		if o := &r.batches.commands[i]; o.Block == c.Block {
-			if o.First != next || o.Offset != size {
+	for _, own := range r.batches.own {
+		if o := &r.batches.commands[own.index]; o.Block == c.Block {
+			if o.First != next || o.Offset != size || own.last != o.Last() {
 				return 0
 			}
 			size += o.Size
@@ -446,7 +510,7 @@ func (r *Reader) passThrough(c *Command, end LSN) (Span, bool, error) {
 	return span, true, nil
 }
 
-// take copies the records of c from r.next to end into r.run.
+// take copies the records of c from r.next to end, at the furthest, into r.run.
 func (r *Reader) take(c *Command, end LSN, span *Span) error {
 	if r.block != int(c.Block) {
 		raw, err := r.v.fetch.Open(r.batches.frame, int(c.Block), r.raw[:0])
@@ -508,7 +572,8 @@ func (r *Reader) lost(c *Command, err error) error {
 }
 
 // CheckClaim proves that the log has exactly what a client says it was last
-// acknowledged. It returns a *DataLossError if it does not, and ErrReadFailed if
+// acknowledged. It returns a *RewoundError if that was discarded, a *DataLossError if
+// the log does not have it, and ErrReadFailed if
 // the disk does not let it. A claim below what is
 // kept cannot be proven any more and passes: those records were given up on
 // purpose.
@@ -516,98 +581,113 @@ func (v *Volume) CheckClaim(log string, c Claim) error {
 	if c.LSN == 0 {
 		return nil
 	}
-	info, err := v.Log(log)
-	if errors.Is(err, ErrLogNotFound) {
-		return &DataLossError{Log: log, First: c.LSN, Last: c.LSN, Detail: "there is no such log", Err: err}
-	}
-	switch {
-	case err != nil:
-		return err
-	case info.ID != c.Log:
-		return &DataLossError{Log: log, First: c.LSN, Last: c.LSN, Detail: fmt.Sprintf("it is another log, %s, not %s", info.ID, c.Log)}
-	case c.Epoch > info.Epoch:
-		return &DataLossError{Log: log, First: c.LSN, Last: c.LSN, Detail: fmt.Sprintf("it is in epoch %d, the claim in %d", info.Epoch, c.Epoch)}
-	case c.LSN >= info.Next:
-		return &DataLossError{Log: log, First: info.Next, Last: c.LSN, Detail: fmt.Sprintf("it ends at LSN %d", info.Durable())}
-	case c.LSN < info.First:
+	for {
+		v.mu.RLock()
+		l, err := v.lookup(log)
+		if err != nil {
+			v.mu.RUnlock()
+			if errors.Is(err, ErrLogNotFound) {
+				err = &DataLossError{Log: log, First: c.LSN, Last: c.LSN, Detail: "there is no such log", Err: err}
+			}
+			return err
+		}
+		info, number := l.info(), l.number
+		rewound := l.moved(c.Epoch, c.LSN)
+		v.mu.RUnlock()
+		switch {
+		case info.ID != c.Log:
+			return &DataLossError{Log: log, First: c.LSN, Last: c.LSN, Detail: fmt.Sprintf("it is another log, %s, not %s", info.ID, c.Log)}
+		case c.Epoch > info.Epoch:
+			return &DataLossError{Log: log, First: c.LSN, Last: c.LSN, Detail: fmt.Sprintf("it is in epoch %d, the claim in %d", info.Epoch, c.Epoch)}
+		case rewound != nil:
+			return rewound
+		case c.LSN >= info.Next:
+			return &DataLossError{Log: log, First: info.Next, Last: c.LSN, Detail: fmt.Sprintf("it ends at LSN %d", info.Durable())}
+		case c.LSN < info.First:
+			return nil
+		}
+		if lost, ok := info.lostAt(c.LSN); ok {
+			return givenUp(log, lost)
+		}
+		sum := info.Checksum
+		if c.LSN < info.Durable() {
+			_, sum, err = v.behind(info, number, c.LSN)
+		}
+		switch {
+		case errors.Is(err, errLookAgain):
+			continue
+		case errors.Is(err, ErrLSNTruncated):
+			return nil // given up since
+		case err != nil:
+			return err
+		case sum != c.Checksum:
+			return &DataLossError{Log: log, First: c.LSN, Last: c.LSN, Detail: fmt.Sprintf("its checksum there is %08x, the claim's is %08x", uint32(sum), uint32(c.Checksum))}
+		}
 		return nil
 	}
-	if lost, ok := info.lostAt(c.LSN); ok {
-		return givenUp(log, lost)
-	}
-	sum, known, err := v.checksumAt(info, c.LSN)
-	switch {
-	case errors.Is(err, ErrLSNTruncated):
-		return nil // given up since
-	case err != nil:
-		return err
-	case known && sum != c.Checksum:
-		return &DataLossError{Log: log, First: c.LSN, Last: c.LSN, Detail: fmt.Sprintf("its checksum there is %08x, the claim's is %08x", uint32(sum), uint32(c.Checksum))}
-	}
-	return nil
 }
 
-// checksumAt returns the log's checksum behind a record that is kept. known is
-// false if that depends on a record that is not kept.
-func (v *Volume) checksumAt(info LogInfo, lsn LSN) (sum Checksum, known bool, err error) {
-	if lsn == info.Durable() {
-		return info.Checksum, true, nil
-	}
-	if _, lost := info.lostAt(lsn); lost {
-		return 0, false, nil
-	}
-	v.mu.RLock()
-	l := v.durable.names[info.Name]
-	v.mu.RUnlock()
-	if l == nil {
-		return 0, false, notFound(info.Name)
-	}
+// behind returns how many framed bytes had been appended to a log up to lsn, and its
+// checksum there. lsn is below its durable one, and may be the one before its oldest.
+// What it returns is proven by the batch that has lsn, or by that which begins behind
+// it: nothing before them has to be kept. It returns errLookAgain if the log was
+// rewound meanwhile.
+func (v *Volume) behind(info LogInfo, number uint64, lsn LSN) (total uint64, sum Checksum, err error) {
+	h := history{info.Epoch, info.Rewinds}
 	var b batchFrame
-	if err := v.seek(&b, info.Name, l.number, lsn); err != nil {
-		return 0, false, err
+	at := lsn
+	_, lost := info.lostAt(lsn)
+	if !lost && lsn >= info.First {
+		err = v.seek(&b, info.Name, number, lsn, &h)
 	}
-	c := *b.covering(lsn)
-	if c.Last() == lsn {
-		return c.Checksum, true, nil
-	}
-	// Within a batch: from the checksum behind the batch before, over the
-	// records up to lsn.
-	switch {
-	case c.First == 1:
-	case c.First-1 < info.First:
-		return 0, false, nil
-	default:
-		if sum, known, err = v.checksumAt(info, c.First-1); err != nil || !known {
-			return 0, false, err
+	if lost || lsn < info.First || errors.Is(err, ErrDataLoss) {
+		at = lsn + 1
+		if lost, ok := info.lostAt(at); ok {
+			return 0, 0, givenUp(info.Name, lost)
 		}
+		err = v.seek(&b, info.Name, number, at, &h)
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	c, _ := b.covering(at)
+	if c.Last() == lsn {
+		return c.Start + uint64(c.Size), c.Checksum, nil
+	}
+	sum = checksumBefore(c.Checksum, c.RunSum, c.Size)
+	if c.First == lsn+1 {
+		return c.Start, sum, nil
 	}
 	raw, err := v.fetch.Open(b.frame, int(c.Block), nil)
 	if failed := readFailed(info.Name, c.First, err); failed != nil {
-		return 0, false, failed
+		return 0, 0, failed
+	}
+	var run, rest []byte
+	if err == nil {
+		run, err = c.slice(raw)
+	}
+	if err == nil {
+		rest, err = records.Skip(run, int(lsn-c.First)+1)
 	}
 	if err != nil {
-		return 0, false, &DataLossError{Log: info.Name, First: c.First, Last: c.Last(), Detail: "the batch does not verify", Err: err}
+		if lerr := v.live(info.Name, number, at, &h); lerr != nil {
+			return 0, 0, lerr // it was released, or is none of the log's any more
+		}
+		return 0, 0, &DataLossError{Log: info.Name, First: c.First, Last: c.Last(), Detail: "the batch does not verify", Err: err}
 	}
-	run, err := c.slice(raw)
-	if err != nil {
-		return 0, false, err
-	}
-	rest, err := records.Skip(run, int(lsn-c.First)+1)
-	if err != nil {
-		return 0, false, err
-	}
-	return Checksum(crc32.Update(uint32(sum), castagnoli, run[:len(run)-len(rest)])), true, nil
+	run = run[:len(run)-len(rest)]
+	return c.Start + uint64(len(run)), Checksum(crc32.Update(uint32(sum), castagnoli, run)), nil
 }
 
-// offsetAt returns how many framed bytes had been appended to the log before a
-// record. Of one within a batch that does not verify it is how many came before
-// the batch: damage must not keep anybody from giving it up.
-func (v *Volume) offsetAt(name string, number uint64, lsn LSN) (uint64, error) {
+// offsetAt returns how many framed bytes had been appended to a log with that history
+// before a record. Of one within a batch that does not verify it is how many came
+// before the batch: damage must not keep anybody from giving it up.
+func (v *Volume) offsetAt(name string, number uint64, lsn LSN, h *history) (uint64, error) {
 	var b batchFrame
-	if err := v.seek(&b, name, number, lsn); err != nil {
+	if err := v.seek(&b, name, number, lsn, h); err != nil {
 		return 0, err
 	}
-	c := b.covering(lsn)
+	c, _ := b.covering(lsn)
 	if c.First == lsn {
 		return c.Start, nil
 	}

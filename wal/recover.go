@@ -141,12 +141,13 @@ func (v *Volume) lostBefore(ids []segment.ID, i int) (logs []DamagedLog, more in
 		if !ok {
 			continue
 		}
-		r := LSNRange{First: l.first, Last: end.next - 1}
+		h := l.history()
+		r := LSNRange{First: l.first, Last: h.end(end).next - 1}
 		if refs := behind.refs[l.number]; len(refs) > 0 {
-			r.Last = refs[0].lsn - 1
+			r.Last = min(r.Last, refs[0].lsn-1)
 		}
 		if i > 0 {
-			if _, next, known := v.index.endAtOrBefore(ids, 0, i-1, l.number); known {
+			if _, next, known := v.index.endAtOrBefore(ids, 0, i-1, l.number, &h); known {
 				r.First = max(r.First, next)
 			}
 		}

@@ -259,12 +259,18 @@ type survey struct {
 	src   replay.Source
 	fetch *replay.Fetcher
 
-	have  map[uint64][]LSNRange // records in blocks that verify, by log
-	last  *segment.Frame        // the last frame that verifies
-	tail  []tailFrame           // of the segment that has it
+	have  map[uint64][]haveRange // records in blocks that verify, by log
+	last  *segment.Frame         // the last frame that verifies
+	tail  []tailFrame            // of the segment that has it
 	parts snapshotParts
 	base  *salvage // begun at the newest whole snapshot, nil if there is none
 	buf   []Command
+}
+
+// A haveRange is records that verify, also those that were discarded later.
+type haveRange struct {
+	LSNRange
+	epoch Epoch // that they were appended in
 }
 
 type tailFrame struct {
@@ -273,7 +279,7 @@ type tailFrame struct {
 }
 
 func newSurvey(src replay.Source) *survey {
-	return &survey{src: src, fetch: replay.NewFetcher(src), have: map[uint64][]LSNRange{}, parts: snapshotParts{bad: true}}
+	return &survey{src: src, fetch: replay.NewFetcher(src), have: map[uint64][]haveRange{}, parts: snapshotParts{bad: true}}
 }
 
 func (s *survey) close() { _ = s.fetch.Close() } // it only reads
@@ -301,9 +307,9 @@ func (s *survey) frame(f *segment.Frame, blockErrs []error) error {
 		if !c.Appends() || blockErrs != nil && int(c.Block) < len(blockErrs) && blockErrs[c.Block] != nil {
 			continue
 		}
-		r := LSNRange{c.First, c.Last()}
+		r := haveRange{LSNRange{c.First, c.Last()}, c.Epoch}
 		have := s.have[c.Log]
-		if n := len(have); n > 0 && have[n-1].Last+1 == r.First {
+		if n := len(have); n > 0 && have[n-1].Last+1 == r.First && have[n-1].epoch == r.epoch {
 			have[n-1].Last = r.Last
 			continue
 		}
@@ -418,9 +424,22 @@ func (s *survey) rebuild(ctx context.Context, walked *replay.Recovery) (*salvage
 	}
 	b.markOpenEnds()
 	for _, l := range b.logs {
-		b.lose(l.number, missing(LSNRange{l.first, l.next - 1}, s.have[l.number]))
+		b.lose(l.number, missing(LSNRange{l.first, l.next - 1}, b.proven(l, s.have[l.number])))
 	}
 	return b, nil
+}
+
+// proven returns which records that are there are the log's, in order.
+func (s *salvage) proven(l *logState, have []haveRange) (ranges []LSNRange) {
+	h := l.history()
+	for _, r := range have {
+		r.First, r.Last = max(r.First, s.unproven[l.number]+1), h.clip(r.epoch, r.Last)
+		if r.First <= r.Last {
+			ranges = append(ranges, r.LSNRange)
+		}
+	}
+	slices.SortFunc(ranges, func(a, b LSNRange) int { return cmp.Compare(a.First, b.First) })
+	return ranges
 }
 
 // missing returns what of a range is not among those that are there, in order.
@@ -465,12 +484,15 @@ type salvage struct {
 	gone   map[uint64]LostLog    // by number
 	open   map[uint64]LSN        // by log: the LSN that stands for a lost end
 	known  map[uint64][]LSNRange // lost ranges that an earlier repair told of, by log
+	// unproven is up to where, in a log that was rewound in what is lost, nobody knows
+	// which of the records that are there it discarded.
+	unproven map[uint64]LSN
 }
 
 func newSalvage(state *State, states statePlaces, from segment.FrameRef) *salvage {
 	s := &salvage{
 		State: state, states: states, from: from, expect: from.Sequence, told: map[uint64]bool{}, epochs: map[uint64]bool{}, slots: map[uint64]int{},
-		opened: map[uint64]int{}, gone: map[uint64]LostLog{}, open: map[uint64]LSN{}, known: map[uint64][]LSNRange{},
+		opened: map[uint64]int{}, gone: map[uint64]LostLog{}, open: map[uint64]LSN{}, known: map[uint64][]LSNRange{}, unproven: map[uint64]LSN{},
 	}
 	for n, l := range state.logs {
 		s.known[n] = l.lost
@@ -548,6 +570,7 @@ func (s *salvage) sealed(x *segmentIndex) {
 			s.lostCreation(n)
 			continue
 		}
+		s.lostRewind(l, Cut{Epoch: end.rewound, LSN: end.next - 1, Bytes: end.total, Checksum: l.checksum})
 		l.reach(end.next, end.total)
 		s.told[n] = true
 	}
@@ -580,6 +603,31 @@ func (l *logState) reach(next LSN, total uint64) {
 		l.liveBytes += total - l.totalBytes
 		l.totalBytes = total
 	}
+}
+
+// lostRewind makes way for what says that a log was rewound in what is lost, and had
+// come to at when it was said. Where it was cut nobody knows, nor what was appended
+// again since: so the records below are given up, rather than have one of them be one
+// that was discarded.
+func (s *salvage) lostRewind(l *logState, at Cut) {
+	h := l.history()
+	if at.Epoch <= h.rewound() {
+		return
+	}
+	l.reach(at.LSN+1, at.Bytes)
+	l.dropCheckpointsAbove(at.LSN)
+	// Older cuts are below, where nothing is proven.
+	l.cuts = nil
+	at.Bytes = min(at.Bytes, l.totalBytes)
+	l.rewind(at)
+	l.holder, l.acquired = lostHolder, ulid.ULID{}
+	s.unproven[l.number] = at.LSN
+}
+
+// dropCheckpointsAbove makes way for a rewind that a checkpoint would have held back:
+// it was deleted in what is lost.
+func (l *logState) dropCheckpointsAbove(lsn LSN) {
+	l.checkpoints = slices.DeleteFunc(l.checkpoints, func(c checkpointState) bool { return c.lsn > lsn })
 }
 
 // makeWay changes the state to one that the command can follow from: to what it
@@ -617,6 +665,7 @@ func (s *salvage) makeWay(c *Command) bool {
 			l.former = slices.Concat(l.former[:i], l.former[i+1:])
 		}
 	case CommandAppend, CommandAppendPart:
+		s.lostRewind(l, Cut{Epoch: c.Rewound, LSN: c.First - 1, Bytes: c.Start, Checksum: checksumBefore(c.Checksum, c.RunSum, c.Size)})
 		l.reach(c.First, c.Start)
 		l.began(c.Epoch)
 		s.told[c.Log], s.epochs[c.Log] = true, true
@@ -661,11 +710,34 @@ func (s *salvage) makeWay(c *Command) bool {
 		l.reach(c.First, c.Start)
 		l.began(c.Epoch)
 		l.checksum = c.Checksum
+	case CommandRewind:
+		s.rewind(l, c)
 	case CommandSetCursor, CommandDeleteCursor, CommandEvictCursor:
 		return l.makeWayForCursor(c)
 	case CommandCreateLog, CommandDeleteLog:
 	}
 	return true
+}
+
+// rewind makes way for a rewind.
+func (s *salvage) rewind(l *logState, c *Command) {
+	at := Cut{Epoch: c.Rewound, LSN: c.LSN, Bytes: c.Start, Checksum: c.Checksum}
+	s.lostRewind(l, at)
+	if !l.room(c.LSN) { // what made room is lost
+		l.cuts = nil
+		s.lostRewind(l, at)
+	}
+	l.reach(c.LSN+1, c.Start)
+	l.began(c.Epoch - 1)
+	l.dropCheckpointsAbove(c.LSN)
+	if c.LSN+1 == l.next {
+		l.totalBytes, l.checksum = c.Start, c.Checksum
+		l.liveBytes = min(l.liveBytes, l.totalBytes)
+	}
+	s.told[c.Log], s.epochs[c.Log] = true, true
+	if u, ok := s.unproven[c.Log]; ok {
+		s.unproven[c.Log] = min(u, c.LSN) // what is behind was appended again
+	}
 }
 
 // loseCursors makes way for a truncation that a cursor would have held back: what
@@ -693,7 +765,7 @@ func (l *logState) makeWayForCursor(c *Command) bool {
 		l.measure()
 		return true
 	}
-	if found && !c.Reset && (!l.cursors[i].holds() || c.LSN < l.cursors[i].lsn) { // deleted, and set anew
+	if found && !c.Reset && (!l.cursors[i].holds() || l.cursors[i].rewound != 0 || c.LSN < l.cursors[i].lsn) { // deleted, and set anew
 		l.cursors = slices.Delete(l.cursors, i, i+1)
 		found = false
 	}

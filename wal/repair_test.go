@@ -463,6 +463,94 @@ func TestRepairMakesWay(t *testing.T) {
 			t.Errorf("nobody can know of it: %+v", info)
 		}
 	})
+	rewound := func(after LSN, again ...string) func(*Volume) {
+		return func(v *Volume) {
+			mustRewind(t, v, "orders", Rewind{After: after})
+			for _, r := range again {
+				mustAppend(t, v, "orders", r)
+			}
+		}
+	}
+	wantOrders := func(v *Volume, next LSN, lost []LSNRange, records map[LSN]string) {
+		t.Helper()
+		if info := orders(v); info.Next != next || !slices.Equal(info.Lost, lost) {
+			t.Errorf("%+v, want LSN %d next, and %v lost", info, next, lost)
+		}
+		for lsn := orders(v).First; lsn < next; lsn++ {
+			got, err := readOne(v, "orders", lsn)
+			if want, there := records[lsn]; there && (err != nil || got != want) || !there && !errors.Is(err, ErrDataLoss) {
+				t.Errorf("LSN %d: %q, %v; want %q", lsn, got, err, want)
+			}
+		}
+	}
+	t.Run("rewind, told", func(t *testing.T) {
+		_, v := losing(t, base, rewound(2), tell)
+		defer closeTest(t, v)
+		// It may have cut it further down, and others been appended since.
+		wantOrders(v, 4, []LSNRange{{1, 2}}, map[LSN]string{3: "tells"})
+		if info := orders(v); info.Epoch != 2 || info.Holder != lostHolder {
+			t.Errorf("%+v", info)
+		}
+		if err := v.CheckClaim("orders", Claim{Log: orders(v).ID, Epoch: 1, LSN: 4}); !errors.Is(err, ErrRewound) {
+			t.Errorf("a claim of what was discarded: %v", err)
+		}
+	})
+	t.Run("rewind, and what came again", func(t *testing.T) {
+		_, v := losing(t, base, rewound(2, "three", "four", "five"), tell)
+		defer closeTest(t, v)
+		wantOrders(v, 7, []LSNRange{{1, 2}}, map[LSN]string{3: "three", 4: "four", 5: "five", 6: "tells"})
+	})
+	t.Run("two rewinds, the first lost", func(t *testing.T) {
+		_, v := losing(t, base, rewound(3, "four"), rewound(2, "three"))
+		defer closeTest(t, v)
+		wantOrders(v, 4, []LSNRange{{1, 2}}, map[LSN]string{3: "three"})
+	})
+	t.Run("rewind behind what is lost", func(t *testing.T) {
+		p, v := losing(t, base, func(v *Volume) { mustAppend(t, v, "orders", "5", "6") }, rewound(3, "four"))
+		defer closeTest(t, v)
+		wantOrders(v, 5, nil, map[LSN]string{1: "1", 2: "2", 3: "3", 4: "four"})
+		if slices.ContainsFunc(p.Records, func(r LostRecords) bool { return r.Log == "orders" }) {
+			t.Errorf("what was discarded is no loss: %+v", p.Records)
+		}
+	})
+	t.Run("in the place of what was discarded", func(t *testing.T) {
+		_, v := losing(t, func(v *Volume) {
+			base(v)
+			rewound(2, "three")(v)
+		}, func(v *Volume) { mustAppend(t, v, "orders", "four") }, tell)
+		defer closeTest(t, v)
+		// The old LSN 4 verifies, and is not the one that is lost.
+		wantOrders(v, 6, []LSNRange{{4, 4}}, map[LSN]string{1: "1", 2: "2", 3: "three", 5: "tells"})
+	})
+	t.Run("rewind, told by a seal", func(t *testing.T) {
+		state, err := applyAll(NewState(), []Command{
+			{Kind: CommandCreateLog, Log: 1, Name: "orders"},
+			{Kind: CommandAppend, Log: 1, Epoch: 1, First: 1, Count: 4, Place: Place{Size: 40}},
+			{Kind: CommandSetCheckpoint, Log: 1, Name: "engine", LSN: 4, Version: 1},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newSalvage(state, statePlaces{}, segment.FrameRef{})
+		s.hole(1)
+		s.sealed(&segmentIndex{ends: map[uint64]logEnd{1: {next: 4, total: 33, rewound: 2}}})
+		l := s.logs[1]
+		if l.next != 4 || l.totalBytes != 33 || l.epoch != 2 || l.holder != lostHolder || len(l.checkpoints) != 0 || s.unproven[1] != 3 {
+			t.Errorf("%+v, nothing is proven up to %d", l, s.unproven[1])
+		}
+		if left := s.proven(l, []haveRange{{LSNRange{1, 4}, 1}, {LSNRange{4, 4}, 2}}); !slices.Equal(left, []LSNRange{{4, 4}}) {
+			t.Errorf("proven are %v", left)
+		}
+	})
+	t.Run("rewind, not told", func(t *testing.T) {
+		_, v := losing(t, base, rewound(2), func(v *Volume) { mustAppend(t, v, "users", "tells") })
+		defer closeTest(t, v)
+		// Nobody can know of it: but nobody goes on in an epoch that it may have begun.
+		wantOrders(v, 6, []LSNRange{{5, 5}}, map[LSN]string{1: "1", 2: "2", 3: "3", 4: "4"})
+		if info := orders(v); info.Epoch != 1+lostEpochs {
+			t.Errorf("%+v", info)
+		}
+	})
 	t.Run("append, not told", func(t *testing.T) {
 		p, v := losing(t, base, func(v *Volume) { mustAppend(t, v, "orders", "5", "6") }, func(v *Volume) { mustAppend(t, v, "users", "tells") })
 		defer closeTest(t, v)

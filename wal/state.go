@@ -61,12 +61,13 @@ type logState struct {
 	options     LogOptions // the map in it is never written
 	epoch       Epoch
 	holder      string    // of the epoch's writer; empty if there is none, and the log is shared
-	acquired    ulid.ULID // the request that made it the writer
+	acquired    ulid.ULID // the request that began the epoch; zero for one that cannot be asked again
+	cuts        []Cut     // of rewinds; see history. The slice is never written
 	sealed      int64     // when it was sealed; 0 if it is not
 	first, next LSN
 	checksum    Checksum
 	liveBytes   uint64
-	totalBytes  uint64 // framed bytes ever appended
+	totalBytes  uint64 // framed bytes ever appended, what rewinds discarded left out
 	checkpoints []checkpointState
 	cursors     []cursorState    // by name
 	evictAbove  uint64           // of totalBytes, when the first cursor is over its cap; 0 for never. See measure
@@ -303,6 +304,11 @@ func (s *State) Apply(c *Command) error {
 			return disagree(c, "epoch %d for holder %q behind epoch %d", c.Epoch, c.Name, l.epoch)
 		}
 		l.epoch, l.holder, l.acquired = c.Epoch, c.Name, c.ID
+	case CommandRewind:
+		if l.sealed != 0 {
+			return disagree(c, "it is sealed")
+		}
+		return l.applyRewind(c)
 	case CommandSetCursor:
 		err := l.applySetCursor(c)
 		s.crowded = s.crowded || l.crowded()
@@ -416,7 +422,7 @@ func (l *logState) continues(c *Command) error {
 	if l.sealed != 0 {
 		return disagree(c, "it is sealed")
 	}
-	if c.First != l.next || c.Epoch != l.epoch || c.Count == 0 || c.Start != l.totalBytes {
+	if c.First != l.next || c.Epoch != l.epoch || c.Rewound != l.rewound() || c.Count == 0 || c.Start != l.totalBytes {
 		return disagree(c, "LSN %d in epoch %d behind %d bytes, it has LSN %d in epoch %d behind %d",
 			c.First, c.Epoch, c.Start, l.next, l.epoch, l.totalBytes)
 	}
@@ -538,7 +544,8 @@ func appendLogState(dst []byte, l *logState) []byte {
 	dst = appendOptions(dst, &l.options)
 	dst = binary.AppendUvarint(dst, uint64(l.epoch))
 	dst = appendString(dst, l.holder)
-	if l.holder != "" {
+	asked := l.acquired != (ulid.ULID{})
+	if dst = append(dst, bit(asked)); asked {
 		dst = append(dst, l.acquired[:]...)
 	}
 	dst = binary.AppendUvarint(dst, uint64(l.sealed))
@@ -547,6 +554,14 @@ func appendLogState(dst []byte, l *logState) []byte {
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(l.checksum))
 	dst = binary.AppendUvarint(dst, l.liveBytes)
 	dst = binary.AppendUvarint(dst, l.totalBytes)
+	dst = binary.AppendUvarint(dst, uint64(len(l.cuts)))
+	for _, c := range l.cuts {
+		dst = binary.AppendUvarint(dst, uint64(c.Epoch))
+		dst = binary.AppendUvarint(dst, uint64(c.LSN))
+		dst = binary.AppendUvarint(dst, uint64(c.Next-c.LSN))
+		dst = binary.AppendUvarint(dst, c.Bytes)
+		dst = binary.LittleEndian.AppendUint32(dst, uint32(c.Checksum))
+	}
 	dst = binary.AppendUvarint(dst, uint64(len(l.checkpoints)))
 	for i := range l.checkpoints {
 		c := &l.checkpoints[i]
@@ -567,6 +582,9 @@ func appendLogState(dst []byte, l *logState) []byte {
 		dst = binary.AppendUvarint(dst, uint64(c.setAt))
 		dst = binary.AppendUvarint(dst, uint64(c.evicted))
 		dst = append(dst, cursorFlags(c.hold, false))
+		if dst = binary.AppendUvarint(dst, uint64(c.rewound)); c.rewound != 0 {
+			dst = binary.AppendUvarint(dst, uint64(c.was))
+		}
 	}
 	dst = binary.AppendUvarint(dst, uint64(len(l.producers)))
 	for i := range l.producers {
@@ -585,6 +603,9 @@ func appendLogState(dst []byte, l *logState) []byte {
 			dst = binary.LittleEndian.AppendUint32(dst, b.runSum)
 			dst = binary.LittleEndian.AppendUint32(dst, uint32(b.checksum))
 			dst = binary.AppendUvarint(dst, uint64(b.epoch))
+			if dst = binary.AppendUvarint(dst, uint64(b.discarded)); b.discarded != 0 {
+				dst = binary.AppendUvarint(dst, uint64(b.kept))
+			}
 		}
 		dst = binary.AppendUvarint(dst, uint64(len(p.parts)))
 		for i := range p.parts {
@@ -635,8 +656,11 @@ func decodeLogState(d *decoder) (*logState, error) {
 	l.created = int64(d.uvarint())
 	d.options(&l.options)
 	l.epoch = Epoch(d.uvarint())
-	if l.holder = d.string(limits.MaxHolderNameBytes); l.holder != "" {
-		d.fixed(l.acquired[:])
+	l.holder = d.string(limits.MaxHolderNameBytes)
+	if d.flags(1) != 0 {
+		if d.fixed(l.acquired[:]); l.acquired == (ulid.ULID{}) {
+			d.fail()
+		}
 	}
 	l.sealed = int64(d.uvarint())
 	l.first = LSN(d.uvarint())
@@ -645,6 +669,18 @@ func decodeLogState(d *decoder) (*logState, error) {
 	l.liveBytes = d.uvarint()
 	l.totalBytes = d.uvarint()
 	n := d.uvarint()
+	if d.bad || n > limits.MaxRewinds {
+		return nil, fmt.Errorf("log state: %w", ErrBadCommand)
+	}
+	for i := range n {
+		c := Cut{Epoch: Epoch(d.uvarint()), LSN: LSN(d.uvarint()), Next: LSN(d.uvarint()), Bytes: d.uvarint(), Checksum: Checksum(d.uint32())}
+		if c.Next += c.LSN; c.Next <= c.LSN || c.Epoch > l.epoch || c.LSN >= l.next || c.Bytes > l.totalBytes ||
+			i > 0 && (c.Epoch <= l.cuts[i-1].Epoch || c.LSN <= l.cuts[i-1].LSN) {
+			d.fail()
+		}
+		l.cuts = append(l.cuts, c)
+	}
+	n = d.uvarint()
 	if d.bad || n > limits.MaxCheckpointsPerLog {
 		return nil, fmt.Errorf("log state: %w", ErrBadCommand)
 	}
@@ -662,9 +698,12 @@ func decodeLogState(d *decoder) (*logState, error) {
 	}
 	for range n {
 		c := cursorState{name: d.string(limits.MaxCursorNameBytes), lsn: LSN(d.uvarint()), start: d.uvarint(), cap: d.uvarint(),
-			setAt: int64(d.uvarint()), evicted: int64(d.uvarint()), hold: d.flags(cursorHold) != 0}
+			setAt: int64(d.uvarint()), evicted: int64(d.uvarint()), hold: d.flags(cursorHold) != 0, rewound: Epoch(d.uvarint())}
+		if c.rewound != 0 {
+			c.was = LSN(d.uvarint())
+		}
 		if k := len(l.cursors); k > 0 && l.cursors[k-1].name >= c.name || c.cap == 0 || c.cap > limits.MaxCursorCap || c.start > l.totalBytes ||
-			c.lsn >= l.next || c.holds() && c.lsn+1 < l.first {
+			c.lsn >= l.next || c.holds() && c.lsn+1 < l.first || c.rewound > l.epoch || c.rewound != 0 && c.was <= c.lsn {
 			d.fail()
 		}
 		l.cursors = append(l.cursors, c)
@@ -688,7 +727,10 @@ func decodeLogState(d *decoder) (*logState, error) {
 		for i := range k {
 			q := last - k + 1 + i
 			b := batchState{sequence: q, first: LSN(d.uvarint()), count: d.uvarint32(),
-				runSum: d.uint32(), checksum: Checksum(d.uint32()), epoch: Epoch(d.uvarint())}
+				runSum: d.uint32(), checksum: Checksum(d.uint32()), epoch: Epoch(d.uvarint()), discarded: Epoch(d.uvarint())}
+			if b.discarded != 0 {
+				b.kept = LSN(d.uvarint())
+			}
 			switch {
 			case b.first != 0:
 				p.remember(b)
@@ -778,7 +820,7 @@ func (s *State) insert(l *logState) error {
 func (l *logState) info() LogInfo {
 	info := LogInfo{
 		Name: l.name, ID: l.id, Epoch: l.epoch, Holder: l.holder, First: l.first, Next: l.next, Checksum: l.checksum,
-		LiveBytes: l.liveBytes, Created: timeOf(l.created), Options: l.options, Lost: l.lost,
+		LiveBytes: l.liveBytes, Created: timeOf(l.created), Options: l.options, Lost: l.lost, Rewinds: l.cuts,
 	}
 	if l.sealed != 0 {
 		info.Sealed = timeOf(l.sealed)

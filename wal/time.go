@@ -76,15 +76,17 @@ func (v *Volume) bounds(log string, ns int64) (timeBounds, error) {
 			v.mu.RUnlock()
 			return timeBounds{}, err
 		}
-		number := l.number
+		number, h := l.number, l.history()
 		b := timeBounds{first: l.first, next: l.next}
 		failed := v.failed
 		v.mu.RUnlock()
 		if errors.Is(failed, ErrClosed) {
 			return b, failed
 		}
-		err = v.boundsOf(&b, number, ns)
+		err = v.boundsOf(&b, number, ns, &h)
 		switch {
+		case errors.Is(v.live(log, number, b.next, &h), errLookAgain):
+			continue // it was rewound
 		case err == nil:
 			return b, nil
 		case errors.Is(err, segment.ErrReleased):
@@ -104,7 +106,7 @@ func (v *Volume) bounds(log string, ns int64) (timeBounds, error) {
 //
 // LSNs are dense: what is missing between the last record before the time and the
 // first one not before it lay in frames that are lost.
-func (v *Volume) boundsOf(b *timeBounds, number uint64, ns int64) error {
+func (v *Volume) boundsOf(b *timeBounds, number uint64, ns int64, h *history) error {
 	ids := v.journal.Segments()
 	if len(ids) == 0 {
 		return nil // of a volume that is read-only since its first segment is damaged
@@ -118,16 +120,16 @@ func (v *Volume) boundsOf(b *timeBounds, number uint64, ns int64) error {
 	at = max(at, 0)
 
 	var before LSN // those below were committed before; 0 if nothing is known
-	if _, next, known := v.index.endAtOrBefore(ids, 0, at-1, number); known {
+	if _, next, known := v.index.endAtOrBefore(ids, 0, at-1, number, h); known {
 		before = next
 	}
 	b.most = b.next
 	err = v.index.cache.walk(ids[at], func(f *segment.Frame, commands []Command) error {
 		for i := range commands {
 			switch c := &commands[i]; {
-			case c.Kind != CommandAppend || c.Log != number:
+			case !c.Appends() || c.Log != number || h.clip(c.Epoch, c.Last()) < c.First:
 			case f.Header.Time < ns:
-				before = c.Last() + 1
+				before = h.clip(c.Epoch, c.Last()) + 1
 			default:
 				b.most = min(b.most, c.First) // beyond the end it is not durable yet
 				return errEnough
@@ -139,7 +141,7 @@ func (v *Volume) boundsOf(b *timeBounds, number uint64, ns int64) error {
 		return err
 	}
 	if b.most == b.next && before < b.next {
-		if b.most, err = v.index.firstFrom(ids[at:], number, max(before, 1), b.next); err != nil {
+		if b.most, err = v.index.firstFrom(ids[at:], number, max(before, 1), b.next, h); err != nil {
 			return err
 		}
 	}
@@ -178,10 +180,10 @@ func (v *Volume) segmentAt(ids []segment.ID, ns int64) (int, error) {
 
 // firstFrom returns the log's first record from lsn on whose frame verifies, next
 // if there is none, in the segments ids.
-func (x *index) firstFrom(ids []segment.ID, number uint64, lsn, next LSN) (LSN, error) {
+func (x *index) firstFrom(ids []segment.ID, number uint64, lsn, next LSN, h *history) (LSN, error) {
 	if pos, err := x.locate(number, lsn, 0); err == nil {
 		var b batchFrame
-		if err := x.v.seekFrom(&b, number, lsn, pos); err == nil {
+		if err := x.v.seekFrom(&b, number, lsn, pos, h); err == nil {
 			return lsn, nil
 		}
 	}
@@ -189,7 +191,7 @@ func (x *index) firstFrom(ids []segment.ID, number uint64, lsn, next LSN) (LSN, 
 	for _, id := range ids {
 		err := x.cache.walk(id, func(_ *segment.Frame, commands []Command) error {
 			for i := range commands {
-				if c := &commands[i]; c.Appends() && c.Log == number && c.First >= lsn {
+				if c := &commands[i]; c.Appends() && c.Log == number && c.First >= lsn && h.clip(c.Epoch, c.Last()) >= c.First {
 					first = min(first, c.First)
 					return errEnough
 				}

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -772,33 +773,60 @@ func (s *State) gone(name string, id ulid.ULID) error {
 // WaitDurable waits until a log's durable LSN has reached lsn, and returns it.
 // It returns ErrLogNotFound (also when the log is deleted meanwhile), a
 // *SealedError if the log ends below lsn for good (also when it is sealed
-// meanwhile), ErrPoisoned, ErrClosed or the context's error.
+// meanwhile), a *RewoundError if the log is rewound behind a lower LSN meanwhile,
+// ErrPoisoned, ErrClosed or the context's error.
 func (v *Volume) WaitDurable(ctx context.Context, log string, lsn LSN) (LSN, error) {
 	return v.WaitDurableIn(ctx, log, 0, lsn)
 }
 
 // WaitDurableIn is WaitDurable for the writer of an epoch, 0 for anybody: it also
-// returns a *FencedError once the log is in another epoch. An LSN alone does not
+// returns a *FencedError once the log is in another epoch, or a *RewoundError if lsn
+// was discarded by then. An LSN alone does not
 // say whose record it is: the one that a fenced writer waits for may be its
 // successor's, and the writer would take its own for durable.
 func (v *Volume) WaitDurableIn(ctx context.Context, log string, epoch Epoch, lsn LSN) (LSN, error) {
+	durable, _, err := v.waitDurable(ctx, log, epoch, lsn, wait{told: epoch, lsn: lsn})
+	return durable, err
+}
+
+// NextDurable waits until a log's durable LSN is beyond after, and returns it with the
+// epoch that the log is in. told is the epoch in which the caller was told of after, 0
+// for the log's as it is: if after was discarded since, the answer is a *RewoundError.
+// epoch and other errors are those of WaitDurableIn.
+func (v *Volume) NextDurable(ctx context.Context, log string, epoch Epoch, after LSN, told Epoch) (LSN, Epoch, error) {
+	return v.waitDurable(ctx, log, epoch, after+1, wait{told, after})
+}
+
+// A wait is what a rewind must not have discarded for a wait to go on: an LSN that
+// somebody was told of in an epoch, 0 for the log's when the wait begins.
+type wait struct {
+	told Epoch
+	lsn  LSN
+}
+
+func (v *Volume) waitDurable(ctx context.Context, log string, epoch Epoch, lsn LSN, known wait) (LSN, Epoch, error) {
 	for {
 		v.mu.Lock()
 		l, err := v.lookup(log)
+		if err == nil {
+			known.told = cmp.Or(known.told, l.epoch)
+			err = l.moved(known.told, known.lsn)
+		}
 		if err == nil && epoch != 0 && epoch != l.epoch {
 			err = l.fenced(epoch)
 		}
 		if err != nil {
 			v.mu.Unlock()
-			return 0, err
+			return 0, 0, err
 		}
 		if durable := l.next - 1; durable >= lsn {
+			told := l.epoch
 			v.mu.Unlock()
-			return durable, nil
+			return durable, told, nil
 		}
 		if l.sealed != 0 {
 			v.mu.Unlock()
-			return 0, l.sealedError()
+			return 0, 0, l.sealedError()
 		}
 		failed, changed := v.failed, v.watch(l.number)
 		v.mu.Unlock()
@@ -806,13 +834,13 @@ func (v *Volume) WaitDurableIn(ctx context.Context, log string, epoch Epoch, lsn
 			failed = v.readOnly
 		}
 		if failed != nil {
-			return 0, failed
+			return 0, 0, failed
 		}
 		select {
 		case <-changed:
 		case <-v.done:
 		case <-ctx.Done():
-			return 0, context.Cause(ctx)
+			return 0, 0, context.Cause(ctx)
 		}
 	}
 }

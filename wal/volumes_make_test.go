@@ -287,6 +287,11 @@ var madeVolumes = []madeVolume{
 		m.cursors()
 		m.crash()
 	}},
+	{name: "rewound", about: "logs that were rewound, into a batch, to nothing, with a cursor and a producer beyond, and appended to again; from a snapshot and from commands", make: func(m *maker) {
+		m.base()
+		m.rewinds()
+		m.crash()
+	}},
 	{name: "codecs", about: "blocks of every codec", compressed: true, make: func(m *maker) {
 		for _, c := range []string{"none", "s2", "zstd"} {
 			m.codec = c
@@ -573,6 +578,41 @@ func (m *maker) writers() {
 	}
 	m.settle()
 	m.append("audit", 1, 10)
+}
+
+// rewinds rewinds orders, which has five records, users and audit.
+func (m *maker) rewinds() {
+	m.t.Helper()
+	rewind := func(log string, after LSN, holder string) {
+		m.t.Helper()
+		info, err := m.v.Log(log)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		mustRewind(m.t, m.v, log, Rewind{After: after, Epoch: info.Epoch, Holder: holder, Request: producerID(byte(m.n))})
+		m.settle()
+	}
+	ctx := m.t.Context()
+	if _, err := m.v.OpenProducer(ctx, "orders", producerID(1)); err != nil {
+		m.t.Fatal(err)
+	}
+	m.settle()
+	if _, err := m.v.Append(ctx, "orders", producerID(1), 0, Batch{Sequence: 1, Run: run(m.records("orders", 4, 10)...)}); err != nil {
+		m.t.Fatal(err)
+	}
+	m.settle()
+	mustCursor(m.t, m.v, "orders", CursorUpdate{Name: "mailer", LSN: 8})
+	m.settle()
+	rewind("orders", 7, "")
+	m.append("orders", 2, 10)
+	rewind("users", 0, "")
+	m.append("users", 1, 10)
+	if err := m.v.snapshots.write(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.settle()
+	rewind("orders", 8, "db-2")
+	rewind("audit", 1, "db-2")
 }
 
 // cursors sets cursors on orders, which has five records, and has one evicted.

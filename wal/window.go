@@ -46,6 +46,10 @@ type batchState struct {
 	runSum   uint32
 	checksum Checksum
 	epoch    Epoch
+	// discarded is the epoch that a rewind began which took the batch, or its end, and
+	// kept the last record that that left; 0 if none did.
+	discarded Epoch
+	kept      LSN
 }
 
 // A partState is what a retry is answered with of one part of a batch.
@@ -80,6 +84,11 @@ func (p *producerState) remember(b batchState) {
 	for len(p.parts) > 0 && p.parts[0].sequence+limits.ProducerWindow <= p.last {
 		p.parts = p.parts[1:]
 	}
+	p.put(b)
+}
+
+// put writes a batch of the window.
+func (p *producerState) put(b batchState) {
 	i := (b.sequence - 1) % limits.ProducerWindow
 	n, at := i/pieceBatches, i%pieceBatches
 	for uint64(len(p.window)) <= n {
@@ -120,6 +129,23 @@ func (p *producerState) partsOf(sequence uint64) []partState {
 	}
 	return p.parts[from:to]
 }
+
+// rewind notes which batches a cut discarded, or their ends. REQUIRES: the producer
+// may be changed.
+func (p *producerState) rewind(cut *Cut) {
+	// Who makes way is who has not appended for longest, which the discarded LSNs would
+	// tell wrongly.
+	p.active = min(p.active, cut.LSN+1)
+	for i := range p.kept() {
+		if b, known := p.recall(p.last - i); known && b.discarded == 0 && b.first+LSN(b.count)-1 > cut.LSN {
+			b.discarded, b.kept = cut.Epoch, cut.LSN
+			p.put(b)
+		}
+	}
+}
+
+// touches reports whether a cut changes anything of the producer.
+func (p *producerState) touches(cut *Cut) bool { return p.active > cut.LSN+1 }
 
 // kept returns how many batches the window has, known ones and others.
 func (p *producerState) kept() uint64 { return min(p.last, limits.ProducerWindow) }

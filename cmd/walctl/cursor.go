@@ -24,17 +24,22 @@ type cursorResult struct {
 	LagSeconds *float64   `json:"lag_seconds,omitempty"`
 	SetTime    time.Time  `json:"set_time"`
 	EvictTime  *time.Time `json:"evict_time,omitempty"`
+
+	RewoundEpoch   uint64     `json:"rewound_epoch,omitempty"`
+	RewoundFromLSN client.LSN `json:"rewound_from_lsn,omitempty"`
 }
 
 // cursorJSON is the text on its JSON, for the help.
-const cursorJSON = `name, lsn, state (reserved, extended, at-risk or lost), cap_bytes, policy
-(evict or hold), live_bytes, lag_records, lag_seconds (absent if it is not known),
-set_time (RFC 3339), evict_time (of a lost one)`
+const cursorJSON = `name, lsn, state (reserved, extended, at-risk, lost or rewound), cap_bytes,
+policy (evict or hold), live_bytes, lag_records, lag_seconds (absent if it is not
+known), set_time (RFC 3339), evict_time (of a lost one), rewound_epoch and
+rewound_from_lsn (of a rewound one)`
 
 func newCursorResult(c client.Cursor) cursorResult {
 	r := cursorResult{
 		Name: c.Name, LSN: c.LSN, State: c.State.String(), CapBytes: c.Cap, Policy: c.Policy.String(),
 		LiveBytes: c.LiveBytes, LagRecords: c.Records, SetTime: c.Set.UTC(),
+		RewoundEpoch: c.Rewound, RewoundFromLSN: c.RewoundFrom,
 	}
 	if c.Lag >= 0 {
 		seconds := c.Lag.Seconds()
@@ -50,7 +55,7 @@ func newCursorResult(c client.Cursor) cursorResult {
 // state is the cursor's for people: all is well while it is far below its cap.
 func (c cursorResult) state() any {
 	switch c.State {
-	case client.CursorAtRisk.String(), client.CursorLost.String():
+	case client.CursorAtRisk.String(), client.CursorLost.String(), client.CursorRewound.String():
 		return mood{c.State, true}
 	case client.CursorReserved.String():
 		return mood{c.State, false}
@@ -74,6 +79,9 @@ func (c cursorResult) tables() []grid {
 		{"holds", fmt.Sprintf("%s of %s, then %s", size(c.LiveBytes), size(c.CapBytes), c.Policy)},
 		{"lag", grouped(c.LagRecords) + " records, " + c.lag()},
 		{"set", c.SetTime},
+	}
+	if c.RewoundEpoch != 0 {
+		rows = append(rows, []any{"rewound", fmt.Sprintf("from LSN %d, by epoch %d", c.RewoundFromLSN, c.RewoundEpoch)})
 	}
 	if c.EvictTime != nil {
 		rows = append(rows, []any{"evicted", *c.EvictTime})

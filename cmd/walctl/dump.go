@@ -131,6 +131,8 @@ func describeCommand(c *wal.Command, name func(uint64) string) dumpCommand {
 		d.FirstLSN = uint64(c.First)
 	case wal.CommandSetWriter:
 		d.Epoch, d.Holder = uint64(c.Epoch), c.Name
+	case wal.CommandRewind:
+		d.Epoch, d.Holder, d.LastLSN, d.Checksum = uint64(c.Epoch), c.Name, uint64(c.LSN), fmt.Sprintf("%08x", uint32(c.Checksum))
 	case wal.CommandSealLog:
 		d.Epoch, d.LastLSN, d.Checksum, d.Time = uint64(c.Epoch), uint64(c.First-1), fmt.Sprintf("%08x", uint32(c.Checksum)), &at
 	case wal.CommandSetCursor, wal.CommandEvictCursor:
@@ -151,6 +153,11 @@ func (d dumpCommand) String() string {
 		if d.Holder == "" {
 			b.WriteString("  without a writer")
 		} else {
+			fmt.Fprintf(b, "  %q", d.Holder)
+		}
+	case d.Kind == wal.CommandRewind.String():
+		fmt.Fprintf(b, "  behind LSN %d  epoch %d  checksum %s", d.LastLSN, d.Epoch, d.Checksum)
+		if d.Holder != "" {
 			fmt.Fprintf(b, "  %q", d.Holder)
 		}
 	case d.Kind == wal.CommandSealLog.String():

@@ -26,7 +26,7 @@ type resolveResult struct {
 func (r resolveResult) tables() []grid {
 	rows := [][]any{{"log", r.Log}, {"producer", r.Producer}, {"sequence", r.Sequence}, {"outcome", r.Outcome}}
 	switch {
-	case r.Outcome != client.Committed.String():
+	case r.Outcome != client.Committed.String() && r.Outcome != client.Discarded.String():
 	case r.FirstLSN == 0:
 		rows = append(rows, []any{"at", "a position that is no longer kept"})
 	default:
@@ -45,9 +45,10 @@ unknown. Whatever else the producer has under way is ended first, so that what i
 "not written" never will be: a client that still appends as this producer is told
 SUPERSEDED.
 
-JSON: log, producer, sequence, outcome ("committed", "not written", or "fenced"
-if it is not written and its epoch is over), first_lsn (0 unless it is committed
-and its position still kept), count, epoch, last_sequence (of the producer).`,
+JSON: log, producer, sequence, outcome ("committed", "not written", "fenced" if it
+is not written and its epoch is over, or "discarded" if it was committed and a
+rewind discarded it since), first_lsn (0 unless it was committed and its position
+is still kept), count, epoch, last_sequence (of the producer).`,
 		Example:           "  walctl resolve orders 01JD3W8Z7Q4T5R6Y7P8N9M0KXA 42",
 		GroupID:           groupOnline,
 		Args:              exactArgs(3),

@@ -136,6 +136,10 @@ const (
 	CursorExtendedPercent = 50
 	CursorAtRiskPercent   = 90
 
+	// MaxRewinds bounds the rewinds that a log remembers: those behind which it still
+	// keeps LSNs of records that were discarded, and that no later one passed.
+	MaxRewinds = 64
+
 	// MaxLostRanges bounds the lost ranges of LSNs that a log remembers from
 	// repairs. Of more, the oldest are forgotten: reading there still finds
 	// nothing, and says so record by record.

@@ -28,6 +28,7 @@ var spellings = map[string]struct{ function, clause string }{
 	"retire-producer (13)":  {"appendBody", "CommandRetireProducer"},
 	"resolve-producer (14)": {"appendBody", "CommandResolveProducer"},
 	"seal-log (15)":         {"appendBody", "CommandSealLog"},
+	"rewind (17)":           {"appendBody", "CommandRewind"},
 	"Log options":           {"appendOptions", ""},
 	"Snapshot part":         {"appendSnapshotHeader", ""},
 	"Log state":             {"appendLogState", ""},

@@ -213,6 +213,7 @@ func advertised() []*walsvcv1.Limit {
 		count("MaxCheckpointsPerLog", limits.MaxCheckpointsPerLog),
 		size("MaxCheckpointState", limits.MaxCheckpointState),
 		count("MaxCursorsPerLog", limits.MaxCursorsPerLog),
+		count("MaxRewinds", limits.MaxRewinds),
 		size("DefaultCursorCap", limits.DefaultCursorCap),
 		size("MaxCursorCap", limits.MaxCursorCap),
 		count("CursorExtendedPercent", limits.CursorExtendedPercent),

@@ -144,6 +144,7 @@ func explainLimit(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler
 var changing = map[string]bool{
 	walsvcv1.LogService_CreateLog_FullMethodName:               true,
 	walsvcv1.LogService_DeleteLog_FullMethodName:               true,
+	walsvcv1.LogService_RewindLog_FullMethodName:               true,
 	walsvcv1.LogService_SealLog_FullMethodName:                 true,
 	walsvcv1.LogService_TruncateLog_FullMethodName:             true,
 	walsvcv1.AppendService_OpenProducer_FullMethodName:         true,

@@ -81,6 +81,9 @@ func cursorOf(c wal.Cursor) *walsvcv1.Cursor {
 		LiveBytes:  c.LiveBytes,
 		LagRecords: c.Records,
 		SetTime:    timestamppb.New(c.SetAt),
+
+		RewoundEpoch:   uint64(c.Rewound),
+		RewoundFromLsn: uint64(c.Was),
 	}
 	if !c.Oldest.IsZero() {
 		out.Lag = durationpb.New(c.Lag)

@@ -182,8 +182,8 @@ var Table = []Row{
 		Means: "The log has as many checkpoints as it may have.", Effect: Nothing,
 		Hint: "Delete checkpoints that nobody recovers from any more."},
 	{Err: wal.ErrHeld, Code: codes.FailedPrecondition, Reason: "HELD", spoken: true,
-		Means: "A truncation would pass the log's lowest checkpoint or cursor.", Effect: Nothing,
-		Hint: "A checkpoint or cursor holds the records; the message says which. Move it forward or delete it."},
+		Means: "A truncation would pass the log's lowest checkpoint or cursor, or a rewind discard what a checkpoint covers.", Effect: Nothing,
+		Hint: "A checkpoint or cursor holds the records; the message says which. Move it forward for a truncation, or delete it."},
 
 	{Err: wal.ErrCursorNotFound, Code: codes.NotFound, Reason: "CURSOR_NOT_FOUND", spoken: true,
 		Means: "The log has no cursor of that name.", Effect: Nothing,
@@ -200,6 +200,16 @@ var Table = []Row{
 	{Err: wal.ErrTooManyCursors, Code: codes.ResourceExhausted, Reason: "TOO_MANY_CURSORS",
 		Means: "The log has as many cursors as it may have.", Effect: Nothing,
 		Hint: "Delete cursors of readers that are gone."},
+
+	{Err: wal.ErrRewound, Code: codes.FailedPrecondition, Reason: "REWOUND", spoken: true,
+		Means: "The log was rewound: what the caller was told of, from some LSN on, was discarded.", Effect: Nothing,
+		Hint: "kept_lsn is the last record that stayed. Undo what was done with those behind it, then go on from there, in the log's present epoch; a cursor is set with a reset."},
+	{Err: wal.ErrDiscarded, Code: codes.FailedPrecondition, Reason: "DISCARDED", spoken: true,
+		Means: "The batch was committed, and a rewind of the log has discarded it since, or its end; it is not appended again.", Effect: Nothing,
+		Hint: "Its sequence stays used. Read the log from kept_lsn on, and decide whether to append it anew, with the next sequence."},
+	{Err: wal.ErrTooManyRewinds, Code: codes.ResourceExhausted, Reason: "TOO_MANY_REWINDS", spoken: true,
+		Means: "The log was rewound as often as it can remember, and still keeps LSNs of what each of them discarded.", Effect: Nothing,
+		Hint: "Move the log's checkpoints forward or truncate it, beyond what the oldest rewind discarded; GetLog says where that is."},
 
 	{Err: wal.ErrFull, Code: codes.ResourceExhausted, Reason: "FULL", Retry: time.Second,
 		Means: "There is no written space left to append to, and none could be prepared.", Effect: Nothing,
@@ -339,6 +349,8 @@ func figures(err error) map[string]string {
 		loss     *wal.DataLossError
 		cursor   *wal.CursorConflictError
 		evicted  *wal.CursorLostError
+		rewound  *wal.RewoundError
+		gone     *wal.DiscardedError
 		large    *records.TooLargeError
 		part     *wal.PartError
 	)
@@ -392,6 +404,19 @@ func figures(err error) map[string]string {
 		out = map[string]string{
 			"log": evicted.Log, "cursor": evicted.Cursor, "lsn": decimal(evicted.LSN),
 			"first_lsn": decimal(evicted.First), "next_lsn": decimal(evicted.Next), "cap_bytes": decimal(evicted.Cap),
+		}
+	case errors.As(err, &rewound):
+		out = map[string]string{
+			"log": rewound.Log, "lsn": decimal(rewound.LSN), "epoch": decimal(rewound.Epoch),
+			"kept_lsn": decimal(rewound.Kept), "next_lsn": decimal(rewound.Next),
+		}
+		if rewound.Cursor != "" {
+			out["cursor"] = rewound.Cursor
+		}
+	case errors.As(err, &gone):
+		out = map[string]string{
+			"log": gone.Log, "sequence": decimal(gone.Sequence), "first_lsn": decimal(gone.First), "count": decimal(uint64(gone.Count)),
+			"epoch": decimal(gone.Rewound), "kept_lsn": decimal(gone.Kept),
 		}
 	case errors.As(err, &large):
 		out = map[string]string{

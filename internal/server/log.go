@@ -47,6 +47,11 @@ func (s logService) GetLog(ctx context.Context, req *walsvcv1.GetLogRequest) (*w
 	for _, r := range info.Lost {
 		resp.Lost = append(resp.Lost, &walsvcv1.LsnRange{FirstLsn: uint64(r.First), LastLsn: uint64(r.Last)})
 	}
+	for _, c := range info.Rewinds {
+		resp.Rewinds = append(resp.Rewinds, &walsvcv1.LogRewind{
+			Epoch: uint64(c.Epoch), KeptLsn: uint64(c.LSN), NextLsn: uint64(c.Next), LogChecksum: uint32(c.Checksum),
+		})
+	}
 	return resp, nil
 }
 
@@ -119,6 +124,22 @@ func (s logService) TruncateLog(ctx context.Context, req *walsvcv1.TruncateLogRe
 		return nil, s.failWrite(ctx, err)
 	}
 	return &walsvcv1.TruncateLogResponse{Log: logOf(info)}, nil
+}
+
+// RewindLog implements walsvcv1.LogServiceServer.
+func (s logService) RewindLog(ctx context.Context, req *walsvcv1.RewindLogRequest) (*walsvcv1.RewindLogResponse, error) {
+	request, err := parseULID("request", req.GetRequest())
+	if err != nil {
+		return nil, s.fail(ctx, err)
+	}
+	done, err := s.volume.Rewind(ctx, req.GetName(), wal.Rewind{
+		After: wal.LSN(req.GetAfterLsn()), Epoch: wal.Epoch(req.GetExpectedEpoch()), Next: wal.LSN(req.GetExpectedNextLsn()),
+		Holder: req.GetHolder(), Request: request, Plan: req.GetPlan(),
+	})
+	if err != nil {
+		return nil, s.failWrite(ctx, err)
+	}
+	return &walsvcv1.RewindLogResponse{Log: logOf(done.Log), Records: done.Records, Bytes: done.Bytes, Repeated: done.Repeated}, nil
 }
 
 func logOf(info wal.LogInfo) *walsvcv1.Log {

@@ -12,6 +12,7 @@ var outcomes = map[wal.Outcome]walsvcv1.Outcome{
 	wal.Committed:  walsvcv1.Outcome_OUTCOME_COMMITTED,
 	wal.NotWritten: walsvcv1.Outcome_OUTCOME_NOT_WRITTEN,
 	wal.Fenced:     walsvcv1.Outcome_OUTCOME_FENCED,
+	wal.Discarded:  walsvcv1.Outcome_OUTCOME_DISCARDED,
 }
 
 // RetireProducer implements walsvcv1.AppendServiceServer.

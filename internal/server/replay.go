@@ -175,6 +175,9 @@ func (s replayService) readOptions(ctx context.Context, req *walsvcv1.ReplayRequ
 		if err := s.volume.CheckClaim(req.GetLog(), claim); err != nil {
 			return o, err
 		}
+		if o.From > 0 && o.From <= claim.LSN+1 {
+			o.Epoch = claim.Epoch // a rewind in between is told, too
+		}
 	}
 	if name := req.GetCheckpoint(); name != "" {
 		cp, err := s.volume.Checkpoint(ctx, req.GetLog(), name)
@@ -237,7 +240,7 @@ func sendSpan(stream grpc.ServerStream, span wal.Span, buffer *wire.Buffer) erro
 	}
 	defer buffer.Release()
 
-	resp := wire.ReplayResponse{First: uint64(span.First), Count: span.Count, Durable: uint64(span.Durable), Buffer: buffer}
+	resp := wire.ReplayResponse{First: uint64(span.First), Count: span.Count, Durable: uint64(span.Durable), Epoch: uint64(span.Epoch), Buffer: buffer}
 	if span.Stored == nil {
 		resp.Run = buffer.Data
 	} else {
@@ -273,17 +276,17 @@ func (s replayService) WaitDurable(ctx context.Context, req *walsvcv1.WaitDurabl
 func (s replayService) WatchDurable(req *walsvcv1.WatchDurableRequest, stream grpc.ServerStreamingServer[walsvcv1.WatchDurableResponse]) error {
 	ctx, release := s.stoppable(stream.Context())
 	defer release()
-	for after := wal.LSN(req.GetAfterLsn()); ; {
-		durable, err := s.volume.WaitDurableIn(ctx, req.GetLog(), wal.Epoch(req.GetEpoch()), after+1)
+	for after, told := wal.LSN(req.GetAfterLsn()), wal.Epoch(req.GetToldEpoch()); ; {
+		durable, epoch, err := s.volume.NextDurable(ctx, req.GetLog(), wal.Epoch(req.GetEpoch()), after, told)
 		if sealed, ok := errors.AsType[*wal.SealedError](err); ok && after < sealed.Next {
 			return nil // its end was told
 		}
 		if err == nil {
-			err = stream.Send(&walsvcv1.WatchDurableResponse{DurableLsn: uint64(durable)})
+			err = stream.Send(&walsvcv1.WatchDurableResponse{DurableLsn: uint64(durable), Epoch: uint64(epoch)})
 		}
 		if err != nil {
 			return s.fail(ctx, stopCause(ctx, err))
 		}
-		after = durable
+		after, told = durable, epoch
 	}
 }

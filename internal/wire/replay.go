@@ -17,6 +17,7 @@ const (
 	replayRecords protowire.Number = 3
 	replayBlock   protowire.Number = 4
 	replayDurable protowire.Number = 5
+	replayEpoch   protowire.Number = 6
 
 	blockVersion  protowire.Number = 1
 	blockCodec    protowire.Number = 2
@@ -31,6 +32,7 @@ type ReplayResponse struct {
 	First   uint64 // first_lsn
 	Count   uint32 // 0 for a heartbeat
 	Durable uint64 // durable_lsn
+	Epoch   uint64 // 0 in a heartbeat
 	// Run is the encoded Records, as package internal/records spells them, not
 	// checked here; empty if HasBlock. In a message that was read it is the
 	// reader's to keep: it lies in memory that nobody uses again.
@@ -89,6 +91,8 @@ func (r *ReplayResponse) read(b []byte) (err error) {
 			}
 		case f.is(replayDurable, protowire.VarintType):
 			r.Durable = f.value
+		case f.is(replayEpoch, protowire.VarintType):
+			r.Epoch = f.value
 		}
 	}
 	return nil
@@ -129,14 +133,14 @@ func (s *StoredBlock) head() int {
 }
 
 // marshal implements message. The order of the fields is theirs but for
-// durable_lsn, which goes first so that the records end the message: with a
+// durable_lsn and epoch, which go first so that the records end the message: with a
 // Buffer it is one buffer of fields and the records by reference.
 func (r *ReplayResponse) marshal() (mem.BufferSlice, error) {
 	if r.HasBlock && len(r.Run) > 0 {
 		return nil, fmt.Errorf("replay from LSN %d: both records and a block", r.First)
 	}
 	payload := r.Run
-	size := sizeUint(r.Durable) + sizeUint(r.First) + sizeUint(uint64(r.Count))
+	size := sizeUint(r.Durable) + sizeUint(r.Epoch) + sizeUint(r.First) + sizeUint(uint64(r.Count))
 	switch {
 	case r.HasBlock:
 		payload = r.Block.Stored
@@ -152,6 +156,7 @@ func (r *ReplayResponse) marshal() (mem.BufferSlice, error) {
 	memory := pool.Get(size)
 	b := (*memory)[:0]
 	b = appendUint(b, replayDurable, r.Durable)
+	b = appendUint(b, replayEpoch, r.Epoch)
 	b = appendUint(b, replayFirst, r.First)
 	b = appendUint(b, replayCount, uint64(r.Count))
 	switch {

@@ -135,7 +135,7 @@ var (
 		return m
 	})
 	someReplay = rapid.Custom(func(t *rapid.T) *walsvcv1.ReplayResponse {
-		m := &walsvcv1.ReplayResponse{FirstLsn: someUint64.Draw(t, "first"), Count: someUint32.Draw(t, "count"), DurableLsn: someUint64.Draw(t, "durable")}
+		m := &walsvcv1.ReplayResponse{FirstLsn: someUint64.Draw(t, "first"), Count: someUint32.Draw(t, "count"), DurableLsn: someUint64.Draw(t, "durable"), Epoch: someUint64.Draw(t, "epoch")}
 		if rapid.Bool().Draw(t, "block") {
 			m.Block = &walsvcv1.StoredBlock{
 				Version: someUint32.Draw(t, "version"), Codec: someUint32.Draw(t, "codec"), RawSize: uint32(rapid.IntRange(0, limits.MaxBlockRawSize).Draw(t, "raw")),
@@ -182,7 +182,7 @@ func (r *AppendResponse) generated() *walsvcv1.AppendStreamResponse {
 }
 
 func (r *ReplayResponse) generated(t testing.TB) *walsvcv1.ReplayResponse {
-	m := &walsvcv1.ReplayResponse{FirstLsn: r.First, Count: r.Count, DurableLsn: r.Durable}
+	m := &walsvcv1.ReplayResponse{FirstLsn: r.First, Count: r.Count, DurableLsn: r.Durable, Epoch: r.Epoch}
 	if r.HasBlock {
 		m.Block = &walsvcv1.StoredBlock{
 			Version: r.Block.Version, Codec: r.Block.Codec, RawSize: r.Block.RawSize, Checksum: r.Block.Checksum, Stored: bytes.Clone(r.Block.Stored),

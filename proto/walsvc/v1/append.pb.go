@@ -33,6 +33,8 @@ const (
 	Outcome_OUTCOME_NOT_WRITTEN Outcome = 2
 	// OUTCOME_FENCED: the same, and the epoch it was for is over.
 	Outcome_OUTCOME_FENCED Outcome = 3
+	// OUTCOME_DISCARDED: it was durable, and a rewind discarded it, or its end.
+	Outcome_OUTCOME_DISCARDED Outcome = 4
 )
 
 // Enum value maps for Outcome.
@@ -42,12 +44,14 @@ var (
 		1: "OUTCOME_COMMITTED",
 		2: "OUTCOME_NOT_WRITTEN",
 		3: "OUTCOME_FENCED",
+		4: "OUTCOME_DISCARDED",
 	}
 	Outcome_value = map[string]int32{
 		"OUTCOME_UNSPECIFIED": 0,
 		"OUTCOME_COMMITTED":   1,
 		"OUTCOME_NOT_WRITTEN": 2,
 		"OUTCOME_FENCED":      3,
+		"OUTCOME_DISCARDED":   4,
 	}
 )
 
@@ -1327,7 +1331,7 @@ type ResolveResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// outcome of the batch.
 	Outcome Outcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=walsvc.v1.Outcome" json:"outcome,omitempty"`
-	// first_lsn of the batch; 0 unless it is committed and its position still kept.
+	// first_lsn of the batch; 0 unless it was committed and its position is still kept.
 	FirstLsn uint64 `protobuf:"varint,2,opt,name=first_lsn,json=firstLsn,proto3" json:"first_lsn,omitempty"`
 	// count of its records; 0 likewise, as what follows.
 	Count uint32 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
@@ -2209,12 +2213,13 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\tfirst_lsn\x18\x03 \x01(\x04R\bfirstLsn\x12\x14\n" +
 	"\x05count\x18\x04 \x01(\rR\x05count\x12!\n" +
 	"\flog_checksum\x18\x05 \x01(\aR\vlogChecksum\x12\x14\n" +
-	"\x05epoch\x18\x06 \x01(\x04R\x05epoch*f\n" +
+	"\x05epoch\x18\x06 \x01(\x04R\x05epoch*}\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11OUTCOME_COMMITTED\x10\x01\x12\x17\n" +
 	"\x13OUTCOME_NOT_WRITTEN\x10\x02\x12\x12\n" +
-	"\x0eOUTCOME_FENCED\x10\x032\xb5\x04\n" +
+	"\x0eOUTCOME_FENCED\x10\x03\x12\x15\n" +
+	"\x11OUTCOME_DISCARDED\x10\x042\xb5\x04\n" +
 	"\rAppendService\x12O\n" +
 	"\fOpenProducer\x12\x1e.walsvc.v1.OpenProducerRequest\x1a\x1f.walsvc.v1.OpenProducerResponse\x12U\n" +
 	"\x0eRetireProducer\x12 .walsvc.v1.RetireProducerRequest\x1a!.walsvc.v1.RetireProducerResponse\x12@\n" +

@@ -39,6 +39,10 @@ const (
 	// CURSOR_STATE_LOST was evicted: it holds nothing, and what is behind it may be
 	// gone.
 	CursorState_CURSOR_STATE_LOST CursorState = 4
+	// CURSOR_STATE_REWOUND was taken back by a rewind that discarded what its reader was
+	// done with. It holds what is behind, and says so with FAILED_PRECONDITION/REWOUND
+	// until it is set with reset.
+	CursorState_CURSOR_STATE_REWOUND CursorState = 5
 )
 
 // Enum value maps for CursorState.
@@ -49,6 +53,7 @@ var (
 		2: "CURSOR_STATE_EXTENDED",
 		3: "CURSOR_STATE_AT_RISK",
 		4: "CURSOR_STATE_LOST",
+		5: "CURSOR_STATE_REWOUND",
 	}
 	CursorState_value = map[string]int32{
 		"CURSOR_STATE_UNSPECIFIED": 0,
@@ -56,6 +61,7 @@ var (
 		"CURSOR_STATE_EXTENDED":    2,
 		"CURSOR_STATE_AT_RISK":     3,
 		"CURSOR_STATE_LOST":        4,
+		"CURSOR_STATE_REWOUND":     5,
 	}
 )
 
@@ -165,9 +171,14 @@ type Cursor struct {
 	// set_time is when it was set, by the service's clock.
 	SetTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=set_time,json=setTime,proto3" json:"set_time,omitempty"`
 	// evict_time is when it was evicted; unset unless it is lost.
-	EvictTime     *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=evict_time,json=evictTime,proto3" json:"evict_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	EvictTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=evict_time,json=evictTime,proto3" json:"evict_time,omitempty"`
+	// rewound_epoch is the epoch that the rewind began which took it back; 0 unless it is
+	// rewound.
+	RewoundEpoch uint64 `protobuf:"varint,11,opt,name=rewound_epoch,json=rewoundEpoch,proto3" json:"rewound_epoch,omitempty"`
+	// rewound_from_lsn is where it was before; 0 unless it is rewound.
+	RewoundFromLsn uint64 `protobuf:"varint,12,opt,name=rewound_from_lsn,json=rewoundFromLsn,proto3" json:"rewound_from_lsn,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Cursor) Reset() {
@@ -268,6 +279,20 @@ func (x *Cursor) GetEvictTime() *timestamppb.Timestamp {
 		return x.EvictTime
 	}
 	return nil
+}
+
+func (x *Cursor) GetRewoundEpoch() uint64 {
+	if x != nil {
+		return x.RewoundEpoch
+	}
+	return 0
+}
+
+func (x *Cursor) GetRewoundFromLsn() uint64 {
+	if x != nil {
+		return x.RewoundFromLsn
+	}
+	return 0
 }
 
 // SetCursorRequest creates or moves a cursor.
@@ -763,7 +788,7 @@ var File_walsvc_v1_cursor_proto protoreflect.FileDescriptor
 
 const file_walsvc_v1_cursor_proto_rawDesc = "" +
 	"\n" +
-	"\x16walsvc/v1/cursor.proto\x12\twalsvc.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x89\x03\n" +
+	"\x16walsvc/v1/cursor.proto\x12\twalsvc.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x03\n" +
 	"\x06Cursor\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03lsn\x18\x02 \x01(\x04R\x03lsn\x12\x1b\n" +
@@ -778,7 +803,9 @@ const file_walsvc_v1_cursor_proto_rawDesc = "" +
 	"\bset_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\asetTime\x129\n" +
 	"\n" +
 	"evict_time\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\tevictTime\"\xfa\x01\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\tevictTime\x12#\n" +
+	"\rrewound_epoch\x18\v \x01(\x04R\frewoundEpoch\x12(\n" +
+	"\x10rewound_from_lsn\x18\f \x01(\x04R\x0erewoundFromLsn\"\xfa\x01\n" +
 	"\x10SetCursorRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -805,13 +832,14 @@ const file_walsvc_v1_cursor_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12&\n" +
 	"\fexpected_lsn\x18\x03 \x01(\x04H\x00R\vexpectedLsn\x88\x01\x01B\x0f\n" +
 	"\r_expected_lsn\"\x16\n" +
-	"\x14DeleteCursorResponse*\x92\x01\n" +
+	"\x14DeleteCursorResponse*\xac\x01\n" +
 	"\vCursorState\x12\x1c\n" +
 	"\x18CURSOR_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15CURSOR_STATE_RESERVED\x10\x01\x12\x19\n" +
 	"\x15CURSOR_STATE_EXTENDED\x10\x02\x12\x18\n" +
 	"\x14CURSOR_STATE_AT_RISK\x10\x03\x12\x15\n" +
-	"\x11CURSOR_STATE_LOST\x10\x04*^\n" +
+	"\x11CURSOR_STATE_LOST\x10\x04\x12\x18\n" +
+	"\x14CURSOR_STATE_REWOUND\x10\x05*^\n" +
 	"\fCursorPolicy\x12\x1d\n" +
 	"\x19CURSOR_POLICY_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13CURSOR_POLICY_EVICT\x10\x01\x12\x16\n" +

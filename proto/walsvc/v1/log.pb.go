@@ -122,7 +122,8 @@ type Log struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// id is the log's ULID: 26 characters, never reused.
 	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	// epoch is the log's generation, from 1. An acquired writer begins a new one.
+	// epoch is the log's generation, from 1. An acquired writer begins a new one, and a
+	// rewind.
 	Epoch uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// first_lsn is the oldest record still kept; next_lsn when there is none.
 	FirstLsn uint64 `protobuf:"varint,4,opt,name=first_lsn,json=firstLsn,proto3" json:"first_lsn,omitempty"`
@@ -484,7 +485,9 @@ type GetLogResponse struct {
 	Log *Log `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
 	// lost are the records that log.lost_records counts: in order, apart from each
 	// other, at most 4096 ranges.
-	Lost          []*LsnRange `protobuf:"bytes,2,rep,name=lost,proto3" json:"lost,omitempty"`
+	Lost []*LsnRange `protobuf:"bytes,2,rep,name=lost,proto3" json:"lost,omitempty"`
+	// rewinds that are remembered, the oldest first; at most the limit MaxRewinds.
+	Rewinds       []*LogRewind `protobuf:"bytes,3,rep,name=rewinds,proto3" json:"rewinds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -533,6 +536,87 @@ func (x *GetLogResponse) GetLost() []*LsnRange {
 	return nil
 }
 
+func (x *GetLogResponse) GetRewinds() []*LogRewind {
+	if x != nil {
+		return x.Rewinds
+	}
+	return nil
+}
+
+// LogRewind is where a log was rewound.
+type LogRewind struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// epoch that began with it.
+	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// kept_lsn is the last record that it kept; 0 if it kept none.
+	KeptLsn uint64 `protobuf:"varint,2,opt,name=kept_lsn,json=keptLsn,proto3" json:"kept_lsn,omitempty"`
+	// next_lsn is what the next record would have got: those from kept_lsn + 1 to
+	// next_lsn - 1, of older epochs, were discarded.
+	NextLsn uint64 `protobuf:"varint,3,opt,name=next_lsn,json=nextLsn,proto3" json:"next_lsn,omitempty"`
+	// log_checksum behind kept_lsn.
+	LogChecksum   uint32 `protobuf:"fixed32,4,opt,name=log_checksum,json=logChecksum,proto3" json:"log_checksum,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogRewind) Reset() {
+	*x = LogRewind{}
+	mi := &file_walsvc_v1_log_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogRewind) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogRewind) ProtoMessage() {}
+
+func (x *LogRewind) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_log_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogRewind.ProtoReflect.Descriptor instead.
+func (*LogRewind) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *LogRewind) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *LogRewind) GetKeptLsn() uint64 {
+	if x != nil {
+		return x.KeptLsn
+	}
+	return 0
+}
+
+func (x *LogRewind) GetNextLsn() uint64 {
+	if x != nil {
+		return x.NextLsn
+	}
+	return 0
+}
+
+func (x *LogRewind) GetLogChecksum() uint32 {
+	if x != nil {
+		return x.LogChecksum
+	}
+	return 0
+}
+
 // ListLogsRequest asks for a page of logs.
 type ListLogsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -548,7 +632,7 @@ type ListLogsRequest struct {
 
 func (x *ListLogsRequest) Reset() {
 	*x = ListLogsRequest{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[7]
+	mi := &file_walsvc_v1_log_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -560,7 +644,7 @@ func (x *ListLogsRequest) String() string {
 func (*ListLogsRequest) ProtoMessage() {}
 
 func (x *ListLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[7]
+	mi := &file_walsvc_v1_log_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -573,7 +657,7 @@ func (x *ListLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLogsRequest.ProtoReflect.Descriptor instead.
 func (*ListLogsRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{7}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListLogsRequest) GetPageSize() uint32 {
@@ -610,7 +694,7 @@ type ListLogsResponse struct {
 
 func (x *ListLogsResponse) Reset() {
 	*x = ListLogsResponse{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[8]
+	mi := &file_walsvc_v1_log_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +706,7 @@ func (x *ListLogsResponse) String() string {
 func (*ListLogsResponse) ProtoMessage() {}
 
 func (x *ListLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[8]
+	mi := &file_walsvc_v1_log_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +719,7 @@ func (x *ListLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLogsResponse.ProtoReflect.Descriptor instead.
 func (*ListLogsResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{8}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListLogsResponse) GetLogs() []*Log {
@@ -668,7 +752,7 @@ type DeleteLogRequest struct {
 
 func (x *DeleteLogRequest) Reset() {
 	*x = DeleteLogRequest{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[9]
+	mi := &file_walsvc_v1_log_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +764,7 @@ func (x *DeleteLogRequest) String() string {
 func (*DeleteLogRequest) ProtoMessage() {}
 
 func (x *DeleteLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[9]
+	mi := &file_walsvc_v1_log_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +777,7 @@ func (x *DeleteLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteLogRequest.ProtoReflect.Descriptor instead.
 func (*DeleteLogRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{9}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeleteLogRequest) GetName() string {
@@ -719,7 +803,7 @@ type DeleteLogResponse struct {
 
 func (x *DeleteLogResponse) Reset() {
 	*x = DeleteLogResponse{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[10]
+	mi := &file_walsvc_v1_log_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -731,7 +815,7 @@ func (x *DeleteLogResponse) String() string {
 func (*DeleteLogResponse) ProtoMessage() {}
 
 func (x *DeleteLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[10]
+	mi := &file_walsvc_v1_log_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -744,7 +828,7 @@ func (x *DeleteLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteLogResponse.ProtoReflect.Descriptor instead.
 func (*DeleteLogResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{10}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{11}
 }
 
 // SealLogRequest names the log to seal.
@@ -761,7 +845,7 @@ type SealLogRequest struct {
 
 func (x *SealLogRequest) Reset() {
 	*x = SealLogRequest{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[11]
+	mi := &file_walsvc_v1_log_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +857,7 @@ func (x *SealLogRequest) String() string {
 func (*SealLogRequest) ProtoMessage() {}
 
 func (x *SealLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[11]
+	mi := &file_walsvc_v1_log_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +870,7 @@ func (x *SealLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealLogRequest.ProtoReflect.Descriptor instead.
 func (*SealLogRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SealLogRequest) GetName() string {
@@ -814,7 +898,7 @@ type SealLogResponse struct {
 
 func (x *SealLogResponse) Reset() {
 	*x = SealLogResponse{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[12]
+	mi := &file_walsvc_v1_log_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -826,7 +910,7 @@ func (x *SealLogResponse) String() string {
 func (*SealLogResponse) ProtoMessage() {}
 
 func (x *SealLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[12]
+	mi := &file_walsvc_v1_log_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -839,7 +923,7 @@ func (x *SealLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealLogResponse.ProtoReflect.Descriptor instead.
 func (*SealLogResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SealLogResponse) GetLog() *Log {
@@ -863,7 +947,7 @@ type TruncateLogRequest struct {
 
 func (x *TruncateLogRequest) Reset() {
 	*x = TruncateLogRequest{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[13]
+	mi := &file_walsvc_v1_log_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +959,7 @@ func (x *TruncateLogRequest) String() string {
 func (*TruncateLogRequest) ProtoMessage() {}
 
 func (x *TruncateLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[13]
+	mi := &file_walsvc_v1_log_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +972,7 @@ func (x *TruncateLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TruncateLogRequest.ProtoReflect.Descriptor instead.
 func (*TruncateLogRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TruncateLogRequest) GetName() string {
@@ -916,7 +1000,7 @@ type TruncateLogResponse struct {
 
 func (x *TruncateLogResponse) Reset() {
 	*x = TruncateLogResponse{}
-	mi := &file_walsvc_v1_log_proto_msgTypes[14]
+	mi := &file_walsvc_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1012,7 @@ func (x *TruncateLogResponse) String() string {
 func (*TruncateLogResponse) ProtoMessage() {}
 
 func (x *TruncateLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_log_proto_msgTypes[14]
+	mi := &file_walsvc_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1025,7 @@ func (x *TruncateLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TruncateLogResponse.ProtoReflect.Descriptor instead.
 func (*TruncateLogResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TruncateLogResponse) GetLog() *Log {
@@ -949,6 +1033,186 @@ func (x *TruncateLogResponse) GetLog() *Log {
 		return x.Log
 	}
 	return nil
+}
+
+// RewindLogRequest discards records.
+type RewindLogRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name of the log.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// after_lsn is the last record to keep, 0 for none; any will do, also one within a
+	// batch.
+	AfterLsn uint64 `protobuf:"varint,2,opt,name=after_lsn,json=afterLsn,proto3" json:"after_lsn,omitempty"`
+	// expected_epoch must be the log's epoch: else FENCED. It is not 0: what is discarded
+	// is for somebody to decide who knows the log as it is.
+	ExpectedEpoch uint64 `protobuf:"varint,3,opt,name=expected_epoch,json=expectedEpoch,proto3" json:"expected_epoch,omitempty"`
+	// expected_next_lsn, if not 0, must be the log's next LSN: else
+	// ABORTED/LSN_MISMATCH, since somebody appended meanwhile.
+	ExpectedNextLsn uint64 `protobuf:"varint,4,opt,name=expected_next_lsn,json=expectedNextLsn,proto3" json:"expected_next_lsn,omitempty"`
+	// holder is the writer of the epoch that begins, see AcquireWriterRequest.holder;
+	// empty for none: the log is shared.
+	Holder string `protobuf:"bytes,5,opt,name=holder,proto3" json:"holder,omitempty"`
+	// request is a ULID made for this request, to be sent again with it: while the epoch
+	// that it began is the log's, it is answered likewise, and discards nothing. Empty:
+	// it cannot be asked again.
+	Request string `protobuf:"bytes,6,opt,name=request,proto3" json:"request,omitempty"`
+	// plan, if true, has nothing discarded: the answer is what would be.
+	Plan          bool `protobuf:"varint,7,opt,name=plan,proto3" json:"plan,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RewindLogRequest) Reset() {
+	*x = RewindLogRequest{}
+	mi := &file_walsvc_v1_log_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RewindLogRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RewindLogRequest) ProtoMessage() {}
+
+func (x *RewindLogRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_log_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RewindLogRequest.ProtoReflect.Descriptor instead.
+func (*RewindLogRequest) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RewindLogRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RewindLogRequest) GetAfterLsn() uint64 {
+	if x != nil {
+		return x.AfterLsn
+	}
+	return 0
+}
+
+func (x *RewindLogRequest) GetExpectedEpoch() uint64 {
+	if x != nil {
+		return x.ExpectedEpoch
+	}
+	return 0
+}
+
+func (x *RewindLogRequest) GetExpectedNextLsn() uint64 {
+	if x != nil {
+		return x.ExpectedNextLsn
+	}
+	return 0
+}
+
+func (x *RewindLogRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *RewindLogRequest) GetRequest() string {
+	if x != nil {
+		return x.Request
+	}
+	return ""
+}
+
+func (x *RewindLogRequest) GetPlan() bool {
+	if x != nil {
+		return x.Plan
+	}
+	return false
+}
+
+// RewindLogResponse says what was discarded. It is durable.
+type RewindLogResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// log as the epoch begins: log.epoch is to be stated in appends if it has a writer.
+	// As it is, of a plan.
+	Log *Log `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
+	// records that were discarded.
+	Records uint64 `protobuf:"varint,2,opt,name=records,proto3" json:"records,omitempty"`
+	// bytes of them, framed; 0 if repeated, since nobody knows any more.
+	Bytes uint64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// repeated is true if the request had rewound it before.
+	Repeated      bool `protobuf:"varint,4,opt,name=repeated,proto3" json:"repeated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RewindLogResponse) Reset() {
+	*x = RewindLogResponse{}
+	mi := &file_walsvc_v1_log_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RewindLogResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RewindLogResponse) ProtoMessage() {}
+
+func (x *RewindLogResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_log_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RewindLogResponse.ProtoReflect.Descriptor instead.
+func (*RewindLogResponse) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_log_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RewindLogResponse) GetLog() *Log {
+	if x != nil {
+		return x.Log
+	}
+	return nil
+}
+
+func (x *RewindLogResponse) GetRecords() uint64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *RewindLogResponse) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *RewindLogResponse) GetRepeated() bool {
+	if x != nil {
+		return x.Repeated
+	}
+	return false
 }
 
 var File_walsvc_v1_log_proto protoreflect.FileDescriptor
@@ -994,10 +1258,16 @@ const file_walsvc_v1_log_proto_rawDesc = "" +
 	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\bR\acreated\"#\n" +
 	"\rGetLogRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"[\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x8b\x01\n" +
 	"\x0eGetLogResponse\x12 \n" +
 	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log\x12'\n" +
-	"\x04lost\x18\x02 \x03(\v2\x13.walsvc.v1.LsnRangeR\x04lost\"e\n" +
+	"\x04lost\x18\x02 \x03(\v2\x13.walsvc.v1.LsnRangeR\x04lost\x12.\n" +
+	"\arewinds\x18\x03 \x03(\v2\x14.walsvc.v1.LogRewindR\arewinds\"z\n" +
+	"\tLogRewind\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x19\n" +
+	"\bkept_lsn\x18\x02 \x01(\x04R\akeptLsn\x12\x19\n" +
+	"\bnext_lsn\x18\x03 \x01(\x04R\anextLsn\x12!\n" +
+	"\flog_checksum\x18\x04 \x01(\aR\vlogChecksum\"e\n" +
 	"\x0fListLogsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -1020,7 +1290,20 @@ const file_walsvc_v1_log_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tfirst_lsn\x18\x02 \x01(\x04R\bfirstLsn\"7\n" +
 	"\x13TruncateLogResponse\x12 \n" +
-	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log2\xb0\x03\n" +
+	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log\"\xdc\x01\n" +
+	"\x10RewindLogRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
+	"\tafter_lsn\x18\x02 \x01(\x04R\bafterLsn\x12%\n" +
+	"\x0eexpected_epoch\x18\x03 \x01(\x04R\rexpectedEpoch\x12*\n" +
+	"\x11expected_next_lsn\x18\x04 \x01(\x04R\x0fexpectedNextLsn\x12\x16\n" +
+	"\x06holder\x18\x05 \x01(\tR\x06holder\x12\x18\n" +
+	"\arequest\x18\x06 \x01(\tR\arequest\x12\x12\n" +
+	"\x04plan\x18\a \x01(\bR\x04plan\"\x81\x01\n" +
+	"\x11RewindLogResponse\x12 \n" +
+	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log\x12\x18\n" +
+	"\arecords\x18\x02 \x01(\x04R\arecords\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x1a\n" +
+	"\brepeated\x18\x04 \x01(\bR\brepeated2\xf8\x03\n" +
 	"\n" +
 	"LogService\x12F\n" +
 	"\tCreateLog\x12\x1b.walsvc.v1.CreateLogRequest\x1a\x1c.walsvc.v1.CreateLogResponse\x12=\n" +
@@ -1028,7 +1311,8 @@ const file_walsvc_v1_log_proto_rawDesc = "" +
 	"\bListLogs\x12\x1a.walsvc.v1.ListLogsRequest\x1a\x1b.walsvc.v1.ListLogsResponse\x12F\n" +
 	"\tDeleteLog\x12\x1b.walsvc.v1.DeleteLogRequest\x1a\x1c.walsvc.v1.DeleteLogResponse\x12@\n" +
 	"\aSealLog\x12\x19.walsvc.v1.SealLogRequest\x1a\x1a.walsvc.v1.SealLogResponse\x12L\n" +
-	"\vTruncateLog\x12\x1d.walsvc.v1.TruncateLogRequest\x1a\x1e.walsvc.v1.TruncateLogResponseB3Z1github.com/walsvc/walsvc/proto/walsvc/v1;walsvcv1b\x06proto3"
+	"\vTruncateLog\x12\x1d.walsvc.v1.TruncateLogRequest\x1a\x1e.walsvc.v1.TruncateLogResponse\x12F\n" +
+	"\tRewindLog\x12\x1b.walsvc.v1.RewindLogRequest\x1a\x1c.walsvc.v1.RewindLogResponseB3Z1github.com/walsvc/walsvc/proto/walsvc/v1;walsvcv1b\x06proto3"
 
 var (
 	file_walsvc_v1_log_proto_rawDescOnce sync.Once
@@ -1042,7 +1326,7 @@ func file_walsvc_v1_log_proto_rawDescGZIP() []byte {
 	return file_walsvc_v1_log_proto_rawDescData
 }
 
-var file_walsvc_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_walsvc_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_walsvc_v1_log_proto_goTypes = []any{
 	(*LogOptions)(nil),            // 0: walsvc.v1.LogOptions
 	(*Log)(nil),                   // 1: walsvc.v1.Log
@@ -1051,46 +1335,53 @@ var file_walsvc_v1_log_proto_goTypes = []any{
 	(*CreateLogResponse)(nil),     // 4: walsvc.v1.CreateLogResponse
 	(*GetLogRequest)(nil),         // 5: walsvc.v1.GetLogRequest
 	(*GetLogResponse)(nil),        // 6: walsvc.v1.GetLogResponse
-	(*ListLogsRequest)(nil),       // 7: walsvc.v1.ListLogsRequest
-	(*ListLogsResponse)(nil),      // 8: walsvc.v1.ListLogsResponse
-	(*DeleteLogRequest)(nil),      // 9: walsvc.v1.DeleteLogRequest
-	(*DeleteLogResponse)(nil),     // 10: walsvc.v1.DeleteLogResponse
-	(*SealLogRequest)(nil),        // 11: walsvc.v1.SealLogRequest
-	(*SealLogResponse)(nil),       // 12: walsvc.v1.SealLogResponse
-	(*TruncateLogRequest)(nil),    // 13: walsvc.v1.TruncateLogRequest
-	(*TruncateLogResponse)(nil),   // 14: walsvc.v1.TruncateLogResponse
-	nil,                           // 15: walsvc.v1.LogOptions.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*LogRewind)(nil),             // 7: walsvc.v1.LogRewind
+	(*ListLogsRequest)(nil),       // 8: walsvc.v1.ListLogsRequest
+	(*ListLogsResponse)(nil),      // 9: walsvc.v1.ListLogsResponse
+	(*DeleteLogRequest)(nil),      // 10: walsvc.v1.DeleteLogRequest
+	(*DeleteLogResponse)(nil),     // 11: walsvc.v1.DeleteLogResponse
+	(*SealLogRequest)(nil),        // 12: walsvc.v1.SealLogRequest
+	(*SealLogResponse)(nil),       // 13: walsvc.v1.SealLogResponse
+	(*TruncateLogRequest)(nil),    // 14: walsvc.v1.TruncateLogRequest
+	(*TruncateLogResponse)(nil),   // 15: walsvc.v1.TruncateLogResponse
+	(*RewindLogRequest)(nil),      // 16: walsvc.v1.RewindLogRequest
+	(*RewindLogResponse)(nil),     // 17: walsvc.v1.RewindLogResponse
+	nil,                           // 18: walsvc.v1.LogOptions.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
 }
 var file_walsvc_v1_log_proto_depIdxs = []int32{
-	15, // 0: walsvc.v1.LogOptions.labels:type_name -> walsvc.v1.LogOptions.LabelsEntry
-	16, // 1: walsvc.v1.Log.create_time:type_name -> google.protobuf.Timestamp
+	18, // 0: walsvc.v1.LogOptions.labels:type_name -> walsvc.v1.LogOptions.LabelsEntry
+	19, // 1: walsvc.v1.Log.create_time:type_name -> google.protobuf.Timestamp
 	0,  // 2: walsvc.v1.Log.options:type_name -> walsvc.v1.LogOptions
-	16, // 3: walsvc.v1.Log.seal_time:type_name -> google.protobuf.Timestamp
+	19, // 3: walsvc.v1.Log.seal_time:type_name -> google.protobuf.Timestamp
 	0,  // 4: walsvc.v1.CreateLogRequest.options:type_name -> walsvc.v1.LogOptions
 	1,  // 5: walsvc.v1.CreateLogResponse.log:type_name -> walsvc.v1.Log
 	1,  // 6: walsvc.v1.GetLogResponse.log:type_name -> walsvc.v1.Log
 	2,  // 7: walsvc.v1.GetLogResponse.lost:type_name -> walsvc.v1.LsnRange
-	1,  // 8: walsvc.v1.ListLogsResponse.logs:type_name -> walsvc.v1.Log
-	1,  // 9: walsvc.v1.SealLogResponse.log:type_name -> walsvc.v1.Log
-	1,  // 10: walsvc.v1.TruncateLogResponse.log:type_name -> walsvc.v1.Log
-	3,  // 11: walsvc.v1.LogService.CreateLog:input_type -> walsvc.v1.CreateLogRequest
-	5,  // 12: walsvc.v1.LogService.GetLog:input_type -> walsvc.v1.GetLogRequest
-	7,  // 13: walsvc.v1.LogService.ListLogs:input_type -> walsvc.v1.ListLogsRequest
-	9,  // 14: walsvc.v1.LogService.DeleteLog:input_type -> walsvc.v1.DeleteLogRequest
-	11, // 15: walsvc.v1.LogService.SealLog:input_type -> walsvc.v1.SealLogRequest
-	13, // 16: walsvc.v1.LogService.TruncateLog:input_type -> walsvc.v1.TruncateLogRequest
-	4,  // 17: walsvc.v1.LogService.CreateLog:output_type -> walsvc.v1.CreateLogResponse
-	6,  // 18: walsvc.v1.LogService.GetLog:output_type -> walsvc.v1.GetLogResponse
-	8,  // 19: walsvc.v1.LogService.ListLogs:output_type -> walsvc.v1.ListLogsResponse
-	10, // 20: walsvc.v1.LogService.DeleteLog:output_type -> walsvc.v1.DeleteLogResponse
-	12, // 21: walsvc.v1.LogService.SealLog:output_type -> walsvc.v1.SealLogResponse
-	14, // 22: walsvc.v1.LogService.TruncateLog:output_type -> walsvc.v1.TruncateLogResponse
-	17, // [17:23] is the sub-list for method output_type
-	11, // [11:17] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	7,  // 8: walsvc.v1.GetLogResponse.rewinds:type_name -> walsvc.v1.LogRewind
+	1,  // 9: walsvc.v1.ListLogsResponse.logs:type_name -> walsvc.v1.Log
+	1,  // 10: walsvc.v1.SealLogResponse.log:type_name -> walsvc.v1.Log
+	1,  // 11: walsvc.v1.TruncateLogResponse.log:type_name -> walsvc.v1.Log
+	1,  // 12: walsvc.v1.RewindLogResponse.log:type_name -> walsvc.v1.Log
+	3,  // 13: walsvc.v1.LogService.CreateLog:input_type -> walsvc.v1.CreateLogRequest
+	5,  // 14: walsvc.v1.LogService.GetLog:input_type -> walsvc.v1.GetLogRequest
+	8,  // 15: walsvc.v1.LogService.ListLogs:input_type -> walsvc.v1.ListLogsRequest
+	10, // 16: walsvc.v1.LogService.DeleteLog:input_type -> walsvc.v1.DeleteLogRequest
+	12, // 17: walsvc.v1.LogService.SealLog:input_type -> walsvc.v1.SealLogRequest
+	14, // 18: walsvc.v1.LogService.TruncateLog:input_type -> walsvc.v1.TruncateLogRequest
+	16, // 19: walsvc.v1.LogService.RewindLog:input_type -> walsvc.v1.RewindLogRequest
+	4,  // 20: walsvc.v1.LogService.CreateLog:output_type -> walsvc.v1.CreateLogResponse
+	6,  // 21: walsvc.v1.LogService.GetLog:output_type -> walsvc.v1.GetLogResponse
+	9,  // 22: walsvc.v1.LogService.ListLogs:output_type -> walsvc.v1.ListLogsResponse
+	11, // 23: walsvc.v1.LogService.DeleteLog:output_type -> walsvc.v1.DeleteLogResponse
+	13, // 24: walsvc.v1.LogService.SealLog:output_type -> walsvc.v1.SealLogResponse
+	15, // 25: walsvc.v1.LogService.TruncateLog:output_type -> walsvc.v1.TruncateLogResponse
+	17, // 26: walsvc.v1.LogService.RewindLog:output_type -> walsvc.v1.RewindLogResponse
+	20, // [20:27] is the sub-list for method output_type
+	13, // [13:20] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_walsvc_v1_log_proto_init() }
@@ -1098,14 +1389,14 @@ func file_walsvc_v1_log_proto_init() {
 	if File_walsvc_v1_log_proto != nil {
 		return
 	}
-	file_walsvc_v1_log_proto_msgTypes[11].OneofWrappers = []any{}
+	file_walsvc_v1_log_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_walsvc_v1_log_proto_rawDesc), len(file_walsvc_v1_log_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,6 +27,7 @@ const (
 	LogService_DeleteLog_FullMethodName   = "/walsvc.v1.LogService/DeleteLog"
 	LogService_SealLog_FullMethodName     = "/walsvc.v1.LogService/SealLog"
 	LogService_TruncateLog_FullMethodName = "/walsvc.v1.LogService/TruncateLog"
+	LogService_RewindLog_FullMethodName   = "/walsvc.v1.LogService/RewindLog"
 )
 
 // LogServiceClient is the client API for LogService service.
@@ -58,6 +59,16 @@ type LogServiceClient interface {
 	// TruncateLog gives up a log's records below an LSN. It never passes the
 	// log's lowest checkpoint or cursor: FAILED_PRECONDITION/HELD.
 	TruncateLog(ctx context.Context, in *TruncateLogRequest, opts ...grpc.CallOption) (*TruncateLogResponse, error)
+	// RewindLog discards a log's records behind an LSN and begins a new epoch, in which
+	// their LSNs are given again. What was sequenced before lands first and is discarded
+	// with the rest; what states an older epoch is refused from then on with FENCED.
+	// Whoever was given a discarded record is told with REWOUND: replays, waits, claims
+	// and cursors; a batch that was discarded and is sent again, with DISCARDED.
+	// FAILED_PRECONDITION/HELD if a checkpoint covers a record that would go,
+	// OUT_OF_RANGE/LSN_TRUNCATED or LSN_AHEAD for an LSN outside the log, DATA_LOSS if
+	// what the log's checksum was there cannot be proven, and
+	// RESOURCE_EXHAUSTED/TOO_MANY_REWINDS.
+	RewindLog(ctx context.Context, in *RewindLogRequest, opts ...grpc.CallOption) (*RewindLogResponse, error)
 }
 
 type logServiceClient struct {
@@ -128,6 +139,16 @@ func (c *logServiceClient) TruncateLog(ctx context.Context, in *TruncateLogReque
 	return out, nil
 }
 
+func (c *logServiceClient) RewindLog(ctx context.Context, in *RewindLogRequest, opts ...grpc.CallOption) (*RewindLogResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RewindLogResponse)
+	err := c.cc.Invoke(ctx, LogService_RewindLog_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // LogServiceServer is the server API for LogService service.
 // All implementations must embed UnimplementedLogServiceServer
 // for forward compatibility.
@@ -157,6 +178,16 @@ type LogServiceServer interface {
 	// TruncateLog gives up a log's records below an LSN. It never passes the
 	// log's lowest checkpoint or cursor: FAILED_PRECONDITION/HELD.
 	TruncateLog(context.Context, *TruncateLogRequest) (*TruncateLogResponse, error)
+	// RewindLog discards a log's records behind an LSN and begins a new epoch, in which
+	// their LSNs are given again. What was sequenced before lands first and is discarded
+	// with the rest; what states an older epoch is refused from then on with FENCED.
+	// Whoever was given a discarded record is told with REWOUND: replays, waits, claims
+	// and cursors; a batch that was discarded and is sent again, with DISCARDED.
+	// FAILED_PRECONDITION/HELD if a checkpoint covers a record that would go,
+	// OUT_OF_RANGE/LSN_TRUNCATED or LSN_AHEAD for an LSN outside the log, DATA_LOSS if
+	// what the log's checksum was there cannot be proven, and
+	// RESOURCE_EXHAUSTED/TOO_MANY_REWINDS.
+	RewindLog(context.Context, *RewindLogRequest) (*RewindLogResponse, error)
 	mustEmbedUnimplementedLogServiceServer()
 }
 
@@ -184,6 +215,9 @@ func (UnimplementedLogServiceServer) SealLog(context.Context, *SealLogRequest) (
 }
 func (UnimplementedLogServiceServer) TruncateLog(context.Context, *TruncateLogRequest) (*TruncateLogResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TruncateLog not implemented")
+}
+func (UnimplementedLogServiceServer) RewindLog(context.Context, *RewindLogRequest) (*RewindLogResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RewindLog not implemented")
 }
 func (UnimplementedLogServiceServer) mustEmbedUnimplementedLogServiceServer() {}
 func (UnimplementedLogServiceServer) testEmbeddedByValue()                    {}
@@ -314,6 +348,24 @@ func _LogService_TruncateLog_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _LogService_RewindLog_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RewindLogRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogServiceServer).RewindLog(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LogService_RewindLog_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogServiceServer).RewindLog(ctx, req.(*RewindLogRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // LogService_ServiceDesc is the grpc.ServiceDesc for LogService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -344,6 +396,10 @@ var LogService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TruncateLog",
 			Handler:    _LogService_TruncateLog_Handler,
+		},
+		{
+			MethodName: "RewindLog",
+			Handler:    _LogService_RewindLog_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

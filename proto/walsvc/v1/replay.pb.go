@@ -402,7 +402,10 @@ type ReplayResponse struct {
 	// block holds the records as they are stored.
 	Block *StoredBlock `protobuf:"bytes,4,opt,name=block,proto3" json:"block,omitempty"`
 	// durable_lsn of the log when this was sent.
-	DurableLsn    uint64 `protobuf:"varint,5,opt,name=durable_lsn,json=durableLsn,proto3" json:"durable_lsn,omitempty"`
+	DurableLsn uint64 `protobuf:"varint,5,opt,name=durable_lsn,json=durableLsn,proto3" json:"durable_lsn,omitempty"`
+	// epoch of the log when this was read: with its last LSN, it is what to claim when
+	// coming back. 0 in a heartbeat.
+	Epoch         uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -468,6 +471,13 @@ func (x *ReplayResponse) GetBlock() *StoredBlock {
 func (x *ReplayResponse) GetDurableLsn() uint64 {
 	if x != nil {
 		return x.DurableLsn
+	}
+	return 0
+}
+
+func (x *ReplayResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
 	}
 	return 0
 }
@@ -595,7 +605,10 @@ type WatchDurableRequest struct {
 	AfterLsn uint64 `protobuf:"varint,2,opt,name=after_lsn,json=afterLsn,proto3" json:"after_lsn,omitempty"`
 	// epoch, if not 0, must be the log's epoch: the stream ends with
 	// FAILED_PRECONDITION/FENCED once it is not. See WaitDurableRequest.epoch.
-	Epoch         uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// told_epoch is the epoch that after_lsn came with, 0 for the log's: if it was
+	// discarded since, the stream ends with FAILED_PRECONDITION/REWOUND.
+	ToldEpoch     uint64 `protobuf:"varint,4,opt,name=told_epoch,json=toldEpoch,proto3" json:"told_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -651,11 +664,20 @@ func (x *WatchDurableRequest) GetEpoch() uint64 {
 	return 0
 }
 
+func (x *WatchDurableRequest) GetToldEpoch() uint64 {
+	if x != nil {
+		return x.ToldEpoch
+	}
+	return 0
+}
+
 // WatchDurableResponse says how far the log is durable.
 type WatchDurableResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// durable_lsn of the log.
-	DurableLsn    uint64 `protobuf:"varint,1,opt,name=durable_lsn,json=durableLsn,proto3" json:"durable_lsn,omitempty"`
+	DurableLsn uint64 `protobuf:"varint,1,opt,name=durable_lsn,json=durableLsn,proto3" json:"durable_lsn,omitempty"`
+	// epoch of the log then: to be sent as told_epoch when coming back.
+	Epoch         uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -697,6 +719,13 @@ func (x *WatchDurableResponse) GetDurableLsn() uint64 {
 	return 0
 }
 
+func (x *WatchDurableResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 var File_walsvc_v1_replay_proto protoreflect.FileDescriptor
 
 const file_walsvc_v1_replay_proto_rawDesc = "" +
@@ -733,28 +762,32 @@ const file_walsvc_v1_replay_proto_rawDesc = "" +
 	"\x05codec\x18\x02 \x01(\rR\x05codec\x12\x19\n" +
 	"\braw_size\x18\x03 \x01(\rR\arawSize\x12\x1a\n" +
 	"\bchecksum\x18\x04 \x01(\aR\bchecksum\x12\x16\n" +
-	"\x06stored\x18\x05 \x01(\fR\x06stored\"\xc0\x01\n" +
+	"\x06stored\x18\x05 \x01(\fR\x06stored\"\xd6\x01\n" +
 	"\x0eReplayResponse\x12\x1b\n" +
 	"\tfirst_lsn\x18\x01 \x01(\x04R\bfirstLsn\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x12,\n" +
 	"\arecords\x18\x03 \x01(\v2\x12.walsvc.v1.RecordsR\arecords\x12,\n" +
 	"\x05block\x18\x04 \x01(\v2\x16.walsvc.v1.StoredBlockR\x05block\x12\x1f\n" +
 	"\vdurable_lsn\x18\x05 \x01(\x04R\n" +
-	"durableLsn\"N\n" +
+	"durableLsn\x12\x14\n" +
+	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\"N\n" +
 	"\x12WaitDurableRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x10\n" +
 	"\x03lsn\x18\x02 \x01(\x04R\x03lsn\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"6\n" +
 	"\x13WaitDurableResponse\x12\x1f\n" +
 	"\vdurable_lsn\x18\x01 \x01(\x04R\n" +
-	"durableLsn\"Z\n" +
+	"durableLsn\"y\n" +
 	"\x13WatchDurableRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1b\n" +
 	"\tafter_lsn\x18\x02 \x01(\x04R\bafterLsn\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"7\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x1d\n" +
+	"\n" +
+	"told_epoch\x18\x04 \x01(\x04R\ttoldEpoch\"M\n" +
 	"\x14WatchDurableResponse\x12\x1f\n" +
 	"\vdurable_lsn\x18\x01 \x01(\x04R\n" +
-	"durableLsn2\xaa\x02\n" +
+	"durableLsn\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch2\xaa\x02\n" +
 	"\rReplayService\x127\n" +
 	"\x04Read\x12\x16.walsvc.v1.ReadRequest\x1a\x17.walsvc.v1.ReadResponse\x12?\n" +
 	"\x06Replay\x12\x18.walsvc.v1.ReplayRequest\x1a\x19.walsvc.v1.ReplayResponse0\x01\x12L\n" +
