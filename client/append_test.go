@@ -966,3 +966,42 @@ func TestExpectedWhileDraining(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// TestForgottenProducer: a log that has forgotten its producer must not take it for a
+// new one, whose batches begin at 1 again. The client hears of it, once, and goes on
+// as another producer.
+func TestForgottenProducer(t *testing.T) {
+	f := newFake()
+	f.log("orders")
+	l := f.serve(t, Options{}).Log("orders")
+	for range 3 {
+		if _, err := l.Append(t.Context(), []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.mu.Lock()
+	f.logs["orders"].producers = make(map[string]*fakeProducer) // it made way for very many
+	f.onBatch = func(string, *wire.Batch) *walsvcv1.Refusal {
+		return refusal(codes.FailedPrecondition, "NO_PRODUCER")
+	}
+	f.mu.Unlock()
+	if _, err := l.Append(t.Context(), []byte("y")); !errors.Is(err, ErrNoProducer) {
+		t.Fatalf("made way: %v", err)
+	}
+	f.mu.Lock()
+	f.onBatch = nil
+	f.mu.Unlock()
+	if lsn, err := l.Append(t.Context(), []byte("y")); !errors.Is(err, ErrForgotten) {
+		t.Errorf("forgotten: LSN %d, %v", lsn, err)
+	}
+	if lsn, err := l.Append(t.Context(), []byte("y")); err != nil || lsn != 4 {
+		t.Errorf("as another producer: LSN %d, %v", lsn, err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id, p := range f.logs["orders"].producers {
+		if p.last != 1 && p.last != 0 {
+			t.Errorf("producer %s is at sequence %d", id, p.last)
+		}
+	}
+}

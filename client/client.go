@@ -107,6 +107,7 @@ const retryReads = `{"methodConfig":[{"name":[
 	{"service":"walsvc.v1.LogService","method":"SealLog"},
 	{"service":"walsvc.v1.LogService","method":"TruncateLog"},
 	{"service":"walsvc.v1.AppendService","method":"OpenProducer"},
+	{"service":"walsvc.v1.AppendService","method":"ListProducers"},
 	{"service":"walsvc.v1.AppendService","method":"RetireProducer"},
 	{"service":"walsvc.v1.AppendService","method":"Resolve"},
 	{"service":"walsvc.v1.AppendService","method":"AcquireWriter"},

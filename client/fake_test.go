@@ -250,6 +250,9 @@ func (f *fake) OpenProducer(_ context.Context, req *walsvcv1.OpenProducerRequest
 		p = &fakeProducer{was: make(map[uint64]wire.Verdict), sums: make(map[uint64]uint32)}
 		l.producers[req.GetProducer()] = p
 	}
+	if p.last < req.GetAcknowledgedSequence() {
+		return nil, failure(codes.FailedPrecondition, "PRODUCER_FORGOTTEN", "no such producer any more")
+	}
 	return &walsvcv1.OpenProducerResponse{LastSequence: p.last, Window: limits.ProducerWindow}, nil
 }
 

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"iter"
 	"slices"
 
 	"github.com/oklog/ulid/v2"
@@ -103,6 +104,53 @@ func (l *Log) reopen(producer ulid.ULID) {
 	if l.producer == producer && len(l.queue) == 0 && (l.phase == bound || l.phase == opened && l.binding == 0) {
 		s.binds = slices.DeleteFunc(s.binds, func(other *Log) bool { return other == l })
 		s.drop(l, ErrSuperseded)
+	}
+}
+
+// A Producer is what a log remembers of who appended to it.
+type Producer struct {
+	ID           ulid.ULID
+	LastSequence uint64 // its last batch; 0 if none
+	// Incarnation counts, from 1, how often it was resolved or came back after it had
+	// made way.
+	Incarnation uint64
+	// Active is the log's last LSN when it last appended, or was opened if it has not
+	// since; 0 if it made way. Of those that have a slot, who has the lowest makes way next.
+	Active  LSN
+	Retired bool // nothing more of it lands
+	MadeWay bool // it has no slot any more: how far it had come is known, and not where its batches are
+}
+
+// Producers yields what the log remembers of its producers, at most 1,024 that have
+// a slot and 4,096 that made way, in the order of their IDs. It asks for a page at a
+// time: one that comes or goes meanwhile may or may not be there. After an error it
+// ends; it yields ErrLogNotFound.
+func (l *Log) Producers(ctx context.Context) iter.Seq2[Producer, error] {
+	return func(yield func(Producer, error) bool) {
+		req := &walsvcv1.ListProducersRequest{Log: l.name}
+		for {
+			resp, err := l.client.appendService.ListProducers(ctx, req)
+			if err != nil {
+				yield(Producer{}, called(err, "list producers of log %q", l.name))
+				return
+			}
+			for _, p := range resp.GetProducers() {
+				id, err := ulid.ParseStrict(p.GetId())
+				if err != nil {
+					yield(Producer{}, fmt.Errorf("list producers of log %q: %w: id %q: %w", l.name, ErrProtocol, p.GetId(), err))
+					return
+				}
+				if !yield(Producer{
+					ID: id, LastSequence: p.GetLastSequence(), Incarnation: p.GetIncarnation(), Active: LSN(p.GetActiveLsn()),
+					Retired: p.GetRetired(), MadeWay: p.GetMadeWay(),
+				}, nil) {
+					return
+				}
+			}
+			if req.PageToken = resp.GetNextPageToken(); req.PageToken == "" {
+				return
+			}
+		}
 	}
 }
 

@@ -71,6 +71,7 @@ type appender struct {
 	refusal  error     // while refused, of the batch that is not where those behind it assume; nil if all are sent again
 	producer ulid.ULID // kept when the log is given up with nothing unknown; zero for a new one
 	used     bool      // Options.Producer, if any, was this log's
+	landed   uint64    // the producer's last batch that was acknowledged, whichever opening of it; 0 for none
 	next     uint64    // sequence of the next batch that is numbered
 	epoch    uint64    // that appends state; 0 unless it is the log's writer
 	// incarnation of the producer, as its opening told.
@@ -282,16 +283,16 @@ func (s *stream) openLog(l *Log) {
 		l.producer = c.options.Producer
 	}
 	if l.producer == (ulid.ULID{}) {
-		l.producer = ulid.Make()
+		l.producer, l.landed = ulid.Make(), 0
 	}
 	l.used = true
-	producer := l.producer
+	producer, landed := l.producer, l.landed
 	s.start.Do(func() {
 		c.running.Go(s.run)
 		c.running.Go(s.push)
 	})
 	c.running.Go(func() {
-		info, opening, err := s.callOpen(l.name, producer)
+		info, opening, err := s.callOpen(l.name, producer, landed)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		call := l.opens
@@ -299,6 +300,9 @@ func (s *stream) openLog(l *Log) {
 		l.opens = nil
 		if err != nil {
 			l.phase, call.err = unopened, err
+			if errors.Is(err, ErrForgotten) {
+				l.producer, l.landed = ulid.ULID{}, 0 // who waits is told; the next append is another producer's
+			}
 			return
 		}
 		l.phase, l.next, l.incarnation = opened, opening.GetLastSequence()+1, opening.GetIncarnation()
@@ -311,10 +315,12 @@ func (s *stream) openLog(l *Log) {
 	})
 }
 
-// callOpen asks for a log and opens a producer on it. It goes on until the
+// callOpen asks for a log and opens a producer on it, of which the batch landed is
+// known to have landed: a log that does not know of it says so, and does not begin at
+// 1 what it would take for new. It goes on until the
 // service answers or the client is closed: those who wait have contexts of their
 // own.
-func (s *stream) callOpen(name string, producer ulid.ULID) (info LogInfo, resp *walsvcv1.OpenProducerResponse, err error) {
+func (s *stream) callOpen(name string, producer ulid.ULID, landed uint64) (info LogInfo, resp *walsvcv1.OpenProducerResponse, err error) {
 	if !utf8.ValidString(name) {
 		return LogInfo{}, nil, ErrInvalidName // no message could hold it
 	}
@@ -328,7 +334,7 @@ func (s *stream) callOpen(name string, producer ulid.ULID) (info LogInfo, resp *
 	pause := backoff{first: s.client.patient}
 	for {
 		if info, err = s.client.GetLog(ctx, name); err == nil {
-			resp, err = s.client.appendService.OpenProducer(ctx, &walsvcv1.OpenProducerRequest{Log: name, Producer: producer.String()})
+			resp, err = s.client.appendService.OpenProducer(ctx, &walsvcv1.OpenProducerRequest{Log: name, Producer: producer.String(), AcknowledgedSequence: landed})
 			if err == nil {
 				return info, resp, nil
 			}
@@ -762,6 +768,7 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 			return true
 		}
 		s.arrived(l, b)
+		l.landed = b.sequence
 		r := Receipt{
 			Log: l.id, Epoch: v.Epoch, LSN: LSN(v.First), Count: b.count, LogChecksum: v.Checksum,
 			Through: LSN(v.First) + LSN(b.count) - 1, Repeated: v.Repeated,
@@ -954,6 +961,9 @@ func (s *stream) drop(l *Log, why error) {
 	next := appender{used: true, hint: l.hint, producer: l.producer, epoch: l.epoch, claim: l.claim}
 	if errors.Is(why, ErrLogNotFound) || errors.Is(why, ErrRewound) {
 		next.claim = Claim{}
+	}
+	if !errors.Is(why, ErrLogNotFound) {
+		next.landed = l.landed
 	}
 	if errors.Is(why, ErrProtocol) || errors.Is(why, ErrSequenceGap) || errors.Is(why, ErrSequenceReuse) || errors.Is(why, ErrRetired) {
 		next.producer = ulid.ULID{}

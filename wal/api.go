@@ -177,6 +177,18 @@ type ProducerInfo struct {
 	Window       int    // batches remembered, and so the most it may have unacknowledged
 }
 
+// A KnownProducer is what a log remembers of a producer.
+type KnownProducer struct {
+	ID           ulid.ULID
+	LastSequence uint64 // 0 if nothing
+	Incarnation  uint64 // from 1; of one that made way, its last
+	// Active is the log's last LSN when it last appended, or was opened if it has not
+	// since; 0 if it made way. Who has the lowest makes way next.
+	Active  LSN
+	Retired bool
+	MadeWay bool // it has no slot any more
+}
+
 // A Checkpoint is a named LSN with an engine's own state.
 type Checkpoint struct {
 	Name      string
@@ -606,6 +618,7 @@ type engine interface {
 
 	OpenProducer(ctx context.Context, log string, producer ulid.ULID) (ProducerInfo, error)
 	ReopenProducer(ctx context.Context, log string, producer ulid.ULID, acknowledged uint64) (ProducerInfo, error)
+	Producers(log string, after ulid.ULID, limit int) (producers []KnownProducer, more bool, err error)
 	RetireProducer(ctx context.Context, log string, producer ulid.ULID) error
 	Resolve(ctx context.Context, log string, producer ulid.ULID, sequence uint64, epoch Epoch) (Resolution, error)
 	NewAppender(notify func()) *Appender

@@ -3,6 +3,7 @@ package wal
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/oklog/ulid/v2"
 
@@ -61,6 +62,37 @@ func (v *Volume) ReopenProducer(ctx context.Context, log string, producer ulid.U
 		return ProducerInfo{}, err
 	}
 	return info, nil
+}
+
+// Producers returns what a log remembers of at most limit producers with IDs behind
+// after, in the order of their IDs, and whether there are more. It returns
+// ErrLogNotFound.
+func (v *Volume) Producers(log string, after ulid.ULID, limit int) (producers []KnownProducer, more bool, err error) {
+	v.mu.RLock()
+	l, err := v.lookup(log)
+	if err != nil {
+		v.mu.RUnlock()
+		return nil, false, err
+	}
+	for _, p := range l.producers {
+		if p.id.Compare(after) > 0 {
+			producers = append(producers, KnownProducer{
+				ID: p.id, LastSequence: p.last, Incarnation: p.incarnation, Active: p.active - 1, Retired: p.retired,
+			})
+		}
+	}
+	former := l.former // replaced, and never changed
+	v.mu.RUnlock()
+	for i := range former {
+		if f := &former[i]; f.id.Compare(after) > 0 {
+			producers = append(producers, KnownProducer{ID: f.id, LastSequence: f.last, Incarnation: f.incarnation, Retired: f.retired, MadeWay: true})
+		}
+	}
+	slices.SortFunc(producers, func(a, b KnownProducer) int { return a.ID.Compare(b.ID) })
+	if limit = max(limit, 1); len(producers) > limit {
+		return producers[:limit], true, nil
+	}
+	return producers, false, nil
 }
 
 // RetireProducer ends a producer on a log for good, durably: nothing more of it

@@ -325,3 +325,70 @@ func resolveEndsWhatIsUnderWay(t *testing.T) {
 	again.Close()
 	closeTest(t, v)
 }
+
+// TestProducers: a log lists those that have a slot and those that made way, in
+// order, a page at a time, and shows nothing that is not durable.
+func TestProducers(t *testing.T) {
+	ctx := t.Context()
+	v := openTest(t, disk.NewMem())
+	defer closeTest(t, v)
+	mustCreate(t, v, "log")
+	id := func(n int) ulid.ULID { return ulid.ULID{1, 14: byte(n >> 8), 15: byte(n)} }
+	mustAppend(t, v, "log", "1", "2")
+	for n := range limits.MaxProducersPerLog + 1 { // 0 makes way
+		if _, err := v.OpenProducer(ctx, "log", id(n)); err != nil {
+			t.Fatal(err)
+		}
+		if n == 0 {
+			if _, err := v.Append(ctx, "log", id(0), 0, Batch{Sequence: 1, Incarnation: 1, Run: run("3")}); err != nil {
+				t.Fatal(err)
+			}
+			for other := range 2 { // so that it is the idlest all the same
+				if _, err := v.OpenProducer(ctx, "log", id(1000+other)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if n > 0 && n < 1000 {
+			if _, err := v.Append(ctx, "log", id(n), 0, Batch{Sequence: 1, Incarnation: 1, Run: run("more")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := v.RetireProducer(ctx, "log", id(7)); err != nil {
+		t.Fatal(err)
+	}
+	var all []KnownProducer
+	for after, more := (ulid.ULID{}), true; more; after = all[len(all)-1].ID {
+		var page []KnownProducer
+		var err error
+		if page, more, err = v.Producers("log", after, 100); err != nil || len(page) == 0 || len(page) > 100 {
+			t.Fatalf("%d producers behind %s, %v", len(page), after, err)
+		}
+		all = append(all, page...)
+	}
+	if len(all) != limits.MaxProducersPerLog+1 {
+		t.Fatalf("%d producers", len(all))
+	}
+	way := 0
+	for n, p := range all {
+		if p.ID != id(n) || p.Incarnation != 1 || p.Retired != (n == 7) {
+			t.Fatalf("producer %d: %+v", n, p)
+		}
+		if p.MadeWay {
+			way++
+			if p.Active != 0 || n != 0 || p.LastSequence != 1 {
+				t.Errorf("made way: %d, %+v", n, p)
+			}
+		}
+	}
+	if p := all[7]; p.LastSequence != 1 || p.Active != 10 {
+		t.Errorf("%+v", p)
+	}
+	if way != 1 {
+		t.Errorf("%d made way", way)
+	}
+	if _, _, err := v.Producers("none", ulid.ULID{}, 1); !errors.Is(err, ErrLogNotFound) {
+		t.Errorf("no log: %v", err)
+	}
+}

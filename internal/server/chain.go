@@ -88,6 +88,7 @@ func isOurs(_ context.Context, c interceptors.CallMeta) bool {
 func isAdministrative(_ context.Context, c interceptors.CallMeta) bool {
 	switch c.FullMethod() {
 	case walsvcv1.AppendService_OpenProducer_FullMethodName,
+		walsvcv1.AppendService_ListProducers_FullMethodName,
 		walsvcv1.AppendService_RetireProducer_FullMethodName,
 		walsvcv1.AppendService_Resolve_FullMethodName,
 		walsvcv1.AppendService_AcquireWriter_FullMethodName,

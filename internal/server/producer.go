@@ -3,6 +3,9 @@ package server
 import (
 	"context"
 
+	"github.com/oklog/ulid/v2"
+
+	"github.com/walsvc/walsvc/internal/limits"
 	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
 	"github.com/walsvc/walsvc/wal"
 )
@@ -13,6 +16,37 @@ var outcomes = map[wal.Outcome]walsvcv1.Outcome{
 	wal.NotWritten: walsvcv1.Outcome_OUTCOME_NOT_WRITTEN,
 	wal.Fenced:     walsvcv1.Outcome_OUTCOME_FENCED,
 	wal.Discarded:  walsvcv1.Outcome_OUTCOME_DISCARDED,
+}
+
+// ListProducers implements walsvcv1.AppendServiceServer. A page token is the last
+// producer of the page before, so a listing survives producers coming and going.
+func (s appendService) ListProducers(ctx context.Context, req *walsvcv1.ListProducersRequest) (*walsvcv1.ListProducersResponse, error) {
+	size := int(min(req.GetPageSize(), limits.MaxPageSize))
+	if size == 0 {
+		size = defaultPageSize
+	}
+	last, err := parsePageToken(req.GetPageToken())
+	var after ulid.ULID
+	if err == nil && last != "" {
+		after, err = parseULID("page_token", last)
+	}
+	if err != nil {
+		return nil, s.fail(ctx, err)
+	}
+	producers, more, err := s.volume.Producers(req.GetLog(), after, size)
+	if err != nil {
+		return nil, s.fail(ctx, err)
+	}
+	resp := &walsvcv1.ListProducersResponse{Producers: make([]*walsvcv1.Producer, len(producers))}
+	for i, p := range producers {
+		resp.Producers[i] = &walsvcv1.Producer{
+			Id: p.ID.String(), LastSequence: p.LastSequence, Incarnation: p.Incarnation, Retired: p.Retired, MadeWay: p.MadeWay, ActiveLsn: uint64(p.Active),
+		}
+	}
+	if more {
+		resp.NextPageToken = pageToken(producers[len(producers)-1].ID.String())
+	}
+	return resp, nil
 }
 
 // RetireProducer implements walsvcv1.AppendServiceServer.

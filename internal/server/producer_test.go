@@ -1,10 +1,13 @@
 package server
 
 import (
+	"cmp"
+	"slices"
 	"testing"
 
 	"github.com/oklog/ulid/v2"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/walsvc/walsvc/internal/wire"
 	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
@@ -98,4 +101,58 @@ func TestRetireProducer(t *testing.T) {
 	}
 	_, err = c.RetireProducer(w.ctx, &walsvcv1.RetireProducerRequest{Log: "l", Producer: "me"})
 	wantReason(t, err, codes.InvalidArgument, "INVALID")
+}
+
+func TestListProducers(t *testing.T) {
+	w := newWorld(t, Options{})
+	w.create("l")
+	c := walsvcv1.NewAppendServiceClient(w.conn)
+	var want []*walsvcv1.Producer
+	for range 5 {
+		p := &walsvcv1.Producer{Id: ulid.Make().String(), Incarnation: 1}
+		want = append(want, p)
+		if _, err := c.OpenProducer(w.ctx, &walsvcv1.OpenProducerRequest{Log: "l", Producer: p.GetId()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for sequence := range uint64(2) {
+		if _, err := c.Append(w.ctx, &walsvcv1.AppendRequest{
+			Log: "l", Producer: want[2].GetId(), Sequence: sequence + 1, Incarnation: 1, Records: batchOf("x", "y"),
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want[2].LastSequence, want[2].ActiveLsn = 2, 4
+	if _, err := c.RetireProducer(w.ctx, &walsvcv1.RetireProducerRequest{Log: "l", Producer: want[1].GetId()}); err != nil {
+		t.Fatal(err)
+	}
+	want[1].Retired = true
+	if _, err := c.Resolve(w.ctx, &walsvcv1.ResolveRequest{Log: "l", Producer: want[4].GetId(), Sequence: 1}); err != nil {
+		t.Fatal(err)
+	}
+	want[4].Incarnation = 2
+	slices.SortFunc(want, func(a, b *walsvcv1.Producer) int { return cmp.Compare(a.GetId(), b.GetId()) })
+	for _, size := range []uint32{0, 1, 2, 5, 9} {
+		var got []*walsvcv1.Producer
+		req := &walsvcv1.ListProducersRequest{Log: "l", PageSize: size}
+		for {
+			page, err := c.ListProducers(w.ctx, req)
+			if err != nil || size > 0 && len(page.GetProducers()) > int(size) {
+				t.Fatalf("pages of %d: %v, %v", size, page, err)
+			}
+			got = append(got, page.GetProducers()...)
+			if req.PageToken = page.GetNextPageToken(); req.PageToken == "" {
+				break
+			}
+		}
+		if !slices.EqualFunc(got, want, func(a, b *walsvcv1.Producer) bool { return proto.Equal(a, b) }) {
+			t.Errorf("pages of %d: got %v, want %v", size, got, want)
+		}
+	}
+	_, err := c.ListProducers(w.ctx, &walsvcv1.ListProducersRequest{Log: "none"})
+	wantReason(t, err, codes.NotFound, "LOG_NOT_FOUND")
+	for _, token := range []string{"!", pageToken("me")} {
+		_, err = c.ListProducers(w.ctx, &walsvcv1.ListProducersRequest{Log: "l", PageToken: token})
+		wantReason(t, err, codes.InvalidArgument, "INVALID")
+	}
 }

@@ -1160,6 +1160,218 @@ func (x *OpenProducerResponse) GetIncarnation() uint64 {
 	return 0
 }
 
+// ListProducersRequest asks for a page of a log's producers.
+type ListProducersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// log is the log's name.
+	Log string `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
+	// page_size bounds the answer; 0 means 100, at most 1,000.
+	PageSize uint32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// page_token is the next_page_token of the page before; empty for the first page.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListProducersRequest) Reset() {
+	*x = ListProducersRequest{}
+	mi := &file_walsvc_v1_append_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListProducersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListProducersRequest) ProtoMessage() {}
+
+func (x *ListProducersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_append_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListProducersRequest.ProtoReflect.Descriptor instead.
+func (*ListProducersRequest) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ListProducersRequest) GetLog() string {
+	if x != nil {
+		return x.Log
+	}
+	return ""
+}
+
+func (x *ListProducersRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListProducersRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListProducersResponse is a page.
+type ListProducersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// producers by ULID.
+	Producers []*Producer `protobuf:"bytes,1,rep,name=producers,proto3" json:"producers,omitempty"`
+	// next_page_token is empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListProducersResponse) Reset() {
+	*x = ListProducersResponse{}
+	mi := &file_walsvc_v1_append_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListProducersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListProducersResponse) ProtoMessage() {}
+
+func (x *ListProducersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_append_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListProducersResponse.ProtoReflect.Descriptor instead.
+func (*ListProducersResponse) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListProducersResponse) GetProducers() []*Producer {
+	if x != nil {
+		return x.Producers
+	}
+	return nil
+}
+
+func (x *ListProducersResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Producer is what a log remembers of a producer.
+type Producer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id is its ULID.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// last_sequence is its last batch; 0 if none.
+	LastSequence uint64 `protobuf:"varint,2,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"`
+	// incarnation it is in, from 1; of one that made way, the last it had.
+	Incarnation uint64 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// retired is true if it was retired: nothing more of it lands.
+	Retired bool `protobuf:"varint,4,opt,name=retired,proto3" json:"retired,omitempty"`
+	// made_way is true if it has no slot any more: it is remembered how far it had
+	// come, and not where its batches are.
+	MadeWay bool `protobuf:"varint,5,opt,name=made_way,json=madeWay,proto3" json:"made_way,omitempty"`
+	// active_lsn is the log's last LSN when it last appended, or was opened if it has
+	// not since; 0 if it made way, or the log had none. Who is lowest makes way next.
+	ActiveLsn     uint64 `protobuf:"varint,6,opt,name=active_lsn,json=activeLsn,proto3" json:"active_lsn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Producer) Reset() {
+	*x = Producer{}
+	mi := &file_walsvc_v1_append_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Producer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Producer) ProtoMessage() {}
+
+func (x *Producer) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_append_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Producer.ProtoReflect.Descriptor instead.
+func (*Producer) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Producer) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Producer) GetLastSequence() uint64 {
+	if x != nil {
+		return x.LastSequence
+	}
+	return 0
+}
+
+func (x *Producer) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *Producer) GetRetired() bool {
+	if x != nil {
+		return x.Retired
+	}
+	return false
+}
+
+func (x *Producer) GetMadeWay() bool {
+	if x != nil {
+		return x.MadeWay
+	}
+	return false
+}
+
+func (x *Producer) GetActiveLsn() uint64 {
+	if x != nil {
+		return x.ActiveLsn
+	}
+	return 0
+}
+
 // RetireProducerRequest names the producer to retire.
 type RetireProducerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1173,7 +1385,7 @@ type RetireProducerRequest struct {
 
 func (x *RetireProducerRequest) Reset() {
 	*x = RetireProducerRequest{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[14]
+	mi := &file_walsvc_v1_append_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1397,7 @@ func (x *RetireProducerRequest) String() string {
 func (*RetireProducerRequest) ProtoMessage() {}
 
 func (x *RetireProducerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[14]
+	mi := &file_walsvc_v1_append_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1410,7 @@ func (x *RetireProducerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireProducerRequest.ProtoReflect.Descriptor instead.
 func (*RetireProducerRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{14}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RetireProducerRequest) GetLog() string {
@@ -1224,7 +1436,7 @@ type RetireProducerResponse struct {
 
 func (x *RetireProducerResponse) Reset() {
 	*x = RetireProducerResponse{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[15]
+	mi := &file_walsvc_v1_append_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1236,7 +1448,7 @@ func (x *RetireProducerResponse) String() string {
 func (*RetireProducerResponse) ProtoMessage() {}
 
 func (x *RetireProducerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[15]
+	mi := &file_walsvc_v1_append_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1249,7 +1461,7 @@ func (x *RetireProducerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireProducerResponse.ProtoReflect.Descriptor instead.
 func (*RetireProducerResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{15}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{18}
 }
 
 // ResolveRequest names a batch.
@@ -1270,7 +1482,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[16]
+	mi := &file_walsvc_v1_append_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1282,7 +1494,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[16]
+	mi := &file_walsvc_v1_append_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1295,7 +1507,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{16}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ResolveRequest) GetLog() string {
@@ -1353,7 +1565,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[17]
+	mi := &file_walsvc_v1_append_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1577,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[17]
+	mi := &file_walsvc_v1_append_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1590,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{17}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ResolveResponse) GetOutcome() Outcome {
@@ -1468,7 +1680,7 @@ type AcquireWriterRequest struct {
 
 func (x *AcquireWriterRequest) Reset() {
 	*x = AcquireWriterRequest{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[18]
+	mi := &file_walsvc_v1_append_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1480,7 +1692,7 @@ func (x *AcquireWriterRequest) String() string {
 func (*AcquireWriterRequest) ProtoMessage() {}
 
 func (x *AcquireWriterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[18]
+	mi := &file_walsvc_v1_append_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,7 +1705,7 @@ func (x *AcquireWriterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireWriterRequest.ProtoReflect.Descriptor instead.
 func (*AcquireWriterRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{18}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AcquireWriterRequest) GetLog() string {
@@ -1547,7 +1759,7 @@ type AcquireWriterResponse struct {
 
 func (x *AcquireWriterResponse) Reset() {
 	*x = AcquireWriterResponse{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[19]
+	mi := &file_walsvc_v1_append_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1559,7 +1771,7 @@ func (x *AcquireWriterResponse) String() string {
 func (*AcquireWriterResponse) ProtoMessage() {}
 
 func (x *AcquireWriterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[19]
+	mi := &file_walsvc_v1_append_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1572,7 +1784,7 @@ func (x *AcquireWriterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireWriterResponse.ProtoReflect.Descriptor instead.
 func (*AcquireWriterResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{19}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AcquireWriterResponse) GetLog() *Log {
@@ -1609,7 +1821,7 @@ type ReleaseWriterRequest struct {
 
 func (x *ReleaseWriterRequest) Reset() {
 	*x = ReleaseWriterRequest{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[20]
+	mi := &file_walsvc_v1_append_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1621,7 +1833,7 @@ func (x *ReleaseWriterRequest) String() string {
 func (*ReleaseWriterRequest) ProtoMessage() {}
 
 func (x *ReleaseWriterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[20]
+	mi := &file_walsvc_v1_append_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1634,7 +1846,7 @@ func (x *ReleaseWriterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseWriterRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseWriterRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{20}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReleaseWriterRequest) GetLog() string {
@@ -1662,7 +1874,7 @@ type ReleaseWriterResponse struct {
 
 func (x *ReleaseWriterResponse) Reset() {
 	*x = ReleaseWriterResponse{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[21]
+	mi := &file_walsvc_v1_append_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1886,7 @@ func (x *ReleaseWriterResponse) String() string {
 func (*ReleaseWriterResponse) ProtoMessage() {}
 
 func (x *ReleaseWriterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[21]
+	mi := &file_walsvc_v1_append_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1899,7 @@ func (x *ReleaseWriterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseWriterResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseWriterResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{21}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReleaseWriterResponse) GetLog() *Log {
@@ -1723,7 +1935,7 @@ type AppendRequest struct {
 
 func (x *AppendRequest) Reset() {
 	*x = AppendRequest{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[22]
+	mi := &file_walsvc_v1_append_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +1947,7 @@ func (x *AppendRequest) String() string {
 func (*AppendRequest) ProtoMessage() {}
 
 func (x *AppendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[22]
+	mi := &file_walsvc_v1_append_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +1960,7 @@ func (x *AppendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendRequest.ProtoReflect.Descriptor instead.
 func (*AppendRequest) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{22}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AppendRequest) GetLog() string {
@@ -1824,7 +2036,7 @@ type LogPart struct {
 
 func (x *LogPart) Reset() {
 	*x = LogPart{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[23]
+	mi := &file_walsvc_v1_append_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1836,7 +2048,7 @@ func (x *LogPart) String() string {
 func (*LogPart) ProtoMessage() {}
 
 func (x *LogPart) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[23]
+	mi := &file_walsvc_v1_append_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1849,7 +2061,7 @@ func (x *LogPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogPart.ProtoReflect.Descriptor instead.
 func (*LogPart) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{23}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *LogPart) GetLog() string {
@@ -1903,7 +2115,7 @@ type AppendResponse struct {
 
 func (x *AppendResponse) Reset() {
 	*x = AppendResponse{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[24]
+	mi := &file_walsvc_v1_append_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1915,7 +2127,7 @@ func (x *AppendResponse) String() string {
 func (*AppendResponse) ProtoMessage() {}
 
 func (x *AppendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[24]
+	mi := &file_walsvc_v1_append_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1928,7 +2140,7 @@ func (x *AppendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendResponse.ProtoReflect.Descriptor instead.
 func (*AppendResponse) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{24}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AppendResponse) GetLogId() string {
@@ -2001,7 +2213,7 @@ type AppendedPart struct {
 
 func (x *AppendedPart) Reset() {
 	*x = AppendedPart{}
-	mi := &file_walsvc_v1_append_proto_msgTypes[25]
+	mi := &file_walsvc_v1_append_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2013,7 +2225,7 @@ func (x *AppendedPart) String() string {
 func (*AppendedPart) ProtoMessage() {}
 
 func (x *AppendedPart) ProtoReflect() protoreflect.Message {
-	mi := &file_walsvc_v1_append_proto_msgTypes[25]
+	mi := &file_walsvc_v1_append_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2026,7 +2238,7 @@ func (x *AppendedPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendedPart.ProtoReflect.Descriptor instead.
 func (*AppendedPart) Descriptor() ([]byte, []int) {
-	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{25}
+	return file_walsvc_v1_append_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AppendedPart) GetLog() string {
@@ -2149,7 +2361,23 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\x14OpenProducerResponse\x12#\n" +
 	"\rlast_sequence\x18\x01 \x01(\x04R\flastSequence\x12\x16\n" +
 	"\x06window\x18\x02 \x01(\rR\x06window\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\"E\n" +
+	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\"d\n" +
+	"\x14ListProducersRequest\x12\x10\n" +
+	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"r\n" +
+	"\x15ListProducersResponse\x121\n" +
+	"\tproducers\x18\x01 \x03(\v2\x13.walsvc.v1.ProducerR\tproducers\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb5\x01\n" +
+	"\bProducer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
+	"\rlast_sequence\x18\x02 \x01(\x04R\flastSequence\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\x12\x18\n" +
+	"\aretired\x18\x04 \x01(\bR\aretired\x12\x19\n" +
+	"\bmade_way\x18\x05 \x01(\bR\amadeWay\x12\x1d\n" +
+	"\n" +
+	"active_lsn\x18\x06 \x01(\x04R\tactiveLsn\"E\n" +
 	"\x15RetireProducerRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1a\n" +
 	"\bproducer\x18\x02 \x01(\tR\bproducer\"\x18\n" +
@@ -2219,9 +2447,10 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\x11OUTCOME_COMMITTED\x10\x01\x12\x17\n" +
 	"\x13OUTCOME_NOT_WRITTEN\x10\x02\x12\x12\n" +
 	"\x0eOUTCOME_FENCED\x10\x03\x12\x15\n" +
-	"\x11OUTCOME_DISCARDED\x10\x042\xb5\x04\n" +
+	"\x11OUTCOME_DISCARDED\x10\x042\x89\x05\n" +
 	"\rAppendService\x12O\n" +
-	"\fOpenProducer\x12\x1e.walsvc.v1.OpenProducerRequest\x1a\x1f.walsvc.v1.OpenProducerResponse\x12U\n" +
+	"\fOpenProducer\x12\x1e.walsvc.v1.OpenProducerRequest\x1a\x1f.walsvc.v1.OpenProducerResponse\x12R\n" +
+	"\rListProducers\x12\x1f.walsvc.v1.ListProducersRequest\x1a .walsvc.v1.ListProducersResponse\x12U\n" +
 	"\x0eRetireProducer\x12 .walsvc.v1.RetireProducerRequest\x1a!.walsvc.v1.RetireProducerResponse\x12@\n" +
 	"\aResolve\x12\x19.walsvc.v1.ResolveRequest\x1a\x1a.walsvc.v1.ResolveResponse\x12R\n" +
 	"\rAcquireWriter\x12\x1f.walsvc.v1.AcquireWriterRequest\x1a .walsvc.v1.AcquireWriterResponse\x12R\n" +
@@ -2242,7 +2471,7 @@ func file_walsvc_v1_append_proto_rawDescGZIP() []byte {
 }
 
 var file_walsvc_v1_append_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_walsvc_v1_append_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_walsvc_v1_append_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_walsvc_v1_append_proto_goTypes = []any{
 	(Outcome)(0),                   // 0: walsvc.v1.Outcome
 	(*Records)(nil),                // 1: walsvc.v1.Records
@@ -2259,64 +2488,70 @@ var file_walsvc_v1_append_proto_goTypes = []any{
 	(*AppendStreamResponse)(nil),   // 12: walsvc.v1.AppendStreamResponse
 	(*OpenProducerRequest)(nil),    // 13: walsvc.v1.OpenProducerRequest
 	(*OpenProducerResponse)(nil),   // 14: walsvc.v1.OpenProducerResponse
-	(*RetireProducerRequest)(nil),  // 15: walsvc.v1.RetireProducerRequest
-	(*RetireProducerResponse)(nil), // 16: walsvc.v1.RetireProducerResponse
-	(*ResolveRequest)(nil),         // 17: walsvc.v1.ResolveRequest
-	(*ResolveResponse)(nil),        // 18: walsvc.v1.ResolveResponse
-	(*AcquireWriterRequest)(nil),   // 19: walsvc.v1.AcquireWriterRequest
-	(*AcquireWriterResponse)(nil),  // 20: walsvc.v1.AcquireWriterResponse
-	(*ReleaseWriterRequest)(nil),   // 21: walsvc.v1.ReleaseWriterRequest
-	(*ReleaseWriterResponse)(nil),  // 22: walsvc.v1.ReleaseWriterResponse
-	(*AppendRequest)(nil),          // 23: walsvc.v1.AppendRequest
-	(*LogPart)(nil),                // 24: walsvc.v1.LogPart
-	(*AppendResponse)(nil),         // 25: walsvc.v1.AppendResponse
-	(*AppendedPart)(nil),           // 26: walsvc.v1.AppendedPart
-	nil,                            // 27: walsvc.v1.Refusal.MetadataEntry
-	(*Log)(nil),                    // 28: walsvc.v1.Log
+	(*ListProducersRequest)(nil),   // 15: walsvc.v1.ListProducersRequest
+	(*ListProducersResponse)(nil),  // 16: walsvc.v1.ListProducersResponse
+	(*Producer)(nil),               // 17: walsvc.v1.Producer
+	(*RetireProducerRequest)(nil),  // 18: walsvc.v1.RetireProducerRequest
+	(*RetireProducerResponse)(nil), // 19: walsvc.v1.RetireProducerResponse
+	(*ResolveRequest)(nil),         // 20: walsvc.v1.ResolveRequest
+	(*ResolveResponse)(nil),        // 21: walsvc.v1.ResolveResponse
+	(*AcquireWriterRequest)(nil),   // 22: walsvc.v1.AcquireWriterRequest
+	(*AcquireWriterResponse)(nil),  // 23: walsvc.v1.AcquireWriterResponse
+	(*ReleaseWriterRequest)(nil),   // 24: walsvc.v1.ReleaseWriterRequest
+	(*ReleaseWriterResponse)(nil),  // 25: walsvc.v1.ReleaseWriterResponse
+	(*AppendRequest)(nil),          // 26: walsvc.v1.AppendRequest
+	(*LogPart)(nil),                // 27: walsvc.v1.LogPart
+	(*AppendResponse)(nil),         // 28: walsvc.v1.AppendResponse
+	(*AppendedPart)(nil),           // 29: walsvc.v1.AppendedPart
+	nil,                            // 30: walsvc.v1.Refusal.MetadataEntry
+	(*Log)(nil),                    // 31: walsvc.v1.Log
 }
 var file_walsvc_v1_append_proto_depIdxs = []int32{
 	1,  // 0: walsvc.v1.Batch.records:type_name -> walsvc.v1.Records
 	3,  // 1: walsvc.v1.Batch.parts:type_name -> walsvc.v1.Part
 	1,  // 2: walsvc.v1.Part.records:type_name -> walsvc.v1.Records
 	4,  // 3: walsvc.v1.Bind.claim:type_name -> walsvc.v1.Claim
-	28, // 4: walsvc.v1.Bound.log:type_name -> walsvc.v1.Log
+	31, // 4: walsvc.v1.Bound.log:type_name -> walsvc.v1.Log
 	8,  // 5: walsvc.v1.Bound.refusal:type_name -> walsvc.v1.Refusal
 	5,  // 6: walsvc.v1.AppendStreamRequest.binds:type_name -> walsvc.v1.Bind
 	2,  // 7: walsvc.v1.AppendStreamRequest.batches:type_name -> walsvc.v1.Batch
-	27, // 8: walsvc.v1.Refusal.metadata:type_name -> walsvc.v1.Refusal.MetadataEntry
+	30, // 8: walsvc.v1.Refusal.metadata:type_name -> walsvc.v1.Refusal.MetadataEntry
 	8,  // 9: walsvc.v1.Verdict.refusal:type_name -> walsvc.v1.Refusal
 	10, // 10: walsvc.v1.Verdict.parts:type_name -> walsvc.v1.PartVerdict
 	11, // 11: walsvc.v1.AppendStreamResponse.credit:type_name -> walsvc.v1.Credit
 	6,  // 12: walsvc.v1.AppendStreamResponse.bounds:type_name -> walsvc.v1.Bound
 	9,  // 13: walsvc.v1.AppendStreamResponse.verdicts:type_name -> walsvc.v1.Verdict
-	0,  // 14: walsvc.v1.ResolveResponse.outcome:type_name -> walsvc.v1.Outcome
-	28, // 15: walsvc.v1.ResolveResponse.log:type_name -> walsvc.v1.Log
-	26, // 16: walsvc.v1.ResolveResponse.parts:type_name -> walsvc.v1.AppendedPart
-	28, // 17: walsvc.v1.AcquireWriterResponse.log:type_name -> walsvc.v1.Log
-	28, // 18: walsvc.v1.ReleaseWriterResponse.log:type_name -> walsvc.v1.Log
-	1,  // 19: walsvc.v1.AppendRequest.records:type_name -> walsvc.v1.Records
-	24, // 20: walsvc.v1.AppendRequest.parts:type_name -> walsvc.v1.LogPart
-	1,  // 21: walsvc.v1.LogPart.records:type_name -> walsvc.v1.Records
-	26, // 22: walsvc.v1.AppendResponse.parts:type_name -> walsvc.v1.AppendedPart
-	13, // 23: walsvc.v1.AppendService.OpenProducer:input_type -> walsvc.v1.OpenProducerRequest
-	15, // 24: walsvc.v1.AppendService.RetireProducer:input_type -> walsvc.v1.RetireProducerRequest
-	17, // 25: walsvc.v1.AppendService.Resolve:input_type -> walsvc.v1.ResolveRequest
-	19, // 26: walsvc.v1.AppendService.AcquireWriter:input_type -> walsvc.v1.AcquireWriterRequest
-	21, // 27: walsvc.v1.AppendService.ReleaseWriter:input_type -> walsvc.v1.ReleaseWriterRequest
-	7,  // 28: walsvc.v1.AppendService.AppendStream:input_type -> walsvc.v1.AppendStreamRequest
-	23, // 29: walsvc.v1.AppendService.Append:input_type -> walsvc.v1.AppendRequest
-	14, // 30: walsvc.v1.AppendService.OpenProducer:output_type -> walsvc.v1.OpenProducerResponse
-	16, // 31: walsvc.v1.AppendService.RetireProducer:output_type -> walsvc.v1.RetireProducerResponse
-	18, // 32: walsvc.v1.AppendService.Resolve:output_type -> walsvc.v1.ResolveResponse
-	20, // 33: walsvc.v1.AppendService.AcquireWriter:output_type -> walsvc.v1.AcquireWriterResponse
-	22, // 34: walsvc.v1.AppendService.ReleaseWriter:output_type -> walsvc.v1.ReleaseWriterResponse
-	12, // 35: walsvc.v1.AppendService.AppendStream:output_type -> walsvc.v1.AppendStreamResponse
-	25, // 36: walsvc.v1.AppendService.Append:output_type -> walsvc.v1.AppendResponse
-	30, // [30:37] is the sub-list for method output_type
-	23, // [23:30] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	17, // 14: walsvc.v1.ListProducersResponse.producers:type_name -> walsvc.v1.Producer
+	0,  // 15: walsvc.v1.ResolveResponse.outcome:type_name -> walsvc.v1.Outcome
+	31, // 16: walsvc.v1.ResolveResponse.log:type_name -> walsvc.v1.Log
+	29, // 17: walsvc.v1.ResolveResponse.parts:type_name -> walsvc.v1.AppendedPart
+	31, // 18: walsvc.v1.AcquireWriterResponse.log:type_name -> walsvc.v1.Log
+	31, // 19: walsvc.v1.ReleaseWriterResponse.log:type_name -> walsvc.v1.Log
+	1,  // 20: walsvc.v1.AppendRequest.records:type_name -> walsvc.v1.Records
+	27, // 21: walsvc.v1.AppendRequest.parts:type_name -> walsvc.v1.LogPart
+	1,  // 22: walsvc.v1.LogPart.records:type_name -> walsvc.v1.Records
+	29, // 23: walsvc.v1.AppendResponse.parts:type_name -> walsvc.v1.AppendedPart
+	13, // 24: walsvc.v1.AppendService.OpenProducer:input_type -> walsvc.v1.OpenProducerRequest
+	15, // 25: walsvc.v1.AppendService.ListProducers:input_type -> walsvc.v1.ListProducersRequest
+	18, // 26: walsvc.v1.AppendService.RetireProducer:input_type -> walsvc.v1.RetireProducerRequest
+	20, // 27: walsvc.v1.AppendService.Resolve:input_type -> walsvc.v1.ResolveRequest
+	22, // 28: walsvc.v1.AppendService.AcquireWriter:input_type -> walsvc.v1.AcquireWriterRequest
+	24, // 29: walsvc.v1.AppendService.ReleaseWriter:input_type -> walsvc.v1.ReleaseWriterRequest
+	7,  // 30: walsvc.v1.AppendService.AppendStream:input_type -> walsvc.v1.AppendStreamRequest
+	26, // 31: walsvc.v1.AppendService.Append:input_type -> walsvc.v1.AppendRequest
+	14, // 32: walsvc.v1.AppendService.OpenProducer:output_type -> walsvc.v1.OpenProducerResponse
+	16, // 33: walsvc.v1.AppendService.ListProducers:output_type -> walsvc.v1.ListProducersResponse
+	19, // 34: walsvc.v1.AppendService.RetireProducer:output_type -> walsvc.v1.RetireProducerResponse
+	21, // 35: walsvc.v1.AppendService.Resolve:output_type -> walsvc.v1.ResolveResponse
+	23, // 36: walsvc.v1.AppendService.AcquireWriter:output_type -> walsvc.v1.AcquireWriterResponse
+	25, // 37: walsvc.v1.AppendService.ReleaseWriter:output_type -> walsvc.v1.ReleaseWriterResponse
+	12, // 38: walsvc.v1.AppendService.AppendStream:output_type -> walsvc.v1.AppendStreamResponse
+	28, // 39: walsvc.v1.AppendService.Append:output_type -> walsvc.v1.AppendResponse
+	32, // [32:40] is the sub-list for method output_type
+	24, // [24:32] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_walsvc_v1_append_proto_init() }
@@ -2325,14 +2560,14 @@ func file_walsvc_v1_append_proto_init() {
 		return
 	}
 	file_walsvc_v1_log_proto_init()
-	file_walsvc_v1_append_proto_msgTypes[18].OneofWrappers = []any{}
+	file_walsvc_v1_append_proto_msgTypes[21].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_walsvc_v1_append_proto_rawDesc), len(file_walsvc_v1_append_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	AppendService_OpenProducer_FullMethodName   = "/walsvc.v1.AppendService/OpenProducer"
+	AppendService_ListProducers_FullMethodName  = "/walsvc.v1.AppendService/ListProducers"
 	AppendService_RetireProducer_FullMethodName = "/walsvc.v1.AppendService/RetireProducer"
 	AppendService_Resolve_FullMethodName        = "/walsvc.v1.AppendService/Resolve"
 	AppendService_AcquireWriter_FullMethodName  = "/walsvc.v1.AppendService/AcquireWriter"
@@ -37,6 +38,9 @@ type AppendServiceClient interface {
 	// OpenProducer opens a producer on a log: what makes a retry safe. Opening
 	// it again returns what it last appended.
 	OpenProducer(ctx context.Context, in *OpenProducerRequest, opts ...grpc.CallOption) (*OpenProducerResponse, error)
+	// ListProducers lists what a log remembers of its producers, by ULID. A page at a
+	// time: one that comes or goes meanwhile may or may not be there.
+	ListProducers(ctx context.Context, in *ListProducersRequest, opts ...grpc.CallOption) (*ListProducersResponse, error)
 	// RetireProducer ends a producer on a log for good: nothing more of it lands, and
 	// binding or opening it again is refused with FAILED_PRECONDITION/PRODUCER_RETIRED
 	// as long as the log remembers it. Durable when it answers.
@@ -80,6 +84,16 @@ func (c *appendServiceClient) OpenProducer(ctx context.Context, in *OpenProducer
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(OpenProducerResponse)
 	err := c.cc.Invoke(ctx, AppendService_OpenProducer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *appendServiceClient) ListProducers(ctx context.Context, in *ListProducersRequest, opts ...grpc.CallOption) (*ListProducersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListProducersResponse)
+	err := c.cc.Invoke(ctx, AppendService_ListProducers_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +172,9 @@ type AppendServiceServer interface {
 	// OpenProducer opens a producer on a log: what makes a retry safe. Opening
 	// it again returns what it last appended.
 	OpenProducer(context.Context, *OpenProducerRequest) (*OpenProducerResponse, error)
+	// ListProducers lists what a log remembers of its producers, by ULID. A page at a
+	// time: one that comes or goes meanwhile may or may not be there.
+	ListProducers(context.Context, *ListProducersRequest) (*ListProducersResponse, error)
 	// RetireProducer ends a producer on a log for good: nothing more of it lands, and
 	// binding or opening it again is refused with FAILED_PRECONDITION/PRODUCER_RETIRED
 	// as long as the log remembers it. Durable when it answers.
@@ -199,6 +216,9 @@ type UnimplementedAppendServiceServer struct{}
 
 func (UnimplementedAppendServiceServer) OpenProducer(context.Context, *OpenProducerRequest) (*OpenProducerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method OpenProducer not implemented")
+}
+func (UnimplementedAppendServiceServer) ListProducers(context.Context, *ListProducersRequest) (*ListProducersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListProducers not implemented")
 }
 func (UnimplementedAppendServiceServer) RetireProducer(context.Context, *RetireProducerRequest) (*RetireProducerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RetireProducer not implemented")
@@ -253,6 +273,24 @@ func _AppendService_OpenProducer_Handler(srv interface{}, ctx context.Context, d
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AppendServiceServer).OpenProducer(ctx, req.(*OpenProducerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AppendService_ListProducers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListProducersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AppendServiceServer).ListProducers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AppendService_ListProducers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AppendServiceServer).ListProducers(ctx, req.(*ListProducersRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -364,6 +402,10 @@ var AppendService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "OpenProducer",
 			Handler:    _AppendService_OpenProducer_Handler,
+		},
+		{
+			MethodName: "ListProducers",
+			Handler:    _AppendService_ListProducers_Handler,
 		},
 		{
 			MethodName: "RetireProducer",
