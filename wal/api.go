@@ -266,6 +266,12 @@ type Events struct {
 	// CursorEvicted is called for every cursor that was evicted, once that is
 	// durable and before what it held is released.
 	CursorEvicted func(lost CursorLostError)
+	// WriterChanged is called for every writer that was acquired or released,
+	// ProducerEnded for every producer that was retired, made way or was resolved, once
+	// that is durable. Refusals are counted alone, see Status.Refused: a client that is
+	// fenced may ask a thousand times a second.
+	WriterChanged func(w WriterChange)
+	ProducerEnded func(p ProducerChange)
 	Snapshot      func(sequence uint64, bytes int64, took time.Duration)
 	PrepareFailed func(err error)
 	Stranger      func(name string)
@@ -381,8 +387,13 @@ type Status struct {
 	Recycles        uint64
 	Snapshots       uint64
 	CursorsEvicted  uint64
-	Stalls          uint64
-	Stall           *Stall // under way; nil for none
+	WriterChanges   uint64 // writers acquired and released
+	// Of producers, those retired, those that made way, and incarnations ended to resolve.
+	ProducersRetired, ProducersMadeWay, ProducersResolved uint64
+	// Refused are batches that were refused, by Refusal.
+	Refused [Refusals]uint64
+	Stalls  uint64
+	Stall   *Stall // under way; nil for none
 	// Lost are the records that repairs gave up and no truncation has reached, by
 	// log: limits.MaxDamage ranges at most. LostRecords counts all of them.
 	Lost        []DamagedLog

@@ -322,7 +322,11 @@ func (a *Appender) Append(ctx context.Context, batches []Batch) error {
 				}
 			}
 			first = false
-			a.queue = append(a.queue, entry{a.rides, v.sequence(f, &batches[i], own, full)})
+			verdict := v.sequence(f, &batches[i], own, full)
+			if verdict.Err != nil {
+				v.counters.refuse(verdict.Err)
+			}
+			a.queue = append(a.queue, entry{a.rides, verdict})
 			checks = checks[len(own):]
 		}
 		a.inside = true

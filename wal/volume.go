@@ -84,6 +84,9 @@ type Volume struct {
 // counters count since the volume was opened.
 type counters struct {
 	commits, syncs, records, rawBytes, storedBytes, rolls, recycles, snapshots, evicted atomic.Uint64
+
+	writers, retired, madeWay, resolved atomic.Uint64
+	refused                             [Refusals]atomic.Uint64
 }
 
 // The tags of inserted frames, as batcher.Frame.Tag. Zero is a frame of commands.
@@ -318,11 +321,13 @@ func (v *Volume) publish(f *batcher.Frame, err error) {
 		return
 	}
 	var evicted []CursorLostError
+	var news news
 	v.mu.Lock()
 	v.last = c.next
 	v.bytes += c.size
 	for i := range c.commands {
 		cmd := &c.commands[i]
+		news.note(v.durable, cmd)
 		v.name(cmd)
 		if err := v.durable.Apply(cmd); err != nil {
 			// Sequenced against the state ahead, refused by the durable one: the
@@ -365,6 +370,7 @@ func (v *Volume) publish(f *batcher.Frame, err error) {
 	if c.rolled || crowded {
 		v.janitor.kick()
 	}
+	news.tell(v)
 	for _, lost := range evicted {
 		v.counters.evicted.Add(1)
 		if v.o.Events.CursorEvicted != nil {
@@ -578,6 +584,9 @@ func (v *Volume) Status() Status {
 		RawBytes: v.counters.rawBytes.Load(), StoredBytes: v.counters.storedBytes.Load(), Rolls: v.counters.rolls.Load(),
 		Recycles: v.counters.recycles.Load(), Snapshots: v.counters.snapshots.Load(),
 		CursorsEvicted: v.counters.evicted.Load(),
+		WriterChanges:  v.counters.writers.Load(), ProducersRetired: v.counters.retired.Load(),
+		ProducersMadeWay: v.counters.madeWay.Load(), ProducersResolved: v.counters.resolved.Load(),
+		Refused: v.counters.refusals(),
 	}
 	s.DiskFree = v.askFree()
 	s.Stall, _ = v.Stalled()

@@ -318,6 +318,24 @@ func eventsTo(log *slog.Logger, poisoned func(), socket string, frame func(wal.F
 			log.Warn("cursor evicted: its reader loses what it has not read", "log", lost.Log, "cursor", lost.Cursor,
 				"lsn", lost.LSN, "next_lsn", lost.Next, "cap_bytes", lost.Cap)
 		},
+		WriterChanged: func(w wal.WriterChange) {
+			if w.Holder == "" {
+				log.Info("writer released: the log is shared", "log", w.Log, "epoch", w.Epoch)
+				return
+			}
+			log.Info("writer acquired: whoever was before is fenced", "log", w.Log, "holder", w.Holder, "epoch", w.Epoch)
+		},
+		ProducerEnded: func(p wal.ProducerChange) {
+			about := []any{"log", p.Log, "producer", p.Producer, "last_sequence", p.LastSequence, "incarnation", p.Incarnation}
+			switch p.What {
+			case wal.ProducerRetired:
+				log.Warn("producer retired: nothing more of it lands", about...)
+			case wal.ProducerMadeWay:
+				log.Info("producer made way for another: it is no longer known where its batches are", about...)
+			case wal.ProducerResolved:
+				log.Info("producer resolved: what it had under way lands no more", about...)
+			}
+		},
 		Snapshot: func(sequence uint64, bytes int64, took time.Duration) {
 			log.Debug("snapshot written", "sequence", sequence, "bytes", bytes, "took", took)
 		},

@@ -16,6 +16,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -651,6 +652,28 @@ func TestConfigAndVersionPrint(t *testing.T) {
 		code, err := p.wait()
 		if out, _ := p.text(); code != tc.code || !strings.Contains(out, tc.want) {
 			t.Errorf("walsvc %v: exit %d (%v), output:\n%s", tc.args, code, err, out)
+		}
+	}
+}
+
+// TestNewsIsLogged: what begins or ends for good is in the service's log, with whom
+// it concerns.
+func TestNewsIsLogged(t *testing.T) {
+	var b strings.Builder
+	e := eventsTo(slog.New(slog.NewTextHandler(&b, nil)), nil, "", nil)
+	e.WriterChanged(wal.WriterChange{Log: "orders", Epoch: 7, Holder: "db-2"})
+	e.WriterChanged(wal.WriterChange{Log: "orders", Epoch: 8})
+	for _, what := range []wal.ProducerEnd{wal.ProducerRetired, wal.ProducerMadeWay, wal.ProducerResolved} {
+		e.ProducerEnded(wal.ProducerChange{Log: "orders", What: what, LastSequence: 42, Incarnation: 3})
+	}
+	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
+	for i, want := range []string{
+		`msg="writer acquired: whoever was before is fenced" log=orders holder=db-2 epoch=7`,
+		`msg="writer released: the log is shared" log=orders epoch=8`,
+		`level=WARN msg="producer retired`, `level=INFO msg="producer made way`, `level=INFO msg="producer resolved`,
+	} {
+		if i >= len(lines) || !strings.Contains(lines[i], want) || i > 1 && !strings.Contains(lines[i], "log=orders producer=00000000000000000000000000 last_sequence=42 incarnation=3") {
+			t.Errorf("line %d: want %q in\n%s", i, want, b.String())
 		}
 	}
 }

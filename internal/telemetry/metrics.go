@@ -47,6 +47,14 @@ var readings = []reading{
 		func(s wal.Status) float64 { return float64(s.Snapshots) }},
 	{Name{"walsvc_cursors_evicted_total", counter, "Cursors that held more than their caps and were evicted: their readers lose records."},
 		func(s wal.Status) float64 { return float64(s.CursorsEvicted) }},
+	{Name{"walsvc_writer_changes_total", counter, "Writers of logs that were acquired or released: each began an epoch."},
+		func(s wal.Status) float64 { return float64(s.WriterChanges) }},
+	{Name{"walsvc_producers_retired_total", counter, "Producers that were retired: nothing more of them lands."},
+		func(s wal.Status) float64 { return float64(s.ProducersRetired) }},
+	{Name{"walsvc_producers_made_way_total", counter, "Producers that lost their slots to others: of their batches only the number is remembered."},
+		func(s wal.Status) float64 { return float64(s.ProducersMadeWay) }},
+	{Name{"walsvc_producers_resolved_total", counter, "Times that what a producer had under way was ended, to say what became of a batch."},
+		func(s wal.Status) float64 { return float64(s.ProducersResolved) }},
 	{Name{"walsvc_durable_frame", gauge, "Sequence of the last durable frame."},
 		func(s wal.Status) float64 { return float64(s.DurableFrame) }},
 	{Name{"walsvc_logs", gauge, "Logs in the volume."},
@@ -69,6 +77,16 @@ var readings = []reading{
 		func(s wal.Status) float64 { return float64(s.Stalls) }},
 	{Name{"walsvc_full", gauge, "1 while appends are refused for want of space, otherwise 0."},
 		is(wal.Full)},
+}
+
+// refused is a counter for each reason. The engine counts them in an array, and the
+// label is put on when it is scraped.
+var refused = Name{"walsvc_appends_refused_total", counter, "Batches that were refused, by `reason` as in the table of errors; `OTHER` for those that are not counted apart."}
+
+// reasons are the labels of refused.
+var reasons = [wal.Refusals]string{
+	wal.RefusedAfter: "AFTER_REFUSAL", wal.RefusedFenced: "FENCED", wal.RefusedLSN: "LSN_MISMATCH", wal.RefusedQuota: "QUOTA",
+	wal.RefusedRate: "RATE_QUOTA", wal.RefusedFull: "FULL", wal.RefusedOther: "OTHER",
 }
 
 func is(state wal.VolumeState) func(wal.Status) float64 {
@@ -121,6 +139,7 @@ func Names() []Name {
 	for _, r := range readings {
 		names = append(names, r.Name)
 	}
+	names = append(names, refused)
 	for _, o := range observations {
 		names = append(names, o.Name)
 	}
@@ -181,10 +200,11 @@ func (m *Metrics) state() (wal.Status, bool) {
 type volumeCollector struct {
 	metrics *Metrics
 	descs   []*prometheus.Desc // in the order of readings
+	refused *prometheus.Desc
 }
 
 func newVolumeCollector(m *Metrics) volumeCollector {
-	c := volumeCollector{metrics: m}
+	c := volumeCollector{metrics: m, refused: prometheus.NewDesc(refused.Name, refused.Help, []string{"reason"}, nil)}
 	for _, r := range readings {
 		c.descs = append(c.descs, prometheus.NewDesc(r.Name.Name, r.Help, nil, nil))
 	}
@@ -196,6 +216,7 @@ func (c volumeCollector) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range c.descs {
 		descs <- d
 	}
+	descs <- c.refused
 }
 
 // Collect implements prometheus.Collector.
@@ -210,5 +231,8 @@ func (c volumeCollector) Collect(metrics chan<- prometheus.Metric) {
 			t = prometheus.CounterValue
 		}
 		metrics <- prometheus.MustNewConstMetric(c.descs[i], t, r.of(s))
+	}
+	for i, n := range s.Refused {
+		metrics <- prometheus.MustNewConstMetric(c.refused, prometheus.CounterValue, float64(n), reasons[i])
 	}
 }

@@ -59,14 +59,22 @@ func TestReadings(t *testing.T) {
 		return wal.Status{
 			State: wal.Poisoned, Commits: 1, Syncs: 2, Records: 3, RawBytes: 4, StoredBytes: 5, Rolls: 6, Recycles: 7, Snapshots: 8,
 			DurableFrame: 9, Logs: 10, Segments: 11, Spares: 12, AppendableBytes: 13, DiskFree: 14, Stalls: 15,
+			CursorsEvicted: 16, WriterChanges: 17, ProducersRetired: 18, ProducersMadeWay: 19, ProducersResolved: 20,
+			Refused: [wal.Refusals]uint64{wal.RefusedAfter: 31, wal.RefusedFenced: 32, wal.RefusedLSN: 33, wal.RefusedQuota: 34, wal.RefusedRate: 35, wal.RefusedFull: 36, wal.RefusedOther: 37},
 		}
 	})
 	_, text := get(t, m.handler(false), "/metrics")
 	for i, name := range []string{
 		"frames_total", "syncs_total", "records_total", "record_bytes_total", "stored_bytes_total", "segment_rolls_total",
 		"segment_recycles_total", "snapshots_total", "durable_frame", "logs", "segments", "spare_segments", "appendable_bytes", "disk_free_bytes", "disk_stalls_total",
+		"cursors_evicted_total", "writer_changes_total", "producers_retired_total", "producers_made_way_total", "producers_resolved_total",
 	} {
 		if want := fmt.Sprintf("\nwalsvc_%s %d\n", name, i+1); !strings.Contains(text, want) {
+			t.Errorf("no %q", want)
+		}
+	}
+	for i, reason := range []string{"AFTER_REFUSAL", "FENCED", "LSN_MISMATCH", "QUOTA", "RATE_QUOTA", "FULL", "OTHER"} {
+		if want := fmt.Sprintf("\nwalsvc_appends_refused_total{reason=%q} %d\n", reason, 31+i); !strings.Contains(text, want) {
 			t.Errorf("no %q", want)
 		}
 	}
