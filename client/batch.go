@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/oklog/ulid/v2"
 
@@ -111,14 +112,42 @@ type batch struct {
 	expected LSN
 	run      *wire.Buffer
 	count    int
-	small    bool // went in a message that holds further small ones back
+	parts    []batchPart // of a group's batch, whose runs lie in run behind the lead's
+	small    bool        // went in a message that holds further small ones back
 	waiting  []callback
 	written  chan struct{} // closed when it is, or is settled; nil without Options.WrittenAcks
 	wrote    bool          // written is closed
 
 	done   chan struct{} // closed when what follows is set
-	result Receipt       // of the whole batch
+	result Receipt       // of the whole batch, but for its parts
+	landed []Receipt     // of the parts
 	err    error
+}
+
+// A batchPart is what a batch appends to a further log of its group.
+type batchPart struct {
+	further  int // index in Log.further
+	expected LSN
+	from, to int // of run
+	count    int // of its records, which the batch's count has too
+}
+
+// lead returns the run of the batch's own log, and how many records it has.
+func (b *batch) lead() (run []byte, count int) {
+	run, count = b.run.Data, b.count
+	if len(b.parts) > 0 {
+		run = run[:b.parts[0].from]
+	}
+	for i := range b.parts {
+		count -= b.parts[i].count
+	}
+	return run, count
+}
+
+// conditional reports whether the batch's place in a log was computed by a caller
+// who assumed what was before it.
+func (b *batch) conditional() bool {
+	return b.expected != 0 || slices.ContainsFunc(b.parts, func(p batchPart) bool { return p.expected != 0 })
 }
 
 // callback is a function that waits for some records of a batch.

@@ -108,6 +108,24 @@
 // One that was fenced meanwhile hears FENCED, and of a batch which had landed before
 // where it did: of its own appends nothing is unknown.
 //
+// # Several logs at once
+//
+// A Group is to its stream a log with several bindings: it is opened, bound, refused
+// and given up as one, and one phase, one queue and one producer, on the log that
+// leads, are all it has. Its other bindings have no producer. A refusal stops all of
+// them, and all are reset together, when every batch that is out has its verdict:
+//
+//	client                              service
+//	7: data [a], index [x] -----------> 7 lands in both
+//	8: data [b], index [y] -----------> index over its quota: 8 refused, in both
+//	9: data [c] ----------------------> AFTER_REFUSAL
+//	8's caller is told
+//	reset data, index; 8: data [c] ---> lands
+//
+// When a stream begins anew, and an epoch that the group states for another log than
+// the lead is over by then, that log is not bound, so the batches that are out cannot be
+// sent again: their outcome is unknown, and Resolve says it.
+//
 // # Trust, and what is checked
 //
 // On every stream the client states what it was last acknowledged for each log,

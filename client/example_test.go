@@ -433,3 +433,28 @@ func ExampleLog_Resolve() {
 	// it is at LSN 1
 	// it is nowhere, and never will be: append it again
 }
+
+func ExampleGroup() {
+	ctx, c, end := example()
+	defer end()
+
+	// Logs that are appended to together say so when they are created.
+	for _, name := range []string{"data", "index"} {
+		if _, _, err := c.CreateLog(ctx, name, client.LogOptions{ColocationKey: "engine-7"}); err != nil {
+			log.Fatal(err)
+		}
+	}
+	both, err := c.Group(c.Log("data"), c.Log("index"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	receipts, err := both.Append(ctx,
+		client.Part{Records: [][]byte{[]byte(`{"id":7,"name":"pear"}`)}},
+		client.Part{Records: [][]byte{[]byte("name=pear -> 7"), []byte("id=7 -> 7")}},
+	)
+	if err != nil {
+		log.Fatal(err) // neither log has any of it
+	}
+	fmt.Println("data at LSN", receipts[0].LSN, "and index at LSN", receipts[1].LSN, "to", receipts[1].Through)
+	// Output: data at LSN 1 and index at LSN 1 to 2
+}

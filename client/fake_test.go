@@ -198,6 +198,19 @@ func (l *fakeLog) add(record []byte) {
 	l.checksums = append(l.checksums, crc32.Update(before, castagnoli, records.Append(nil, record)))
 }
 
+// addRun adds records, and returns how many and the log's checksum behind them.
+func (l *fakeLog) addRun(run []byte) (count uint32, checksum uint32) {
+	for ; len(run) > 0; count++ {
+		record, rest, err := records.Next(run)
+		if err != nil {
+			panic(err) // the client encodes its own records
+		}
+		l.add(append([]byte(nil), record...))
+		run = rest
+	}
+	return count, l.sum(l.first + uint64(len(l.records)) - 1)
+}
+
 func (f *fake) GetLog(_ context.Context, req *walsvcv1.GetLogRequest) (*walsvcv1.GetLogResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -340,7 +353,7 @@ func (f *fake) work(bindings map[uint32]*binding, m *wire.AppendRequest, fate fa
 		batches = batches[:len(batches)/2]
 	}
 	for i := range batches {
-		v := f.append(bindings[batches[i].Binding], &batches[i])
+		v := f.append(bindings, &batches[i])
 		if f.onVerdict != nil {
 			f.onVerdict(&v)
 		}
@@ -371,7 +384,7 @@ func (f *fake) bind(bindings map[uint32]*binding, b *walsvcv1.Bind) *walsvcv1.Bo
 	case l == nil:
 		out.Refusal = refusal(codes.NotFound, "LOG_NOT_FOUND")
 		return out
-	case l.producers[b.GetProducer()] == nil:
+	case b.GetProducer() != "" && l.producers[b.GetProducer()] == nil:
 		out.Refusal = refusal(codes.FailedPrecondition, "NO_PRODUCER")
 		return out
 	case !l.proves(claim):
@@ -380,19 +393,28 @@ func (f *fake) bind(bindings map[uint32]*binding, b *walsvcv1.Bind) *walsvcv1.Bo
 	}
 	p := l.producers[b.GetProducer()]
 	bindings[b.GetBinding()] = &binding{name: b.GetLog(), log: l, producer: p}
-	out.Log, out.LastSequence = l.info(b.GetLog()), p.last
+	if out.Log = l.info(b.GetLog()); p != nil {
+		out.LastSequence = p.last
+	}
 	return out
 }
 
-func (f *fake) append(on *binding, b *wire.Batch) wire.Verdict {
+func (f *fake) append(bindings map[uint32]*binding, b *wire.Batch) wire.Verdict {
+	on := bindings[b.Binding]
 	l, p := on.log, on.producer
 	v := wire.Verdict{Binding: b.Binding, Sequence: b.Sequence}
 	refuse := func(r *walsvcv1.Refusal) wire.Verdict {
 		on.refused = true
+		for _, t := range b.Parts {
+			bindings[t.Binding].refused = true
+		}
 		v.Refusal = r
 		return v
 	}
 	sum := crc32.Checksum(b.Run, castagnoli)
+	for _, t := range b.Parts {
+		sum = crc32.Update(sum, castagnoli, append([]byte(bindings[t.Binding].name), t.Run...))
+	}
 	next := l.first + uint64(len(l.records))
 	switch {
 	case f.logs[on.name] != l:
@@ -418,15 +440,24 @@ func (f *fake) append(on *binding, b *wire.Batch) wire.Verdict {
 			return refuse(r)
 		}
 	}
-	for run := b.Run; len(run) > 0; v.Count++ {
-		record, rest, err := records.Next(run)
-		if err != nil {
-			return refuse(refusal(codes.InvalidArgument, "MALFORMED"))
+	for _, t := range b.Parts {
+		part := bindings[t.Binding]
+		if next := part.log.first + uint64(len(part.log.records)); part.refused {
+			return refuse(refusal(codes.Aborted, "AFTER_REFUSAL"))
+		} else if t.Expected != 0 && t.Expected != next {
+			r := refusal(codes.Aborted, "LSN_MISMATCH")
+			r.Metadata = map[string]string{"log": part.name, "next_lsn": strconv.FormatUint(next, 10)}
+			return refuse(r)
 		}
-		l.add(append([]byte(nil), record...))
-		run = rest
 	}
-	v.First, v.Epoch, v.Checksum = next, 1, l.sum(next+uint64(v.Count)-1)
+	v.First, v.Epoch = next, 1
+	v.Count, v.Checksum = l.addRun(b.Run)
+	for _, t := range b.Parts {
+		log := bindings[t.Binding].log
+		part := wire.PartVerdict{First: log.first + uint64(len(log.records)), Epoch: 1}
+		part.Count, part.Checksum = log.addRun(t.Run)
+		v.Parts = append(v.Parts, part)
+	}
 	p.last = b.Sequence
 	p.was[b.Sequence], p.sums[b.Sequence] = v, sum
 	return v

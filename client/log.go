@@ -131,6 +131,9 @@ type Log struct {
 	client *Client
 	name   string
 	stream *stream
+	// further are the other logs of the group that this is the lead of; nil for a
+	// log's own handle.
+	further []*further
 	appender
 }
 

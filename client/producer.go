@@ -43,6 +43,10 @@ type Resolution struct {
 	// Receipt is that of the append, if it is Committed or Discarded and its position
 	// is still kept; Receipt.LSN is 0 otherwise.
 	Receipt Receipt
+	// Parts are the receipts of a Group's batch for its further logs, in their order, but
+	// for those that it appended nothing to: known as Receipt is. Log is zero in that of a
+	// log which was deleted since.
+	Parts []Receipt
 	// LastSequence is the producer's last batch.
 	LastSequence uint64
 	Log          LogInfo
@@ -90,6 +94,18 @@ func (l *Log) Resolve(ctx context.Context, u *UnknownError) (Resolution, error) 
 		if u.Count > 0 {
 			r.Receipt.Count = u.Count
 		}
+	}
+	for _, p := range resp.GetParts() {
+		part := Receipt{
+			Epoch: p.GetEpoch(), LSN: LSN(p.GetFirstLsn()), Count: int(p.GetCount()), LogChecksum: p.GetLogChecksum(),
+			Through: LSN(p.GetFirstLsn()) + LSN(p.GetCount()) - 1, Repeated: true,
+		}
+		if p.GetLogId() != "" {
+			if part.Log, err = ulid.ParseStrict(p.GetLogId()); err != nil {
+				return Resolution{}, fmt.Errorf("resolve on log %q: %w: id %q: %w", l.name, ErrProtocol, p.GetLogId(), err)
+			}
+		}
+		r.Parts = append(r.Parts, part)
 	}
 	l.reopen(u.Producer)
 	return r, nil

@@ -76,7 +76,8 @@ type appender struct {
 	epoch    uint64    // that appends state; 0 unless it is the log's writer
 	// incarnation of the producer, as its opening told.
 	incarnation uint64
-	binding     uint32 // on the present stream; 0 if none
+	binding     uint32 // on the present stream; 0 if none. Those of further logs are the next ones
+	unbound     int    // answers to binds that are to come
 	queue       []*batch
 	sent        int
 	returned    []*batch      // sent, and refused with the one before them: to be sent again
@@ -124,6 +125,7 @@ type stream struct {
 	mu      sync.Mutex
 	closing bool
 	logs    []*Log // that are opened: to be bound again on every stream
+	seats   int    // bindings of those
 	pending struct{ bytes, records int }
 	room    chan struct{} // closed when pending has shrunk; nil if nobody waits
 	idle    chan struct{} // closed when nothing is pending; nil if nobody waits
@@ -134,7 +136,7 @@ type stream struct {
 	draining bool
 	credit   struct{ bytes, batches int }
 	out      struct{ bytes, batches, records, small int } // unacknowledged; small: batches of small messages
-	bindings []*Log                                       // by number, from 1
+	bindings []*Log                                       // by number, from 1; a group has several, one behind the other
 	greeted  bool                                         // a message was sent
 	binds    []*Log                                       // not asked for yet
 	resets   []uint32
@@ -188,8 +190,8 @@ func (s *stream) admit(ctx context.Context, l *Log, n, count, largest int) error
 			l.discarded = nil
 			return err
 		case l.phase == unopened:
-			if len(s.logs) >= limits.MaxBindingsPerStream {
-				return fmt.Errorf("%w: %d on one stream; raise Options.Streams", ErrTooManyLogs, len(s.logs))
+			if s.seats+l.seats() > limits.MaxBindingsPerStream {
+				return fmt.Errorf("%w: %d on one stream; raise Options.Streams", ErrTooManyLogs, s.seats)
 			}
 			s.openLog(l)
 			opens, wait = l.opens, l.opens.done
@@ -292,7 +294,7 @@ func (s *stream) openLog(l *Log) {
 		c.running.Go(s.push)
 	})
 	c.running.Go(func() {
-		info, opening, err := s.callOpen(l.name, producer, landed)
+		info, further, opening, err := s.callOpen(l, producer, landed)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		call := l.opens
@@ -308,46 +310,58 @@ func (s *stream) openLog(l *Log) {
 		l.phase, l.next, l.incarnation = opened, opening.GetLastSequence()+1, opening.GetIncarnation()
 		l.maxRecord, l.id = int(info.Options.MaxRecordBytes), info.ID
 		l.known = position{}
+		for i, f := range l.further {
+			f.id, f.known = further[i].ID, position{}
+		}
 		s.logs = append(s.logs, l)
+		s.seats += l.seats()
 		s.binds = append(s.binds, l)
 		poke(s.called)
 		poke(s.work)
 	})
 }
 
-// callOpen asks for a log and opens a producer on it, of which the batch landed is
-// known to have landed: a log that does not know of it says so, and does not begin at
-// 1 what it would take for new. It goes on until the
-// service answers or the client is closed: those who wait have contexts of their
-// own.
-func (s *stream) callOpen(name string, producer ulid.ULID, landed uint64) (info LogInfo, resp *walsvcv1.OpenProducerResponse, err error) {
-	if !utf8.ValidString(name) {
-		return LogInfo{}, nil, ErrInvalidName // no message could hold it
+// callOpen asks for a log, and for the further ones of its group, and opens a
+// producer on it, of which the batch landed is known to have landed: a log that does
+// not know of it says so, and does not begin at 1 what it would take for new. It goes
+// on until the service answers or the client is closed: those who wait have contexts of
+// their own.
+func (s *stream) callOpen(l *Log, producer ulid.ULID, landed uint64) (info LogInfo, further []LogInfo, resp *walsvcv1.OpenProducerResponse, err error) {
+	for i := range l.seats() {
+		if !utf8.ValidString(l.nameAt(i)) {
+			return LogInfo{}, nil, nil, ErrInvalidName // no message could hold it
+		}
 	}
 	ctx := s.client.ctx
 	select {
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
 	case <-ctx.Done():
-		return LogInfo{}, nil, context.Cause(ctx)
+		return LogInfo{}, nil, nil, context.Cause(ctx)
 	}
 	pause := backoff{first: s.client.patient}
 	for {
-		if info, err = s.client.GetLog(ctx, name); err == nil {
-			resp, err = s.client.appendService.OpenProducer(ctx, &walsvcv1.OpenProducerRequest{Log: name, Producer: producer.String(), AcknowledgedSequence: landed})
+		infos := make([]LogInfo, l.seats())
+		for i := range infos {
+			if infos[i], err = s.client.GetLog(ctx, l.nameAt(i)); err != nil {
+				break
+			}
+		}
+		if err == nil {
+			resp, err = s.client.appendService.OpenProducer(ctx, &walsvcv1.OpenProducerRequest{Log: l.name, Producer: producer.String(), AcknowledgedSequence: landed})
 			if err == nil {
-				return info, resp, nil
+				return infos[0], infos[1:], resp, nil
 			}
 		}
 		var e *Error
 		if err = called(err, "open producer"); ctx.Err() != nil {
-			return LogInfo{}, nil, context.Cause(ctx)
+			return LogInfo{}, nil, nil, context.Cause(ctx)
 		}
 		if !errors.As(err, &e) || !e.retryable() && !errors.Is(e, ErrRateLimited) {
-			return LogInfo{}, nil, err
+			return LogInfo{}, nil, nil, err
 		}
 		if err := pause.wait(ctx); err != nil {
-			return LogInfo{}, nil, err
+			return LogInfo{}, nil, nil, err
 		}
 	}
 }
@@ -427,9 +441,15 @@ func (s *stream) collect() {
 	s.greeted = true
 	n := min(len(s.binds), bindsPerMessage)
 	for _, l := range s.binds[:n] {
-		s.bindings = append(s.bindings, l)
-		l.binding = uint32(len(s.bindings))
+		l.binding = uint32(len(s.bindings)) + 1
+		l.unbound = l.seats()
+		for range l.seats() {
+			s.bindings = append(s.bindings, l)
+		}
 		m.Binds = append(m.Binds, l.bind())
+		for i, f := range l.further {
+			m.Binds = append(m.Binds, f.bind(l.binding+1+uint32(i)))
+		}
 	}
 	s.binds = s.binds[n:]
 	m.Resets = append(m.Resets, s.resets...)
@@ -453,8 +473,9 @@ func (s *stream) collect() {
 			l.joinable = nil
 			l.hint = min(b.size(), targetBatch)
 		}
+		run, _ := b.lead()
 		m.Batches = append(m.Batches, wire.Batch{
-			Binding: l.binding, Sequence: b.sequence, Expected: uint64(b.expected), Run: b.run.Data, Buffer: b.run,
+			Binding: l.binding, Sequence: b.sequence, Expected: uint64(b.expected), Run: run, Buffer: b.run, Parts: b.message(l.binding),
 		})
 		b.run.Hold()
 		s.sent = append(s.sent, b.run)
@@ -604,7 +625,7 @@ func (s *stream) leave(why *Error) {
 	s.bindings, s.binds, s.resets, s.ready, s.unsent = nil, nil, nil, nil, 0
 	s.staged, s.settled = nil, 0
 	logs := s.logs
-	s.logs = nil
+	s.logs, s.seats = nil, 0
 	for _, l := range logs {
 		l.stopPause()
 		if l.phase == refused {
@@ -624,6 +645,7 @@ func (s *stream) leave(why *Error) {
 			continue
 		}
 		s.logs = append(s.logs, l)
+		s.seats += l.seats()
 	}
 	s.mu.Unlock()
 	s.tell()
@@ -636,7 +658,7 @@ func (s *stream) recover(l *Log) {
 	l.returned, l.sent, l.unsent = nil, 0, 0
 	kept := l.queue[:0]
 	for _, b := range l.queue {
-		if b.sequence != 0 && b.expected != 0 && l.refusal != nil {
+		if b.sequence != 0 && b.conditional() && l.refusal != nil {
 			s.settle(b, Receipt{}, fmt.Errorf("%w: %w", ErrAfterRefusal, l.refusal))
 			continue
 		}
@@ -651,17 +673,24 @@ func (s *stream) recover(l *Log) {
 // receive works a message in. REQUIRES: mu.
 func (s *stream) receive(m *wire.AppendResponse) {
 	for _, b := range m.Bounds {
-		l := s.logAt(b.GetBinding())
+		l, part := s.seatAt(b.GetBinding())
+		if l == nil && s.gone(b.GetBinding()) {
+			continue
+		}
 		if l == nil || l.phase != opened {
 			s.violated(l, "bound to %d, which is not a binding under way", b.GetBinding())
 			return
 		}
-		s.bound(l, b)
+		if part > 0 {
+			s.boundFurther(l, l.further[part-1], b)
+		} else {
+			s.bound(l, b)
+		}
 	}
 	for i := range m.Verdicts {
 		v := &m.Verdicts[i]
-		l := s.logAt(v.Binding)
-		if l == nil || l.sent == 0 || l.queue[0].sequence != v.Sequence {
+		l, part := s.seatAt(v.Binding)
+		if l == nil || part > 0 || l.sent == 0 || l.queue[0].sequence != v.Sequence {
 			s.violated(l, "verdict on sequence %d of binding %d, which is not the next one", v.Sequence, v.Binding)
 			return
 		}
@@ -689,15 +718,17 @@ func (s *stream) receive(m *wire.AppendResponse) {
 	}
 }
 
-// logAt returns the log of a binding; nil if there is none.
-func (s *stream) logAt(binding uint32) *Log {
+// seatAt returns the log of a binding, and which one of its group's that is, the
+// lead's being 0; nil if there is none.
+func (s *stream) seatAt(binding uint32) (l *Log, part int) {
 	if binding == 0 || int(binding) > len(s.bindings) {
-		return nil
+		return nil, 0
 	}
-	if l := s.bindings[binding-1]; l.binding == binding {
-		return l
+	l = s.bindings[binding-1]
+	if l.binding != 0 && binding >= l.binding && int(binding-l.binding) < l.seats() {
+		return l, int(binding - l.binding)
 	}
-	return nil // given up since
+	return nil, 0 // given up since
 }
 
 // errEnded is why the client ends a stream to begin another one.
@@ -752,9 +783,17 @@ func (s *stream) bound(l *Log, b *walsvcv1.Bound) {
 		s.violated(l, "the producer's last sequence is %d, only %d was sent", last, l.next-1)
 		return
 	}
-	l.phase = bound
 	l.known = position{info.Epoch, info.Durable(), info.LogChecksum}
-	s.offer(l)
+	s.seated(l)
+}
+
+// seated notes that one more of l's bindings is open: with all of them, it may send.
+// REQUIRES: mu.
+func (s *stream) seated(l *Log) {
+	if l.unbound--; l.unbound == 0 {
+		l.phase = bound
+		s.offer(l)
+	}
 }
 
 // verdict works in the verdict on the first batch that is out, and reports
@@ -769,9 +808,10 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 		}
 		s.arrived(l, b)
 		l.landed = b.sequence
+		_, count := b.lead()
 		r := Receipt{
-			Log: l.id, Epoch: v.Epoch, LSN: LSN(v.First), Count: b.count, LogChecksum: v.Checksum,
-			Through: LSN(v.First) + LSN(b.count) - 1, Repeated: v.Repeated,
+			Log: l.id, Epoch: v.Epoch, LSN: LSN(v.First), Count: count, LogChecksum: v.Checksum,
+			Through: LSN(v.First) + LSN(count) - 1, Repeated: v.Repeated,
 		}
 		if v.First == 0 {
 			s.settle(b, Receipt{}, ErrPositionLost)
@@ -780,6 +820,7 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 			if l.known.lsn < r.Through || l.known.epoch != v.Epoch {
 				l.known = l.acked()
 			}
+			l.partsLanded(b, v)
 			s.settle(b, r, nil)
 		}
 		l.paced = l.paced && len(l.queue) > 0
@@ -795,6 +836,9 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 	}
 	if errors.Is(why, ErrRewound) || errors.Is(why, ErrDiscarded) {
 		l.claim = Claim{} // it may be among what was discarded
+		for _, f := range l.further {
+			f.claim = Claim{}
+		}
 	}
 	if errors.Is(why, ErrDiscarded) {
 		// It landed, and its sequence stays used: unlike what is refused behind it.
@@ -814,7 +858,7 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 	switch {
 	case errors.Is(why, ErrAfterRefusal), errors.Is(why, ErrUnavailable):
 		l.returned = append(l.returned, b)
-	case errors.Is(why, ErrRateQuota) && b.expected == 0:
+	case errors.Is(why, ErrRateQuota) && !b.conditional():
 		l.returned = append(l.returned, b)
 		l.paced, l.pause = true, max(why.RetryAfter, firstBackoff)
 	case errors.Is(why, ErrLogNotFound), errors.Is(why, ErrNoProducer), errors.Is(why, ErrSuperseded),
@@ -842,7 +886,9 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 // rebound has l send again behind a refusal. REQUIRES: mu.
 func (s *stream) rebound(l *Log) {
 	l.phase = bound
-	s.resets = append(s.resets, l.binding)
+	for i := range l.seats() {
+		s.resets = append(s.resets, l.binding+uint32(i))
+	}
 	s.offer(l)
 }
 
@@ -914,23 +960,49 @@ func (l *Log) contradicts(b *batch, v *wire.Verdict) error {
 		}
 		return fmt.Errorf("%w: sequence %d landed at no LSN", ErrProtocol, v.Sequence)
 	}
-	first := LSN(v.First)
+	run, count := b.lead()
+	lead := landing{
+		sequence: v.Sequence, first: LSN(v.First), count: int(v.Count), epoch: v.Epoch, checksum: v.Checksum,
+		run: run, sent: count, expected: b.expected,
+	}
+	if err := lead.contradicts(&l.claim, l.known); err != nil {
+		return err
+	}
+	return l.contradictsParts(b, v)
+}
+
+// A landing is where a run is said to have landed, and what was sent.
+type landing struct {
+	sequence uint64
+	first    LSN
+	count    int
+	epoch    uint64
+	checksum uint32
+
+	run      []byte
+	sent     int // records of the run
+	expected LSN
+}
+
+// contradicts checks a landing against the last acknowledgement and the highest
+// position known.
+func (d *landing) contradicts(claim *Claim, known position) error {
 	switch {
-	case int(v.Count) != b.count:
-		return fmt.Errorf("%w: sequence %d landed with %d records, it has %d", ErrProtocol, v.Sequence, v.Count, b.count)
-	case b.expected != 0 && first != b.expected:
-		return fmt.Errorf("%w: sequence %d landed at LSN %d, it was for %d", ErrProtocol, v.Sequence, first, b.expected)
-	case v.Epoch < l.claim.Epoch, v.Epoch == l.claim.Epoch && first <= l.claim.LSN:
+	case d.count != d.sent:
+		return fmt.Errorf("%w: sequence %d landed with %d records, it has %d", ErrProtocol, d.sequence, d.count, d.sent)
+	case d.expected != 0 && d.first != d.expected:
+		return fmt.Errorf("%w: sequence %d landed at LSN %d, it was for %d", ErrProtocol, d.sequence, d.first, d.expected)
+	case d.epoch < claim.Epoch, d.epoch == claim.Epoch && d.first <= claim.LSN:
 		return fmt.Errorf("%w: sequence %d landed at LSN %d of epoch %d, the one before it at %d of epoch %d", ErrProtocol,
-			v.Sequence, first, v.Epoch, l.claim.LSN, l.claim.Epoch)
+			d.sequence, d.first, d.epoch, claim.LSN, claim.Epoch)
 	}
 	// If nobody appended in between, it is known what the checksum must be: the
 	// service has the bytes that were sent, and not others.
-	for _, before := range []position{l.acked(), l.known} {
-		if before.epoch == v.Epoch && before.lsn+1 == first {
-			if want := crc32.Update(before.checksum, castagnoli, b.run.Data); want != v.Checksum {
+	for _, before := range []position{{claim.Epoch, claim.LSN, claim.LogChecksum}, known} {
+		if before.epoch == d.epoch && before.lsn+1 == d.first {
+			if want := crc32.Update(before.checksum, castagnoli, d.run); want != d.checksum {
 				return fmt.Errorf("%w: the log's checksum behind LSN %d is %08x, the records sent make it %08x", ErrProtocol,
-					first+LSN(b.count)-1, v.Checksum, want)
+					d.first+LSN(d.sent)-1, d.checksum, want)
 			}
 			break
 		}
@@ -983,6 +1055,7 @@ func (s *stream) drop(l *Log, why error) {
 	for i, other := range s.logs {
 		if other == l {
 			s.logs = append(s.logs[:i:i], s.logs[i+1:]...)
+			s.seats -= l.seats()
 			break
 		}
 	}

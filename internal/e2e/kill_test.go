@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -166,6 +167,64 @@ func work(ctx context.Context, log *client.Log, l *ledger, worker int, rng *rand
 	}
 }
 
+// workTogether appends batches over data and index until quit is closed.
+func workTogether(ctx context.Context, c *client.Client, worker int, quit <-chan struct{}, acks *atomic.Int64) error {
+	g, err := c.Group(c.Log("data"), c.Log("index"))
+	if err != nil {
+		return err
+	}
+	for batch := 1; ; batch++ {
+		select {
+		case <-quit:
+			return nil
+		default:
+		}
+		same := client.Part{Records: [][]byte{fmt.Appendf(nil, "%d %d", worker, batch)}}
+		got, err := g.Append(ctx, same, same)
+		if err != nil {
+			return fmt.Errorf("data and index, worker %d, batch %d: %w", worker, batch, err)
+		}
+		if got[0].LSN != got[1].LSN {
+			return fmt.Errorf("worker %d, batch %d: data at %d, index at %d", worker, batch, got[0].LSN, got[1].LSN)
+		}
+		acks.Add(1)
+	}
+}
+
+// checkTogether reads data and then index, which has at least the same: every worker's
+// batches, once and in order. It returns how many there are.
+func checkTogether(ctx context.Context, c *client.Client) (n int, err error) {
+	read := func(name string) (all []string, err error) {
+		for r, err := range c.Log(name).Replay(ctx, client.ReplayOptions{}) {
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, string(r.Data))
+		}
+		return all, nil
+	}
+	data, err := read("data")
+	if err != nil {
+		return 0, err
+	}
+	index, err := read("index")
+	if err != nil {
+		return 0, err
+	}
+	if len(index) < len(data) || !slices.Equal(index[:len(data)], data) {
+		return 0, fmt.Errorf("data has %d records, index %d, and they are not the same", len(data), len(index))
+	}
+	latest := map[int]int{}
+	for i, rec := range data {
+		var worker, batch int
+		if _, err := fmt.Sscanf(rec, "%d %d", &worker, &batch); err != nil || batch != latest[worker]+1 {
+			return 0, fmt.Errorf("data: LSN %d: %q behind batch %d: %w", i+1, rec, latest[worker], err)
+		}
+		latest[worker] = batch
+	}
+	return len(data), nil
+}
+
 // checkpoint sets the log's checkpoint again and again.
 func checkpoint(ctx context.Context, log *client.Log, l *ledger, quit <-chan struct{}, acks *atomic.Int64) error {
 	for seen := int64(0); ; {
@@ -219,9 +278,14 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var acks atomic.Int64
+	for _, name := range []string{"data", "index"} {
+		if _, _, err := reader.CreateLog(t.Context(), name, client.LogOptions{ColocationKey: "kill"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var acks, together atomic.Int64
 	var running sync.WaitGroup
-	failed := make(chan error, clients*workers+len(logs))
+	failed := make(chan error, clients*workers+len(logs)+clients)
 	quit := make(chan struct{})
 	for i := range clients {
 		c := open(t, p)
@@ -236,6 +300,11 @@ func TestKill(t *testing.T) {
 				}
 			})
 		}
+		running.Go(func() {
+			if err := workTogether(t.Context(), c, i, quit, &together); err != nil {
+				failed <- err
+			}
+		})
 		running.Go(func() {
 			if err := checkpoint(t.Context(), c.Log(logs[i]), ledgers[logs[i]], quit, &acks); err != nil {
 				failed <- err
@@ -273,6 +342,9 @@ func TestKill(t *testing.T) {
 				t.Fatalf("round %d: %v", round, err)
 			}
 		}
+		if _, err := checkTogether(t.Context(), reader); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
 	}
 	close(quit)
 	running.Wait()
@@ -293,6 +365,9 @@ func TestKill(t *testing.T) {
 		if l.set == 0 {
 			t.Errorf("log %s: no checkpoint was ever set", name)
 		}
+	}
+	if n, err := checkTogether(t.Context(), reader); err != nil || int64(n) != together.Load() || n == 0 {
+		t.Errorf("data and index have %d records, %d were acknowledged, %v", n, together.Load(), err)
 	}
 	stop(t, p)
 	found, err := wal.Verify(t.Context(), dir, nil)
