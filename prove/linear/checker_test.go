@@ -49,6 +49,35 @@ func (s *script) produced(sequence uint64, data string, out output) {
 	s.do(input{Kind: appendRecords, Producer: "p", Sequence: sequence, Records: []string{data}}, out)
 }
 
+// acquire asks for the writer, with a request that is the holder's.
+func (s *script) acquire(holder string, out output) {
+	s.do(input{Kind: acquireWriter, Name: holder, Request: holder}, out)
+}
+
+// owned is the log without records in an epoch.
+func (s *script) owned(holder string, epoch uint64) *info {
+	i := s.info(1, 1)
+	i.Holder, i.Epoch = holder, epoch
+	return i
+}
+
+// resolve asks for the first batch of the producer.
+func (s *script) resolve(out output) {
+	s.do(input{Kind: resolveBatch, Producer: "p", Sequence: 1}, out)
+}
+
+// mark sets a cursor in front of all records.
+func (s *script) mark(in input) {
+	in.Kind, in.Name = setCursor, "m"
+	s.do(in, output{Cursors: []cursor{{Name: "m", Cap: in.Cap, Hold: in.Hold}}})
+}
+
+// look looks at the cursor.
+func (s *script) look(c cursor) {
+	c.Name = "m"
+	s.do(input{Kind: getCursor, Name: "m"}, output{Cursors: []cursor{c}})
+}
+
 // set sets a checkpoint that is then of that version.
 func (s *script) set(lsn, version uint64) {
 	s.do(input{Kind: setCheckpoint, Name: "c", LSN: lsn}, output{Checkpoints: []checkpoint{{Name: "c", LSN: lsn, Version: version}}})
@@ -284,6 +313,116 @@ func TestWrongHistories(t *testing.T) {
 			s.do(input{Kind: deleteLog}, output{})
 			s.do(input{Kind: createLog}, output{Created: true, Info: s.info(1, 1)})
 		},
+		"an epoch is told that is lost": func(s *script) {
+			s.acquire("w", output{Unknown: true})
+			s.do(input{Kind: getLog}, output{Info: s.owned("w", 2)})
+			s.live()
+			s.do(input{Kind: getLog}, output{Info: s.info(1, 1)})
+		},
+		"an epoch has two writers": func(s *script) {
+			s.acquire("w", output{Info: s.owned("w", 2)})
+			s.acquire("v", output{Info: s.owned("v", 2)})
+		},
+		"asking again begins another epoch": func(s *script) {
+			s.acquire("w", output{Info: s.owned("w", 2)})
+			s.acquire("w", output{Info: s.owned("w", 3)})
+		},
+		"a fenced writer appends": func(s *script) {
+			s.acquire("w", output{Info: s.owned("w", 2)})
+			s.do(input{Kind: appendRecords, Epoch: 1, Records: []string{"a"}}, output{First: 1, Count: 1})
+		},
+		"a fenced writer appends, unheard": func(s *script) {
+			s.acquire("w", output{Info: s.owned("w", 2)})
+			s.do(input{Kind: appendRecords, Epoch: 1, Records: []string{"a"}}, output{Unknown: true})
+			s.read(1, "a")
+		},
+		"who states no epoch appends where there is a writer": func(s *script) {
+			s.acquire("w", output{Info: s.owned("w", 2)})
+			s.appended("a", 1)
+		},
+		"the writer is fenced": func(s *script) {
+			s.acquire("w", output{Info: s.owned("w", 2)})
+			s.do(input{Kind: appendRecords, Epoch: 2, Records: []string{"a"}}, refusedWith(fenced))
+		},
+		"a writer is released for another one": func(s *script) {
+			s.acquire("w", output{Info: s.owned("w", 2)})
+			s.do(input{Kind: releaseWriter, Epoch: 1}, output{Info: s.owned("", 3)})
+		},
+		"what was not written is": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.produced(1, "a", output{Unknown: true})
+			s.resolve(output{Outcome: "NOT_WRITTEN", Incarnation: 2, Info: s.info(1, 1)})
+			s.read(1, "a")
+		},
+		"what was committed is not": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.produced(1, "a", output{Unknown: true})
+			s.resolve(output{Outcome: "COMMITTED", First: 1, Count: 1, Epoch: 1, Last: 1, Incarnation: 2, Info: s.info(1, 2)})
+			s.live()
+			s.read(1)
+		},
+		"a resolved producer goes on as it was": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.resolve(output{Outcome: "NOT_WRITTEN", Incarnation: 2, Info: s.info(1, 1)})
+			s.produced(1, "a", output{First: 1, Count: 1})
+		},
+		"a resolution is lost": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.resolve(output{Outcome: "NOT_WRITTEN", Incarnation: 2, Info: s.info(1, 1)})
+			s.live()
+			s.resolve(output{Outcome: "NOT_WRITTEN", Incarnation: 2, Info: s.info(1, 1)})
+		},
+		"a retired producer appends": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.do(input{Kind: retireProducer, Producer: "p"}, output{})
+			s.produced(1, "a", output{First: 1, Count: 1})
+		},
+		"and is opened again": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.do(input{Kind: retireProducer, Producer: "p"}, output{})
+			s.live()
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+		},
+		"truncation passes a cursor": func(s *script) {
+			s.appended("a", 1)
+			s.mark(input{Hold: true})
+			s.do(input{Kind: truncateLog, LSN: 2}, output{Info: s.info(2, 2)})
+		},
+		"records are given up that a cursor holds": func(s *script) {
+			s.appended("a", 1)
+			s.mark(input{Cap: 3})
+			s.do(input{Kind: readRecords, LSN: 1}, refusedWith(lsnTruncated))
+		},
+		"a cursor is evicted below its cap": func(s *script) {
+			s.appended("a", 1)
+			s.mark(input{Cap: 3})
+			s.do(input{Kind: setCursor, Name: "m", LSN: 1, Cap: 3}, refusedWith(cursorLost))
+		},
+		"an evicted cursor holds again": func(s *script) {
+			s.mark(input{Cap: 1})
+			s.appended("a", 1)
+			s.look(cursor{Cap: 1, Lost: true, Lag: 1})
+			s.live()
+			s.look(cursor{Cap: 1, Live: 3, Lag: 1})
+		},
+		"a cursor is said to hold what is gone": func(s *script) {
+			s.mark(input{Cap: 1})
+			s.appended("a", 1)
+			s.do(input{Kind: truncateLog, LSN: 2}, output{Info: s.info(2, 2)})
+			s.look(cursor{Cap: 1, Live: 3, Lag: 1})
+		},
+		"a cursor that was set is not": func(s *script) {
+			s.mark(input{Cap: 3})
+			s.live()
+			s.do(input{Kind: getCursor, Name: "m"}, refusedWith(cursorNotFound))
+		},
+		"two make one cursor": func(s *script) {
+			s.mark(input{Cap: 3, New: true})
+			s.mark(input{Cap: 3, New: true})
+		},
+		"a rate refuses where there is none": func(s *script) {
+			s.append("a", refusedWith(rateQuota))
+		},
 		"data loss is claimed": func(s *script) {
 			s.do(input{Kind: readRecords, LSN: 1}, refusedWith("DATA_LOSS"))
 		},
@@ -388,6 +527,36 @@ func TestRightHistories(t *testing.T) {
 			s.set(1, 1)
 			s.do(input{Kind: readRecords, LSN: 1}, output{Reason: lsnTruncated, Figures: map[string]string{"first_lsn": "2"}})
 			s.do(input{Kind: getLog}, output{Info: s.info(2, 2)})
+		},
+		"a writer is acquired by two, and by neither with an answer": func(s *script) {
+			s.acquire("w", output{Unknown: true})
+			s.acquire("v", output{Unknown: true})
+			s.do(input{Kind: appendRecords, Epoch: 3, Records: []string{"a"}}, output{First: 1, Count: 1})
+			s.append("b", output{Reason: fenced, Figures: map[string]string{"current_epoch": "3"}})
+		},
+		"asking again is answered with the same epoch": func(s *script) {
+			s.acquire("w", output{Unknown: true})
+			s.live()
+			s.acquire("w", output{Repeated: true, Info: s.owned("w", 2)})
+			s.do(input{Kind: releaseWriter, Epoch: 2}, output{Info: s.owned("", 3)})
+			s.appended("a", 1)
+		},
+		"what was not written is written later, by another incarnation": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.produced(1, "a", output{Unknown: true})
+			s.resolve(output{Outcome: "NOT_WRITTEN", Incarnation: 2, Info: s.info(1, 1)})
+			s.produced(1, "a", refusedWith(superseded))
+			s.do(input{Kind: appendRecords, Producer: "p", Incarnation: 2, Sequence: 1, Records: []string{"a"}}, output{First: 1, Count: 1})
+		},
+		"a cursor over its cap is evicted when it is, and truncation passes it": func(s *script) {
+			s.mark(input{Cap: 1})
+			s.appended("a", 1)
+			s.do(input{Kind: truncateLog, LSN: 2}, refusedWith(held))
+			s.look(cursor{Cap: 1, Live: 3, Lag: 1})
+			s.do(input{Kind: truncateLog, LSN: 2}, output{Info: s.info(2, 2)})
+			s.look(cursor{Cap: 1, Lost: true, Lag: 1})
+			s.do(input{Kind: setCursor, Name: "m", LSN: 1, Cap: 1}, refusedWith(cursorLost))
+			s.do(input{Kind: setCursor, Name: "m", LSN: 1, Cap: 1, Reset: true}, output{Cursors: []cursor{{Name: "m", LSN: 1, Cap: 1}}})
 		},
 		"a checkpoint is set by two, and by neither with an answer": func(s *script) {
 			s.do(input{Kind: setCheckpoint, Name: "c"}, output{Unknown: true})

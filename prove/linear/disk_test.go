@@ -257,6 +257,10 @@ func (d *diskTest) contend(conn *grpc.ClientConn) *outage {
 	}
 	for i := range uint64(2) {
 		creator, setter, appender := d.newRaw("creator", passing, conn), d.newRaw("setter", steady, conn), d.newRaw("appender", steady, conn)
+		acquirer, marker := d.newRaw("acquirer", owned, conn), d.newRaw("marker", owned, conn)
+		first := uint64(1)
+		begin(func() { acquirer.acquireAs(input{Name: acquirer.name, Version: &first}) })
+		begin(func() { marker.setCursorAs(input{Name: marks[0], New: true, Cap: 1 + i}) })
 		begin(func() { creator.createWith(options{MaxRecord: maxRecord + i}) })
 		begin(func() { setter.setCheckpointAs(input{Name: names[0], State: setter.batch(1)[0], Version: new(uint64)}) })
 		begin(func() {
@@ -264,13 +268,15 @@ func (d *diskTest) contend(conn *grpc.ClientConn) *outage {
 		})
 	}
 	d.awaitHang(o)
-	reader := d.newRaw("reader", steady, conn)
+	reader, looker := d.newRaw("reader", steady, conn), d.newRaw("looker", owned, conn)
 	begin(func() {
 		reader.get()
 		reader.listCheckpoints()
 		reader.readAll()
+		looker.get()
+		looker.listCursors()
 	})
-	d.linger(9, 100*time.Millisecond)
+	d.linger(11, 100*time.Millisecond)
 	return o
 }
 
@@ -282,9 +288,11 @@ func TestHang(t *testing.T) {
 	d.proxy.intact = true
 	d.start(disk.NewMem())
 	conn := d.connect()
-	founder := d.newRaw("founder", steady, conn)
-	if out := founder.createWith(optionsOf(steady)); !out.succeeded() {
-		t.Fatalf("create log: %+v", out)
+	for _, log := range []string{steady, owned} {
+		founder := d.newRaw("founder", log, conn)
+		if out := founder.createWith(optionsOf(log)); !out.succeeded() {
+			t.Fatalf("create log %s: %+v", log, out)
+		}
 	}
 	for range 4 {
 		o := d.contend(conn)
@@ -302,7 +310,7 @@ func TestHang(t *testing.T) {
 	if c.unknown == 0 {
 		t.Error("every outcome is known")
 	}
-	for _, k := range []kind{createLog, setCheckpoint, appendRecords} {
+	for _, k := range []kind{createLog, setCheckpoint, appendRecords, acquireWriter, setCursor} {
 		if c.refused[k] != 1 {
 			t.Errorf("%s was refused %d times, want once", k, c.refused[k])
 		}

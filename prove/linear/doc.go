@@ -6,13 +6,17 @@
 // # The model
 //
 // One name is one partition: a log or none, with its records, the oldest LSN
-// kept, checkpoints, and producers with their windows. The model answers each
+// kept, its epoch and writer, checkpoints, cursors, and producers with their
+// incarnations and windows. The model answers each
 // operation as the API says, down to the figures of a refusal, the log checksum
 // and live_bytes; a refusal for a reason that the state does not give is as wrong
 // as an answer. What a read shows is durable and current: everything that was
 // answered before it began is in it, and what it shows stays. The oldest LSN may
-// also move by itself, up to the lowest checkpoint, when segments are released:
-// the state knows it as a range, which every answer narrows.
+// also move by itself, up to the lowest checkpoint or cursor, when segments are
+// released, and a cursor over its cap is evicted by itself: the state knows the first
+// as a range, which every answer narrows, and of the second that it may have been,
+// until an answer says. A refusal for a log's rate is right whenever nothing else is
+// wrong: the model has no clock.
 //
 // # Outcomes that nobody knows
 //

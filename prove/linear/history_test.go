@@ -78,6 +78,20 @@ func (h *history) after(n int) <-chan struct{} {
 	return h.reached
 }
 
+// doubtful returns the producers of a log of which nobody knows whether they were
+// resolved or retired in the life that is over.
+func (h *history) doubtful(log string) (producers []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, o := range h.operations {
+		in := &o.In
+		if in.Log == log && o.Out.Unknown && in.Life == len(h.lives)-2 && (in.Kind == resolveBatch || in.Kind == retireProducer) && !slices.Contains(producers, in.Producer) {
+			producers = append(producers, in.Producer)
+		}
+	}
+	return producers
+}
+
 // logs returns the operations by log, in the order of their calls.
 func (h *history) logs() map[string][]*operation {
 	h.mu.Lock()

@@ -18,7 +18,8 @@ type state struct {
 	tail        *record // the last record; nil if there never was one
 	checkpoints []checkpoint
 	producers   []producer
-	former      []string // ids of logs that had the name
+	cursors     []heldCursor // by name
+	former      []string     // ids of logs that had the name
 }
 
 // A key says all that there is to say of a state, the large parts by a hash.
@@ -35,6 +36,9 @@ type key struct {
 	last                   uint64 // LSN
 	history                uint64
 	checked, known, former uint64
+	marked                 uint64 // by cursors
+	epoch                  uint64
+	holder, acquired       string // the epoch's writer, and the request that made it that
 }
 
 // A record is one of a log, with everything before it.
@@ -49,16 +53,26 @@ type record struct {
 
 // A producer is one that was opened, with its last batches.
 type producer struct {
-	id      string
-	last    uint64
-	window  []batch
-	history uint64
+	id          string
+	last        uint64
+	window      []batch
+	history     uint64
+	incarnation uint64
+	retired     bool
 }
 
 // A batch is what a repeat is answered with.
 type batch struct {
 	sequence, first, count uint64
 	sum, run               uint32
+	epoch                  uint64
+}
+
+// A heldCursor is a cursor, with the framed bytes up to its LSN. Lost says that it is
+// known to be; one that is over its cap may be, since it is evicted by itself.
+type heldCursor struct {
+	cursor
+	start uint64
 }
 
 var (
@@ -79,20 +93,41 @@ func (s *state) changed() *state {
 
 // settle restores what depends on the rest of a state that was changed.
 func (s *state) settle() *state {
-	if len(s.checkpoints) > 0 {
-		s.high = max(s.high, s.keep())
+	if _, most, held, _ := s.keep(); held {
+		s.high = max(s.high, most)
 	}
 	return s
 }
 
-// keep returns the oldest LSN that no checkpoint has behind it. There must be one.
-func (s *state) keep() uint64 {
-	low := s.checkpoints[0].LSN
+// keep returns the oldest LSN that a checkpoint or cursor may need: the lowest and
+// the highest that it can be, since a cursor over its cap may be evicted by now.
+// held is false if nobody can need any, certain if somebody does.
+func (s *state) keep() (least, most uint64, held, certain bool) {
+	var sure, perhaps []uint64
 	for _, c := range s.checkpoints {
-		low = min(low, c.LSN)
+		sure = append(sure, c.LSN+1)
 	}
-	return low + 1
+	for i := range s.cursors {
+		switch c := &s.cursors[i]; {
+		case c.Lost:
+		case s.over(c):
+			perhaps = append(perhaps, c.LSN+1)
+		default:
+			sure = append(sure, c.LSN+1)
+		}
+	}
+	switch all := append(slices.Clip(sure), perhaps...); {
+	case len(all) == 0:
+		return 0, 0, false, false
+	case len(sure) == 0:
+		return slices.Min(all), slices.Max(all), true, false
+	default:
+		return slices.Min(all), slices.Min(sure), true, true
+	}
 }
+
+// over reports whether a cursor holds more than it may, so that it may be evicted.
+func (s *state) over(c *heldCursor) bool { return !c.Hold && s.total()-c.start > c.Cap }
 
 // narrowed returns the state if its oldest LSN may be from low to high, with
 // that known of it.
@@ -201,7 +236,7 @@ func (s *state) appended(data []string) *state {
 		}
 		c.last, c.history = c.tail.lsn, c.tail.history
 	}
-	return c
+	return c.settle() // a cursor may be over its cap by now
 }
 
 // producer returns an open producer, nil if there is none of that id.
@@ -222,9 +257,10 @@ func (s *state) remembering(p producer) *state {
 	c.known = 0
 	for _, p := range c.producers {
 		c.known += hash(struct {
-			id      string
-			history uint64
-		}{p.id, p.history})
+			id                   string
+			history, incarnation uint64
+			retired              bool
+		}{p.id, p.history, p.incarnation, p.retired})
 	}
 	return c
 }
@@ -275,6 +311,11 @@ func (s *state) String() string {
 	for _, cp := range s.checkpoints {
 		text += fmt.Sprintf(" %s@%d v%d", cp.Name, cp.LSN, cp.Version)
 	}
+	text += fmt.Sprintf(" epoch %d of %q", s.epoch, s.holder)
+	for i := range s.cursors {
+		c := &s.cursors[i]
+		text += fmt.Sprintf(" %s@%d holds %d of %d, hold: %t, lost: %t", c.Name, c.LSN, s.total()-c.start, c.Cap, c.Hold, c.Lost)
+	}
 	return text
 }
 
@@ -286,6 +327,13 @@ const (
 	noProducer          = "NO_PRODUCER"
 	fenced              = "FENCED"
 	sealed              = "SEALED"
+	superseded          = "SUPERSEDED"
+	retired             = "PRODUCER_RETIRED"
+	rateQuota           = "RATE_QUOTA"
+	cursorNotFound      = "CURSOR_NOT_FOUND"
+	cursorBackwards     = "CURSOR_BACKWARDS"
+	cursorConflict      = "CURSOR_CONFLICT"
+	cursorLost          = "CURSOR_LOST"
 	invalid             = "INVALID"
 	sequenceReuse       = "SEQUENCE_REUSE"
 	sequenceGap         = "SEQUENCE_GAP"
@@ -330,6 +378,8 @@ func (s *state) apply(in *input, out *output) (*state, bool) {
 	switch {
 	case !s.exists && in.Kind == deleteLog && in.ID != "": // it has been deleted, by whomever
 		return s, out.succeeded()
+	case in.Kind == resolveBatch && in.Sequence == 0: // whatever the log is
+		return s, out.Reason == invalid
 	case !s.exists && in.Kind != createLog:
 		return s, out.Reason == logNotFound
 	}
@@ -371,6 +421,22 @@ func (s *state) apply(in *input, out *output) (*state, bool) {
 		})
 	case deleteCheckpoint:
 		return s.stepDeleteCheckpoint(in, out)
+	case acquireWriter:
+		return s.stepAcquire(in, out)
+	case releaseWriter:
+		return s.stepRelease(in, out)
+	case resolveBatch:
+		return s.stepResolve(in, out)
+	case retireProducer:
+		return s.stepRetire(in, out)
+	case setCursor:
+		return s.stepSetCursor(in, out)
+	case getCursor:
+		return s.stepGetCursor(in, out)
+	case listCursors:
+		return s.stepListCursors(out)
+	case deleteCursor:
+		return s.stepDeleteCursor(in, out)
 	}
 	panic("no such kind: " + in.Kind)
 }
@@ -400,28 +466,34 @@ func (s *state) stepAppend(in *input, out *output) (*state, bool) {
 	}
 	p := s.producer(in.Producer)
 	run := frame(in.Records)
-	own := batch{sequence: in.Sequence, first: s.next(), count: uint64(len(in.Records)), run: crc32.Checksum(run, castagnoli)}
+	own := batch{sequence: in.Sequence, first: s.next(), count: uint64(len(in.Records)), run: crc32.Checksum(run, castagnoli), epoch: s.epoch}
 	if in.Producer != "" {
 		switch {
 		case p == nil:
 			return refuse(noProducer, nil)
+		case p.retired && !in.Stream: // which is looked at first, as when a stream is bound
+			return refuse(retired, nil)
+		case p.incarnation != max(1, in.Incarnation):
+			return refuse(superseded, nil)
 		case in.Sequence == 0:
 			return refuse(invalid, nil)
 		case in.Sequence <= p.last:
 			return s.stepRepeat(p, &own, out)
 		case in.After:
 			return refuse(afterRefusal, nil)
+		case p.retired:
+			return refuse(retired, nil)
 		case in.Sequence != p.last+1:
 			return refuse(sequenceGap, map[string]uint64{"want_sequence": p.last + 1})
 		case s.sealed:
 			return refuse(sealed, map[string]uint64{"next_lsn": s.next()})
-		case in.Epoch > 1:
-			return refuse(fenced, nil)
+		case s.fences(in.Epoch):
+			return refuse(fenced, s.current())
 		}
 	} else if s.sealed && in.Sequence == 0 && !in.After {
 		return refuse(sealed, map[string]uint64{"next_lsn": s.next()})
-	} else if in.Epoch > 1 {
-		return refuse(fenced, nil)
+	} else if s.fences(in.Epoch) && in.Sequence == 0 && !in.After {
+		return refuse(fenced, s.current())
 	} else if in.Sequence != 0 {
 		return refuse(invalid, nil)
 	}
@@ -450,14 +522,17 @@ func (s *state) stepAppend(in *input, out *output) (*state, bool) {
 			return nil, false
 		}
 	}
-	if out.Reason != "" {
+	if out.Reason == rateQuota && s.options.Rate != 0 { // when, is the clock's affair
+		return s, true
+	}
+	if out.Reason != "" || out.Epoch != 0 && out.Epoch != s.epoch {
 		return nil, false
 	}
 	n := s.appended(in.Records)
 	own.sum = n.sum()
 	if p != nil {
 		window := append(slices.Clone(p.window[max(0, len(p.window)+1-limits.ProducerWindow):]), own)
-		n = n.remembering(producer{id: p.id, last: in.Sequence, window: window, history: hash(struct {
+		n = n.remembering(producer{id: p.id, last: in.Sequence, window: window, incarnation: p.incarnation, retired: p.retired, history: hash(struct {
 			before uint64
 			batch
 		}{p.history, own})})
@@ -483,7 +558,7 @@ func (s *state) stepRepeat(p *producer, own *batch, out *output) (*state, bool) 
 		return s, out.Reason == sequenceReuse
 	}
 	was := p.window[i]
-	ok := out.succeeded() && out.Repeated && out.First == was.first && out.Count == was.count && (out.Sum == nil || *out.Sum == was.sum)
+	ok := out.succeeded() && out.Repeated && out.First == was.first && out.Count == was.count && (out.Sum == nil || *out.Sum == was.sum) && (out.Epoch == 0 || out.Epoch == was.epoch)
 	if !ok {
 		return nil, false
 	}
@@ -496,10 +571,13 @@ func (s *state) stepOpenProducer(in *input, out *output) (*state, bool) {
 		if s.sealed {
 			return s, out.Reason == sealed
 		}
-		p = &producer{id: in.Producer}
+		p = &producer{id: in.Producer, incarnation: 1}
 		s = s.remembering(*p)
 	}
-	return s, out.Unknown || out.succeeded() && out.Last == p.last
+	if p.retired {
+		return s, out.Reason == retired
+	}
+	return s, out.Unknown || out.succeeded() && out.Last == p.last && (out.Incarnation == 0 || out.Incarnation == p.incarnation)
 }
 
 // stepBind: a look at the log and the producer. With a producer the epoch is each
@@ -511,8 +589,12 @@ func (s *state) stepBind(in *input, out *output) (*state, bool) {
 		return s, out.Reason == noProducer
 	case s.sealed && in.Producer == "":
 		return s, out.Reason == sealed
-	case in.Epoch > 1 && in.Producer == "":
-		return s, out.Reason == fenced
+	case in.Producer != "" && p.retired:
+		return s, out.Reason == retired
+	case in.Producer != "" && p.incarnation != max(1, in.Incarnation):
+		return s, out.Reason == superseded
+	case in.Producer == "" && s.fences(in.Epoch):
+		return s, refused(out, fenced, s.current())
 	case !out.succeeded():
 		return nil, false
 	case p != nil && out.Last != p.last || p == nil && out.Last != 0:
@@ -523,7 +605,7 @@ func (s *state) stepBind(in *input, out *output) (*state, bool) {
 
 // sees returns the state if a log looks like that, with what is known of it now.
 func (s *state) sees(i *info) (*state, bool) {
-	if !s.exists || i.Epoch != 1 || i.Next != s.next() || i.Sum != s.sum() || i.Options != s.options || i.Sealed != s.sealed {
+	if !s.exists || i.Epoch != s.epoch || i.Holder != s.holder || i.Next != s.next() || i.Sum != s.sum() || i.Options != s.options || i.Sealed != s.sealed {
 		return nil, false
 	}
 	n, ok := s.identified(i.ID)
@@ -544,7 +626,7 @@ func (s *state) stepCreate(in *input, out *output) (*state, bool) {
 		return s.sees(out.Info)
 	}
 	n := s.changed()
-	*n = state{key: key{exists: true, options: in.Options, low: 1, high: 1, life: s.life, former: s.key.former}, former: s.former}
+	*n = state{key: key{exists: true, epoch: 1, options: in.Options, low: 1, high: 1, life: s.life, former: s.key.former}, former: s.former}
 	switch {
 	case out.Unknown:
 		return n, true
@@ -590,11 +672,16 @@ func (s *state) stepTruncate(in *input, out *output) (*state, bool) {
 	switch {
 	case in.LSN > s.next():
 		return s, refused(out, lsnAhead, map[string]uint64{"next_lsn": s.next()})
-	case len(s.checkpoints) > 0 && in.LSN > s.keep():
-		return s, out.Reason == held
+	case out.Reason == held:
+		least, _, some, _ := s.keep()
+		return s, some && in.LSN > least
 	}
 	n := s.changed()
 	n.low, n.high = max(s.low, in.LSN), max(s.high, in.LSN)
+	if _, most, _, certain := s.keep(); certain && in.LSN > most {
+		return nil, false
+	}
+	n = n.evictedBelow(in.LSN)
 	n = n.settle()
 	switch {
 	case out.Unknown:

@@ -24,6 +24,14 @@ const (
 	getCheckpoint    kind = "get-checkpoint"
 	listCheckpoints  kind = "list-checkpoints"
 	deleteCheckpoint kind = "delete-checkpoint"
+	acquireWriter    kind = "acquire-writer"
+	releaseWriter    kind = "release-writer"
+	resolveBatch     kind = "resolve"
+	retireProducer   kind = "retire-producer"
+	setCursor        kind = "set-cursor"
+	getCursor        kind = "get-cursor"
+	listCursors      kind = "list-cursors"
+	deleteCursor     kind = "delete-cursor"
 
 	crash kind = "crash" // the end of a life of the service, and the beginning of the next
 )
@@ -31,7 +39,8 @@ const (
 // changes are the kinds that change something, whose outcome may be unknown.
 var changes = map[kind]bool{
 	appendRecords: true, openProducer: true, createLog: true, deleteLog: true, sealLog: true, truncateLog: true,
-	setCheckpoint: true, deleteCheckpoint: true,
+	setCheckpoint: true, deleteCheckpoint: true, acquireWriter: true, releaseWriter: true, resolveBatch: true, retireProducer: true,
+	setCursor: true, deleteCursor: true,
 }
 
 // shown are the kinds that a client need not ask for.
@@ -42,6 +51,7 @@ var shown = map[kind]bool{seeRecords: true, seeDurable: true}
 var refusable = []kind{
 	appendRecords, openProducer, bindLog, getLog, createLog, truncateLog,
 	readRecords, setCheckpoint, getCheckpoint, listCheckpoints, deleteCheckpoint,
+	acquireWriter, releaseWriter, resolveBatch, retireProducer, setCursor, getCursor, deleteCursor,
 }
 
 // An input is what a client asked of a log, as far as the model cares.
@@ -55,15 +65,24 @@ type input struct {
 	Sequence uint64   `json:",omitempty"`
 	Expected uint64   `json:",omitempty"` // LSN
 	Epoch    uint64   `json:",omitempty"`
+	// Incarnation that a batch or a binding states of its producer; 0 is 1.
+	Incarnation uint64 `json:",omitempty"`
+	// Stream says that a batch came on one.
+	Stream bool `json:",omitempty"`
 	// After says that an earlier batch of the binding was refused.
 	After bool `json:",omitempty"`
 	// ID of the log that is meant: of a delete, and of what a binding was bound to.
 	ID string `json:",omitempty"`
 
 	LSN     uint64  `json:",omitempty"` // to begin at, to keep, of a checkpoint, or to wait for
-	Name    string  `json:",omitempty"` // of a checkpoint
+	Name    string  `json:",omitempty"` // of a checkpoint or cursor; who acquires
 	State   string  `json:",omitempty"`
-	Version *uint64 `json:",omitempty"` // expected
+	Version *uint64 `json:",omitempty"` // expected: of a checkpoint, a log's epoch, a cursor's LSN
+	Request string  `json:",omitempty"` // of who acquires
+	Cap     uint64  `json:",omitempty"` // of a cursor
+	Hold    bool    `json:",omitempty"` // it is never evicted
+	New     bool    `json:",omitempty"` // there must be no such cursor
+	Reset   bool    `json:",omitempty"`
 	Options options `json:",omitzero"`
 
 	// Life of the service: the last one that the operation may have reached, or,
@@ -72,7 +91,7 @@ type input struct {
 }
 
 // options are a log's.
-type options struct{ Quota, MaxRecord uint64 }
+type options struct{ Quota, MaxRecord, Rate uint64 }
 
 // An output is what a client was told. Unknown, it was told nothing; with a
 // Reason, that it was refused.
@@ -97,6 +116,11 @@ type output struct {
 	Complete bool `json:",omitempty"`
 
 	Checkpoints []checkpoint `json:",omitempty"`
+	Cursors     []cursor     `json:",omitempty"`
+
+	Epoch       uint64 `json:",omitempty"` // that a batch was appended in; 0 if not told
+	Incarnation uint64 `json:",omitempty"` // of a producer; 0 if not told
+	Outcome     string `json:",omitempty"` // of a batch that was resolved
 }
 
 // info is a log as clients are told of it.
@@ -106,6 +130,7 @@ type info struct {
 	Sum                      uint32
 	Options                  options
 	Sealed                   bool
+	Holder                   string
 }
 
 // A checkpoint is one as clients are told of it; in listings without State.
@@ -114,6 +139,16 @@ type checkpoint struct {
 	LSN, Version uint64
 	State        string `json:",omitempty"`
 	Size         uint64
+}
+
+// A cursor is one as clients are told of it.
+type cursor struct {
+	Name     string
+	LSN, Cap uint64
+	Hold     bool
+	Lost     bool
+	// Live are bytes, and Lag records, behind LSN.
+	Live, Lag uint64
 }
 
 // succeeded says that the operation was done, or answered.
@@ -133,6 +168,7 @@ func describe(in *input, out *output) string {
 	say("sequence", in.Sequence, in.Sequence == 0)
 	say("expected", in.Expected, in.Expected == 0)
 	say("epoch", in.Epoch, in.Epoch == 0)
+	say("incarnation", in.Incarnation, in.Incarnation == 0)
 	say("after-refusal", true, !in.After)
 	say("id", in.ID, in.ID == "")
 	say("lsn", in.LSN, in.LSN == 0)
@@ -140,6 +176,11 @@ func describe(in *input, out *output) string {
 	if in.Version != nil {
 		say("version", *in.Version, false)
 	}
+	say("request", in.Request, in.Request == "")
+	say("cap", in.Cap, in.Cap == 0)
+	say("hold", true, !in.Hold)
+	say("new", true, !in.New)
+	say("reset", true, !in.Reset)
 	b.WriteString(" ->")
 	switch {
 	case out.Unknown:
@@ -157,8 +198,14 @@ func describe(in *input, out *output) string {
 	say("records", short(out.Records), len(out.Records) == 0)
 	say("complete", true, !out.Complete)
 	say("lsn", out.LSN, out.LSN == 0)
+	say("epoch", out.Epoch, out.Epoch == 0)
+	say("incarnation", out.Incarnation, out.Incarnation == 0)
+	say("outcome", out.Outcome, out.Outcome == "")
 	if out.Info != nil {
-		fmt.Fprintf(&b, " [%d,%d) of %s", out.Info.First, out.Info.Next, out.Info.ID)
+		fmt.Fprintf(&b, " [%d,%d) of %s, epoch %d of %q", out.Info.First, out.Info.Next, out.Info.ID, out.Info.Epoch, out.Info.Holder)
+	}
+	for _, c := range out.Cursors {
+		fmt.Fprintf(&b, " %+v", c)
 	}
 	for _, cp := range out.Checkpoints {
 		fmt.Fprintf(&b, " %s@%d v%d", cp.Name, cp.LSN, cp.Version)

@@ -1,6 +1,7 @@
 package linear
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -26,8 +27,11 @@ type rawClient struct {
 	appends     walsvcv1.AppendServiceClient
 	replays     walsvcv1.ReplayServiceClient
 	checkpoints walsvcv1.CheckpointServiceClient
+	cursors     walsvcv1.CursorServiceClient
 
 	producer rawProducer
+	unsure   bool       // of something that it asked for it did not hear
+	aide     *rawClient // does something while it does something else; nil for most
 }
 
 // A rawProducer is a producer with what it sent and does not know the outcome of.
@@ -36,6 +40,8 @@ type rawProducer struct {
 	last    uint64 // sequence that is known to be used
 	pending [][]string
 	sent    []string // its last batch that was appended
+	// incarnation is the one it is in, as far as it knows; 0 if it is to ask.
+	incarnation uint64
 }
 
 // connect opens a connection through the proxy, of which the calls wait until it
@@ -71,6 +77,7 @@ func (w *world) newRaw(kind, log string, conn *grpc.ClientConn) *rawClient {
 		appends:     walsvcv1.NewAppendServiceClient(conn),
 		replays:     walsvcv1.NewReplayServiceClient(conn),
 		checkpoints: walsvcv1.NewCheckpointServiceClient(conn),
+		cursors:     walsvcv1.NewCursorServiceClient(conn),
 	}
 }
 
@@ -94,6 +101,7 @@ func (c *rawClient) call(in input, ask func(ctx context.Context) (output, error)
 		out = heard(err)
 	}
 	end(out)
+	c.unsure = c.unsure || out.Unknown && changes[in.Kind]
 	return out
 }
 
@@ -116,9 +124,9 @@ func (c *rawClient) work() {
 		c.deleteCheckpoint()
 	case n < 84:
 		c.truncate()
-	case n < 86 && c.log == passing:
-		c.delete()
 	case n < 87 && c.log == passing:
+		c.delete()
+	case n < 90 && c.log == passing:
 		c.seal()
 	case n < 94:
 		c.create()
@@ -147,7 +155,7 @@ func (c *rawClient) consult() {
 
 func (c *rawClient) append() {
 	_, _, next := c.look()
-	in := input{Kind: appendRecords, Records: c.batch(3)}
+	in := input{Kind: appendRecords, Records: c.batch(3), Epoch: c.epoch()}
 	switch c.rng.IntN(12) {
 	case 0, 1, 2:
 		in.Expected = c.likely(next, 3)
@@ -165,10 +173,10 @@ func (c *rawClient) append() {
 func (c *rawClient) appendUnary(in input) output {
 	return c.call(in, func(ctx context.Context) (output, error) {
 		r, err := c.appends.Append(ctx, &walsvcv1.AppendRequest{
-			Log: c.log, Producer: in.Producer, Sequence: in.Sequence, ExpectedLsn: in.Expected, Epoch: in.Epoch, Records: wire(in.Records),
+			Log: c.log, Producer: in.Producer, Sequence: in.Sequence, ExpectedLsn: in.Expected, Epoch: in.Epoch, Incarnation: in.Incarnation, Records: wire(in.Records),
 		})
 		sum := r.GetLogChecksum()
-		out := output{ID: r.GetLogId(), First: r.GetFirstLsn(), Count: uint64(r.GetCount()), Sum: &sum, Repeated: r.GetRepeated()}
+		out := output{ID: r.GetLogId(), First: r.GetFirstLsn(), Count: uint64(r.GetCount()), Sum: &sum, Repeated: r.GetRepeated(), Epoch: r.GetEpoch()}
 		out.Through = out.First + out.Count - 1
 		return out, err
 	})
@@ -185,19 +193,30 @@ func wire(data []string) *walsvcv1.Records {
 // ready has the producer opened, and reports whether it is.
 func (c *rawClient) ready() bool {
 	p := &c.producer
-	if p.id != "" {
+	if p.id != "" && p.incarnation != 0 {
 		return true
 	}
-	id := ulid.Make().String()
-	out := c.call(input{Kind: openProducer, Producer: id}, func(ctx context.Context) (output, error) {
-		r, err := c.appends.OpenProducer(ctx, &walsvcv1.OpenProducerRequest{Log: c.log, Producer: id})
-		return output{Last: r.GetLastSequence()}, err
-	})
-	if !out.succeeded() {
+	id := cmp.Or(p.id, ulid.Make().String())
+	out := c.open(id)
+	switch {
+	case out.Reason == retired:
+		*p = rawProducer{}
 		return false
+	case !out.succeeded():
+		return false
+	case p.id == "":
+		*p = rawProducer{id: id}
 	}
-	*p = rawProducer{id: id}
+	p.incarnation = out.Incarnation
+	p.known(out.Last)
 	return true
+}
+
+func (c *rawClient) open(id string) output {
+	return c.call(input{Kind: openProducer, Producer: id}, func(ctx context.Context) (output, error) {
+		r, err := c.appends.OpenProducer(ctx, &walsvcv1.OpenProducerRequest{Log: c.log, Producer: id})
+		return output{Last: r.GetLastSequence(), Incarnation: r.GetIncarnation()}, err
+	})
 }
 
 // appendProduced appends with a producer: what is pending again, the next batch,
@@ -210,7 +229,7 @@ func (c *rawClient) appendProduced() {
 	if len(p.pending) == 0 {
 		p.pending = [][]string{c.batch(3)}
 	}
-	in := input{Kind: appendRecords, Producer: p.id, Sequence: p.last + 1, Records: p.pending[0]}
+	in := input{Kind: appendRecords, Producer: p.id, Sequence: p.last + 1, Records: p.pending[0], Epoch: c.epoch(), Incarnation: p.incarnation}
 	switch n := c.rng.IntN(20); {
 	case n < 2 && p.last > 0:
 		in.Sequence, in.Records = p.last, p.sent
@@ -224,7 +243,17 @@ func (c *rawClient) appendProduced() {
 	out := c.appendUnary(in)
 	if in.Producer == p.id && in.Sequence == p.last+1 {
 		p.settle(&out)
-	} else if out.Reason == logNotFound || in.Producer == p.id && out.Reason == noProducer {
+	} else if out.Reason == logNotFound || in.Producer == p.id && (out.Reason == noProducer || out.Reason == retired) {
+		*p = rawProducer{}
+	}
+}
+
+// known takes how many batches the service has.
+func (p *rawProducer) known(last uint64) {
+	for ; p.last < last && len(p.pending) > 0; p.last++ {
+		p.sent, p.pending = p.pending[0], p.pending[1:]
+	}
+	if p.last < last { // what was sent out of turn
 		*p = rawProducer{}
 	}
 }
@@ -234,7 +263,9 @@ func (p *rawProducer) settle(out *output) {
 	switch {
 	case out.succeeded():
 		p.last, p.sent, p.pending = p.last+1, p.pending[0], p.pending[1:]
-	case out.Reason == logNotFound, out.Reason == noProducer, out.Reason == sequenceReuse:
+	case out.Reason == superseded:
+		p.incarnation = 0 // somebody resolved
+	case out.Reason == logNotFound, out.Reason == noProducer, out.Reason == retired, out.Reason == sequenceReuse:
 		*p = rawProducer{} // sequenceReuse: what was sent out of turn landed behind a batch that was pending
 	case out.Reason != "" && !elsewhere[out.Reason] && !unsettled[out.Reason]:
 		p.pending = nil // and what came behind it was refused as well
@@ -379,8 +410,8 @@ func (c *rawClient) waitDurable() {
 	})
 }
 
-func (c *rawClient) get() {
-	c.call(input{Kind: getLog}, func(ctx context.Context) (output, error) {
+func (c *rawClient) get() output {
+	return c.call(input{Kind: getLog}, func(ctx context.Context) (output, error) {
 		r, err := c.logs.GetLog(ctx, &walsvcv1.GetLogRequest{Name: c.log})
 		return output{Info: logInfo(r.GetLog())}, err
 	})
@@ -407,8 +438,8 @@ func logInfo(l *walsvcv1.Log) *info {
 	}
 	return &info{
 		ID: l.GetId(), Epoch: l.GetEpoch(), First: l.GetFirstLsn(), Next: l.GetNextLsn(), Live: l.GetLiveBytes(), Sum: l.GetLogChecksum(),
-		Options: options{Quota: l.GetOptions().GetQuotaBytes(), MaxRecord: uint64(l.GetOptions().GetMaxRecordBytes())},
-		Sealed:  l.GetSealTime() != nil,
+		Options: options{Quota: l.GetOptions().GetQuotaBytes(), MaxRecord: uint64(l.GetOptions().GetMaxRecordBytes()), Rate: l.GetOptions().GetRateBytes()},
+		Sealed:  l.GetSealTime() != nil, Holder: l.GetWriter(),
 	}
 }
 
@@ -424,7 +455,7 @@ func (c *rawClient) createWith(o options) output {
 	in := input{Kind: createLog, Options: o}
 	return c.call(in, func(ctx context.Context) (output, error) {
 		r, err := c.logs.CreateLog(ctx, &walsvcv1.CreateLogRequest{
-			Name: c.log, Options: &walsvcv1.LogOptions{QuotaBytes: in.Options.Quota, MaxRecordBytes: uint32(in.Options.MaxRecord)},
+			Name: c.log, Options: &walsvcv1.LogOptions{QuotaBytes: in.Options.Quota, MaxRecordBytes: uint32(in.Options.MaxRecord), RateBytes: in.Options.Rate},
 		})
 		return output{Created: r.GetCreated(), Info: logInfo(r.GetLog())}, err
 	})

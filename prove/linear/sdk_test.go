@@ -129,7 +129,8 @@ func (c *sdkClient) get() {
 		i, err := log.Info(ctx)
 		return output{Info: &info{
 			ID: i.ID.String(), Epoch: i.Epoch, First: uint64(i.First), Next: uint64(i.Next), Live: i.LiveBytes, Sum: i.LogChecksum,
-			Options: options{Quota: i.Options.QuotaBytes, MaxRecord: uint64(i.Options.MaxRecordBytes)},
+			Options: options{Quota: i.Options.QuotaBytes, MaxRecord: uint64(i.Options.MaxRecordBytes), Rate: i.Options.RateBytes},
+			Holder:  i.Writer,
 		}}, err
 	})
 }

@@ -13,6 +13,7 @@ type burst struct {
 	c        *rawClient
 	producer string
 	epoch    uint64
+	in       uint64 // incarnation of the producer
 	bound    string // id of the log
 
 	sent    []sentBatch // without a verdict so far
@@ -40,8 +41,9 @@ func (c *rawClient) burst() {
 		if !c.ready() {
 			return
 		}
-		b.producer = c.producer.id
+		b.producer, b.in = c.producer.id, c.producer.incarnation
 	}
+	b.epoch = c.epoch()
 	if c.rng.IntN(10) == 0 {
 		b.epoch = 1 + c.rng.Uint64N(2)
 	}
@@ -81,7 +83,7 @@ func (b *burst) run(stream walsvcv1.AppendService_AppendStreamClient) error {
 			req.ExpectedLsn = c.likely(next, 1)
 		}
 		next += uint64(len(data))
-		in := input{Kind: appendRecords, ID: b.bound, Producer: b.producer, Epoch: b.epoch, Sequence: req.GetSequence(), Expected: req.GetExpectedLsn(), Records: data}
+		in := input{Kind: appendRecords, ID: b.bound, Producer: b.producer, Epoch: b.epoch, Incarnation: b.in, Stream: true, Sequence: req.GetSequence(), Expected: req.GetExpectedLsn(), Records: data}
 		s := sentBatch{sequence: req.GetSequence()}
 		s.in, s.end = c.beginOpen(in)
 		b.sent = append(b.sent, s)
@@ -107,10 +109,10 @@ func (b *burst) run(stream walsvcv1.AppendService_AppendStreamClient) error {
 
 // bind opens the log on the stream and reports whether that went well.
 func (b *burst) bind(stream walsvcv1.AppendService_AppendStreamClient) (open bool, err error) {
-	end := b.c.begin(input{Kind: bindLog, Producer: b.producer, Epoch: b.epoch})
+	end := b.c.begin(input{Kind: bindLog, Producer: b.producer, Epoch: b.epoch, Incarnation: b.in})
 	out := output{Unknown: true}
 	defer func() { end(out) }()
-	err = stream.Send(&walsvcv1.AppendStreamRequest{Binds: []*walsvcv1.Bind{{Binding: 1, Log: b.c.log, Producer: b.producer, Epoch: b.epoch}}})
+	err = stream.Send(&walsvcv1.AppendStreamRequest{Binds: []*walsvcv1.Bind{{Binding: 1, Log: b.c.log, Producer: b.producer, Epoch: b.epoch, Incarnation: b.in}}})
 	for err == nil || errors.Is(err, io.EOF) { // which says that Recv has the reason
 		var m *walsvcv1.AppendStreamResponse
 		if m, err = stream.Recv(); err != nil {
@@ -122,8 +124,11 @@ func (b *burst) bind(stream walsvcv1.AppendService_AppendStreamClient) (open boo
 		switch bound := m.GetBounds()[0]; {
 		case bound.GetRefusal() != nil:
 			out = refusal(bound.GetRefusal())
-			if out.Reason == noProducer || out.Reason == logNotFound {
+			switch out.Reason {
+			case noProducer, logNotFound, retired:
 				b.c.producer = rawProducer{}
+			case superseded:
+				b.c.producer.incarnation = 0
 			}
 			return false, stream.CloseSend()
 		default:
@@ -151,7 +156,7 @@ func (b *burst) verdict(v *walsvcv1.Verdict) bool {
 	b.sent = b.sent[1:]
 	s.in.After = b.refused
 	sum := v.GetLogChecksum()
-	out := output{ID: b.bound, First: v.GetFirstLsn(), Count: uint64(v.GetCount()), Sum: &sum, Repeated: v.GetRepeated()}
+	out := output{ID: b.bound, First: v.GetFirstLsn(), Count: uint64(v.GetCount()), Sum: &sum, Repeated: v.GetRepeated(), Epoch: v.GetEpoch()}
 	out.Through = out.First + out.Count - 1
 	if v.GetRefusal() != nil {
 		out = refusal(v.GetRefusal())

@@ -24,15 +24,19 @@ const (
 	steady  = "steady"  // stays
 	bounded = "bounded" // stays, and has a quota
 	passing = "passing" // is deleted and created again
+	owned   = "owned"   // stays, and has a rate, writers, cursors, and producers whose batches are resolved
 )
 
-var logs = []string{steady, bounded, passing}
+var logs = []string{steady, bounded, passing, owned}
 
 // optionsOf are the options that a log is created with.
 func optionsOf(log string) options {
 	o := options{MaxRecord: maxRecord}
-	if log == bounded {
+	switch log {
+	case bounded:
 		o.Quota = 24 << 10
+	case owned:
+		o.Rate = 8 << 10
 	}
 	return o
 }
@@ -71,7 +75,11 @@ type view struct {
 	mu          sync.Mutex
 	id          string
 	first, next uint64
+	epoch       uint64
+	producer    string // one of somebody's, and its last sequence
+	sequence    uint64
 	checkpoints map[string]checkpoint
+	cursors     map[string]cursor
 }
 
 // newWorld returns a world without clients, and without a service behind its proxy.
@@ -92,7 +100,7 @@ func newWorld(t *testing.T, rng *rand.Rand, timeout time.Duration) *world {
 	}
 	w.idle = sync.NewCond(&w.mu)
 	for _, log := range logs {
-		w.views[log] = &view{first: 1, next: 1, checkpoints: map[string]checkpoint{}}
+		w.views[log] = &view{first: 1, next: 1, checkpoints: map[string]checkpoint{}, cursors: map[string]cursor{}}
 	}
 	if w.proxy, err = newProxy(filepath.Join(dir, "p"), rand.New(rand.NewPCG(rng.Uint64(), 0))); err != nil {
 		t.Fatal(err)
@@ -323,15 +331,19 @@ func (c *client) learn(in *input, out *output) {
 	defer v.mu.Unlock()
 	switch {
 	case out.Info != nil:
-		v.id, v.first, v.next = out.Info.ID, out.Info.First, out.Info.Next
+		v.id, v.first, v.next, v.epoch = out.Info.ID, out.Info.First, out.Info.Next, out.Info.Epoch
 	case in.Kind == deleteLog && out.succeeded() && (in.ID == "" || in.ID == v.id):
 		v.id, v.first, v.next = "", 1, 1
 		clear(v.checkpoints)
 	case in.Kind == appendRecords && out.succeeded():
 		v.next = max(v.next, out.First+out.Count)
+		v.producer, v.sequence = in.Producer, in.Sequence
 	}
 	for _, cp := range out.Checkpoints {
 		v.checkpoints[cp.Name] = cp
+	}
+	for _, cur := range out.Cursors {
+		v.cursors[cur.Name] = cur
 	}
 }
 
@@ -395,7 +407,9 @@ func (w *world) populate() {
 		}
 		if log == passing { // as long as there is none, everything is refused
 			c := w.newRaw("early", log, calls)
-			for _, ask := range []func(){c.get, c.listCheckpoints, c.getCheckpoint, c.deleteCheckpoint, c.setCheckpoint, c.truncate, c.delete, c.read, c.append, c.burst} {
+			c.get()
+			c.listCursors()
+			for _, ask := range []func(){c.listCheckpoints, c.getCheckpoint, c.deleteCheckpoint, c.setCheckpoint, c.truncate, c.delete, c.read, c.append, c.burst, c.acquire, c.release, c.resolve, c.retire, c.setCursor, c.getCursor, c.deleteCursor} {
 				ask()
 			}
 			c.ready()
@@ -409,8 +423,18 @@ func (w *world) populate() {
 		if log == passing {
 			continue
 		}
+		if log == owned {
+			for range 3 {
+				c := w.newRaw("owner", log, calls)
+				c.aide = w.newRaw("aide", log, streams)
+				c.run(c.own)
+			}
+		}
 		f := w.newRaw("follower", log, streams)
 		f.run(f.follow)
+		if log == owned {
+			continue
+		}
 		logs := w.openSDK()
 		w.t.Cleanup(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -440,6 +464,10 @@ func (w *world) survey(socket string) {
 		c.listCheckpoints()
 		for _, name := range names {
 			c.getCheckpointOf(name)
+		}
+		c.listCursors()
+		for _, producer := range w.history.doubtful(log) {
+			c.open(producer)
 		}
 		c.readAll()
 	}
