@@ -104,7 +104,8 @@
 // became of 7: the producer's next incarnation begins first, and what is still on
 // its way was sent in an earlier one.
 //
-// The log has a writer. What the handle appends states the epoch that it acquired.
+// The log has a writer. What the handle appends states the epoch that it acquired, as
+// its checkpoints do and its waits for durable LSNs.
 // One that was fenced meanwhile hears FENCED, and of a batch which had landed before
 // where it did: of its own appends nothing is unknown.
 //

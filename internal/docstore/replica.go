@@ -92,7 +92,8 @@ func (r *Replica) join(ctx context.Context, index int) (*follower, error) {
 // follow applies what its log has and gets, until the replica's life ends. Nothing
 // comes that could still be lost, none twice, and none is left out: should records
 // be gone that it did not get, since the cursor was evicted, it hears
-// client.ErrCursorLost, and begins anew from a copy of the store.
+// client.ErrCursorLost, and client.ErrRewound if it has records that a rewind has
+// discarded since: then it begins anew from a copy of the store.
 func (r *Replica) follow(sh *follower) error {
 	from := client.ReplayOptions{From: sh.reached() + 1, Cursor: r.options.Name, Follow: true}
 	for record, err := range sh.log.Replay(r.life, from) {

@@ -82,8 +82,9 @@ type primary struct {
 //
 // It returns an error that Is ErrFile if a page's file is damaged or of another
 // store, ErrOp if a log has records that are not this store's, client.ErrDataLoss if
-// a log is not the one that the pages were made from, client.ErrFenced if somebody
-// else took over meanwhile, or what the service returned.
+// a log is not the one that the pages were made from, client.ErrRewound if it was
+// rewound below what the pages hold, client.ErrFenced if somebody else took over
+// meanwhile, or what the service returned.
 func Open(ctx context.Context, target string, o Options) (*Store, error) {
 	o = o.withDefaults()
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
@@ -244,7 +245,9 @@ func (c *Commit) Wait(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if _, err := c.append.Wait(ctx); err != nil {
+	// That its position is no longer kept is no failure: it can only be the one that it
+	// was appended for.
+	if _, err := c.append.Wait(ctx); err != nil && !errors.Is(err, client.ErrPositionLost) {
 		c.store.stop(err)
 		return err
 	}
