@@ -292,6 +292,16 @@ func (l *faultyLife) holds(what string, v *Volume) {
 	if info, err := v.Log("s"); l.sealed && (err != nil || info.Sealed.IsZero()) {
 		l.errorf("%s: log %q was sealed, and is %+v, %v", what, "s", info, err)
 	}
+	whole, begin := map[string]map[string]bool{}, map[string]LSN{}
+	defer func() {
+		for _, logs := range [][2]string{{"a", "b"}, {"b", "a"}} {
+			for mark := range whole[logs[0]] {
+				if begin[logs[1]] == 1 && !whole[logs[1]][mark] {
+					l.errorf("%s: log %q has its part of batch %s, log %q does not", what, logs[0], mark, logs[1])
+				}
+			}
+		}
+	}()
 	for log, acked := range l.acked {
 		first, found, err := l.read(v, log)
 		switch {
@@ -316,10 +326,26 @@ func (l *faultyLife) holds(what string, v *Volume) {
 				l.errorf("%s: log %q has LSN %d to %d, and another record than was acknowledged at %d, or none", what, log, first, int(first)+len(found)-1, lsn)
 			}
 		}
+		whole[log] = wholesIn(found)
+		begin[log] = first
 		if !within(found, l.submitted[log]) {
 			l.errorf("%s: log %q has records that were not submitted, or not in this order, or twice", what, log)
 		}
 	}
+}
+
+// wholeMark is in the records of batches over both logs, before what tells them apart.
+const wholeMark = "together "
+
+// wholesIn returns which batches over both logs a log has.
+func wholesIn(found []string) map[string]bool {
+	in := map[string]bool{}
+	for _, rec := range found {
+		if _, mark, ok := strings.Cut(rec, wholeMark); ok {
+			in[mark] = true
+		}
+	}
+	return in
 }
 
 // acquire makes a writer and releases it, so that the log goes on being shared. It
@@ -416,7 +442,7 @@ func (l *faultyLife) use(v *Volume, rounds int, checkpoints bool) {
 	ctx := context.Background()
 	l.phase.Store(atAppend)
 	for _, log := range []string{"a", "b"} {
-		if _, _, err := v.CreateLog(ctx, log, LogOptions{}); err != nil {
+		if _, _, err := v.CreateLog(ctx, log, LogOptions{ColocationKey: "fault"}); err != nil {
 			l.refused("create", err) // ErrFull, if the first spares could not be made
 			return
 		}
@@ -515,6 +541,18 @@ func (l *faultyLife) append(v *Volume, round int) {
 		})
 	}
 	appending.Wait()
+	clients = append(clients, client{log: "a"}, client{log: "b"})
+	together, mark := clients[2:], len(l.submitted["a"])
+	for i := range together {
+		c := &together[i]
+		c.rec = fmt.Sprintf("%s %d %s%d", c.log, len(l.submitted[c.log]), wholeMark, mark)
+		l.submitted[c.log] = append(l.submitted[c.log], c.rec)
+	}
+	whole, err := v.Append(context.Background(), "a", ulid.ULID{}, 0, Batch{Run: run(together[0].rec), Parts: []Part{{Log: "b", Run: run(together[1].rec)}}})
+	together[0].verdict, together[0].err, together[1].err = whole, err, err
+	if err == nil {
+		together[1].verdict.First = whole.Parts[0].First
+	}
 	for _, c := range clients {
 		if c.err == nil {
 			if before {

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -45,7 +47,7 @@ func newAppendCommand(g *globals) *cobra.Command {
 	var create bool
 	var epoch uint64
 	cmd := &cobra.Command{
-		Use:   "append LOG",
+		Use:   "append {LOG | LOG=FILE...}",
 		Short: "Append lines as records",
 		Long: `Append the lines of standard input, or of a file, to a log: one record each,
 without the newline. An empty line is an empty record. Lines are pipelined, and
@@ -55,14 +57,34 @@ records lie between the first LSN and the last.
 After an error, what was appended is reported all the same, and the message says
 which line to go on with.
 
+With LOG=FILE, or LOG@EPOCH=FILE for a log that has a writer, all lines of all the
+files are one batch: it lands in all of the logs, or in none. They are up to 16 logs
+with one colocation key, and at most 8 MiB. JSON then: logs (log, records, bytes,
+epoch, first_lsn, last_lsn), records, bytes, seconds.
+
 JSON: log, records, bytes, first_lsn, last_lsn (0 without records), seconds,
 records_per_second.`,
 		Example: `  walctl append orders --create --file orders.jsonl
-  echo hello | walctl append greetings`,
-		GroupID:           groupOnline,
-		Args:              exactArgs(1),
+  echo hello | walctl append greetings
+  walctl append data=rows.jsonl index=entries.jsonl`,
+		GroupID: groupOnline,
+		Args: func(cmd *cobra.Command, args []string) error {
+			together := len(args) > 0 && !slices.ContainsFunc(args, func(a string) bool { return !strings.Contains(a, "=") })
+			if !together {
+				return exactArgs(1)(cmd, args)
+			}
+			for _, flag := range []string{"file", "epoch", "create"} {
+				if cmd.Flags().Changed(flag) {
+					return fmt.Errorf("--%s is for one log by its name, not for LOG=FILE", flag)
+				}
+			}
+			return nil
+		},
 		ValidArgsFunction: g.completeLog,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if strings.Contains(args[0], "=") {
+				return g.appendTogether(cmd, args)
+			}
 			in, total, err := openInput(cmd, file)
 			if err != nil {
 				return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -21,6 +22,15 @@ type resolveResult struct {
 	Count        int        `json:"count"`
 	Epoch        uint64     `json:"epoch"`
 	LastSequence uint64     `json:"last_sequence"`
+	// Parts are what a batch over several logs appended to the others.
+	Parts []resolvedPart `json:"parts"`
+}
+
+type resolvedPart struct {
+	LogID    string     `json:"log_id"`
+	FirstLSN client.LSN `json:"first_lsn"`
+	Count    int        `json:"count"`
+	Epoch    uint64     `json:"epoch"`
 }
 
 func (r resolveResult) tables() []grid {
@@ -31,6 +41,9 @@ func (r resolveResult) tables() []grid {
 		rows = append(rows, []any{"at", "a position that is no longer kept"})
 	default:
 		rows = append(rows, []any{"at", fmt.Sprintf("LSN %d to %d of epoch %d", r.FirstLSN, r.FirstLSN+client.LSN(r.Count)-1, r.Epoch)})
+	}
+	for _, p := range r.Parts {
+		rows = append(rows, []any{"and at", fmt.Sprintf("LSN %d to %d of epoch %d of log %s", p.FirstLSN, p.FirstLSN+client.LSN(p.Count)-1, p.Epoch, cmp.Or(p.LogID, "that was deleted since"))})
 	}
 	return []grid{{rows: append(rows, []any{"last sequence", r.LastSequence})}}
 }
@@ -48,7 +61,8 @@ SUPERSEDED.
 JSON: log, producer, sequence, outcome ("committed", "not written", "fenced" if it
 is not written and its epoch is over, or "discarded" if it was committed and a
 rewind discarded it since), first_lsn (0 unless it was committed and its position
-is still kept), count, epoch, last_sequence (of the producer).`,
+is still kept), count, epoch, last_sequence (of the producer), parts (of a batch
+over several logs: log_id, first_lsn, count, epoch).`,
 		Example:           "  walctl resolve orders 01JD3W8Z7Q4T5R6Y7P8N9M0KXA 42",
 		GroupID:           groupOnline,
 		Args:              exactArgs(3),
@@ -69,9 +83,17 @@ is still kept), count, epoch, last_sequence (of the producer).`,
 			if err != nil {
 				return err
 			}
+			parts := []resolvedPart{}
+			for _, p := range r.Parts {
+				part := resolvedPart{FirstLSN: p.LSN, Count: p.Count, Epoch: p.Epoch}
+				if p.Log != (ulid.ULID{}) {
+					part.LogID = p.Log.String()
+				}
+				parts = append(parts, part)
+			}
 			return g.print(cmd, resolveResult{
 				Log: args[0], Producer: u.Producer.String(), Sequence: u.Sequence, Outcome: r.Outcome.String(),
-				FirstLSN: r.Receipt.LSN, Count: r.Receipt.Count, Epoch: r.Receipt.Epoch, LastSequence: r.LastSequence,
+				FirstLSN: r.Receipt.LSN, Count: r.Receipt.Count, Epoch: r.Receipt.Epoch, LastSequence: r.LastSequence, Parts: parts,
 			})
 		})
 	}
