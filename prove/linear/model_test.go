@@ -408,7 +408,7 @@ func (s *state) apply(in *input, out *output) (*state, bool) {
 	case seeRecords:
 		return s, s.holds(out.First, out.Records)
 	case seeDurable:
-		if in.Epoch > 1 {
+		if in.Epoch != 0 && in.Epoch != s.epoch {
 			return s, out.Reason == fenced
 		}
 		return s, out.succeeded() && in.LSN <= out.LSN && (out.LSN == s.last || !out.Complete && out.LSN < s.last)
@@ -751,7 +751,7 @@ func (s *state) stepSetCheckpoint(in *input, out *output) (*state, bool) {
 		was = *cp
 	}
 	switch {
-	case in.Epoch > 1:
+	case in.Epoch != 0 && in.Epoch != s.epoch:
 		return s, out.Reason == fenced
 	case in.LSN > s.last:
 		return s, refused(out, lsnAhead, map[string]uint64{"next_lsn": s.next()})

@@ -403,7 +403,12 @@ func (c *rawClient) follow() {
 
 // stated is an epoch to be stated by what need not: mostly none, at times one that is
 // not the log's.
-func (c *rawClient) stated() uint64 { return [8]uint64{6: 1, 7: 2}[c.rng.IntN(8)] }
+func (c *rawClient) stated() uint64 {
+	if c.rng.IntN(4) > 0 {
+		return 0
+	}
+	return c.likely(c.epoch(), 1)
+}
 
 func (c *rawClient) waitDurable() {
 	_, _, next := c.look()
