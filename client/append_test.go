@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/oklog/ulid/v2"
 	"google.golang.org/grpc/codes"
@@ -34,7 +35,7 @@ func TestAppend(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Receipt{Log: f.logs["orders"].id, Epoch: 1, LSN: 4, Count: 3, LogChecksum: f.logs["orders"].sum(6), Through: 6}
+	want := Receipt{Volume: fakeVolume, Log: f.logs["orders"].id, Name: "orders", Committed: time.Unix(0, fakeTime).UTC(), Epoch: 1, LSN: 4, Count: 3, LogChecksum: f.logs["orders"].sum(6), Through: 6}
 	if r != want {
 		t.Fatalf("got %+v, want %+v", r, want)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/oklog/ulid/v2"
 
@@ -13,16 +14,22 @@ import (
 )
 
 // A Receipt is the acknowledgement of an append: its records survive any crash.
-// (Log, Epoch, LSN) names a record for ever.
+// (Log, Epoch, LSN) names a record for ever. MarshalText spells it as one line, to be
+// kept, and to be proven later: see Client.VerifyReceipt and walctl verify-receipt.
 type Receipt struct {
-	Log   ulid.ULID
-	Epoch uint64
-	LSN   LSN // of the append's first record
-	Count int // of its records; the others follow the first
+	Volume ulid.ULID
+	Log    ulid.ULID
+	Name   string // of the log
+	Epoch  uint64
+	LSN    LSN // of the append's first record
+	Count  int // of its records; the others follow the first
 	// LogChecksum is the log's running checksum behind Through, which is the last
 	// record of the batch that the append travelled in: at or above its own last.
 	LogChecksum uint32
 	Through     LSN
+	// Committed is when the append was committed, by the service's clock; zero if it
+	// is Repeated: when that was, only the first answer told.
+	Committed time.Time
 	// Repeated is true if the service had it already when it was sent again.
 	Repeated bool
 }

@@ -100,6 +100,11 @@ type fakeProducer struct {
 	sums map[uint64]uint32
 }
 
+// fakeVolume is the volume of every fake, and fakeTime when it commits.
+var fakeVolume = ulid.ULID{15: 1}
+
+const fakeTime = 1763668208123456789
+
 func newFake() *fake {
 	return &fake{
 		logs:   make(map[string]*fakeLog),
@@ -341,7 +346,7 @@ func (f *fake) work(bindings map[uint32]*binding, m *wire.AppendRequest, fate fa
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.messages++
-	resp := &wire.AppendResponse{Draining: fate == drained}
+	resp := &wire.AppendResponse{Draining: fate == drained, CommitTime: fakeTime}
 	for _, b := range m.Binds {
 		resp.Bounds = append(resp.Bounds, f.bind(bindings, b))
 	}
@@ -372,7 +377,7 @@ func (f *fake) work(bindings map[uint32]*binding, m *wire.AppendRequest, fate fa
 
 func (f *fake) bind(bindings map[uint32]*binding, b *walsvcv1.Bind) *walsvcv1.Bound {
 	f.binds = append(f.binds, b)
-	out := &walsvcv1.Bound{Binding: b.GetBinding()}
+	out := &walsvcv1.Bound{Binding: b.GetBinding(), VolumeId: fakeVolume.String()}
 	if f.onBind != nil {
 		if out.Refusal = f.onBind(b); out.Refusal != nil {
 			return out

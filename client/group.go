@@ -290,8 +290,8 @@ func (l *Log) partsLanded(b *batch, v *wire.Verdict) {
 		p, got := &b.parts[i], &v.Parts[i]
 		f := l.further[p.further]
 		r := Receipt{
-			Log: f.id, Epoch: got.Epoch, LSN: LSN(got.First), Count: p.count, LogChecksum: got.Checksum,
-			Through: LSN(got.First) + LSN(p.count) - 1, Repeated: v.Repeated,
+			Volume: l.volume, Log: f.id, Name: f.log.name, Epoch: got.Epoch, LSN: LSN(got.First), Count: p.count, LogChecksum: got.Checksum,
+			Through: LSN(got.First) + LSN(p.count) - 1, Committed: committed(v), Repeated: v.Repeated,
 		}
 		f.claim = r.Claim()
 		if f.known.lsn < r.Through || f.known.epoch != got.Epoch {

@@ -87,8 +87,12 @@ func (l *Log) Resolve(ctx context.Context, u *UnknownError) (Resolution, error) 
 		return Resolution{}, fmt.Errorf("resolve on log %q: %w: %v", l.name, ErrProtocol, resp.GetOutcome())
 	}
 	if first := LSN(resp.GetFirstLsn()); first != 0 {
+		s := l.stream
+		s.mu.Lock()
+		volume := l.volume // zero if this client never appended to the log
+		s.mu.Unlock()
 		r.Receipt = Receipt{
-			Log: info.ID, Epoch: resp.GetEpoch(), LSN: first + LSN(u.Skip), Count: int(resp.GetCount()),
+			Volume: volume, Log: info.ID, Name: l.name, Epoch: resp.GetEpoch(), LSN: first + LSN(u.Skip), Count: int(resp.GetCount()),
 			Through: first + LSN(resp.GetCount()) - 1, LogChecksum: resp.GetLogChecksum(), Repeated: true,
 		}
 		if u.Count > 0 {

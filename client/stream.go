@@ -90,6 +90,7 @@ type appender struct {
 	resume      *time.Timer   // that ends the pause; nil if there is none
 
 	id        ulid.ULID // of the log, once bound
+	volume    ulid.ULID // that has it, once bound for the first time
 	maxRecord int       // the log's own bound on records, in bytes; 0 for none
 	claim     Claim     // the last acknowledgement, which the service must prove
 	discarded error     // that it was discarded, which nobody was there to be told: the next append is
@@ -699,6 +700,9 @@ func (s *stream) receive(m *wire.AppendResponse) {
 			s.staged = s.staged[1:]
 			s.settled++
 		}
+		if v.CommitTime == 0 {
+			v.CommitTime = m.CommitTime
+		}
 		if s.verdict(l, v) {
 			return
 		}
@@ -783,6 +787,10 @@ func (s *stream) bound(l *Log, b *walsvcv1.Bound) {
 		s.violated(l, "the producer's last sequence is %d, only %d was sent", last, l.next-1)
 		return
 	}
+	if l.volume, err = ulid.ParseStrict(b.GetVolumeId()); err != nil {
+		s.violated(l, "bound to %d in volume %q", b.GetBinding(), b.GetVolumeId())
+		return
+	}
 	l.known = position{info.Epoch, info.Durable(), info.LogChecksum}
 	s.seated(l)
 }
@@ -810,8 +818,8 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 		l.landed = b.sequence
 		_, count := b.lead()
 		r := Receipt{
-			Log: l.id, Epoch: v.Epoch, LSN: LSN(v.First), Count: count, LogChecksum: v.Checksum,
-			Through: LSN(v.First) + LSN(count) - 1, Repeated: v.Repeated,
+			Volume: l.volume, Log: l.id, Name: l.name, Epoch: v.Epoch, LSN: LSN(v.First), Count: count, LogChecksum: v.Checksum,
+			Through: LSN(v.First) + LSN(count) - 1, Committed: committed(v), Repeated: v.Repeated,
 		}
 		if v.First == 0 {
 			s.settle(b, Receipt{}, ErrPositionLost)
@@ -881,6 +889,14 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 		s.rebound(l)
 	}
 	return false
+}
+
+// committed returns when a batch was, as its verdict says; zero for a repeat.
+func committed(v *wire.Verdict) time.Time {
+	if v.CommitTime == 0 || v.Repeated {
+		return time.Time{}
+	}
+	return time.Unix(0, int64(v.CommitTime)).UTC()
 }
 
 // rebound has l send again behind a refusal. REQUIRES: mu.
@@ -1030,7 +1046,7 @@ func (s *stream) drop(l *Log, why error) {
 	s.withdraw(l)
 	// What was acknowledged stays acknowledged, whoever appends next, unless the
 	// log was deleted, with all that it held.
-	next := appender{used: true, hint: l.hint, producer: l.producer, epoch: l.epoch, claim: l.claim}
+	next := appender{used: true, hint: l.hint, producer: l.producer, epoch: l.epoch, claim: l.claim, volume: l.volume}
 	if errors.Is(why, ErrLogNotFound) || errors.Is(why, ErrRewound) {
 		next.claim = Claim{}
 	}

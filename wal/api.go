@@ -124,6 +124,9 @@ type Verdict struct {
 	// Parts are those of the batch, in its order; nil if refused, and if repeated and
 	// no longer known.
 	Parts []PartVerdict
+	// Committed is when its frame was, by the volume's clock, in nanoseconds since
+	// 1970; 0 if it was refused or is a repeat.
+	Committed int64
 }
 
 // A PartVerdict says where a part of a batch is.
@@ -635,6 +638,8 @@ type engine interface {
 	NewAppender(notify func()) *Appender
 	Append(ctx context.Context, log string, producer ulid.ULID, epoch Epoch, b Batch) (Verdict, error)
 
+	ID() ulid.ULID
+	VerifyReceipt(r Receipt) (ReceiptFinding, error)
 	CheckClaim(log string, c Claim) error
 	At(log string, t time.Time) (LSN, error)
 	NewReader(log string, o ReadOptions) (*Reader, error)

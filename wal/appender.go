@@ -59,13 +59,14 @@ type Appender struct {
 	mu     sync.Mutex
 	queue  []entry // verdicts in order, told or not; queue[:head] were taken
 	head   int
-	rides  uint64 // distinct frames it has ridden in
-	landed uint64 // how many of them have landed
-	staged bool   // see TellWritten
-	wrote  uint64 // the last of them that is written
-	taken  uint64 // verdicts that Take has returned
-	failed error  // what the first frame that did not land ended with
-	inside bool   // the appending goroutine will Take by itself
+	rides  uint64  // distinct frames it has ridden in
+	landed uint64  // how many of them have landed
+	staged bool    // see TellWritten
+	wrote  uint64  // the last of them that is written
+	times  []int64 // when those were committed that have landed since Take was called
+	taken  uint64  // verdicts that Take has returned
+	failed error   // what the first frame that did not land ended with
+	inside bool    // the appending goroutine will Take by itself
 }
 
 // An entry is a verdict that may be told when its ride has landed.
@@ -635,6 +636,7 @@ func (a *Appender) Landed(_ uint64, err error) {
 	}
 	if a.failed == nil {
 		a.landed++
+		a.times = append(a.times, a.v.landing)
 	}
 	inside := a.inside
 	a.mu.Unlock()
@@ -673,11 +675,15 @@ func (a *Appender) Take(dst []Verdict) []Verdict {
 			e.verdict = Verdict{Binding: e.verdict.Binding, Tag: e.verdict.Tag, Sequence: e.verdict.Sequence,
 				Err: fmt.Errorf("outcome unknown: %w", a.failed)}
 		}
+		if e.verdict.Err == nil && !e.verdict.Repeated {
+			e.verdict.Committed = a.times[len(a.times)-1-int(a.landed-e.ride)]
+		}
 		dst = append(dst, e.verdict)
 		*e = entry{}
 		a.head++
 		a.taken++
 	}
+	a.times = a.times[:0] // all that has landed was taken
 	switch {
 	case a.head == len(a.queue):
 		a.queue, a.head = a.queue[:0], 0

@@ -132,6 +132,16 @@
 // A rewind never passes a checkpoint: what an engine has in its own pages it cannot
 // discard.
 //
+// # Receipts
+//
+// What an append was acknowledged with can be proven later, against the volume that
+// is served or against its files: VerifyReceipt finds the batch by log and LSN, as a
+// reader does, and compares the epoch and checksum that its command has and the time
+// of its commit. The checksum is the log's, so it vouches for all before it, as a
+// claim's does; unlike a claim, a receipt of what was truncated proves nothing any
+// more, and that is said. Commit times reach the seats with the frame that landed: one
+// number for each ride, of which the wire sends one for a message.
+//
 // # Two states
 //
 // The state ahead has every sequenced command, the durable one every landed

@@ -53,6 +53,9 @@ type ownBatch struct {
 	last  LSN // the last record that is; a rewind may have taken the rest
 }
 
+// committed returns when a batch of the frame was committed, in nanoseconds since 1970.
+func (b *batchFrame) committed(*Command) int64 { return b.frame.Header.Time }
+
 // NewReader returns a Reader. It returns ErrLogNotFound, a *RangeError if o.From
 // is truncated or beyond the next LSN or records since o.FromTime are, ErrInvalid for
 // two beginnings or two ends, ErrCursorNotFound, or a *CursorLostError if o.Cursor was evicted.
@@ -369,7 +372,7 @@ func (v *Volume) seek(b *batchFrame, name string, number uint64, lsn LSN, h *his
 		if err := v.live(name, number, lsn, h); err != nil {
 			return err
 		}
-		if !errors.Is(err, segment.ErrReleased) {
+		if !errors.Is(err, segment.ErrReleased) || v.aside {
 			break
 		}
 		// A segment went away under the search, which is no loss: there is one less.

@@ -40,6 +40,8 @@ type Volume struct {
 	clock    clock
 	recovery Recovery
 	readOnly error // why nothing is accepted; nil when writable
+	// aside: another process may have the volume, and releases segments unnoticed.
+	aside bool
 	// lossy names the logs that had lost records when the volume was opened. Only
 	// repairs add to them, and those are done to volumes that are closed.
 	lossy []string
@@ -59,6 +61,9 @@ type Volume struct {
 	// each producer. The bus's lock guards them.
 	ahead *State
 	bound map[bindKey]*Binding
+
+	// landing is the commit time of the frame whose riders are told: of whoever tells.
+	landing int64
 
 	mu      sync.RWMutex
 	durable *State // readers see this
@@ -114,6 +119,7 @@ type cargo struct {
 	admitted int64
 	rolled   bool
 	records  int
+	time     int64 // commit time
 	write    time.Duration
 	sync     time.Duration
 	// unwritten is set of a frame that was to begin a segment for which there is
@@ -174,7 +180,7 @@ func (l localOrderer) Submit(f *batcher.Frame) {
 	}
 	if err == nil {
 		v.unpromised.Store(d.Kind != segment.KindPromise)
-		c.pos, c.size, c.rolled = w.Ref.Pos, w.Header.Size(), w.Rolled
+		c.pos, c.size, c.rolled, c.time = w.Ref.Pos, w.Header.Size(), w.Rolled, w.Header.Time
 		c.next = segment.FrameRef{
 			Pos:      segment.Pos{Segment: c.pos.Segment, Offset: c.pos.Offset + c.size},
 			Sequence: w.Header.Sequence + 1,
@@ -320,6 +326,7 @@ func (v *Volume) publish(f *batcher.Frame, err error) {
 	if c.unwritten {
 		return
 	}
+	v.landing = c.time
 	var evicted []CursorLostError
 	var news news
 	v.mu.Lock()
@@ -554,6 +561,9 @@ func newWaiter() *waiter { return &waiter{landed: make(chan error, 1)} }
 
 // Landed implements batcher.Rider.
 func (w *waiter) Landed(_ uint64, err error) { w.landed <- err }
+
+// ID returns the volume's ULID.
+func (v *Volume) ID() ulid.ULID { return v.journal.Volume() }
 
 // Recovery returns what opening the volume found.
 func (v *Volume) Recovery() Recovery { return v.recovery }

@@ -26,6 +26,7 @@ type appendResult struct {
 	Bytes            uint64     `json:"bytes"`
 	FirstLSN         client.LSN `json:"first_lsn"`
 	LastLSN          client.LSN `json:"last_lsn"`
+	Receipt          string     `json:"receipt"`
 	Seconds          float64    `json:"seconds"`
 	RecordsPerSecond float64    `json:"records_per_second"`
 }
@@ -62,7 +63,8 @@ files are one batch: it lands in all of the logs, or in none. They are up to 16 
 with one colocation key, and at most 8 MiB. JSON then: logs (log, records, bytes,
 epoch, first_lsn, last_lsn), records, bytes, seconds.
 
-JSON: log, records, bytes, first_lsn, last_lsn (0 without records), seconds,
+JSON: log, records, bytes, first_lsn, last_lsn (0 without records), receipt (of
+the last record, for walctl verify-receipt; empty without records), seconds,
 records_per_second.`,
 		Example: `  walctl append orders --create --file orders.jsonl
   echo hello | walctl append greetings
@@ -143,6 +145,7 @@ func appendLines(ctx context.Context, log *client.Log, in io.Reader, progress fu
 	// time; failed is the first one that is an error.
 	var mu sync.Mutex
 	var failed error
+	var last client.Receipt
 	reader := bufio.NewReaderSize(in, 256<<10)
 	var readErr error
 	for ctx.Err() == nil {
@@ -162,7 +165,7 @@ func appendLines(ctx context.Context, log *client.Log, in io.Reader, progress fu
 				if r.Records == 0 {
 					r.FirstLSN = receipt.LSN
 				}
-				r.LastLSN = receipt.LSN
+				r.LastLSN, last = receipt.LSN, receipt
 				r.Records++
 				r.Bytes += uint64(n)
 				progress(n + 1)
@@ -184,7 +187,7 @@ func appendLines(ctx context.Context, log *client.Log, in io.Reader, progress fu
 
 	mu.Lock()
 	defer mu.Unlock()
-	r.Seconds = time.Since(began).Seconds()
+	r.Seconds, r.Receipt = time.Since(began).Seconds(), last.String()
 	r.RecordsPerSecond = float64(r.Records) / r.Seconds
 	switch {
 	case failed != nil:

@@ -21,6 +21,9 @@ const (
 	exitNotFound    = 3
 	exitUnavailable = 4
 	exitDamage      = 5
+	exitContradicts = 6
+	exitGone        = 7
+	exitRewound     = 8
 	exitInterrupted = 130
 )
 
@@ -35,6 +38,9 @@ var exitCodes = []struct {
 	{exitNotFound, "not there: no such log or checkpoint, or an LSN outside the log"},
 	{exitUnavailable, "the service cannot be reached, is stopping or takes nothing at present"},
 	{exitDamage, "acknowledged data is missing, damaged, duplicated or out of order"},
+	{exitContradicts, "a receipt is contradicted: it was tampered with, or is of another history"},
+	{exitGone, "a receipt cannot be proven any more: its records were truncated or deleted"},
+	{exitRewound, "a receipt's records were discarded by a rewind"},
 	{exitInterrupted, "interrupted"},
 }
 

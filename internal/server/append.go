@@ -77,6 +77,8 @@ func (s appendService) append(ctx context.Context, req *walsvcv1.AppendRequest) 
 		LogChecksum: uint32(v.Checksum),
 		Epoch:       uint64(v.Epoch),
 		Repeated:    v.Repeated,
+		CommitTime:  uint64(v.Committed),
+		VolumeId:    s.volume.ID().String(),
 		Parts:       appendedParts(v.Parts),
 	}, nil
 }

@@ -450,7 +450,7 @@ func (a *appendStream) flush(relief *time.Timer) (sent bool) {
 	// batch was appended, and so is found below.
 	a.verdicts = a.appender.Take(a.verdicts[:0])
 	m := &a.message
-	m.Verdicts = m.Verdicts[:0]
+	m.Verdicts, m.CommitTime = m.Verdicts[:0], 0
 	a.answers.Lock()
 	bounds := a.answers.bounds
 	a.answers.bounds = nil
@@ -469,10 +469,10 @@ func (a *appendStream) flush(relief *time.Timer) (sent bool) {
 		relief.Reset(handover)
 	}
 	for len(bounds) > boundsPerMessage {
-		a.send(&wire.AppendResponse{Bounds: answers(bounds[:boundsPerMessage])})
+		a.send(&wire.AppendResponse{Bounds: a.bounds(bounds[:boundsPerMessage])})
 		bounds = bounds[boundsPerMessage:]
 	}
-	m.Bounds = answers(bounds)
+	m.Bounds = a.bounds(bounds)
 	a.send(m)
 	return true
 }
@@ -541,6 +541,14 @@ func (a *appendStream) collect() {
 		for _, p := range v.Parts {
 			out.Parts = append(out.Parts, wire.PartVerdict{First: uint64(p.First), Count: p.Count, Checksum: uint32(p.Checksum), Epoch: uint64(p.Epoch)})
 		}
+		// One time for all, unless there are several commits to tell of.
+		switch at := uint64(v.Committed); {
+		case at == 0:
+		case a.message.CommitTime == 0:
+			a.message.CommitTime = at
+		case a.message.CommitTime != at:
+			out.CommitTime = at
+		}
 		a.message.Verdicts = append(a.message.Verdicts, out)
 		bytes, batches = bytes+int64(v.Tag), batches+1
 		a.told++
@@ -551,17 +559,17 @@ func (a *appendStream) collect() {
 	a.unreadBatches.Add(-batches)
 }
 
-func answers(to []answer) []*walsvcv1.Bound {
+func (a *appendStream) bounds(to []answer) []*walsvcv1.Bound {
 	if len(to) == 0 {
 		return nil
 	}
-	bounds := make([]*walsvcv1.Bound, len(to))
+	bounds, volume := make([]*walsvcv1.Bound, len(to)), a.server.volume.ID().String()
 	for i, b := range to {
 		if b.err != nil {
 			bounds[i] = &walsvcv1.Bound{Binding: b.number, Refusal: Refusal(b.err)}
 			continue
 		}
-		bounds[i] = &walsvcv1.Bound{Binding: b.number, Log: logOf(b.log), LastSequence: b.producer.LastSequence}
+		bounds[i] = &walsvcv1.Bound{Binding: b.number, Log: logOf(b.log), LastSequence: b.producer.LastSequence, VolumeId: volume}
 	}
 	return bounds
 }

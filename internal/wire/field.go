@@ -45,6 +45,8 @@ func next(b []byte, f *field) (rest []byte, err error) {
 		var v uint32
 		v, n = protowire.ConsumeFixed32(b)
 		f.value = uint64(v)
+	case protowire.Fixed64Type:
+		f.value, n = protowire.ConsumeFixed64(b)
 	case protowire.BytesType:
 		f.bytes, n = protowire.ConsumeBytes(b)
 	default:
@@ -124,6 +126,14 @@ func appendUint(b []byte, number protowire.Number, v uint64) []byte {
 	return protowire.AppendVarint(protowire.AppendTag(b, number, protowire.VarintType), v)
 }
 
+// appendFixed64 appends a fixed64 field, unless it is zero.
+func appendFixed64(b []byte, number protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	return binary.LittleEndian.AppendUint64(protowire.AppendTag(b, number, protowire.Fixed64Type), v)
+}
+
 // appendFixed32 appends a fixed32 field, unless it is zero.
 func appendFixed32(b []byte, number protowire.Number, v uint32) []byte {
 	if v == 0 {
@@ -162,6 +172,14 @@ func sizeUint(v uint64) int {
 		return 0
 	}
 	return 1 + protowire.SizeVarint(v)
+}
+
+// sizeFixed64 is the size of what appendFixed64 appends.
+func sizeFixed64(v uint64) int {
+	if v == 0 {
+		return 0
+	}
+	return 9
 }
 
 // sizeFixed32 is the size of what appendFixed32 appends.

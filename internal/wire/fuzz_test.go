@@ -106,6 +106,7 @@ func FuzzAppendResponse(f *testing.F) {
 		{Verdicts: []*walsvcv1.Verdict{{Binding: 1, Sequence: 2, FirstLsn: 3, Count: 4, LogChecksum: 5, Epoch: 6, Repeated: true}}, Draining: true},
 		{Verdicts: []*walsvcv1.Verdict{{Binding: 1, FirstLsn: 3, Parts: []*walsvcv1.PartVerdict{{FirstLsn: 7, Count: 1, LogChecksum: 8, Epoch: 9}, {}}}}},
 		{Written: 300},
+		{CommitTime: 1 << 60, Verdicts: []*walsvcv1.Verdict{{Binding: 1, CommitTime: 7}, {Binding: 1}}},
 		{Verdicts: []*walsvcv1.Verdict{{Binding: 1, Refusal: &walsvcv1.Refusal{Code: 9, Reason: "FENCED", Metadata: map[string]string{"epoch": "2"}}}}},
 	} {
 		f.Add(encode(f, m))

@@ -18,6 +18,7 @@ const (
 	responseVerdicts protowire.Number = 3
 	responseDraining protowire.Number = 4
 	responseWritten  protowire.Number = 5
+	responseTime     protowire.Number = 6
 
 	verdictBinding  protowire.Number = 1
 	verdictSequence protowire.Number = 2
@@ -28,6 +29,7 @@ const (
 	verdictRepeated protowire.Number = 7
 	verdictRefusal  protowire.Number = 8
 	verdictParts    protowire.Number = 9
+	verdictTime     protowire.Number = 10
 
 	partVerdictFirst    protowire.Number = 1
 	partVerdictCount    protowire.Number = 2
@@ -43,6 +45,8 @@ type AppendResponse struct {
 	Verdicts []Verdict
 	Draining bool
 	Written  uint64 // batches; 0 for nothing new
+	// CommitTime is that of all verdicts that have none of their own.
+	CommitTime uint64
 }
 
 // Verdict is a Verdict.
@@ -56,6 +60,8 @@ type Verdict struct {
 	Repeated bool
 	Refusal  *walsvcv1.Refusal // nil if appended
 	Parts    []PartVerdict
+	// CommitTime is 0 for that of the message.
+	CommitTime uint64
 }
 
 // PartVerdict is a PartVerdict.
@@ -118,6 +124,8 @@ func (r *AppendResponse) read(b []byte) (err error) {
 			r.Draining = f.value != 0
 		case f.is(responseWritten, protowire.VarintType):
 			r.Written = f.value
+		case f.is(responseTime, protowire.Fixed64Type):
+			r.CommitTime = f.value
 		}
 	}
 	return nil
@@ -148,6 +156,8 @@ func (v *Verdict) read(b []byte) (err error) {
 			if v.Refusal, err = merge(v.Refusal, f.bytes); err != nil {
 				return fmt.Errorf("refusal: %w", err)
 			}
+		case f.is(verdictTime, protowire.Fixed64Type):
+			v.CommitTime = f.value
 		case f.is(verdictParts, protowire.BytesType):
 			if len(v.Parts) == limits.MaxBatchLogs-1 {
 				return fmt.Errorf("%w: over %d logs", ErrTooMany, limits.MaxBatchLogs)
@@ -187,7 +197,7 @@ func (p *PartVerdict) size() int {
 
 func (v *Verdict) size() int {
 	n := sizeUint(uint64(v.Binding)) + sizeUint(v.Sequence) + sizeUint(v.First) + sizeUint(uint64(v.Count)) +
-		sizeFixed32(v.Checksum) + sizeUint(v.Epoch) + sizeBool(v.Repeated)
+		sizeFixed32(v.Checksum) + sizeUint(v.Epoch) + sizeBool(v.Repeated) + sizeFixed64(v.CommitTime)
 	if v.Refusal != nil {
 		n += sizeLength(proto.Size(v.Refusal))
 	}
@@ -199,7 +209,7 @@ func (v *Verdict) size() int {
 
 // marshal implements message: one buffer, whatever the number of verdicts.
 func (r *AppendResponse) marshal() (mem.BufferSlice, error) {
-	size := sizeBool(r.Draining) + sizeUint(r.Written)
+	size := sizeBool(r.Draining) + sizeUint(r.Written) + sizeFixed64(r.CommitTime)
 	if r.Credit != nil {
 		size += sizeLength(proto.Size(r.Credit))
 	}
@@ -246,6 +256,7 @@ func (r *AppendResponse) write(b []byte) (_ []byte, err error) {
 				return nil, err
 			}
 		}
+		b = appendFixed64(b, verdictTime, v.CommitTime)
 		for i := range v.Parts {
 			p := &v.Parts[i]
 			b = appendLength(b, verdictParts, p.size())
@@ -256,5 +267,6 @@ func (r *AppendResponse) write(b []byte) (_ []byte, err error) {
 		}
 	}
 	b = appendBool(b, responseDraining, r.Draining)
-	return appendUint(b, responseWritten, r.Written), nil
+	b = appendUint(b, responseWritten, r.Written)
+	return appendFixed64(b, responseTime, r.CommitTime), nil
 }

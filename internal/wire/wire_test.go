@@ -109,7 +109,7 @@ var (
 		}
 	})
 	someResponse = rapid.Custom(func(t *rapid.T) *walsvcv1.AppendStreamResponse {
-		m := &walsvcv1.AppendStreamResponse{Draining: rapid.Bool().Draw(t, "draining"), Written: someUint64.Draw(t, "written")}
+		m := &walsvcv1.AppendStreamResponse{Draining: rapid.Bool().Draw(t, "draining"), Written: someUint64.Draw(t, "written"), CommitTime: someUint64.Draw(t, "time")}
 		if rapid.Bool().Draw(t, "has credit") {
 			m.Credit = &walsvcv1.Credit{Bytes: someUint64.Draw(t, "bytes"), Batches: someUint32.Draw(t, "batches")}
 		}
@@ -120,7 +120,7 @@ var (
 			v := &walsvcv1.Verdict{
 				Binding: someUint32.Draw(t, "binding"), Sequence: someUint64.Draw(t, "sequence"), FirstLsn: someUint64.Draw(t, "first"),
 				Count: someUint32.Draw(t, "count"), LogChecksum: someUint32.Draw(t, "checksum"), Epoch: someUint64.Draw(t, "epoch"),
-				Repeated: rapid.Bool().Draw(t, "repeated"),
+				Repeated: rapid.Bool().Draw(t, "repeated"), CommitTime: someUint64.Draw(t, "own time"),
 			}
 			if rapid.Bool().Draw(t, "refused") {
 				v.Refusal = someRefusal.Draw(t, "refusal")
@@ -166,12 +166,12 @@ func (r *AppendRequest) generated(t testing.TB) *walsvcv1.AppendStreamRequest {
 }
 
 func (r *AppendResponse) generated() *walsvcv1.AppendStreamResponse {
-	m := &walsvcv1.AppendStreamResponse{Credit: r.Credit, Bounds: r.Bounds, Draining: r.Draining, Written: r.Written}
+	m := &walsvcv1.AppendStreamResponse{Credit: r.Credit, Bounds: r.Bounds, Draining: r.Draining, Written: r.Written, CommitTime: r.CommitTime}
 	for i := range r.Verdicts {
 		v := &r.Verdicts[i]
 		verdict := &walsvcv1.Verdict{
 			Binding: v.Binding, Sequence: v.Sequence, FirstLsn: v.First, Count: v.Count, LogChecksum: v.Checksum,
-			Epoch: v.Epoch, Repeated: v.Repeated, Refusal: v.Refusal,
+			Epoch: v.Epoch, Repeated: v.Repeated, Refusal: v.Refusal, CommitTime: v.CommitTime,
 		}
 		for _, p := range v.Parts {
 			verdict.Parts = append(verdict.Parts, &walsvcv1.PartVerdict{FirstLsn: p.First, Count: p.Count, LogChecksum: p.Checksum, Epoch: p.Epoch})

@@ -160,6 +160,75 @@ func (HolderKind) EnumDescriptor() ([]byte, []int) {
 	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{1}
 }
 
+// ReceiptVerdict is what becomes of a receipt.
+type ReceiptVerdict int32
+
+const (
+	// RECEIPT_VERDICT_UNSPECIFIED is never sent.
+	ReceiptVerdict_RECEIPT_VERDICT_UNSPECIFIED ReceiptVerdict = 0
+	// RECEIPT_VERDICT_PROVEN: the volume has exactly what it says.
+	ReceiptVerdict_RECEIPT_VERDICT_PROVEN ReceiptVerdict = 1
+	// RECEIPT_VERDICT_CONTRADICTED: the volume has something else there, or nothing,
+	// where it would have what the receipt says. It was tampered with, or is of another
+	// history, such as that of a volume that was restored from an older copy.
+	ReceiptVerdict_RECEIPT_VERDICT_CONTRADICTED ReceiptVerdict = 2
+	// RECEIPT_VERDICT_GONE: the records were truncated or their log deleted. What
+	// they were cannot be proven any more.
+	ReceiptVerdict_RECEIPT_VERDICT_GONE ReceiptVerdict = 3
+	// RECEIPT_VERDICT_LOST: damage took the records, or what would prove them.
+	ReceiptVerdict_RECEIPT_VERDICT_LOST ReceiptVerdict = 4
+	// RECEIPT_VERDICT_REWOUND: the records were there, and a rewind has discarded them,
+	// or the last of them, since.
+	ReceiptVerdict_RECEIPT_VERDICT_REWOUND ReceiptVerdict = 5
+)
+
+// Enum value maps for ReceiptVerdict.
+var (
+	ReceiptVerdict_name = map[int32]string{
+		0: "RECEIPT_VERDICT_UNSPECIFIED",
+		1: "RECEIPT_VERDICT_PROVEN",
+		2: "RECEIPT_VERDICT_CONTRADICTED",
+		3: "RECEIPT_VERDICT_GONE",
+		4: "RECEIPT_VERDICT_LOST",
+		5: "RECEIPT_VERDICT_REWOUND",
+	}
+	ReceiptVerdict_value = map[string]int32{
+		"RECEIPT_VERDICT_UNSPECIFIED":  0,
+		"RECEIPT_VERDICT_PROVEN":       1,
+		"RECEIPT_VERDICT_CONTRADICTED": 2,
+		"RECEIPT_VERDICT_GONE":         3,
+		"RECEIPT_VERDICT_LOST":         4,
+		"RECEIPT_VERDICT_REWOUND":      5,
+	}
+)
+
+func (x ReceiptVerdict) Enum() *ReceiptVerdict {
+	p := new(ReceiptVerdict)
+	*p = x
+	return p
+}
+
+func (x ReceiptVerdict) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReceiptVerdict) Descriptor() protoreflect.EnumDescriptor {
+	return file_walsvc_v1_admin_proto_enumTypes[2].Descriptor()
+}
+
+func (ReceiptVerdict) Type() protoreflect.EnumType {
+	return &file_walsvc_v1_admin_proto_enumTypes[2]
+}
+
+func (x ReceiptVerdict) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReceiptVerdict.Descriptor instead.
+func (ReceiptVerdict) EnumDescriptor() ([]byte, []int) {
+	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{2}
+}
+
 // Stall is an operation of the disk that hangs.
 type Stall struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1242,6 +1311,245 @@ func (x *ListHoldersResponse) GetNextPageToken() string {
 	return ""
 }
 
+// Receipt is what an append was acknowledged with, as a client keeps it.
+type Receipt struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// volume_id is the volume's ULID.
+	VolumeId string `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	// log_id is the log's ULID.
+	LogId string `protobuf:"bytes,2,opt,name=log_id,json=logId,proto3" json:"log_id,omitempty"`
+	// log is the log's name.
+	Log string `protobuf:"bytes,3,opt,name=log,proto3" json:"log,omitempty"`
+	// epoch that the records were appended in.
+	Epoch uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// first_lsn of the records.
+	FirstLsn uint64 `protobuf:"varint,5,opt,name=first_lsn,json=firstLsn,proto3" json:"first_lsn,omitempty"`
+	// last_lsn of the records, inclusive.
+	LastLsn uint64 `protobuf:"varint,6,opt,name=last_lsn,json=lastLsn,proto3" json:"last_lsn,omitempty"`
+	// through_lsn is the last record of the batch they travelled in, at or above
+	// last_lsn: log_checksum is behind it.
+	ThroughLsn uint64 `protobuf:"varint,7,opt,name=through_lsn,json=throughLsn,proto3" json:"through_lsn,omitempty"`
+	// log_checksum behind through_lsn.
+	LogChecksum uint32 `protobuf:"fixed32,8,opt,name=log_checksum,json=logChecksum,proto3" json:"log_checksum,omitempty"`
+	// commit_time in nanoseconds since 1970; 0 if it is not known, as of a repeat.
+	CommitTime    uint64 `protobuf:"fixed64,9,opt,name=commit_time,json=commitTime,proto3" json:"commit_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Receipt) Reset() {
+	*x = Receipt{}
+	mi := &file_walsvc_v1_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Receipt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Receipt) ProtoMessage() {}
+
+func (x *Receipt) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
+func (*Receipt) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Receipt) GetVolumeId() string {
+	if x != nil {
+		return x.VolumeId
+	}
+	return ""
+}
+
+func (x *Receipt) GetLogId() string {
+	if x != nil {
+		return x.LogId
+	}
+	return ""
+}
+
+func (x *Receipt) GetLog() string {
+	if x != nil {
+		return x.Log
+	}
+	return ""
+}
+
+func (x *Receipt) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Receipt) GetFirstLsn() uint64 {
+	if x != nil {
+		return x.FirstLsn
+	}
+	return 0
+}
+
+func (x *Receipt) GetLastLsn() uint64 {
+	if x != nil {
+		return x.LastLsn
+	}
+	return 0
+}
+
+func (x *Receipt) GetThroughLsn() uint64 {
+	if x != nil {
+		return x.ThroughLsn
+	}
+	return 0
+}
+
+func (x *Receipt) GetLogChecksum() uint32 {
+	if x != nil {
+		return x.LogChecksum
+	}
+	return 0
+}
+
+func (x *Receipt) GetCommitTime() uint64 {
+	if x != nil {
+		return x.CommitTime
+	}
+	return 0
+}
+
+// VerifyReceiptRequest has a receipt.
+type VerifyReceiptRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// receipt to verify.
+	Receipt       *Receipt `protobuf:"bytes,1,opt,name=receipt,proto3" json:"receipt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyReceiptRequest) Reset() {
+	*x = VerifyReceiptRequest{}
+	mi := &file_walsvc_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyReceiptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyReceiptRequest) ProtoMessage() {}
+
+func (x *VerifyReceiptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyReceiptRequest.ProtoReflect.Descriptor instead.
+func (*VerifyReceiptRequest) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *VerifyReceiptRequest) GetReceipt() *Receipt {
+	if x != nil {
+		return x.Receipt
+	}
+	return nil
+}
+
+// VerifyReceiptResponse says what becomes of it.
+type VerifyReceiptResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// verdict is never unspecified.
+	Verdict ReceiptVerdict `protobuf:"varint,1,opt,name=verdict,proto3,enum=walsvc.v1.ReceiptVerdict" json:"verdict,omitempty"`
+	// field of Receipt that is contradicted, by its name; empty unless one is.
+	Field string `protobuf:"bytes,2,opt,name=field,proto3" json:"field,omitempty"`
+	// detail is for people.
+	Detail string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	// commit_time that the volume has, in nanoseconds since 1970; 0 unless the receipt
+	// is proven, or its commit_time alone is contradicted.
+	CommitTime    uint64 `protobuf:"fixed64,4,opt,name=commit_time,json=commitTime,proto3" json:"commit_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyReceiptResponse) Reset() {
+	*x = VerifyReceiptResponse{}
+	mi := &file_walsvc_v1_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyReceiptResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyReceiptResponse) ProtoMessage() {}
+
+func (x *VerifyReceiptResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_walsvc_v1_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyReceiptResponse.ProtoReflect.Descriptor instead.
+func (*VerifyReceiptResponse) Descriptor() ([]byte, []int) {
+	return file_walsvc_v1_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *VerifyReceiptResponse) GetVerdict() ReceiptVerdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return ReceiptVerdict_RECEIPT_VERDICT_UNSPECIFIED
+}
+
+func (x *VerifyReceiptResponse) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *VerifyReceiptResponse) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *VerifyReceiptResponse) GetCommitTime() uint64 {
+	if x != nil {
+		return x.CommitTime
+	}
+	return 0
+}
+
 var File_walsvc_v1_admin_proto protoreflect.FileDescriptor
 
 const file_walsvc_v1_admin_proto_rawDesc = "" +
@@ -1335,7 +1643,27 @@ const file_walsvc_v1_admin_proto_rawDesc = "" +
 	"\x13ListHoldersResponse\x12+\n" +
 	"\aholders\x18\x01 \x03(\v2\x11.walsvc.v1.HolderR\aholders\x128\n" +
 	"\x0evolume_holders\x18\x02 \x03(\v2\x11.walsvc.v1.HolderR\rvolumeHolders\x12&\n" +
-	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken*\xcd\x01\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\x82\x02\n" +
+	"\aReceipt\x12\x1b\n" +
+	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x15\n" +
+	"\x06log_id\x18\x02 \x01(\tR\x05logId\x12\x10\n" +
+	"\x03log\x18\x03 \x01(\tR\x03log\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x1b\n" +
+	"\tfirst_lsn\x18\x05 \x01(\x04R\bfirstLsn\x12\x19\n" +
+	"\blast_lsn\x18\x06 \x01(\x04R\alastLsn\x12\x1f\n" +
+	"\vthrough_lsn\x18\a \x01(\x04R\n" +
+	"throughLsn\x12!\n" +
+	"\flog_checksum\x18\b \x01(\aR\vlogChecksum\x12\x1f\n" +
+	"\vcommit_time\x18\t \x01(\x06R\n" +
+	"commitTime\"D\n" +
+	"\x14VerifyReceiptRequest\x12,\n" +
+	"\areceipt\x18\x01 \x01(\v2\x12.walsvc.v1.ReceiptR\areceipt\"\x9b\x01\n" +
+	"\x15VerifyReceiptResponse\x123\n" +
+	"\averdict\x18\x01 \x01(\x0e2\x19.walsvc.v1.ReceiptVerdictR\averdict\x12\x14\n" +
+	"\x05field\x18\x02 \x01(\tR\x05field\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x1f\n" +
+	"\vcommit_time\x18\x04 \x01(\x06R\n" +
+	"commitTime*\xcd\x01\n" +
 	"\vVolumeState\x12\x1c\n" +
 	"\x18VOLUME_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14VOLUME_STATE_SERVING\x10\x01\x12\x19\n" +
@@ -1351,10 +1679,18 @@ const file_walsvc_v1_admin_proto_rawDesc = "" +
 	"\x12HOLDER_KIND_CURSOR\x10\x02\x12\x13\n" +
 	"\x0fHOLDER_KIND_LOG\x10\x03\x12\x18\n" +
 	"\x14HOLDER_KIND_SNAPSHOT\x10\x04\x12\x17\n" +
-	"\x13HOLDER_KIND_READERS\x10\x052\xf8\x01\n" +
+	"\x13HOLDER_KIND_READERS\x10\x05*\xc0\x01\n" +
+	"\x0eReceiptVerdict\x12\x1f\n" +
+	"\x1bRECEIPT_VERDICT_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16RECEIPT_VERDICT_PROVEN\x10\x01\x12 \n" +
+	"\x1cRECEIPT_VERDICT_CONTRADICTED\x10\x02\x12\x18\n" +
+	"\x14RECEIPT_VERDICT_GONE\x10\x03\x12\x18\n" +
+	"\x14RECEIPT_VERDICT_LOST\x10\x04\x12\x1b\n" +
+	"\x17RECEIPT_VERDICT_REWOUND\x10\x052\xcc\x02\n" +
 	"\fAdminService\x12F\n" +
 	"\tGetStatus\x12\x1b.walsvc.v1.GetStatusRequest\x1a\x1c.walsvc.v1.GetStatusResponse\x12R\n" +
-	"\rGetServerInfo\x12\x1f.walsvc.v1.GetServerInfoRequest\x1a .walsvc.v1.GetServerInfoResponse\x12L\n" +
+	"\rGetServerInfo\x12\x1f.walsvc.v1.GetServerInfoRequest\x1a .walsvc.v1.GetServerInfoResponse\x12R\n" +
+	"\rVerifyReceipt\x12\x1f.walsvc.v1.VerifyReceiptRequest\x1a .walsvc.v1.VerifyReceiptResponse\x12L\n" +
 	"\vListHolders\x12\x1d.walsvc.v1.ListHoldersRequest\x1a\x1e.walsvc.v1.ListHoldersResponseB3Z1github.com/walsvc/walsvc/proto/walsvc/v1;walsvcv1b\x06proto3"
 
 var (
@@ -1369,53 +1705,61 @@ func file_walsvc_v1_admin_proto_rawDescGZIP() []byte {
 	return file_walsvc_v1_admin_proto_rawDescData
 }
 
-var file_walsvc_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_walsvc_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_walsvc_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_walsvc_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_walsvc_v1_admin_proto_goTypes = []any{
 	(VolumeState)(0),              // 0: walsvc.v1.VolumeState
 	(HolderKind)(0),               // 1: walsvc.v1.HolderKind
-	(*Stall)(nil),                 // 2: walsvc.v1.Stall
-	(*Damage)(nil),                // 3: walsvc.v1.Damage
-	(*DamagedLog)(nil),            // 4: walsvc.v1.DamagedLog
-	(*Recovery)(nil),              // 5: walsvc.v1.Recovery
-	(*GetStatusRequest)(nil),      // 6: walsvc.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),     // 7: walsvc.v1.GetStatusResponse
-	(*GetServerInfoRequest)(nil),  // 8: walsvc.v1.GetServerInfoRequest
-	(*Limit)(nil),                 // 9: walsvc.v1.Limit
-	(*GetServerInfoResponse)(nil), // 10: walsvc.v1.GetServerInfoResponse
-	(*Holder)(nil),                // 11: walsvc.v1.Holder
-	(*ListHoldersRequest)(nil),    // 12: walsvc.v1.ListHoldersRequest
-	(*ListHoldersResponse)(nil),   // 13: walsvc.v1.ListHoldersResponse
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
-	(CursorState)(0),              // 16: walsvc.v1.CursorState
+	(ReceiptVerdict)(0),           // 2: walsvc.v1.ReceiptVerdict
+	(*Stall)(nil),                 // 3: walsvc.v1.Stall
+	(*Damage)(nil),                // 4: walsvc.v1.Damage
+	(*DamagedLog)(nil),            // 5: walsvc.v1.DamagedLog
+	(*Recovery)(nil),              // 6: walsvc.v1.Recovery
+	(*GetStatusRequest)(nil),      // 7: walsvc.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),     // 8: walsvc.v1.GetStatusResponse
+	(*GetServerInfoRequest)(nil),  // 9: walsvc.v1.GetServerInfoRequest
+	(*Limit)(nil),                 // 10: walsvc.v1.Limit
+	(*GetServerInfoResponse)(nil), // 11: walsvc.v1.GetServerInfoResponse
+	(*Holder)(nil),                // 12: walsvc.v1.Holder
+	(*ListHoldersRequest)(nil),    // 13: walsvc.v1.ListHoldersRequest
+	(*ListHoldersResponse)(nil),   // 14: walsvc.v1.ListHoldersResponse
+	(*Receipt)(nil),               // 15: walsvc.v1.Receipt
+	(*VerifyReceiptRequest)(nil),  // 16: walsvc.v1.VerifyReceiptRequest
+	(*VerifyReceiptResponse)(nil), // 17: walsvc.v1.VerifyReceiptResponse
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
+	(CursorState)(0),              // 20: walsvc.v1.CursorState
 }
 var file_walsvc_v1_admin_proto_depIdxs = []int32{
-	14, // 0: walsvc.v1.Stall.begin_time:type_name -> google.protobuf.Timestamp
-	4,  // 1: walsvc.v1.Damage.logs:type_name -> walsvc.v1.DamagedLog
-	3,  // 2: walsvc.v1.Recovery.damage:type_name -> walsvc.v1.Damage
-	15, // 3: walsvc.v1.Recovery.took:type_name -> google.protobuf.Duration
+	18, // 0: walsvc.v1.Stall.begin_time:type_name -> google.protobuf.Timestamp
+	5,  // 1: walsvc.v1.Damage.logs:type_name -> walsvc.v1.DamagedLog
+	4,  // 2: walsvc.v1.Recovery.damage:type_name -> walsvc.v1.Damage
+	19, // 3: walsvc.v1.Recovery.took:type_name -> google.protobuf.Duration
 	0,  // 4: walsvc.v1.GetStatusResponse.state:type_name -> walsvc.v1.VolumeState
-	5,  // 5: walsvc.v1.GetStatusResponse.recovery:type_name -> walsvc.v1.Recovery
-	15, // 6: walsvc.v1.GetStatusResponse.uptime:type_name -> google.protobuf.Duration
-	2,  // 7: walsvc.v1.GetStatusResponse.stall:type_name -> walsvc.v1.Stall
-	4,  // 8: walsvc.v1.GetStatusResponse.lost:type_name -> walsvc.v1.DamagedLog
-	9,  // 9: walsvc.v1.GetServerInfoResponse.limits:type_name -> walsvc.v1.Limit
+	6,  // 5: walsvc.v1.GetStatusResponse.recovery:type_name -> walsvc.v1.Recovery
+	19, // 6: walsvc.v1.GetStatusResponse.uptime:type_name -> google.protobuf.Duration
+	3,  // 7: walsvc.v1.GetStatusResponse.stall:type_name -> walsvc.v1.Stall
+	5,  // 8: walsvc.v1.GetStatusResponse.lost:type_name -> walsvc.v1.DamagedLog
+	10, // 9: walsvc.v1.GetServerInfoResponse.limits:type_name -> walsvc.v1.Limit
 	1,  // 10: walsvc.v1.Holder.kind:type_name -> walsvc.v1.HolderKind
-	16, // 11: walsvc.v1.Holder.cursor_state:type_name -> walsvc.v1.CursorState
-	11, // 12: walsvc.v1.ListHoldersResponse.holders:type_name -> walsvc.v1.Holder
-	11, // 13: walsvc.v1.ListHoldersResponse.volume_holders:type_name -> walsvc.v1.Holder
-	6,  // 14: walsvc.v1.AdminService.GetStatus:input_type -> walsvc.v1.GetStatusRequest
-	8,  // 15: walsvc.v1.AdminService.GetServerInfo:input_type -> walsvc.v1.GetServerInfoRequest
-	12, // 16: walsvc.v1.AdminService.ListHolders:input_type -> walsvc.v1.ListHoldersRequest
-	7,  // 17: walsvc.v1.AdminService.GetStatus:output_type -> walsvc.v1.GetStatusResponse
-	10, // 18: walsvc.v1.AdminService.GetServerInfo:output_type -> walsvc.v1.GetServerInfoResponse
-	13, // 19: walsvc.v1.AdminService.ListHolders:output_type -> walsvc.v1.ListHoldersResponse
-	17, // [17:20] is the sub-list for method output_type
-	14, // [14:17] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	20, // 11: walsvc.v1.Holder.cursor_state:type_name -> walsvc.v1.CursorState
+	12, // 12: walsvc.v1.ListHoldersResponse.holders:type_name -> walsvc.v1.Holder
+	12, // 13: walsvc.v1.ListHoldersResponse.volume_holders:type_name -> walsvc.v1.Holder
+	15, // 14: walsvc.v1.VerifyReceiptRequest.receipt:type_name -> walsvc.v1.Receipt
+	2,  // 15: walsvc.v1.VerifyReceiptResponse.verdict:type_name -> walsvc.v1.ReceiptVerdict
+	7,  // 16: walsvc.v1.AdminService.GetStatus:input_type -> walsvc.v1.GetStatusRequest
+	9,  // 17: walsvc.v1.AdminService.GetServerInfo:input_type -> walsvc.v1.GetServerInfoRequest
+	16, // 18: walsvc.v1.AdminService.VerifyReceipt:input_type -> walsvc.v1.VerifyReceiptRequest
+	13, // 19: walsvc.v1.AdminService.ListHolders:input_type -> walsvc.v1.ListHoldersRequest
+	8,  // 20: walsvc.v1.AdminService.GetStatus:output_type -> walsvc.v1.GetStatusResponse
+	11, // 21: walsvc.v1.AdminService.GetServerInfo:output_type -> walsvc.v1.GetServerInfoResponse
+	17, // 22: walsvc.v1.AdminService.VerifyReceipt:output_type -> walsvc.v1.VerifyReceiptResponse
+	14, // 23: walsvc.v1.AdminService.ListHolders:output_type -> walsvc.v1.ListHoldersResponse
+	20, // [20:24] is the sub-list for method output_type
+	16, // [16:20] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_walsvc_v1_admin_proto_init() }
@@ -1429,8 +1773,8 @@ func file_walsvc_v1_admin_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_walsvc_v1_admin_proto_rawDesc), len(file_walsvc_v1_admin_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   12,
+			NumEnums:      3,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

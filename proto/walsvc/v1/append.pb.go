@@ -467,7 +467,9 @@ type Bound struct {
 	// last_sequence is the producer's last sequence; 0 if none.
 	LastSequence uint64 `protobuf:"varint,3,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"`
 	// refusal, if set, says why the log was not opened.
-	Refusal       *Refusal `protobuf:"bytes,4,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	Refusal *Refusal `protobuf:"bytes,4,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	// volume_id is the ULID of the volume that has the log; empty if refused.
+	VolumeId      string `protobuf:"bytes,5,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -528,6 +530,13 @@ func (x *Bound) GetRefusal() *Refusal {
 		return x.Refusal
 	}
 	return nil
+}
+
+func (x *Bound) GetVolumeId() string {
+	if x != nil {
+		return x.VolumeId
+	}
+	return ""
 }
 
 // AppendStreamRequest is a message to an append stream. Its parts are taken in
@@ -703,7 +712,10 @@ type Verdict struct {
 	Refusal *Refusal `protobuf:"bytes,8,opt,name=refusal,proto3" json:"refusal,omitempty"`
 	// parts are those of the batch, in its order; none if it was refused, or repeated
 	// and no longer known.
-	Parts         []*PartVerdict `protobuf:"bytes,9,rep,name=parts,proto3" json:"parts,omitempty"`
+	Parts []*PartVerdict `protobuf:"bytes,9,rep,name=parts,proto3" json:"parts,omitempty"`
+	// commit_time is when it was committed, if that is another time than the
+	// message's commit_time; 0 for the same.
+	CommitTime    uint64 `protobuf:"fixed64,10,opt,name=commit_time,json=commitTime,proto3" json:"commit_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -799,6 +811,13 @@ func (x *Verdict) GetParts() []*PartVerdict {
 		return x.Parts
 	}
 	return nil
+}
+
+func (x *Verdict) GetCommitTime() uint64 {
+	if x != nil {
+		return x.CommitTime
+	}
+	return 0
 }
 
 // PartVerdict says where a part of a batch is.
@@ -953,7 +972,13 @@ type AppendStreamResponse struct {
 	// much; a verdict follows for every batch, and comes when it is durable. What is
 	// written still counts against the credit: so many bytes of a stream are at risk
 	// at most.
-	Written       uint64 `protobuf:"varint,5,opt,name=written,proto3" json:"written,omitempty"`
+	Written uint64 `protobuf:"varint,5,opt,name=written,proto3" json:"written,omitempty"`
+	// commit_time is when the batches were committed whose verdicts have none of their
+	// own: by the service's clock, in nanoseconds since 1970. All of a commit have the
+	// same, so that one field says it for most messages. It says nothing of a batch
+	// that was refused or is a repeat: when that was committed, a receipt is verified
+	// without, or an earlier answer told.
+	CommitTime    uint64 `protobuf:"fixed64,6,opt,name=commit_time,json=commitTime,proto3" json:"commit_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1019,6 +1044,13 @@ func (x *AppendStreamResponse) GetDraining() bool {
 func (x *AppendStreamResponse) GetWritten() uint64 {
 	if x != nil {
 		return x.Written
+	}
+	return 0
+}
+
+func (x *AppendStreamResponse) GetCommitTime() uint64 {
+	if x != nil {
+		return x.CommitTime
 	}
 	return 0
 }
@@ -2108,7 +2140,12 @@ type AppendResponse struct {
 	// repeated is true if it had been appended before.
 	Repeated bool `protobuf:"varint,6,opt,name=repeated,proto3" json:"repeated,omitempty"`
 	// parts of the batch, in its order; none if repeated and no longer known.
-	Parts         []*AppendedPart `protobuf:"bytes,7,rep,name=parts,proto3" json:"parts,omitempty"`
+	Parts []*AppendedPart `protobuf:"bytes,7,rep,name=parts,proto3" json:"parts,omitempty"`
+	// commit_time is when it was committed, by the service's clock, in nanoseconds
+	// since 1970; 0 if repeated.
+	CommitTime uint64 `protobuf:"fixed64,8,opt,name=commit_time,json=commitTime,proto3" json:"commit_time,omitempty"`
+	// volume_id is the ULID of the volume that has it.
+	VolumeId      string `protobuf:"bytes,9,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2190,6 +2227,20 @@ func (x *AppendResponse) GetParts() []*AppendedPart {
 		return x.Parts
 	}
 	return nil
+}
+
+func (x *AppendResponse) GetCommitTime() uint64 {
+	if x != nil {
+		return x.CommitTime
+	}
+	return 0
+}
+
+func (x *AppendResponse) GetVolumeId() string {
+	if x != nil {
+		return x.VolumeId
+	}
+	return ""
 }
 
 // AppendedPart says where a part of a batch is.
@@ -2311,12 +2362,13 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\bproducer\x18\x03 \x01(\tR\bproducer\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12&\n" +
 	"\x05claim\x18\x05 \x01(\v2\x10.walsvc.v1.ClaimR\x05claim\x12 \n" +
-	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\"\x96\x01\n" +
+	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\"\xb3\x01\n" +
 	"\x05Bound\x12\x18\n" +
 	"\abinding\x18\x01 \x01(\rR\abinding\x12 \n" +
 	"\x03log\x18\x02 \x01(\v2\x0e.walsvc.v1.LogR\x03log\x12#\n" +
 	"\rlast_sequence\x18\x03 \x01(\x04R\flastSequence\x12,\n" +
-	"\arefusal\x18\x04 \x01(\v2\x12.walsvc.v1.RefusalR\arefusal\"\xa3\x01\n" +
+	"\arefusal\x18\x04 \x01(\v2\x12.walsvc.v1.RefusalR\arefusal\x12\x1b\n" +
+	"\tvolume_id\x18\x05 \x01(\tR\bvolumeId\"\xa3\x01\n" +
 	"\x13AppendStreamRequest\x12%\n" +
 	"\x05binds\x18\x01 \x03(\v2\x0f.walsvc.v1.BindR\x05binds\x12\x16\n" +
 	"\x06resets\x18\x02 \x03(\rR\x06resets\x12*\n" +
@@ -2329,7 +2381,7 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\bmetadata\x18\x04 \x03(\v2 .walsvc.v1.Refusal.MetadataEntryR\bmetadata\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa3\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc4\x02\n" +
 	"\aVerdict\x12\x18\n" +
 	"\abinding\x18\x01 \x01(\rR\abinding\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x1b\n" +
@@ -2339,7 +2391,10 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brepeated\x18\a \x01(\bR\brepeated\x12,\n" +
 	"\arefusal\x18\b \x01(\v2\x12.walsvc.v1.RefusalR\arefusal\x12,\n" +
-	"\x05parts\x18\t \x03(\v2\x16.walsvc.v1.PartVerdictR\x05parts\"y\n" +
+	"\x05parts\x18\t \x03(\v2\x16.walsvc.v1.PartVerdictR\x05parts\x12\x1f\n" +
+	"\vcommit_time\x18\n" +
+	" \x01(\x06R\n" +
+	"commitTime\"y\n" +
 	"\vPartVerdict\x12\x1b\n" +
 	"\tfirst_lsn\x18\x01 \x01(\x04R\bfirstLsn\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x12!\n" +
@@ -2347,13 +2402,15 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"8\n" +
 	"\x06Credit\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x18\n" +
-	"\abatches\x18\x02 \x01(\rR\abatches\"\xd1\x01\n" +
+	"\abatches\x18\x02 \x01(\rR\abatches\"\xf2\x01\n" +
 	"\x14AppendStreamResponse\x12)\n" +
 	"\x06credit\x18\x01 \x01(\v2\x11.walsvc.v1.CreditR\x06credit\x12(\n" +
 	"\x06bounds\x18\x02 \x03(\v2\x10.walsvc.v1.BoundR\x06bounds\x12.\n" +
 	"\bverdicts\x18\x03 \x03(\v2\x12.walsvc.v1.VerdictR\bverdicts\x12\x1a\n" +
 	"\bdraining\x18\x04 \x01(\bR\bdraining\x12\x18\n" +
-	"\awritten\x18\x05 \x01(\x04R\awritten\"x\n" +
+	"\awritten\x18\x05 \x01(\x04R\awritten\x12\x1f\n" +
+	"\vcommit_time\x18\x06 \x01(\x06R\n" +
+	"commitTime\"x\n" +
 	"\x13OpenProducerRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1a\n" +
 	"\bproducer\x18\x02 \x01(\tR\bproducer\x123\n" +
@@ -2426,7 +2483,7 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12!\n" +
 	"\fexpected_lsn\x18\x02 \x01(\x04R\vexpectedLsn\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12,\n" +
-	"\arecords\x18\x04 \x01(\v2\x12.walsvc.v1.RecordsR\arecords\"\xde\x01\n" +
+	"\arecords\x18\x04 \x01(\v2\x12.walsvc.v1.RecordsR\arecords\"\x9c\x02\n" +
 	"\x0eAppendResponse\x12\x15\n" +
 	"\x06log_id\x18\x01 \x01(\tR\x05logId\x12\x1b\n" +
 	"\tfirst_lsn\x18\x02 \x01(\x04R\bfirstLsn\x12\x14\n" +
@@ -2434,7 +2491,10 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\flog_checksum\x18\x04 \x01(\aR\vlogChecksum\x12\x14\n" +
 	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brepeated\x18\x06 \x01(\bR\brepeated\x12-\n" +
-	"\x05parts\x18\a \x03(\v2\x17.walsvc.v1.AppendedPartR\x05parts\"\xa3\x01\n" +
+	"\x05parts\x18\a \x03(\v2\x17.walsvc.v1.AppendedPartR\x05parts\x12\x1f\n" +
+	"\vcommit_time\x18\b \x01(\x06R\n" +
+	"commitTime\x12\x1b\n" +
+	"\tvolume_id\x18\t \x01(\tR\bvolumeId\"\xa3\x01\n" +
 	"\fAppendedPart\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x15\n" +
 	"\x06log_id\x18\x02 \x01(\tR\x05logId\x12\x1b\n" +
