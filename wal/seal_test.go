@@ -340,3 +340,37 @@ func TestDeleteAgain(t *testing.T) {
 	}
 	closeTest(t, v)
 }
+
+// TestSealStopsBatchesOverSeveralLogs seals one log of a group: a batch that has a part
+// for it lands in none, whichever leads; what landed before is proven for each.
+func TestSealStopsBatchesOverSeveralLogs(t *testing.T) {
+	fs := disk.NewMem()
+	v := openTest(t, fs)
+	mustCreateTogether(t, v, "data", "index")
+	s := newSeat(t, v)
+	s.TellWritten()
+	data, index := s.bind("data", ulid.ULID{}), s.bind("index", ulid.ULID{})
+	over := func(lead, part *Binding) Verdict {
+		t.Helper()
+		s.Reset(data)
+		s.Reset(index)
+		return s.verdicts(Batch{Binding: lead, Run: run("1", "2"), Parts: []Part{{Binding: part, Run: run("a")}}})[0]
+	}
+	got := over(data, index)
+	if got.Err != nil || len(got.Parts) != 1 || got.Committed == 0 || s.Written() != 1 {
+		t.Fatalf("%+v, %d written", got, s.Written())
+	}
+	wantFinding(t, v, fs, receipt(t, v, "data", got), ReceiptProven, "")
+	part := got.Parts[0]
+	ofPart := receipt(t, v, "index", Verdict{First: part.First, Count: part.Count, Checksum: part.Checksum, Epoch: part.Epoch, Committed: got.Committed})
+	wantFinding(t, v, fs, ofPart, ReceiptProven, "")
+	mustSeal(t, v, "index")
+	for _, late := range []Verdict{over(data, index), over(index, data)} {
+		wantSealed(t, late.Err, 2)
+	}
+	if info, err := v.Log("data"); err != nil || info.Next != 3 {
+		t.Errorf("the other log has %+v, %v", info, err)
+	}
+	wantFinding(t, v, fs, ofPart, ReceiptProven, "")
+	closeTest(t, v)
+}
