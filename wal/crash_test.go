@@ -376,6 +376,7 @@ const (
 	crashCheckpoint
 	crashWriter
 	crashSetCursor
+	crashDeleteCheckpoint
 	crashDeleteCursor
 	crashResolve
 	crashRetire
@@ -820,33 +821,44 @@ func (c *crashCheck) checksums(v *Volume) error {
 	return nil
 }
 
-// checkpoint: it never goes back, and its state is the one it was set with.
+// checkpoint: it is as it was last set, or may have been since, or deleted.
 func (c *crashCheck) checkpoint(v *Volume) (Checkpoint, error) {
-	least := c.base.cp
+	may := []Checkpoint{c.base.cp} // without a version: none
 	for _, op := range c.ops {
-		if op.kind == crashCheckpoint && c.want.must(op) && op.cp.Version > least.Version {
-			least = op.cp
+		var to []Checkpoint
+		switch {
+		case op.kind == crashCheckpoint && c.want.must(op):
+			to = []Checkpoint{op.cp}
+		case op.kind == crashCheckpoint:
+			for _, was := range may {
+				set := op.cp
+				set.Version = was.Version + 1
+				to = append(to, set)
+			}
+		case op.kind == crashDeleteCheckpoint:
+			to = []Checkpoint{{}}
+		default:
+			continue
+		}
+		switch {
+		case c.want.must(op):
+			may = to
+		case c.want.may(op):
+			may = append(may, to...)
 		}
 	}
 	cp, err := v.Checkpoint(context.Background(), c.info.Name, "cp")
-	switch {
-	case errors.Is(err, ErrCheckpointNotFound) && least.Version == 0:
-		return Checkpoint{}, nil
-	case err != nil:
+	if err != nil && !errors.Is(err, ErrCheckpointNotFound) {
 		return Checkpoint{}, err
-	case cp.Version < least.Version || cp.LSN < least.LSN:
-		return Checkpoint{}, fmt.Errorf("checkpoint at LSN %d, version %d; it was at %d, version %d", cp.LSN, cp.Version, least.LSN, least.Version)
 	}
-	same := func(other Checkpoint) bool {
-		return other.LSN == cp.LSN && string(other.State) == string(cp.State) && (other.Version == 0 || other.Version == cp.Version)
+	for _, m := range may {
+		if m.Version == cp.Version && m.LSN == cp.LSN && string(m.State) == string(cp.State) {
+			return cp, nil
+		}
 	}
-	if c.base.cp.Version > 0 && same(c.base.cp) {
-		return cp, nil
-	}
-	if !slices.ContainsFunc(c.ops, func(op *crashOp) bool { return op.kind == crashCheckpoint && same(op.cp) }) {
-		return Checkpoint{}, fmt.Errorf("checkpoint at LSN %d, version %d, has a state that nobody gave it", cp.LSN, cp.Version)
-	}
-	return cp, nil
+	least := may[0]
+	return Checkpoint{}, fmt.Errorf("checkpoint at LSN %d, version %d, with a state of %d bytes; it was at %d, version %d, with %d bytes, or one of %d others",
+		cp.LSN, cp.Version, len(cp.State), least.LSN, least.Version, len(least.State), len(may)-1)
 }
 
 // cursor: it is where it was last put, or may have been since, and what it holds
@@ -1483,6 +1495,10 @@ func (l *crashLife) step() {
 	case n < 12:
 		l.burst(names)
 	case n < 15:
+		if l.rng.IntN(8) == 0 {
+			l.deleteCheckpoint(name)
+			break
+		}
 		l.setCheckpoint(name, 4)
 	case n < 17:
 		l.truncate(name)
@@ -1929,6 +1945,12 @@ func (l *crashLife) setCheckpoint(name string, back int) {
 	l.answered(op, err, ErrCheckpointBackwards, ErrLSNTruncated)
 }
 
+// deleteCheckpoint gives up the checkpoint, and with it that it holds anything.
+func (l *crashLife) deleteCheckpoint(name string) {
+	op := l.ask(&crashOp{kind: crashDeleteCheckpoint, log: name})
+	l.answered(op, l.v.DeleteCheckpoint(context.Background(), name, "cp", nil), ErrCheckpointNotFound)
+}
+
 // moveCursor sets or deletes the log's cursor. Its cap is soon reached.
 func (l *crashLife) moveCursor(name string) {
 	info, err := l.v.Log(name)
@@ -2055,6 +2077,7 @@ func TestCrashCheckNotices(t *testing.T) {
 		"a checkpoint went back": func(w *crashWant, _, _, _, _ *crashOp) {
 			also(w, crashOp{kind: crashCheckpoint, log: "a", cp: Checkpoint{LSN: 2, Version: 2}})
 		},
+		"a deleted checkpoint is back":   func(w *crashWant, _, _, _, _ *crashOp) { also(w, crashOp{kind: crashDeleteCheckpoint, log: "a"}) },
 		"a checkpoint has another state": func(_ *crashWant, _, _, _, cp *crashOp) { cp.cp.State = []byte("other") },
 		"a cursor went back": func(w *crashWant, _, _, _, _ *crashOp) {
 			also(w, crashOp{kind: crashSetCursor, log: "a", cursor: CursorUpdate{LSN: 3}})

@@ -139,6 +139,8 @@ type faultyLife struct {
 	ended       bool        // a volume was
 	told, asked Epoch       // of log "b": what was acknowledged, and the newest that may be
 	sealed      bool        // log "s" was, which was acknowledged
+	incarnation uint64      // of the producer of log "r", which was told
+	retired     bool        // and that it was retired was acknowledged
 	submitted   map[string][]string
 	acked       map[string]map[LSN]string
 	given       map[string]LSN // up to where checkpoints were set, or may have been
@@ -302,6 +304,9 @@ func (l *faultyLife) holds(what string, v *Volume) {
 			}
 		}
 	}()
+	if p := l.producer(v); p.incarnation < l.incarnation || l.retired && !p.retired {
+		l.errorf("%s: the producer is in incarnation %d, retired: %t; told was %d, %t", what, p.incarnation, p.retired, l.incarnation, l.retired)
+	}
 	for log, acked := range l.acked {
 		first, found, err := l.read(v, log)
 		switch {
@@ -389,6 +394,49 @@ func (l *faultyLife) seal(v *Volume) (failed bool) {
 		l.errorf("an append to a sealed log: %v", err)
 	}
 	return false
+}
+
+// producer returns the producer of log "r" as the volume has it.
+func (l *faultyLife) producer(v *Volume) producerState {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	if r := v.durable.names["r"]; r != nil {
+		if slot := r.slot(producerID(1)); slot != 0 {
+			return *r.producers[slot-1]
+		}
+	}
+	return producerState{}
+}
+
+// resolve opens a producer, resolves what it may have under way, and retires it. It
+// reports whether that failed.
+func (l *faultyLife) resolve(v *Volume) (failed bool) {
+	ctx := context.Background()
+	if _, _, err := v.CreateLog(ctx, "r", LogOptions{}); l.refused("create", err) || err != nil {
+		return err != nil
+	}
+	info, err := v.OpenProducer(ctx, "r", producerID(1))
+	if errors.Is(err, ErrRetired) { // in an earlier life of the volume, or in what nobody was told of
+		return false
+	}
+	if l.refused("open producer", err) || err != nil {
+		return err != nil
+	}
+	r, err := v.Resolve(ctx, "r", producerID(1), info.LastSequence+1, 0)
+	if l.refused("resolve", err) || err != nil {
+		return err != nil
+	}
+	if r.Outcome != NotWritten || r.Producer.Incarnation <= max(info.Incarnation, l.incarnation) {
+		l.errorf("a batch behind the last one of incarnation %d is resolved as %+v", info.Incarnation, r)
+	}
+	l.incarnation = r.Producer.Incarnation
+	late := Batch{Sequence: info.LastSequence + 1, Incarnation: info.Incarnation, Run: run("late")}
+	if _, err := v.Append(ctx, "r", producerID(1), 0, late); !errors.Is(err, ErrSuperseded) && !errors.Is(err, ErrPoisoned) {
+		l.errorf("a batch that was not written arrives: %v", err)
+	}
+	err = v.RetireProducer(ctx, "r", producerID(1))
+	l.retired = l.retired || err == nil
+	return l.refused("retire", err)
 }
 
 // within reports whether part is in whole, in order.
@@ -485,7 +533,7 @@ func (l *faultyLife) use(v *Volume, rounds int, checkpoints bool) {
 		return
 	}
 	for round := range rounds {
-		if round == 2 && l.acquire(v) || round == 3 && l.seal(v) {
+		if round == 2 && l.acquire(v) || round == 3 && l.seal(v) || round == 4 && l.resolve(v) {
 			break
 		}
 		l.append(v, round)

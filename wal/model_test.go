@@ -27,6 +27,8 @@ type modelLog struct {
 	epoch   Epoch
 	holder  string // of the writer; empty for none
 	sealed  bool
+	// producer is the one it has, nil for none.
+	producer *modelProducer
 }
 
 // floor returns what the log's holders keep.
@@ -83,6 +85,7 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 	model := map[string]*modelLog{}
 	seat := newSeat(t, v)
 	bindings := map[string]*Binding{}
+	tried, refused := 0, 0 // appends to a log that has a rate
 	for step := range 1500 {
 		name := fmt.Sprintf("log-%d", rng.IntN(6))
 		m := model[name]
@@ -94,12 +97,21 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 			model[name] = m
 			delete(bindings, name)
 		}
-		switch op := rng.IntN(45); {
+		switch op := rng.IntN(52); {
+		case op >= 49 && !m.sealed:
+			modelProduce(t, v, name, m, rng)
+		case op >= 47:
+			modelForget(t, v, name, m, rng)
+		case op >= 45:
+			tried++
+			if modelRate(t, v, model) {
+				refused++
+			}
 		case op < 28: // batches of several logs at once
 			var batches []Batch
 			var logs []*modelLog
 			for other, m := range model {
-				if rng.IntN(2) == 0 || m.sealed {
+				if rng.IntN(2) == 0 || m.sealed || other == modelRated {
 					continue
 				}
 				if bindings[other] == nil {
@@ -192,6 +204,9 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 		}
 	}
 	modelCompare(t, v, model, rng)
+	if refused == 0 || refused == tried {
+		t.Errorf("%d of %d appends were refused for the rate, want some", refused, tried)
+	}
 	closeTest(t, v)
 }
 
