@@ -81,7 +81,11 @@ func TestReadFailureReleasesNothing(t *testing.T) {
 	cut := mem.CrashClone(nil, 1)
 	closeTest(t, v)
 
-	for n, fired := 0, 1; fired > 0; n++ {
+	// The janitor has a turn when the volume is opened, and may have read the segment
+	// before the fault is there, or have no other turn before the volume is closed. So
+	// that there is no read to fail is believed when it was seen some times in a row.
+	n, quiet := 0, 0
+	for ; quiet < 10; n++ {
 		left := cut.CrashClone(nil, 1)
 		fs := disk.NewFaulty(left)
 		if v, err = Open(ctx, "/vol", options(fs)); err != nil {
@@ -98,11 +102,10 @@ func TestReadFailureReleasesNothing(t *testing.T) {
 			mustCheckpoint(t, v, "busy", "cp", got.First, "")
 		}
 		closeTest(t, v)
-		fired = fs.Fired()
-		fs.Clear()
-		if n == 0 && fired == 0 {
-			t.Fatal("the janitor did not look at the segment")
+		if quiet++; fs.Fired() > 0 {
+			quiet = 0
 		}
+		fs.Clear()
 		if v, err = Open(ctx, "/vol", options(fs)); err != nil {
 			t.Fatal(err)
 		}
@@ -116,5 +119,11 @@ func TestReadFailureReleasesNothing(t *testing.T) {
 		}
 		_ = r.Close() // it never fails
 		closeTest(t, v)
+		if quiet > 0 {
+			n-- // once more
+		}
+	}
+	if n == 0 {
+		t.Fatal("the janitor did not look at the segment")
 	}
 }
