@@ -68,6 +68,8 @@ func FuzzCommands(f *testing.F) {
 	} {
 		f.Add(AppendCommand(nil, &next))
 	}
+	whole := AppendCommand(nil, &Command{Kind: CommandAppend, Log: 1, Epoch: 1, First: base.logs[1].next, Count: 1, Start: base.logs[1].totalBytes, Place: Place{Size: 2}, Parts: 1})
+	f.Add(AppendCommand(whole, &Command{Kind: CommandAppendPart, Log: 5, Lead: 1, Epoch: 1, First: base.logs[5].next, Count: 1, Start: base.logs[5].totalBytes, Place: Place{Size: 2}}))
 	f.Fuzz(func(t *testing.T, meta []byte) {
 		var commands []Command
 		var err error

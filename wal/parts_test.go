@@ -266,3 +266,80 @@ func TestPartsFillAFrame(t *testing.T) {
 	}
 	closeTest(t, v)
 }
+
+// TestPartsRepaired loses batches over several logs, or the logs they are of: what is
+// lost is named in each log, and a part goes on without the others.
+func TestPartsRepaired(t *testing.T) {
+	ctx := t.Context()
+	both := func(v *Volume) {
+		t.Helper()
+		if _, err := v.OpenProducer(ctx, "data", producerID(1)); err != nil {
+			t.Fatal(err)
+		}
+		for q := range uint64(2) {
+			b := Batch{Sequence: q + 1, Run: run("d"), Parts: []Part{{Log: "index", Run: run("i", "j")}}}
+			if _, err := v.Append(ctx, "data", producerID(1), 0, b); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	one := func(v *Volume) {
+		t.Helper()
+		if _, err := v.Append(ctx, "data", ulid.ULID{}, 0, Batch{Run: run("d"), Parts: []Part{{Log: "index", Run: run("i", "j")}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Run("the batch", func(t *testing.T) {
+		p, v := losing(t, func(v *Volume) { mustCreateTogether(t, v, "data", "index"); both(v) }, one, one)
+		defer closeTest(t, v)
+		if want := []LostRecords{{Log: "data", First: 3, Last: 3}, {Log: "index", First: 5, Last: 6}}; !slices.Equal(p.Records, want) {
+			t.Errorf("lost %+v, want %+v", p.Records, want)
+		}
+		equal(t, readAll(t, v, "index", 7), []string{"i", "j"})
+		// What is remembered of the batches in front of it is.
+		r, err := v.Resolve(ctx, "data", producerID(1), 2, 0)
+		if err != nil || r.Outcome != Committed || len(r.Parts) != 1 || r.Parts[0].First != 3 {
+			t.Errorf("%+v, %v", r, err)
+		}
+	})
+	t.Run("the lead's creation", func(t *testing.T) {
+		_, v := losing(t, func(v *Volume) { mustCreateTogether(t, v, "index") }, func(v *Volume) { mustCreateTogether(t, v, "data") }, one)
+		defer closeTest(t, v)
+		equal(t, readAll(t, v, "index", 0), []string{"i", "j"})
+	})
+	t.Run("a part's creation", func(t *testing.T) {
+		_, v := losing(t, func(v *Volume) { mustCreateTogether(t, v, "data") }, func(v *Volume) { mustCreateTogether(t, v, "index") }, one)
+		defer closeTest(t, v)
+		equal(t, readAll(t, v, "data", 0), []string{"d"})
+	})
+	t.Run("a block", func(t *testing.T) {
+		mem := disk.NewMem()
+		o := Options{FS: mem, Create: true, SegmentSize: 1 << 20, PrepareRate: -1, Codec: "none", SnapshotEvery: 1 << 40}
+		v, err := Open(ctx, "/vol", o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustCreateTogether(t, v, "data", "index")
+		v.mu.RLock()
+		at := v.last.Pos
+		v.mu.RUnlock()
+		large := strings.Repeat("x", 40<<10) // of which each log has a block to itself
+		if _, err := v.Append(ctx, "data", ulid.ULID{}, 0, Batch{Run: run(large), Parts: []Part{{Log: "index", Run: run(large)}}}); err != nil {
+			t.Fatal(err)
+		}
+		one(v)
+		closeTest(t, v)
+		corrupt(t, mem, at, limits.FrameHeaderSize+60<<10)
+		p := repairAgain(t, mem)
+		if want := []LostRecords{{Log: "index", First: 1, Last: 1}}; !slices.Equal(p.Records, want) {
+			t.Errorf("lost %+v, want %+v", p.Records, want)
+		}
+		v, err = Open(ctx, "/vol", Options{FS: mem, PrepareRate: -1, Codec: "none"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeTest(t, v)
+		equal(t, readAll(t, v, "data", 0), []string{large, "d"})
+		equal(t, readAll(t, v, "index", 2), []string{"i", "j"})
+	})
+}
