@@ -398,6 +398,33 @@ func ExampleLog_BeginCheckpoint() {
 	// Output: set by somebody who saw none: true
 }
 
+// A new primary keeps what its group agreed on, and discards the rest.
+func ExampleLog_Rewind() {
+	ctx, c, end := example()
+	defer end()
+
+	orders := c.Log("orders")
+	for _, change := range []string{"set a = 1", "set a = 2", "nobody agreed"} {
+		if _, err := orders.Append(ctx, []byte(change)); err != nil {
+			log.Fatal(err)
+		}
+	}
+	info, err := orders.Info(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	rewound, err := orders.Rewind(ctx, client.Rewind{After: 2, Epoch: info.Epoch, Next: info.Next, Holder: "db-2"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	lsn, err := orders.Append(ctx, []byte("set a = 3"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%d record is gone; in epoch %d, LSN %d is another one\n", rewound.Records, rewound.Log.Epoch, lsn)
+	// Output: 1 record is gone; in epoch 2, LSN 3 is another one
+}
+
 // An engine that died with appends under way asks what became of them. What it has
 // kept of the error is enough: the producer, the sequence, and the epoch.
 func ExampleLog_Resolve() {

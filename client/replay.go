@@ -156,7 +156,7 @@ func (l *Log) receive(ctx context.Context, o ReplayOptions, parts chan<- part) e
 			return ErrClosed
 		}
 		var e *Error
-		if errors.As(err, &e) && errors.Is(e, ErrRewound) && assumed && o.From <= e.keptLSN()+1 {
+		if errors.As(err, &e) && errors.Is(e, ErrRewound) && assumed && e.claimed(o) {
 			o.Claim = Claim{} // what was discarded it has not come to
 			continue
 		}

@@ -97,6 +97,13 @@ func (l *Log) rewound(info LogInfo) {
 	s.rebind(l) // unlocks
 }
 
+// claimed reports whether an ErrRewound is about a replay's claim alone: not about what
+// it has yielded, nor about its cursor.
+func (e *Error) claimed(o ReplayOptions) bool {
+	kept := e.keptLSN()
+	return e.Metadata["cursor"] == "" && o.Claim.LSN > kept && o.From <= kept+1
+}
+
 // keptLSN returns the last record that was kept, of an ErrRewound.
 func (e *Error) keptLSN() LSN {
 	n, _ := strconv.ParseUint(e.Metadata["kept_lsn"], 10, 64)

@@ -123,6 +123,11 @@ func TestRewindOfAService(t *testing.T) {
 	if _, err := l.SetCursor(ctx, "mailer", 3, client.CursorOptions{}); !errors.Is(err, client.ErrRewound) {
 		t.Errorf("set the cursor: %v", err)
 	}
+	for _, err := range l.Replay(ctx, client.ReplayOptions{Cursor: "mailer"}) {
+		if !errors.Is(err, client.ErrRewound) {
+			t.Errorf("replay from the cursor: %v", err)
+		}
+	}
 	// Who rewound it goes on; the other client is told once.
 	if lsn, err := l.Append(ctx, []byte("new 4")); err != nil || lsn != 4 {
 		t.Fatalf("%d, %v", lsn, err)

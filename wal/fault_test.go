@@ -141,6 +141,7 @@ type faultyLife struct {
 	sealed      bool        // log "s" was, which was acknowledged
 	incarnation uint64      // of the producer of log "r", which was told
 	retired     bool        // and that it was retired was acknowledged
+	rewound     bool        // log "w" was rewound, likewise
 	submitted   map[string][]string
 	acked       map[string]map[LSN]string
 	given       map[string]LSN // up to where checkpoints were set, or may have been
@@ -307,6 +308,9 @@ func (l *faultyLife) holds(what string, v *Volume) {
 	if p := l.producer(v); p.incarnation < l.incarnation || l.retired && !p.retired {
 		l.errorf("%s: the producer is in incarnation %d, retired: %t; told was %d, %t", what, p.incarnation, p.retired, l.incarnation, l.retired)
 	}
+	if info, err := v.Log("w"); l.rewound && (err != nil || info.Epoch != 2 || info.Next != 2) {
+		l.errorf("%s: log %q was rewound, and is %+v, %v", what, "w", info, err)
+	}
 	for log, acked := range l.acked {
 		first, found, err := l.read(v, log)
 		switch {
@@ -377,6 +381,33 @@ func (l *faultyLife) release(v *Volume, epoch Epoch) (failed bool) {
 	if err == nil {
 		l.told = info.Epoch
 	}
+	return false
+}
+
+// rewind discards the last record of a log of its own. It reports whether that
+// failed.
+func (l *faultyLife) rewind(v *Volume) (failed bool) {
+	ctx := context.Background()
+	if _, _, err := v.CreateLog(ctx, "w", LogOptions{}); l.refused("create", err) || err != nil {
+		return err != nil
+	}
+	if info, err := v.Log("w"); l.rewound || err == nil && info.Epoch > 1 {
+		l.rewound = true // in an earlier life
+		return false
+	}
+	for _, r := range []string{"kept", "discarded"} {
+		if _, err := v.Append(ctx, "w", ulid.ULID{}, 0, Batch{Run: run(r)}); l.refused("append", err) || err != nil {
+			return err != nil
+		}
+	}
+	_, err := v.Rewind(ctx, "w", Rewind{After: 1, Epoch: 1})
+	if errors.Is(err, ErrReadFailed) {
+		return false // it changed nothing
+	}
+	if l.refused("rewind", err) {
+		return true
+	}
+	l.rewound = l.rewound || err == nil
 	return false
 }
 
@@ -533,7 +564,7 @@ func (l *faultyLife) use(v *Volume, rounds int, checkpoints bool) {
 		return
 	}
 	for round := range rounds {
-		if round == 2 && l.acquire(v) || round == 3 && l.seal(v) || round == 4 && l.resolve(v) {
+		if round == 2 && l.acquire(v) || round == 3 && (l.seal(v) || l.rewind(v)) || round == 4 && l.resolve(v) {
 			break
 		}
 		l.append(v, round)

@@ -48,6 +48,7 @@ type historyLog struct {
 	floor    LSN // the most that retention may have given up so far
 	cps      map[string]*Checkpoint
 	cursor   *LSN // nil for none
+	rewinds  Epoch
 }
 
 func (l *historyLog) next() LSN { return LSN(len(l.records)) + 1 }
@@ -94,7 +95,7 @@ func newHistory(seed uint64, length int) (steps []historyStep, logs map[string]*
 		}
 		name := names[rng.IntN(len(names))]
 		l := logs[name]
-		switch k := rng.IntN(23); {
+		switch k := rng.IntN(24); {
 		case k < 13:
 			var batches []historyBatch
 			for range 1 + rng.IntN(12) {
@@ -125,6 +126,22 @@ func newHistory(seed uint64, length int) (steps []historyStep, logs map[string]*
 				step.batches = append(step.batches, b)
 			}
 			steps = append(steps, step)
+		case k == 23:
+			keep := l.floor - 1
+			for _, cp := range l.cps {
+				keep = max(keep, cp.LSN)
+			}
+			after := l.next() - 1 - min(LSN(rng.IntN(30)), l.next()-1-keep)
+			l.records = l.records[:after]
+			l.rewinds++
+			if l.cursor != nil && *l.cursor > after {
+				l.cursor = &after
+			}
+			r := Rewind{After: after, Epoch: l.rewinds, Request: ulid.ULID{byte(n), byte(n >> 8), 2}}
+			add("rewind "+name, func(ctx context.Context, v *Volume) error {
+				_, err := v.Rewind(ctx, name, r)
+				return err
+			})
 		case k < 17:
 			cp := "cp" + string(rune('a'+rng.IntN(3)))
 			was := l.cps[cp]

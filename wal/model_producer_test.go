@@ -18,8 +18,9 @@ type modelProducer struct {
 
 // A modelBatch is where a batch is, and what it has.
 type modelBatch struct {
-	first LSN
-	rec   string
+	first     LSN
+	rec       string
+	discarded bool // by a rewind
 }
 
 // modelProduce has a log's producer append, send a batch again, be resolved or be
@@ -46,11 +47,15 @@ func modelProduce(t *testing.T, v *Volume, name string, m *modelLog, rng *rand.R
 		if err != nil || int(got.First) != len(m.records)+1 || got.Repeated {
 			t.Fatalf("log %q: sequence %d behind %d records: %+v, %v", name, last+1, len(m.records), got, err)
 		}
-		p.batches = append(p.batches, modelBatch{got.First, rec})
+		p.batches = append(p.batches, modelBatch{first: got.First, rec: rec})
 		m.records = append(m.records, rec)
 	case op < 7 && last > 0:
 		was := p.batches[last-1]
-		if got, err := send(last, p.incarnation, was.rec); err != nil || got.First != was.first || !got.Repeated {
+		got, err := send(last, p.incarnation, was.rec)
+		if was.discarded && errors.Is(err, ErrDiscarded) {
+			break
+		}
+		if was.discarded || err != nil || got.First != was.first || !got.Repeated {
 			t.Fatalf("log %q: sequence %d, which is at LSN %d, once more: %+v, %v", name, last, was.first, got, err)
 		}
 	case op < 9:
@@ -62,6 +67,9 @@ func modelProduce(t *testing.T, v *Volume, name string, m *modelLog, rng *rand.R
 			want.Outcome = Committed
 			if last-sequence < 64 {
 				want.First, want.Count = p.batches[sequence-1].first, 1
+				if p.batches[sequence-1].discarded {
+					want.Outcome = Discarded
+				}
 			}
 		}
 		if err != nil || got.Outcome != want.Outcome || got.First != want.First || got.Count != want.Count ||

@@ -23,6 +23,7 @@ type modelLog struct {
 	state   string
 	cps     uint64
 	cur     *LSN // of the cursor; nil for none
+	rewound bool // it was taken back, and not set since
 	most    LSN  // the janitor may have come so far
 	epoch   Epoch
 	holder  string // of the writer; empty for none
@@ -97,7 +98,12 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 			model[name] = m
 			delete(bindings, name)
 		}
-		switch op := rng.IntN(52); {
+		switch op := rng.IntN(53); {
+		case op == 52:
+			if !m.sealed {
+				modelRewind(t, v, name, m, rng, bindings[name], seat)
+				delete(bindings, name)
+			}
 		case op >= 49 && !m.sealed:
 			modelProduce(t, v, name, m, rng)
 		case op >= 47:
@@ -210,6 +216,46 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 	closeTest(t, v)
 }
 
+// modelRewind discards some of a log's records, and wants what is bound by then told.
+func modelRewind(t *testing.T, v *Volume, name string, m *modelLog, rng *rand.Rand, b *Binding, s *seat) {
+	t.Helper()
+	keep := m.asked - 1
+	if m.cps > 0 {
+		keep = max(keep, m.cp)
+	}
+	last := LSN(len(m.records))
+	after := last - min(LSN(rng.IntN(12)), last-keep)
+	r := Rewind{After: after, Epoch: m.epoch, Next: last + 1}
+	if rng.IntN(2) == 0 {
+		r.Holder = fmt.Sprintf("rewound-%d", m.epoch)
+	}
+	done, err := v.Rewind(context.Background(), name, r)
+	if errors.Is(err, ErrLSNTruncated) && after+1 < m.most || errors.Is(err, ErrTooManyRewinds) {
+		return
+	}
+	if err != nil || done.Records != uint64(last-after) || int(done.Bytes) != len(run(m.records[after:]...)) || done.Log.Next != after+1 {
+		t.Fatalf("rewind log %q of %d records behind %d: %+v, %v", name, last, after, done, err)
+	}
+	if b != nil {
+		late := s.verdicts(Batch{Binding: b, Run: run("late")})[0]
+		if want := (r.Holder != "" || b.epoch != 0); want != errors.Is(late.Err, ErrFenced) || want == errors.Is(late.Err, ErrRewound) {
+			t.Fatalf("an append to log %q that states epoch %d, in epoch %d of %q: %+v", name, b.epoch, m.epoch+1, r.Holder, late)
+		}
+	}
+	m.records, m.epoch, m.holder = m.records[:after:after], m.epoch+1, r.Holder
+	if m.producer != nil {
+		for i := range m.producer.batches {
+			b := &m.producer.batches[i]
+			b.discarded = b.discarded || b.first > after
+		}
+	}
+	if m.cur != nil && *m.cur > after {
+		m.cur, m.rewound = &after, true
+	}
+	m.most = min(m.most, after+1)
+	m.moved()
+}
+
 // together returns the batches as one, led by the first.
 func together(batches []Batch) Batch {
 	whole := batches[0]
@@ -246,7 +292,7 @@ func modelCursor(t *testing.T, v *Volume, name string, m *modelLog, rng *rand.Ra
 			t.Fatalf("log %q: delete the cursor at %d, %+v: %v", name, *m.cur, u, err)
 		}
 		if !conflict {
-			m.cur = nil
+			m.cur, m.rewound = nil, false
 			m.moved()
 		}
 		return
@@ -256,6 +302,10 @@ func modelCursor(t *testing.T, v *Volume, name string, m *modelLog, rng *rand.Ra
 	case int(u.LSN) > len(m.records):
 		if !errors.Is(err, ErrLSNAhead) {
 			t.Fatalf("log %q: cursor at %d of %d: %v", name, u.LSN, len(m.records), err)
+		}
+	case m.rewound && !u.Reset && !u.Create:
+		if !errors.Is(err, ErrRewound) {
+			t.Fatalf("log %q: %+v: %v", name, u, err)
 		}
 	case conflict:
 		if !errors.Is(err, ErrCursorConflict) {
@@ -269,7 +319,7 @@ func modelCursor(t *testing.T, v *Volume, name string, m *modelLog, rng *rand.Ra
 	case err != nil || got.LSN != u.LSN:
 		t.Fatalf("log %q: %+v: %+v, %v", name, u, got, err)
 	default:
-		m.cur = &u.LSN
+		m.cur, m.rewound = &u.LSN, false
 		m.holds(u.LSN)
 	}
 }
@@ -284,8 +334,11 @@ func modelCursorCompare(t *testing.T, v *Volume, name string, m *modelLog) {
 		}
 		return
 	}
-	live := len(run(m.records[*m.cur:]...))
-	if err != nil || got.LSN != *m.cur || int(got.Records) != len(m.records)-int(*m.cur) || int(got.LiveBytes) != live || got.State != CursorReserved {
+	live, want := len(run(m.records[*m.cur:]...)), CursorReserved
+	if m.rewound {
+		want = CursorRewound
+	}
+	if err != nil || got.LSN != *m.cur || int(got.Records) != len(m.records)-int(*m.cur) || int(got.LiveBytes) != live || got.State != want {
 		t.Fatalf("log %q: %+v, %v; the cursor is at %d, with %d bytes behind it", name, got, err, *m.cur, live)
 	}
 }

@@ -249,7 +249,8 @@ var errLookAgain = errors.New("look again")
 // *SealedError, a *FencedError if r.Epoch is not the log's, a *MismatchError if r.Next is not, ErrHeld
 // if a checkpoint covers a record behind r.After, a *RangeError if r.After is behind
 // the durable end or if the record behind it is truncated, a *DataLossError where
-// what the log's checksum was is lost or damaged, ErrTooManyRewinds or ErrFull.
+// what the log's checksum was is lost or damaged, ErrReadFailed if the disk did not let
+// it be read, ErrTooManyRewinds or ErrFull.
 func (v *Volume) Rewind(ctx context.Context, log string, r Rewind) (Rewound, error) {
 	switch {
 	case r.Epoch == 0:

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -427,6 +428,38 @@ func TestRewindProducers(t *testing.T) {
 	closeTest(t, v)
 }
 
+// TestRewindOfAPart: a batch over several logs of which one was rewound is not there as
+// a whole any more, whichever log that is.
+func TestRewindOfAPart(t *testing.T) {
+	ctx := context.Background()
+	for _, rewound := range []string{"data", "index"} {
+		v := openTest(t, disk.NewMem())
+		mustCreateTogether(t, v, "data", "index")
+		p := producerID(1)
+		if _, err := v.OpenProducer(ctx, "data", p); err != nil {
+			t.Fatal(err)
+		}
+		s := newSeat(t, v)
+		batch := func() Batch {
+			return Batch{Binding: s.bind("data", p), Sequence: 1, Run: run("1"), Parts: []Part{{Binding: s.bind("index", ulid.ULID{}), Run: run("a", "b")}}}
+		}
+		s.verdicts(batch())
+		if got := s.verdicts(batch())[0]; got.Err != nil || !got.Repeated {
+			t.Errorf("%+v", got)
+		}
+		mustRewind(t, v, rewound, Rewind{After: 0})
+		var d *DiscardedError
+		if got := s.verdicts(batch())[0]; !errors.As(got.Err, &d) || d.Log != rewound || d.Sequence != 1 || d.First != 1 || got.Repeated {
+			t.Errorf("log %q was rewound: %+v", rewound, got)
+		}
+		if r, err := v.Resolve(ctx, "data", p, 1, 0); err != nil || r.Outcome != Discarded {
+			t.Errorf("%+v, %v", r, err)
+		}
+		s.Close()
+		closeTest(t, v)
+	}
+}
+
 // TestRewindTellsAppenders: what a stream has under way behind the rewind is refused,
 // though it states no epoch: its first batches may have been discarded.
 func TestRewindTellsAppenders(t *testing.T) {
@@ -733,5 +766,96 @@ func TestHistory(t *testing.T) {
 		if !slices.IsSortedFunc(l.cuts, func(a, b Cut) int { return int(a.LSN) - int(b.LSN) }) {
 			t.Fatalf("%+v", l.cuts)
 		}
+	}
+}
+
+// TestRewindCrashes cuts the power before each operation of a life that appends and
+// rewinds. What is found is the log as it was told, or as it was asked for next: a
+// discarded record is never there, nor is one missing that was kept; and the volume
+// goes on from there.
+func TestRewindCrashes(t *testing.T) {
+	ctx := t.Context()
+	rng := rand.New(rand.NewPCG(4, 5))
+	mem := disk.NewMem()
+	type shown struct {
+		records []string
+		epoch   Epoch
+	}
+	type cut struct {
+		fs   *disk.Mem
+		told int // how many of the states were told
+	}
+	states := []shown{{epoch: 1}}
+	told := 0
+	var mu sync.Mutex
+	var cuts []cut
+	o := testOptions(disk.Record(mem, func(op disk.Op) {
+		mu.Lock()
+		defer mu.Unlock()
+		if told > 0 && op.Began == op.Event && slices.Contains(changing, op.Kind) {
+			for _, survive := range []float64{0, 0.5, 1} {
+				cuts = append(cuts, cut{mem.CrashClone(rng, survive), told})
+			}
+		}
+	}))
+	o.Codec, o.SnapshotEvery = "none", 16<<10
+	v, err := Open(ctx, "/vol", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustCreate(t, v, "log")
+	dice := rand.New(rand.NewPCG(6, 7))
+	for step := range 70 {
+		was := states[len(states)-1]
+		now := shown{slices.Clone(was.records), was.epoch}
+		rewind := step%3 == 2
+		if rewind {
+			now.records, now.epoch = now.records[:len(now.records)-dice.IntN(min(len(now.records), 5)+1)], now.epoch+1
+		} else {
+			for i := range 1 + dice.IntN(4) {
+				now.records = append(now.records, fmt.Sprintf("%d/%d %s", step, i, strings.Repeat("x", dice.IntN(3000))))
+			}
+		}
+		mu.Lock()
+		states, told = append(states, now), len(states)
+		mu.Unlock()
+		if rewind {
+			mustRewind(t, v, "log", Rewind{After: LSN(len(now.records)), Epoch: was.epoch})
+		} else {
+			mustAppend(t, v, "log", now.records[len(was.records):]...)
+		}
+	}
+	mu.Lock()
+	told = 0
+	mu.Unlock()
+	closeTest(t, v)
+	after := map[int]int{}
+	for i, c := range cuts {
+		v, err := Open(ctx, "/vol", Options{FS: c.fs, PrepareRate: -1, Codec: "none"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := v.Log("log")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := readAll(t, v, "log", 1)
+		which := slices.IndexFunc(states[c.told-1:c.told+1], func(s shown) bool {
+			return s.epoch == info.Epoch && slices.Equal(s.records, got)
+		})
+		if which < 0 {
+			t.Fatalf("cut %d: it has %d records in epoch %d, told was %d in epoch %d, asked for %d in epoch %d", i,
+				len(got), info.Epoch, len(states[c.told-1].records), states[c.told-1].epoch, len(states[c.told].records), states[c.told].epoch)
+		}
+		after[which]++
+		if i%7 == 0 { // and it goes on
+			mustRewind(t, v, "log", Rewind{After: LSN(len(got)) / 2})
+			mustAppend(t, v, "log", "again")
+			equal(t, readAll(t, v, "log", 1), append(got[:len(got)/2:len(got)/2], "again"))
+		}
+		closeTest(t, v)
+	}
+	if len(cuts) < 500 || after[0] < 50 || after[1] < 50 {
+		t.Errorf("only %d cuts, %v", len(cuts), after)
 	}
 }

@@ -77,7 +77,17 @@ func sampleHistory() []Command {
 			Command{Kind: CommandAppendPart, Log: 6, Lead: 1, Epoch: 1, First: LSN(1 + i), Count: 1, RunSum: 7, Checksum: Checksum(i), Start: 9 * i, Place: Place{Size: 9}},
 			Command{Kind: CommandAppendPart, Log: 5, Lead: 1, Epoch: 1, First: LSN(1 + 2*i), Count: 2, Checksum: Checksum(i), Start: 9 * i, Place: Place{Size: 9}})
 	}
-	return h
+	return append(h, []Command{
+		{Kind: CommandCreateLog, Log: 7, ID: ulid.ULID{7}, Name: "rewound", Time: 20},
+		{Kind: CommandOpenProducer, Log: 7, Producer: producerID(1)},
+		{Kind: CommandAppend, Log: 7, Epoch: 1, Slot: 1, Sequence: 1, First: 1, Count: 3, Checksum: 4, Place: Place{Size: 30}},
+		{Kind: CommandAppend, Log: 7, Epoch: 1, Slot: 1, Sequence: 2, First: 4, Count: 3, Checksum: 5, Start: 30, Place: Place{Size: 30}},
+		{Kind: CommandSetCheckpoint, Log: 7, Name: "cp", LSN: 2, Version: 1, Time: 20},
+		{Kind: CommandSetCursor, Log: 7, Name: "beyond", LSN: 5, Start: 50, Cap: 1 << 20, Time: 20},
+		{Kind: CommandRewind, Log: 7, Epoch: 2, LSN: 4, Start: 40, Checksum: 6, Name: "db-2", ID: ulid.ULID{15: 3}},
+		{Kind: CommandAppend, Log: 7, Epoch: 2, Rewound: 2, First: 5, Count: 1, Checksum: 7, Start: 40, Place: Place{Size: 10}},
+		{Kind: CommandTruncate, Log: 7, First: 2, LiveBytes: 40},
+	}...)
 }
 
 // TestApplyDisagrees checks that a command which does not follow is refused and
@@ -87,12 +97,12 @@ func TestApplyDisagrees(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	most := []Command{{Kind: CommandCreateLog, Log: 7, Name: "most"}}
+	most := []Command{{Kind: CommandCreateLog, Log: 8, Name: "most"}}
 	for i := range limits.MaxCheckpointsPerLog {
-		most = append(most, Command{Kind: CommandSetCheckpoint, Log: 7, Name: fmt.Sprint("cp-", i), Version: 1})
+		most = append(most, Command{Kind: CommandSetCheckpoint, Log: 8, Name: fmt.Sprint("cp-", i), Version: 1})
 	}
 	for i := range limits.MaxCursorsPerLog {
-		most = append(most, Command{Kind: CommandSetCursor, Log: 7, Name: fmt.Sprint("cursor-", i), Cap: 1})
+		most = append(most, Command{Kind: CommandSetCursor, Log: 8, Name: fmt.Sprint("cursor-", i), Cap: 1})
 	}
 	if s, err = applyAll(s, most); err != nil {
 		t.Fatal(err)
@@ -111,9 +121,9 @@ func TestApplyDisagrees(t *testing.T) {
 	for name, c := range map[string]Command{
 		"unknown kind":                     {Kind: 99, Log: 1},
 		"no such log":                      {Kind: CommandDeleteLog, Log: 3},
-		"create: number skipped":           {Kind: CommandCreateLog, Log: 9, Name: "x"},
+		"create: number skipped":           {Kind: CommandCreateLog, Log: 10, Name: "x"},
 		"create: number used":              {Kind: CommandCreateLog, Log: 3, Name: "x"},
-		"create: name taken":               {Kind: CommandCreateLog, Log: 8, Name: "a"},
+		"create: name taken":               {Kind: CommandCreateLog, Log: 9, Name: "a"},
 		"producer is open":                 {Kind: CommandOpenProducer, Log: 1, Producer: producerID(1)},
 		"retire: not open":                 {Kind: CommandRetireProducer, Log: 1, Producer: producerID(3)},
 		"retire: retired":                  {Kind: CommandRetireProducer, Log: 1, Producer: producerID(1)},
@@ -138,7 +148,7 @@ func TestApplyDisagrees(t *testing.T) {
 		"truncate: beyond the end":         {Kind: CommandTruncate, Log: 2, First: 6},
 		"truncate: to more bytes":          {Kind: CommandTruncate, Log: 2, First: 4, LiveBytes: 21},
 		"truncate: what a cursor holds":    {Kind: CommandTruncate, Log: 2, First: 4, LiveBytes: 10},
-		"checkpoint: one too many":         {Kind: CommandSetCheckpoint, Log: 7, Name: "more", Version: 1},
+		"checkpoint: one too many":         {Kind: CommandSetCheckpoint, Log: 8, Name: "more", Version: 1},
 		"cursor: beyond the end":           {Kind: CommandSetCursor, Log: 2, Name: "tail", LSN: 5, Start: 40, Cap: 1},
 		"cursor: below what is kept":       {Kind: CommandSetCursor, Log: 2, Name: "new", LSN: 1, Start: 10, Cap: 1},
 		"cursor: beyond the bytes":         {Kind: CommandSetCursor, Log: 2, Name: "tail", LSN: 4, Start: 41, Cap: 1},
@@ -146,7 +156,7 @@ func TestApplyDisagrees(t *testing.T) {
 		"cursor: cap over the limit":       {Kind: CommandSetCursor, Log: 2, Name: "tail", LSN: 4, Start: 40, Cap: limits.MaxCursorCap + 1},
 		"cursor: backwards":                {Kind: CommandSetCursor, Log: 2, Name: "tail", LSN: 2, Start: 20, Cap: 1},
 		"cursor: it is lost":               {Kind: CommandSetCursor, Log: 2, Name: "slow", LSN: 4, Start: 40, Cap: 1},
-		"cursor: one too many":             {Kind: CommandSetCursor, Log: 7, Name: "more", Cap: 1},
+		"cursor: one too many":             {Kind: CommandSetCursor, Log: 8, Name: "more", Cap: 1},
 		"delete cursor: there is none":     {Kind: CommandDeleteCursor, Log: 2, Name: "gone"},
 		"evict: there is none":             {Kind: CommandEvictCursor, Log: 2, Name: "gone", LSN: 3, Start: 30, Cap: 9, Time: 1},
 		"evict: not over its cap":          {Kind: CommandEvictCursor, Log: 2, Name: "tail", LSN: 3, Start: 30, Cap: 1 << 20, Time: 1},
@@ -165,6 +175,18 @@ func TestApplyDisagrees(t *testing.T) {
 		"seal: at no time":                 {Kind: CommandSealLog, Log: 2, Epoch: 2, First: 5, Checksum: 2, Start: 40},
 		"seal: twice":                      {Kind: CommandSealLog, Log: 4, Epoch: 3, First: 3, Checksum: 9, Start: 20, Time: 1},
 		"sealed: append":                   {Kind: CommandAppend, Log: 4, Epoch: 3, First: 3, Count: 1, Start: 20, Place: Place{Size: 1}},
+		"rewind: epoch repeated":           {Kind: CommandRewind, Log: 7, Epoch: 2, Rewound: 2, LSN: 4, Start: 40},
+		"rewind: epoch skipped":            {Kind: CommandRewind, Log: 7, Epoch: 4, Rewound: 2, LSN: 4, Start: 40},
+		"rewind: another rewind before":    {Kind: CommandRewind, Log: 7, Epoch: 3, LSN: 4, Start: 40},
+		"rewind: beyond the end":           {Kind: CommandRewind, Log: 7, Epoch: 3, Rewound: 2, LSN: 6, Start: 50},
+		"rewind: beyond the bytes":         {Kind: CommandRewind, Log: 7, Epoch: 3, Rewound: 2, LSN: 4, Start: 51},
+		"rewind: below what is kept":       {Kind: CommandRewind, Log: 7, Epoch: 3, Rewound: 2, LSN: 0},
+		"rewind: below a checkpoint":       {Kind: CommandRewind, Log: 7, Epoch: 3, Rewound: 2, LSN: 1, Start: 10},
+		"rewind: to its end, elsewhere":    {Kind: CommandRewind, Log: 7, Epoch: 3, Rewound: 2, LSN: 5, Start: 49, Checksum: 7},
+		"rewind: to its end, else":         {Kind: CommandRewind, Log: 7, Epoch: 3, Rewound: 2, LSN: 5, Start: 50, Checksum: 8},
+		"sealed: rewind":                   {Kind: CommandRewind, Log: 4, Epoch: 4, LSN: 1, Start: 10},
+		"rewound: append before it":        {Kind: CommandAppend, Log: 7, Epoch: 2, First: 6, Count: 1, Start: 50, Place: Place{Size: 10}},
+		"cursor: it was rewound":           {Kind: CommandSetCursor, Log: 7, Name: "beyond", LSN: 5, Start: 50, Cap: 1},
 		"sealed: writer":                   {Kind: CommandSetWriter, Log: 4, Epoch: 4, Name: "db-1"},
 		"sealed: release":                  {Kind: CommandSetWriter, Log: 4, Epoch: 4},
 		"sealed: new producer":             {Kind: CommandOpenProducer, Log: 4, Producer: producerID(2)},
@@ -186,7 +208,7 @@ func TestApplyDisagrees(t *testing.T) {
 // parts or not at all, and that a part which does not belong to it is refused.
 func TestApplyParts(t *testing.T) {
 	s, err := applyAll(NewState(), append(sampleHistory(),
-		Command{Kind: CommandCreateLog, Log: 7, Name: "elsewhere", Options: LogOptions{ColocationKey: "without"}}))
+		Command{Kind: CommandCreateLog, Log: 8, Name: "elsewhere", Options: LogOptions{ColocationKey: "without"}}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +302,7 @@ func randomCommand(rng *rand.Rand, s *State, step int) Command {
 	open := 0 // logs that are not sealed
 	for _, l := range s.frozen() {
 		if s.awaited.left > 0 && l.sealed == 0 && !slices.Contains(s.awaited.logs, l.number) {
-			return Command{Kind: CommandAppendPart, Log: l.number, Lead: s.awaited.lead, Epoch: l.epoch, First: l.next, Count: 1 + uint32(rng.IntN(5)),
+			return Command{Kind: CommandAppendPart, Log: l.number, Lead: s.awaited.lead, Epoch: l.epoch, Rewound: l.rewound(), First: l.next, Count: 1 + uint32(rng.IntN(5)),
 				Start: l.totalBytes, RunSum: rng.Uint32(), Checksum: Checksum(rng.Uint32()), Place: Place{Size: uint32(rng.IntN(100))}}
 		}
 		if l.sealed == 0 {
@@ -302,7 +324,7 @@ func randomCommand(rng *rand.Rand, s *State, step int) Command {
 		c.Kind = CommandDeleteLog
 		return c
 	}
-	switch rng.IntN(18) {
+	switch rng.IntN(19) {
 	case 17:
 		c.Kind, c.Epoch, c.First, c.Checksum, c.Start, c.Time = CommandSealLog, l.epoch, l.next, l.checksum, l.totalBytes, int64(step+1)
 	case 16:
@@ -321,6 +343,20 @@ func randomCommand(rng *rand.Rand, s *State, step int) Command {
 		c.Kind, c.Epoch = CommandSetWriter, l.epoch+1
 		if l.holder == "" || rng.IntN(2) == 0 {
 			c.Name, c.ID = fmt.Sprintf("holder-%d", step), ulid.ULID{byte(step), 9}
+		}
+	case 18:
+		keep := l.first - 1
+		for i := range l.checkpoints {
+			keep = max(keep, l.checkpoints[i].lsn)
+		}
+		c.Kind, c.Epoch, c.Rewound, c.LSN, c.Start, c.Checksum = CommandRewind, l.epoch+1, l.rewound(), l.next-1, l.totalBytes, l.checksum
+		if n := len(l.cursors); n > 0 { // where one is, it is known how many bytes came before
+			if at := l.cursors[rng.IntN(n)]; at.lsn >= keep && at.lsn < c.LSN {
+				c.LSN, c.Start = at.lsn, at.start
+			}
+		}
+		if !l.room(c.LSN) {
+			c = Command{Kind: CommandDeleteLog, Log: l.number}
 		}
 	case 0:
 		c.Kind, c.Producer = CommandOpenProducer, ulid.ULID{byte(step), byte(step >> 8), 1}
@@ -364,7 +400,7 @@ func randomCommand(rng *rand.Rand, s *State, step int) Command {
 		}
 		fallthrough
 	default:
-		c.Kind, c.Epoch, c.First, c.Count, c.Start = CommandAppend, l.epoch, l.next, 1+uint32(rng.IntN(5)), l.totalBytes
+		c.Kind, c.Epoch, c.Rewound, c.First, c.Count, c.Start = CommandAppend, l.epoch, l.rewound(), l.next, 1+uint32(rng.IntN(5)), l.totalBytes
 		c.Size, c.RunSum, c.Checksum = uint32(rng.IntN(100)), rng.Uint32(), Checksum(rng.Uint32())
 		if p != nil && !p.retired && rng.IntN(2) == 0 {
 			c.Slot, c.Sequence = l.slot(p.id), p.last+1
