@@ -137,6 +137,10 @@ func (f *GroupFuture) Wait(ctx context.Context) ([]Receipt, error) {
 // Done returns a channel that is closed when Wait would not wait.
 func (f *GroupFuture) Done() <-chan struct{} { return f.future.Done() }
 
+// Written returns a channel that is closed when the append is written in all logs, and
+// not yet durable in any; see Future.Written.
+func (f *GroupFuture) Written() <-chan struct{} { return f.future.Written() }
+
 // batch makes a batch of the parts, and returns the size of the lead's largest record.
 func (g *Group) batch(parts []Part) (b *batch, largest int, err error) {
 	size, count := 0, 0

@@ -80,6 +80,25 @@ func TestGroupOfAService(t *testing.T) {
 		t.Fatalf("in the epoch that its handle acquired: %+v, %v", got, err)
 	}
 
+	// Who wants to know is told when it is written.
+	written, err := client.Open(ctx, s.socket(), client.Options{WrittenAcks: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer written.Close(ctx)
+	third, fourth := create(t, written, "third", options), create(t, written, "fourth", options)
+	early, err := written.Group(third, fourth)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 {
+		f := early.AppendAsync(ctx, part("w"), part("w"))
+		<-f.Written()
+		if got, err := f.Wait(ctx); err != nil || got[1].LSN != client.LSN(1+i) {
+			t.Fatalf("written, and then durable: %+v, %v", got, err)
+		}
+	}
+
 	// What became of it, and of the next one.
 	asked := 0
 	for p, err := range data.Producers(ctx) {
