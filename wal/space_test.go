@@ -398,3 +398,49 @@ func TestRestartsDoNotFillTheDisk(t *testing.T) {
 		closeTest(t, d.v)
 	})
 }
+
+// TestTruncationHasRoom fills a disk with records, and what is left with small
+// checkpoints of another log, which lead to nothing: a truncation finds room all the
+// same, also beside snapshots, and appends resume.
+func TestTruncationHasRoom(t *testing.T) {
+	ctx := t.Context()
+	mem := disk.NewMem()
+	mem.SetCapacity(10 * limits.MinSegmentSize)
+	v := openTest(t, mem)
+	mustCreate(t, v, "log")
+	mustCreate(t, v, "other")
+	rec := strings.Repeat("x", 5000)
+	var last LSN
+	for {
+		got, err := v.Append(ctx, "log", ulid.ULID{}, 0, Batch{Run: run(rec)})
+		if errors.Is(err, ErrFull) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = got.First
+		paceSnapshots(t, v)
+	}
+	set := 0
+	for ; ; set++ {
+		_, err := v.SetCheckpoint(ctx, "other", Checkpoint{Name: "cp", State: []byte("small")}, nil)
+		if errors.Is(err, ErrFull) {
+			break
+		}
+		if err != nil || set > 10_000 {
+			t.Fatalf("checkpoint %d: %v", set, err)
+		}
+	}
+	if _, err := v.Truncate(ctx, "log", last); err != nil {
+		t.Errorf("truncate behind %d checkpoints that left no room for another: %v", set, err)
+	}
+	pollUntil(t, "appends resume", func() bool {
+		_, err := v.Append(ctx, "log", ulid.ULID{}, 0, Batch{Run: run(rec)})
+		if err != nil && !errors.Is(err, ErrFull) {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+	closeTest(t, v)
+}
