@@ -6,7 +6,7 @@ BUF           := .bin/buf@v1.57.0/buf
 
 # What the race detector is worth its time on: everything with goroutines on
 # the way of an append or a replay, and wal, whose crashes are fewer there.
-ENGINE := ./batcher ./segment ./replay ./internal/disk ./internal/server ./client
+ENGINE := ./batcher ./segment ./replay ./internal/disk ./internal/server ./internal/docstore ./client
 
 # What the wire must stay compatible with: the last release, and before there
 # is one, the committed baseline.
@@ -18,7 +18,7 @@ AGAINST := $(if $(RELEASE),.git$(HASH)tag=$(RELEASE),proto/baseline.binpb)
 FUZZTIME ?= 1h
 
 .PHONY: build test race lint breaking gen gen-check proto-baseline fmt bench bench-goals bench-soak bench-open \
-	bench-ladder bench-contract bench-peers bench-sequencing bench-crossover bench-compare \
+	bench-ladder bench-contract bench-scale bench-peers bench-sequencing bench-crossover bench-compare \
 	fuzz demo crash powercut kill mutants clean
 
 build:
@@ -78,6 +78,9 @@ bench-open:
 
 bench-contract:
 	go run ./cmd/walctl bench contract --benchstat bin/contract
+
+bench-scale:
+	go run ./cmd/walctl bench scale
 
 bench-ladder:
 	go run ./cmd/walctl bench ladder --svg docs/img/ladder.svg

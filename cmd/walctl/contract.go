@@ -31,14 +31,14 @@ type promise struct {
 // promises are those of README.md, in its order and words.
 var promises = []promise{
 	{"An acknowledged append survives any crash of process, machine or power.", (*standing).durable},
-	{"A batch is atomic: all of its records become durable, or none.", (*standing).atomic},
+	{"A batch is atomic, also one over several logs: all of its records become durable, or none.", (*standing).atomic},
 	{"After a crash, what is served is a gapless prefix that covers every ack.", (*standing).gapless},
 	{"No answer, not even a refusal, shows what a crash could still take back.", (*standing).waiting},
 	{"What recovery found is made durable before it is vouched for.", (*standing).recovered},
 	{"A failed write or sync poisons the volume; a sync is never retried; reads go on.", (*standing).poison},
 	{"Damage is told from a torn tail by evidence, never cut off silently, and named.", (*standing).evidence},
 	{"A retry with the same producer and sequence returns the first append's LSN, never a duplicate.", (*standing).retries},
-	{"An append that states an epoch lands only in that epoch.", (*standing).epochs},
+	{"An append that states an epoch lands only in that epoch: a fenced writer is told, and lands nothing.", (*standing).epochs},
 	{"A full disk refuses appends before the ack; everything else goes on, and appends resume.", (*standing).room},
 	{"Memory, queues, messages, names and streams are bounded, and every bound is documented.", (*standing).bounds},
 }
@@ -103,7 +103,7 @@ func (s *standing) durable() (state, now string) {
 }
 
 func (s *standing) atomic() (state, now string) {
-	return s.taking(), fmt.Sprintf("up to %s records in %v, or in not quite half a segment if that is less", grouped(s.limit("MaxBatchRecords")), size(s.limit("MaxBatchSize")))
+	return s.taking(), fmt.Sprintf("up to %s records in %v, or in not quite half a segment if that is less, over up to %d logs", grouped(s.limit("MaxBatchRecords")), size(s.limit("MaxBatchSize")), s.limit("MaxBatchLogs"))
 }
 
 func (s *standing) gapless() (state, now string) {
