@@ -549,8 +549,8 @@ func (l *logState) truncation(first LSN, start uint64, asked bool) (*Command, er
 	return &Command{Kind: CommandTruncate, Log: l.number, First: first, LiveBytes: min(l.totalBytes-start, l.liveBytes)}, nil
 }
 
-// doAll is do for many commands at once, of at most size bytes together, that
-// put takes one by one. They ride in one frame, and land together.
+// doAll is do for many commands at once, of at most size bytes together, and at most
+// limits.MaxCommandsTogether, that put takes one by one. They ride in one frame, and land together.
 func (v *Volume) doAll(ctx context.Context, size int, use purpose, decide func(s *State, put func(*Command, []byte))) error {
 	f, full, err := v.board(ctx, size, use)
 	if err != nil {

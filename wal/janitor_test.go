@@ -178,3 +178,35 @@ func TestIdleLogsHoldWhatTheyKeep(t *testing.T) {
 		}
 	})
 }
+
+// TestTogetherFitsAFrame: what has to land together is put into a frame that is as
+// good as full. A frame of more commands than anybody decodes would be the last one
+// of its volume.
+func TestTogetherFitsAFrame(t *testing.T) {
+	fs := disk.NewMem()
+	v := openLarge(t, fs, "none")
+	info := mustCreate(t, v, "log")
+	mustAppend(t, v, "log", "1")
+	number := v.durable.names["log"].number
+	keep := &Command{Kind: CommandTruncate, Log: number, First: info.First, LiveBytes: uint64(len(run("1")))}
+	f, full, err := v.board(context.Background(), 0, forRoom)
+	if err != nil || full != nil {
+		t.Fatal(full, err)
+	}
+	for f.Commands() < limits.FrameFullCommands-1 {
+		v.put(f, keep, nil)
+	}
+	for range limits.MaxCommandsTogether { // who boards now may bring so many
+		v.put(f, keep, nil)
+	}
+	w := newWaiter()
+	f.Ride(w)
+	v.bus.Leave()
+	if err := <-w.landed; err != nil {
+		t.Fatal(err)
+	}
+	closeTest(t, v)
+	v = openLarge(t, fs, "none")
+	equal(t, readAll(t, v, "log", 1), []string{"1"})
+	closeTest(t, v)
+}

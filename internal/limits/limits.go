@@ -88,9 +88,13 @@ const (
 	// MaxCommandsPerFrame bounds the commands of one frame.
 	MaxCommandsPerFrame = 1 << 15
 
-	// FrameFullCommands is when a frame takes no further batch, counted in
-	// commands: those of any batch still fit.
-	FrameFullCommands = MaxCommandsPerFrame - MaxBatchLogs + 1
+	// MaxCommandsTogether bounds the commands that ride in one frame because they have
+	// to land together: what a batch appends, and what is moved or given up at a time.
+	MaxCommandsTogether = 1 << 13
+
+	// FrameFullCommands is when a frame takes nobody more, counted in commands:
+	// whatever has to ride together still fits.
+	FrameFullCommands = MaxCommandsPerFrame - MaxCommandsTogether + 1
 )
 
 // Names and counts.
@@ -251,5 +255,6 @@ const (
 	_ = uint64(MaxBlockRawSize - MaxBatchSize - TargetBlockSize)                                // any legal batch fits a block already begun
 	_ = uint64(MaxFrameSize - MaxDirectorySize - MaxMessageSize - FrameFullSize - BlockSize)    // a frame that was not full takes any message
 	_ = uint64(DefaultSegmentSize - SegmentHeaderSize - MaxFrameSize - MaxSealSize - BlockSize) // a fresh segment takes any frame and its seal
+	_ = uint64(MaxCommandsTogether - MaxBatchLogs)                                              // what a batch appends rides together
 	_ = uint64(MaxBatchSize - MaxCheckpointState)                                               // a checkpoint's state fits where a batch fits
 )
