@@ -27,6 +27,7 @@ func TestEveryAckHasItsSync(t *testing.T) {
 	})
 	v := openTest(t, fs)
 	mustCreate(t, v, "log")
+	mustAppend(t, v, "log", string(make([]byte, 20<<10))) // too much to be moved away from where it was written
 
 	type ack struct {
 		lsn   LSN

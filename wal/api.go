@@ -275,6 +275,10 @@ type Events struct {
 	// fenced may ask a thousand times a second.
 	WriterChanged func(w WriterChange)
 	ProducerEnded func(p ProducerChange)
+	// Moved is called when the last live records of logs were copied forward, once
+	// that is durable and before the segments that they lay in are released. bytes are
+	// of records.
+	Moved         func(logs int, records, bytes uint64)
 	Snapshot      func(sequence uint64, bytes int64, took time.Duration)
 	PrepareFailed func(err error)
 	Stranger      func(name string)
@@ -390,6 +394,8 @@ type Status struct {
 	Recycles        uint64
 	Snapshots       uint64
 	CursorsEvicted  uint64
+	MovedRecords    uint64 // copied forward out of segments that nobody else kept
+	MovedBytes      uint64 // of those records
 	WriterChanges   uint64 // writers acquired and released
 	// Of producers, those retired, those that made way, and incarnations ended to resolve.
 	ProducersRetired, ProducersMadeWay, ProducersResolved uint64

@@ -102,7 +102,7 @@ func (v *Volume) Checkpoint(ctx context.Context, log, name string) (Checkpoint, 
 			return Checkpoint{}, checkpointNotFound(log, name)
 		}
 		was := l.checkpoints[i]
-		at, placed := v.index.states.get(stateKey{l.number, name})
+		at, placed := v.index.places.get(stateKey{l.number, name})
 		v.mu.RUnlock()
 		cp := was.describe()
 		if was.size == 0 {
@@ -116,7 +116,7 @@ func (v *Volume) Checkpoint(ctx context.Context, log, name string) (Checkpoint, 
 			return cp, nil
 		}
 		v.mu.RLock()
-		now, still := v.index.states.get(stateKey{l.number, name})
+		now, still := v.index.places.get(stateKey{l.number, name})
 		v.mu.RUnlock()
 		if failed := readFailed(log, was.lsn, err); failed != nil {
 			return Checkpoint{}, failed

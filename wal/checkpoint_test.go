@@ -238,7 +238,7 @@ func TestCheckpointDamagedState(t *testing.T) {
 	mustAppend(t, v, "log", "1")
 	mustCheckpoint(t, v, "log", "cp", 1, state)
 	l := v.durable.names["log"]
-	at := v.index.states.of[l.number][0].statePlace
+	at := v.index.places.of[l.number][0].statePlace
 	corrupt(t, mem, at.pos, limits.FrameHeaderSize+2)
 	_, err := v.Checkpoint(context.Background(), "log", "cp")
 	var loss *DataLossError

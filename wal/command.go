@@ -46,6 +46,10 @@ const (
 	CommandAppendPart CommandKind = 16
 	// CommandRewind discards a log's records behind an LSN, and begins an epoch.
 	CommandRewind CommandKind = 17
+	// CommandMoveRecords is a copy of an append's records, further on in the journal,
+	// so that the segment it lay in can be recycled. It changes the index, not the
+	// state.
+	CommandMoveRecords CommandKind = 18
 )
 
 // String names a kind as walctl prints it.
@@ -85,6 +89,8 @@ func (k CommandKind) String() string {
 		return "append-part"
 	case CommandRewind:
 		return "rewind"
+	case CommandMoveRecords:
+		return "move-records"
 	}
 	return fmt.Sprintf("command(%d)", uint8(k))
 }
@@ -99,14 +105,14 @@ type Command struct {
 	// create-log
 	Name    string    // also the checkpoint's or cursor's name; the holder's of set-writer and rewind
 	ID      ulid.ULID // also that of the request of set-writer and rewind
-	Time    int64     // also of set-checkpoint, set-cursor, evict-cursor and seal-log; nanoseconds since 1970
+	Time    int64     // also of set-checkpoint, set-cursor, evict-cursor and seal-log, and of the append that move-records copies; nanoseconds since 1970
 	Options LogOptions
 
 	// open-producer, retire-producer, resolve-producer
 	Producer    ulid.ULID
 	Incarnation uint64 // the one that begins of resolve-producer
 
-	// append, append-part
+	// append, append-part, and move-records without the producer: all as it was but the place
 	Epoch    Epoch    // also the one that begins of set-writer and rewind; the last one of seal-log
 	Rewound  Epoch    // that the log's newest rewind began, 0 if there was none; also of rewind, of the one before
 	Slot     uint64   // the producer's slot on this log, from 1; 0 for none; append alone
@@ -116,7 +122,7 @@ type Command struct {
 	RunSum   uint32   // CRC-32C of the run; of the state of a checkpoint
 	Checksum Checksum // the log's, behind the last record; also of seal-log; behind LSN of rewind
 	Start    uint64   // framed bytes ever appended to the log before this batch, or its seal; up to LSN of set-cursor and rewind
-	Place             // of the run, or of the state of a checkpoint
+	Place             // of the run, or of the state of a checkpoint; empty of move-records whose records did not verify
 	Parts    uint32   // how many append-parts of the same batch follow; append alone
 	Lead     uint64   // number of the batch's lead log; append-part alone
 
@@ -144,6 +150,12 @@ type Place struct {
 // its own, or as a part of one.
 func (c *Command) Appends() bool {
 	return c.Kind == CommandAppend || c.Kind == CommandAppendPart
+}
+
+// carriesRecords reports whether the command has records with it: an append, or a
+// copy of one that verified when it was made.
+func (c *Command) carriesRecords() bool {
+	return c.Appends() || c.Kind == CommandMoveRecords && c.Size > 0
 }
 
 // Last returns the LSN of an append's last record.
@@ -253,6 +265,15 @@ func appendBody(dst []byte, c *Command) []byte {
 		dst = binary.AppendUvarint(dst, uint64(c.LSN))
 		dst = binary.AppendUvarint(dst, c.Start)
 		dst = binary.LittleEndian.AppendUint32(dst, uint32(c.Checksum))
+	case CommandMoveRecords:
+		dst = binary.AppendUvarint(dst, uint64(c.Epoch))
+		dst = binary.AppendUvarint(dst, uint64(c.First))
+		dst = binary.AppendUvarint(dst, uint64(c.Count))
+		dst = binary.LittleEndian.AppendUint32(dst, c.RunSum)
+		dst = binary.LittleEndian.AppendUint32(dst, uint32(c.Checksum))
+		dst = binary.AppendUvarint(dst, c.Start)
+		dst = binary.AppendUvarint(dst, uint64(c.Time))
+		dst = appendPlace(dst, c.Place)
 	default:
 		panic(fmt.Sprintf("wal: encoding %s", c.Kind))
 	}
@@ -415,6 +436,15 @@ func DecodeCommand(meta []byte, c *Command) (rest []byte, err error) {
 		c.LSN = LSN(d.uvarint())
 		c.Start = d.uvarint()
 		c.Checksum = Checksum(d.uint32())
+	case CommandMoveRecords:
+		c.Epoch = Epoch(d.uvarint())
+		c.First = LSN(d.uvarint())
+		c.Count = d.uvarint32()
+		c.RunSum = d.uint32()
+		c.Checksum = Checksum(d.uint32())
+		c.Start = d.uvarint()
+		c.Time = int64(d.uvarint())
+		c.Place = d.place()
 	default:
 		return nil, fmt.Errorf("%w: unknown kind %d", ErrBadCommand, meta[0])
 	}

@@ -71,6 +71,7 @@ const (
 	sawFromSnapshot   = "an opening from a snapshot"
 	sawHalfSnapshot   = "an incomplete snapshot passed over"
 	sawCarried        = "a checkpoint carried forward"
+	sawMoved          = "records moved forward"
 	sawRewritten      = "frames rewritten"
 	sawDiscarded      = "bytes discarded"
 	sawSecond         = "a second crash, during recovery"
@@ -104,7 +105,7 @@ const (
 )
 
 var crashMustSee = []string{
-	sawRoll, sawRecycle, sawSnapshot, sawFromSnapshot, sawHalfSnapshot, sawCarried, sawRewritten, sawDiscarded,
+	sawRoll, sawRecycle, sawSnapshot, sawFromSnapshot, sawHalfSnapshot, sawCarried, sawMoved, sawRewritten, sawDiscarded,
 	sawSecond, sawThird, sawServedAndCut, sawFailedSync, sawFailedOpening, sawDroppedPages, sawFull, sawRepeat, sawRetryLanded,
 	sawCutOff, sawUnackedKept, sawTruncatedByJan, sawAcquired, sawReleased, sawFenced, sawEpochCutOff, sawEpochKept,
 	sawCursorHolds, sawEvicted, sawSealed, sawEnded,
@@ -1283,8 +1284,12 @@ func (l *crashLife) countCarried() {
 		}
 		commands, err = DecodeCommands(commands[:0], f.Meta)
 		for i := range commands {
-			if commands[i].Kind == CommandMoveCheckpoint {
+			switch commands[i].Kind {
+			case CommandMoveCheckpoint:
 				l.r.seen[sawCarried]++
+			case CommandMoveRecords:
+				l.r.seen[sawMoved]++
+			default:
 			}
 		}
 		return err
@@ -1343,10 +1348,12 @@ func (l *crashLife) check(err error) {
 // meetClients has the clients of the volume's logs come back: they open their
 // producers, and send again what they do not know the fate of.
 func (l *crashLife) meetClients() {
+	// All of them first: what is sent again may be for several.
+	for name, s := range l.base.logs {
+		l.logs[name] = &clientLog{sequence: s.last, epoch: s.info.Epoch, holder: s.info.Holder}
+	}
 	for _, name := range slices.Sorted(maps.Keys(l.base.logs)) {
-		s := l.base.logs[name]
-		c := &clientLog{sequence: s.last, epoch: s.info.Epoch, holder: s.info.Holder}
-		l.logs[name] = c
+		s, c := l.base.logs[name], l.logs[name]
 		switch {
 		case s.retired:
 			if _, err := l.v.OpenProducer(context.Background(), name, crashProducer); !errors.Is(err, ErrRetired) && !errors.Is(err, ErrPoisoned) {

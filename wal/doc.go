@@ -181,6 +181,22 @@
 // then holds nothing; Holders lists who holds what. States of checkpoints in a
 // released segment are carried forward first.
 //
+// So are the records of stragglers: logs that keep little in segments that everybody
+// else has given up.
+//
+//	1 survey        which segments who keeps; is it worth it?
+//	2 collect       read all that the log keeps, outside every lock; what does not
+//	                verify is told by its LSNs alone
+//	3 moveTogether  under the bus's lock: is that still all? Then one frame has
+//	                all of it, as CommandMoveRecords
+//	4 index.apply   everything below the log's next LSN is in that frame, from now on
+//	5 release       when that is durable, like whatever allows it
+//
+// What is appended later lies behind the copies: LSNs below one end are in one
+// frame, and those from there on are bisected for. The end and the frame are local,
+// as the places of checkpoints' states are: in snapshots, not in the state. A reader
+// that loses its segment under its feet looks again, and finds the copies.
+//
 // # Repair
 //
 // A volume that lost something above its newest snapshot opens read-only: the

@@ -44,7 +44,7 @@ var faultsDue = map[string][]disk.OpKind{
 	atPrepare:    {disk.OpFree, disk.OpCreate, disk.OpWrite, disk.OpSync, disk.OpRename, disk.OpSyncDir, disk.OpClose},
 	atRecycle:    {disk.OpRename, disk.OpSyncDir},
 	atSnapshot:   {disk.OpWrite, disk.OpSync},
-	atRead:       {disk.OpOpen, disk.OpRead, disk.OpSize},
+	atRead:       {disk.OpOpen, disk.OpRead}, // what is read lies in few segments: the rest was moved there
 	atClose:      {disk.OpWrite, disk.OpSync, disk.OpClose, disk.OpUnlock},
 }
 

@@ -65,6 +65,9 @@ func FuzzCommands(f *testing.F) {
 		{Kind: CommandSealLog, Log: 2, Epoch: 2, First: 5, Checksum: 2, Start: 40, Time: 9},
 		{Kind: CommandAppend, Log: 4, Epoch: 3, First: 3, Count: 1, Start: 20, Place: Place{Size: 1}},
 		{Kind: CommandSetWriter, Log: 4, Epoch: 4},
+		{Kind: CommandMoveRecords, Log: 4, Epoch: 3, First: 1, Count: 2, Checksum: 9, Place: Place{Size: 20}},
+		{Kind: CommandMoveRecords, Log: 4, First: 2, Count: 1}, // that did not verify
+		{Kind: CommandMoveRecords, Log: 4, Epoch: 3, First: 1<<64 - 1, Count: 3, Place: Place{Size: 1}},
 	} {
 		f.Add(AppendCommand(nil, &next))
 	}
@@ -96,7 +99,7 @@ func FuzzCommands(f *testing.F) {
 				t.Fatalf("%s was refused, or changed the state all the same: %v", commands[i].Kind, err)
 			}
 		}
-		restored, _, err := decodeSnapshot(encodeSnapshot(s, statePlaces{}))
+		restored, _, err := decodeSnapshot(encodeSnapshot(s, places{}))
 		if err != nil || restored.Hash() != s.Hash() {
 			t.Fatalf("a snapshot cannot hold the state: %v", err)
 		}
@@ -105,26 +108,29 @@ func FuzzCommands(f *testing.F) {
 
 // FuzzSnapshot decodes a part's own fields, and the parts put together.
 func FuzzSnapshot(f *testing.F) {
-	state, places := sampleState(f)
-	f.Add(encodeSnapshot(state, places))
-	f.Add(encodeSnapshot(NewState(), statePlaces{}))
+	state, at := sampleState(f)
+	f.Add(encodeSnapshot(state, at))
+	f.Add(encodeSnapshot(NewState(), places{}))
 	last := &producerState{last: 1<<64 - 1, incarnation: 1<<64 - 1, retired: true} // of whose batches nothing is known
 	l := &logState{number: 1, name: "log", first: 1, next: 1, producers: []*producerState{last}, former: []formerProducer{{producerID(1), 7, 1, false}, {producerID(2), 1<<64 - 1, 1<<64 - 1, true}}}
-	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: l}, next: 2}, statePlaces{}))
+	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: l}, next: 2}, places{}))
 	lost := &logState{number: 1, name: "log", first: 2, next: 20, lost: []LSNRange{{2, 3}, {7, 7}, {9, 19}}}
-	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: lost}, next: 2}, statePlaces{}))
+	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: lost}, next: 2}, places{}))
 	lost.lost = []LSNRange{{2, 3}, {4, 7}} // these are one
-	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: lost}, next: 2}, statePlaces{}))
+	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: lost}, next: 2}, places{}))
 	read := &logState{number: 1, name: "log", first: 5, next: 9, totalBytes: 40, cursors: []cursorState{
 		{name: "end", lsn: 8, start: 40, cap: 1}, {name: "held", lsn: 4, start: 20, cap: 1, hold: true}, {name: "lost", start: 0, cap: 9, evicted: 7}}}
-	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: read}, next: 2}, statePlaces{}))
+	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: read}, next: 2}, places{}))
 	read.cursors = []cursorState{{name: "below", lsn: 3, start: 10, cap: 1}} // it would hold what is gone
-	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: read}, next: 2}, statePlaces{}))
+	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: read}, next: 2}, places{}))
 	many := NewState()
 	for many.next = 1; many.next < 20; many.next++ {
 		many.logs[many.next] = &logState{number: many.next, name: string(rune('a' + many.next)), first: 1, next: LSN(many.next)}
 	}
-	f.Add(encodeSnapshot(many, statePlaces{}))
+	f.Add(encodeSnapshot(many, places{}))
+	f.Add(encodeSnapshot(many, places{moved: map[uint64]movedPlace{
+		7: {7, 0, segment.Pos{Segment: 3, Offset: 4096}}, 8: {9, 0, segment.Pos{Segment: 3, Offset: 4096}}, // beyond its log's end
+	}}))
 	f.Add(binary.AppendUvarint([]byte{snapshotVersion, 1}, limits.MaxLogs))
 	f.Add(appendSnapshotHeader(nil, &snapshotHeader{
 		From: segment.FrameRef{Pos: segment.Pos{Segment: 3, Offset: 4096}, Sequence: 9, Chain: 0xdeadbeef}, Part: 2, Last: true, Sum: 7,
@@ -140,13 +146,13 @@ func FuzzSnapshot(f *testing.F) {
 		}
 
 		var state *State
-		var places statePlaces
-		allocs.AtMost(t, slack+64*uint64(len(buf)), func() { state, places, err = decodeSnapshot(buf) })
+		var at places
+		allocs.AtMost(t, slack+64*uint64(len(buf)), func() { state, at, err = decodeSnapshot(buf) })
 		wantBadCommand(t, err)
 		if err != nil {
 			return
 		}
-		if again := encodeSnapshot(state, places); string(again) != string(buf) {
+		if again := encodeSnapshot(state, at); string(again) != string(buf) {
 			t.Fatalf("accepted\n%x\nbut it is spelled\n%x", buf, again)
 		}
 	})

@@ -24,6 +24,9 @@ type Holder struct {
 	// released ones wait.
 	Segment  uint64
 	Segments int
+	// Moved is up to which LSN the records that it holds were moved forward, out of
+	// segments that nobody else kept; 0 if none were.
+	Moved LSN
 }
 
 // A HolderKind says what kind of thing holds.
@@ -63,20 +66,21 @@ func (v *Volume) Holders(prefix, after string, limit int) (holders []Holder, las
 	v.mu.RLock()
 	found, more := v.page(prefix, after, limit)
 	logs := make([]logState, len(found))
+	moved := make([]movedPlace, len(found))
 	for i, l := range found {
-		logs[i] = *l
+		logs[i], moved[i] = *l, v.index.places.moved[l.number]
 		logs[i].checkpoints, logs[i].cursors = slices.Clone(l.checkpoints), slices.Clone(l.cursors)
 	}
 	v.mu.RUnlock()
 	for i := range logs {
-		holders = append(holders, v.holdersOf(&logs[i])...)
+		holders = append(holders, v.holdersOf(&logs[i], moved[i])...)
 		last = logs[i].name
 	}
 	return holders, last, more
 }
 
 // holdersOf returns the holders of a log, as it was then.
-func (v *Volume) holdersOf(l *logState) (holders []Holder) {
+func (v *Volume) holdersOf(l *logState, moved movedPlace) (holders []Holder) {
 	keep, _, held := l.floor()
 	for i := range l.checkpoints {
 		c := &l.checkpoints[i]
@@ -98,6 +102,9 @@ func (v *Volume) holdersOf(l *logState) (holders []Holder) {
 		h.Log = l.name
 		if h.LSN >= l.next {
 			continue
+		}
+		if h.LSN < moved.end {
+			h.Moved = moved.end - 1
 		}
 		h.Bytes = l.liveBytes
 		if h.LSN > l.first {

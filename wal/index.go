@@ -26,9 +26,9 @@ import (
 // however long the journal is.
 type index struct {
 	v *Volume
-	// active and states are guarded by the volume's mu.
+	// active and places are guarded by the volume's mu.
 	active *segmentIndex // nil only if the volume is read-only: then nothing fills
-	states statePlaces
+	places places
 
 	cache indexCache
 }
@@ -67,7 +67,7 @@ const maxRefs = 1 << 18
 
 func (x *index) init(v *Volume) {
 	x.v = v
-	x.states = newStatePlaces()
+	x.places = newPlaces()
 	x.cache.v = v
 	x.cache.entries = map[segment.ID]*segmentIndex{}
 }
@@ -76,16 +76,33 @@ func newSegmentIndex(id segment.ID) *segmentIndex {
 	return &segmentIndex{id: id, refs: map[uint64][]ref{}, stride: 1, ends: map[uint64]logEnd{}}
 }
 
-// apply notes where a durable command lies. REQUIRES: the volume's mu.
-func (x *index) apply(c *Command, pos segment.Pos) {
+// apply notes where a durable command lies that s has applied. REQUIRES: the volume's mu.
+func (x *index) apply(s *State, c *Command, pos segment.Pos) {
 	switch c.Kind {
 	case CommandSetCheckpoint, CommandMoveCheckpoint:
-		x.states.set(stateKey{c.Log, c.Name}, statePlace{pos, c.Place})
+		x.places.set(stateKey{c.Log, c.Name}, statePlace{pos, c.Place})
 	case CommandDeleteCheckpoint:
-		x.states.remove(stateKey{c.Log, c.Name})
+		x.places.remove(stateKey{c.Log, c.Name})
 	case CommandDeleteLog:
-		x.states.removeLog(c.Log)
-	case CommandAppend, CommandAppendPart, CommandRewind:
+		x.places.removeLog(c.Log)
+	case CommandTruncate:
+		if m, ok := x.places.moved[c.Log]; ok && s.logs[c.Log].first >= m.end {
+			delete(x.places.moved, c.Log)
+		}
+	case CommandMoveRecords:
+		// Whatever of the log is not in this frame, nobody could read: a move takes
+		// all that it has.
+		l := s.logs[c.Log]
+		x.places.moved[c.Log] = movedPlace{end: l.next, total: l.totalBytes, pos: pos}
+	case CommandRewind, CommandAppend, CommandAppendPart:
+		if m, ok := x.places.moved[c.Log]; ok && c.Kind == CommandRewind && m.end > c.LSN+1 {
+			// What is appended from now on lies behind the copies, under LSNs that they had.
+			if m.end, m.total = c.LSN+1, c.Start; m.end <= s.logs[c.Log].first {
+				delete(x.places.moved, c.Log)
+			} else {
+				x.places.moved[c.Log] = m
+			}
+		}
 		if x.active == nil || x.active.id != pos.Segment {
 			x.active = newSegmentIndex(pos.Segment)
 		}
@@ -175,6 +192,10 @@ func (x *index) historyOf(log uint64) (h history) {
 // frames of the same segment between. hint is a segment to try first, or 0.
 func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error) {
 	x.v.mu.RLock()
+	if m, ok := x.places.moved[log]; ok && lsn < m.end {
+		x.v.mu.RUnlock()
+		return m.pos, nil
+	}
 	h := x.historyOf(log)
 	if a := x.active; a != nil && a.holds(log, lsn, &h) {
 		off, _ := a.find(log, lsn)
@@ -232,8 +253,17 @@ func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error
 	return segment.Pos{}, fmt.Errorf("log %d, LSN %d: %w", log, lsn, cmp.Or(unread, errNotIndexed))
 }
 
+// movedFrom reports whether a record that was looked for at pos has been moved since.
+func (x *index) movedFrom(log uint64, lsn LSN, pos segment.Pos) bool {
+	x.v.mu.RLock()
+	defer x.v.mu.RUnlock()
+	m, ok := x.places.moved[log]
+	return ok && lsn < m.end && m.pos != pos
+}
+
 // relocate looks for a log's record in the directories of every segment, oldest
-// first, whatever their seals say. A segment that does not verify harms only the
+// first, whatever their seals say, and where it was appended: of one that was moved
+// that may be there still. A segment that does not verify harms only the
 // records in it.
 func (x *index) relocate(log uint64, lsn LSN) (segment.Pos, error) {
 	x.v.mu.RLock()

@@ -112,7 +112,7 @@ func bruteForce(t *testing.T, v *Volume) map[uint64]map[LSN]segment.Pos {
 				break
 			}
 			off += f.Header.Size()
-			if err := b.load(f, 0, &history{}); err != nil {
+			if err := b.load(f); err != nil {
 				t.Fatal(err)
 			}
 			for _, c := range b.commands {

@@ -65,8 +65,8 @@ func audit(ctx context.Context, src replay.Source, progress func(done, total int
 	each func(f *segment.Frame, blockErrs []error) error,
 ) (*Verification, *replay.Recovery, *knownLogs, error) {
 	v := &Verification{}
-	a := newAuditor()
 	before := logsOf(src)
+	a := newAuditor(before)
 	o := replay.WalkOptions{Progress: progress, Block: a.sums.block}
 	walked, err := replay.Walk(src, o, func(f *segment.Frame, blockErrs []error) error {
 		if ctx.Err() != nil {
@@ -260,8 +260,11 @@ type knownLogs struct {
 	names map[uint64]string
 	first map[uint64]LSN // oldest record kept
 	next  map[uint64]LSN
+	moved map[uint64]movedPlace
 	state *State
 	whole bool // nothing keeps the state from being the newest
+	// The newest segment that there is.
+	newest segment.ID
 	// Below this segment a repair took account of what it found.
 	repaired segment.ID
 }
@@ -270,11 +273,13 @@ type knownLogs struct {
 // rebuilt knows none: then there are only those that the journal still creates.
 func logsOf(src replay.Source) *knownLogs {
 	k := &knownLogs{
-		names: map[uint64]string{}, first: map[uint64]LSN{}, next: map[uint64]LSN{}, state: NewState(), repaired: repairedBelow(src),
+		names: map[uint64]string{}, first: map[uint64]LSN{}, next: map[uint64]LSN{}, moved: map[uint64]movedPlace{},
+		state: NewState(), repaired: repairedBelow(src),
 	}
 	r := &rebuilder{}
 	if found, err := replay.Recover(src, r); err == nil && r.state != nil {
-		k.state, k.whole = r.state, !found.ReadOnly
+		k.state, k.whole, k.moved = r.state, !found.ReadOnly, r.places.moved
+		k.newest = found.Resume.Cut.End.Segment
 		for number, l := range r.state.logs {
 			k.names[number], k.first[number], k.next[number] = l.name, l.first, l.next
 		}
@@ -291,6 +296,17 @@ func (k *knownLogs) kept(h hit) hit {
 		}
 	}
 	return h
+}
+
+// pending reports whether copies lie behind the last promise: then the state has them
+// in the segment that opening would write them to.
+func (k *knownLogs) pending(m movedPlace) bool { return m.pos.Segment > k.newest }
+
+// elsewhere reports whether a log's records up to last were moved, and are read in
+// another place than this.
+func (k *knownLogs) elsewhere(log uint64, last LSN, pos segment.Pos) bool {
+	m, ok := k.moved[log]
+	return ok && last < m.end && pos != m.pos
 }
 
 // lost reports whether a repair told that all those records are lost, in so far
@@ -345,18 +361,33 @@ type auditor struct {
 	states   map[error][]stateKey // of checkpoints, likewise
 	holes    []hole
 	sums     sums
+	// moved are the copies of records that logs keep, in the order of the journal,
+	// those that the walk has come to left out; last is the frame that it came to.
+	moved []movedRecords
+	last  segment.Pos
+	// copied are the last frames with copies of a log's records that it came to.
+	copied map[uint64]segment.Pos
+}
+
+// movedRecords are records that a log keeps and that were moved.
+type movedRecords struct {
+	log   uint64
+	first LSN
+	movedPlace
 }
 
 // audited is how far a log was followed.
 type audited struct {
-	next LSN         // 0 if not known
-	pos  segment.Pos // of the frame that said so
+	next    LSN         // 0 if not known
+	pos     segment.Pos // of the frame that said so
+	counted LSN         // the last record that was counted
 }
 
 type hit struct {
 	log         uint64
 	first, last LSN
-	rewound     Epoch // that the newest rewind had begun by then: a later one may have discarded them
+	rewound     Epoch       // that the newest rewind had begun by then: a later one may have discarded them
+	pos         segment.Pos // of the frame that has them; zero in a hole
 }
 
 // hole is a hit that was noticed at a position, and happened behind another,
@@ -366,11 +397,18 @@ type hole struct {
 	after, before segment.Pos
 }
 
-func newAuditor() *auditor {
-	return &auditor{
+func newAuditor(before *knownLogs) *auditor {
+	a := &auditor{
 		created: map[uint64]string{}, logs: map[uint64]*audited{}, hit: map[error][]hit{}, states: map[error][]stateKey{},
-		sums: sums{logs: map[uint64]summed{}},
+		sums: sums{logs: map[uint64]summed{}}, copied: map[uint64]segment.Pos{},
 	}
+	for number, m := range before.moved {
+		if !before.pending(m) {
+			a.moved = append(a.moved, movedRecords{number, before.first[number], m})
+		}
+	}
+	slices.SortFunc(a.moved, func(x, y movedRecords) int { return cmp.Or(x.pos.Compare(y.pos), cmp.Compare(x.log, y.log)) })
+	return a
 }
 
 func (a *auditor) frame(f *segment.Frame, blockErrs []error) error {
@@ -392,6 +430,7 @@ func (a *auditor) frame(f *segment.Frame, blockErrs []error) error {
 	if a.commands, err = DecodeCommands(a.commands[:0], f.Meta); err != nil {
 		return fmt.Errorf("frame %d at %s: %w", f.Header.Sequence, f.Pos, err)
 	}
+	a.copies(f.Pos)
 	for i := range a.commands {
 		c := &a.commands[i]
 		var bad error
@@ -407,12 +446,33 @@ func (a *auditor) frame(f *segment.Frame, blockErrs []error) error {
 			a.logs[c.Log].next = c.LSN + 1
 		case CommandAppend, CommandAppendPart:
 			a.reach(c.Log, c.First, c.Rewound, f.Pos)
-			a.logs[c.Log].next = c.Last() + 1
+			l := a.logs[c.Log]
+			l.next = c.Last() + 1
 			if bad == nil {
 				a.records += uint64(c.Count)
+				l.counted = c.Last()
 				continue
 			}
-			a.hit[bad] = append(a.hit[bad], hit{c.Log, c.First, c.Last(), c.Rewound})
+			a.hit[bad] = append(a.hit[bad], hit{log: c.Log, first: c.First, last: c.Last(), rewound: c.Rewound, pos: f.Pos})
+		case CommandMoveRecords:
+			a.copied[c.Log] = f.Pos
+			l := a.logs[c.Log]
+			if l == nil {
+				l = &audited{}
+				a.logs[c.Log] = l
+			}
+			if bad != nil {
+				a.hit[bad] = append(a.hit[bad], hit{log: c.Log, first: c.First, last: c.Last(), rewound: c.Epoch, pos: f.Pos})
+				continue
+			}
+			if !c.carriesRecords() {
+				a.holes = append(a.holes, hole{hit{log: c.Log, first: c.First, last: c.Last(), rewound: c.Epoch, pos: f.Pos}, f.Pos, f.Pos})
+			}
+			// Of a copy that has outlived its batch, and of no other.
+			if c.carriesRecords() && c.Last() > l.counted {
+				a.records += uint64(c.Count)
+				l.counted = c.Last()
+			}
 		case CommandSetCheckpoint, CommandMoveCheckpoint:
 			if bad != nil {
 				a.states[bad] = append(a.states[bad], stateKey{c.Log, c.Name})
@@ -431,9 +491,23 @@ func (a *auditor) reach(log uint64, next LSN, rewound Epoch, pos segment.Pos) {
 		a.logs[log] = l
 	}
 	if next > max(l.next, 1) {
-		a.holes = append(a.holes, hole{hit{log, l.next, next - 1, rewound}, l.pos, pos})
+		a.holes = append(a.holes, hole{hit{log: log, first: l.next, last: next - 1, rewound: rewound}, l.pos, pos})
 	}
 	l.next, l.pos = max(l.next, next), pos
+}
+
+// copies notes, when the walk has come to pos, which frames with copies it ought to
+// have met before: what they have is nowhere else.
+func (a *auditor) copies(pos segment.Pos) {
+	for len(a.moved) > 0 && a.moved[0].pos.Compare(pos) < 0 {
+		m := a.moved[0]
+		a.holes = append(a.holes, hole{hit{log: m.log, first: m.first, last: m.end - 1, pos: m.pos}, a.last, pos})
+		a.moved = a.moved[1:]
+	}
+	for len(a.moved) > 0 && a.moved[0].pos == pos {
+		a.moved = a.moved[1:]
+	}
+	a.last = pos
 }
 
 // endOfJournal is behind every position.
@@ -441,6 +515,7 @@ var endOfJournal = segment.Pos{Segment: math.MaxUint64}
 
 // end holds the walk against the state that the journal had when it began.
 func (a *auditor) end(before *knownLogs) {
+	a.copies(endOfJournal)
 	for _, number := range slices.Sorted(maps.Keys(before.next)) {
 		h := before.state.logs[number].history()
 		a.reach(number, before.next[number], h.rewound(), endOfJournal)
@@ -454,12 +529,24 @@ func (a *auditor) end(before *knownLogs) {
 func (a *auditor) explain(r *Recovery, walked *replay.Recovery, logs *knownLogs, oldest segment.ID) {
 	found := walked.Damage
 	maps.Copy(logs.names, a.created)
+	for number, m := range logs.moved {
+		if logs.pending(m) {
+			m.pos = a.copied[number]
+			logs.moved[number] = m
+		}
+	}
 	for i := range a.holes {
 		a.holes[i].hit = logs.kept(a.holes[i].hit)
 	}
 	a.holes = slices.DeleteFunc(a.holes, func(h hole) bool {
 		if h.last < max(h.first, 1) {
 			return true
+		}
+		if logs.elsewhere(h.log, h.last, h.pos) {
+			return true
+		}
+		if h.pos != (segment.Pos{}) { // of a frame with copies
+			return logs.whole && logs.next[h.log] == 0
 		}
 		if h.first == 0 { // met for the first time, with nothing but the state to say where it begins
 			return !logs.whole || h.last < max(logs.first[h.log], 1) || logs.next[h.log] == 0
@@ -468,7 +555,7 @@ func (a *auditor) explain(r *Recovery, walked *replay.Recovery, logs *knownLogs,
 	})
 	for i := range found {
 		d := &r.Damage[i]
-		hits := slices.Clone(a.hit[found[i].Err])
+		hits := slices.DeleteFunc(slices.Clone(a.hit[found[i].Err]), func(h hit) bool { return logs.elsewhere(h.log, h.last, h.pos) })
 		states := a.states[found[i].Err]
 		for _, k := range states {
 			d.Detail += fmt.Sprintf("; it holds the state of checkpoint %q of log %q", k.name, logs.name(k.log))
@@ -498,6 +585,9 @@ func (a *auditor) explain(r *Recovery, walked *replay.Recovery, logs *knownLogs,
 			File: at.Segment.String() + ".wal", Offset: at.Offset, Case: caseHole, Detail: what,
 			Logs: logs.merge([]hit{h.hit}),
 		}
+		if h.after == h.before {
+			d.Case, d.Detail = caseLostWhenMoved, "they did not verify when the rest of the log was moved here"
+		}
 		if h.first == 0 && oldest > 1 {
 			d.File, d.Offset, d.Case = nameOfSegment(oldest-1), 0, string(replay.CaseMissingSegment)
 			d.Detail = "it or one before it is gone, and had records that were not given up"
@@ -522,8 +612,13 @@ func sumUp(r *Recovery, walked *replay.Recovery, lost bool) {
 	case left < 0: // clean, or torn
 	default:
 		r.Verdict, r.Case = replay.VerdictDamaged.String(), r.Damage[left].Case
-		if r.Detail = replay.Case(r.Case).Means(); r.Case == caseHole {
+		switch r.Case {
+		case caseHole:
 			r.Detail = "Records are missing between frames that all verify: this is a bug, please report it."
+		case caseLostWhenMoved:
+			r.Detail = "Records did not verify when what was left of their log was moved forward."
+		default:
+			r.Detail = replay.Case(r.Case).Means()
 		}
 	}
 }
@@ -569,7 +664,7 @@ func (s *sums) block(f *segment.Frame, block int, raw []byte) error {
 		if raw != nil {
 			bad = cmp.Or(bad, s.command(c, raw))
 		}
-		if c.Appends() {
+		if c.Appends() || c.carriesRecords() && c.Last() >= s.logs[c.Log].next {
 			s.logs[c.Log] = summed{c.Last() + 1, c.Checksum, c.Rewound}
 		}
 	}
@@ -582,11 +677,11 @@ func (s *sums) command(c *Command, raw []byte) error {
 	switch {
 	case err != nil:
 		return &segment.CorruptError{Reason: err.Error(), Err: segment.ErrBadBlock}
-	case !c.Appends() && c.Kind != CommandSetCheckpoint:
+	case !c.carriesRecords() && c.Kind != CommandSetCheckpoint:
 		return nil // a state that moved has its checksum where it was set
 	case crc32.Checksum(b, castagnoli) != c.RunSum:
 		return &segment.CorruptError{Reason: fmt.Sprintf("%s of log %d: the bytes have another checksum than the command", c.Kind, c.Log), Err: segment.ErrBadBlock}
-	case !c.Appends():
+	case !c.carriesRecords():
 		return nil
 	}
 	was := s.logs[c.Log]
@@ -601,6 +696,9 @@ func (s *sums) command(c *Command, raw []byte) error {
 
 // caseHole is damage that package replay cannot see.
 const caseHole = "hole-in-log"
+
+// caseLostWhenMoved is damage that was found, and left behind, when records were moved.
+const caseLostWhenMoved = "lost-when-moved"
 
 // losesFrames reports whether the case means that frames are gone, and not just
 // a block of one, or the index in a seal.
@@ -618,6 +716,9 @@ func (k *knownLogs) merge(hits []hit) []DamagedLog {
 	for _, h := range hits {
 		h = k.kept(h)
 		h.first = max(h.first, k.first[h.log])
+		if m, ok := k.moved[h.log]; ok && h.pos != m.pos {
+			h.first = max(h.first, m.end) // the rest is read in another place
+		}
 		n := len(merged)
 		switch {
 		case h.last < h.first:

@@ -20,6 +20,7 @@ import (
 //
 //	evict      cursors over their caps hold nothing any more, durably
 //	floors     from the oldest segment on: may it go?
+//	move       the last live records of stragglers are copied forward; see move.go
 //	states     checkpoints' states in it are carried forward
 //	truncate   each log that had records in it says so, durably
 //	release    the files become spares
@@ -33,10 +34,16 @@ type janitor struct {
 	worker
 
 	// What the last sweep stopped at: while that log keeps records below
-	// needed, looking at all the others is in vain.
+	// needed, and no segment has begun that moving them would gain, looking at all
+	// the others is in vain.
 	blocker uint64
 	needed  LSN
 	epoch   Epoch // that the blocker was in: a rewind may have taken what it kept
+	newest  segment.ID
+
+	// unmovable are logs that were found to have more than may be moved, with the
+	// next LSN that they had then.
+	unmovable map[uint64]LSN
 
 	// seen is the last durable frame when the last turn began.
 	seen atomic.Uint64
@@ -53,6 +60,7 @@ func (j *janitor) refused() {
 
 func (j *janitor) start(v *Volume) {
 	j.v = v
+	j.unmovable = map[uint64]LSN{}
 	j.worker.start(j.turn)
 }
 
@@ -99,7 +107,40 @@ type sweeping struct {
 type surveyed struct {
 	number      uint64
 	first, keep LSN
+	from        LSN        // first record that it keeps and that is anywhere
+	moved       movedPlace // of copies
 	history     history
+}
+
+// surveyed returns what there is to know of a durable log. REQUIRES: mu is held, for
+// reading at least.
+func (v *Volume) surveyed(l *logState) surveyed {
+	s := surveyed{number: l.number, first: l.first, keep: l.keep(), history: l.history(), moved: v.index.places.moved[l.number]}
+	s.from = s.keep
+	if lost, ok := l.lostFrom(s.keep); ok && s.keep == l.first && lost.First == s.keep {
+		s.from = lost.Last + 1
+	}
+	return s
+}
+
+// needs returns how far a log would have to give its records up for a segment and
+// all before it to go; 0 if it needs none of them.
+//
+// A log that was moved has all that it had until then in the copies, in one segment,
+// and everything else behind it. Records that a repair gave up are nowhere.
+func (l *surveyed) needs(s *segmentIndex) LSN {
+	if l.from < l.moved.end {
+		if s.id < l.moved.pos.Segment {
+			return 0
+		}
+		return l.moved.end
+	}
+	if e, ok := s.ends[l.number]; ok {
+		if next := l.history.end(e).next; l.from < next {
+			return next
+		}
+	}
+	return 0
 }
 
 // survey says which segments below limit may go, from the oldest on.
@@ -108,8 +149,8 @@ func (j *janitor) survey(limit segment.ID) (sweeping, error) {
 	s := sweeping{ends: map[uint64]logEnd{}}
 	v.mu.RLock()
 	s.logs = make([]surveyed, 0, len(v.durable.logs))
-	for n, l := range v.durable.logs {
-		s.logs = append(s.logs, surveyed{n, l.first, l.keep(), l.history()})
+	for _, l := range v.durable.logs {
+		s.logs = append(s.logs, v.surveyed(l))
 	}
 	v.mu.RUnlock()
 	blind := false // there are segments at the end of what was looked at that say nothing
@@ -137,9 +178,25 @@ func (j *janitor) survey(limit segment.ID) (sweeping, error) {
 		for n, e := range one.ends {
 			s.ends[n] = e
 		}
+		s.addMoved(id)
 		s.before = id + 1
 	}
 	return s, nil
+}
+
+// addMoved notes how far the logs had come whose copies lie in a segment. It need
+// not say so itself: one that a crash cut short knows of what was appended in it alone,
+// and what the log had before would go and not be given up.
+func (s *sweeping) addMoved(id segment.ID) {
+	for i := range s.logs {
+		l := &s.logs[i]
+		if l.moved.pos.Segment != id {
+			continue
+		}
+		if was, known := s.ends[l.number]; !known || l.history.end(was).next < l.moved.end {
+			s.ends[l.number] = logEnd{next: l.moved.end, total: l.moved.total, rewound: l.history.rewound()}
+		}
+	}
 }
 
 // sweep releases what may go.
@@ -150,13 +207,17 @@ func (j *janitor) sweep() error {
 		return err
 	}
 	v.mu.RLock()
+	newest := v.last.Pos.Segment
 	l := v.durable.logs[j.blocker]
-	blocked := l != nil && l.keep() < j.needed && l.epoch == j.epoch
+	blocked := l != nil && l.keep() < j.needed && l.epoch == j.epoch && newest == j.newest
 	v.mu.RUnlock()
 	if blocked {
 		return nil
 	}
-	j.blocker = 0
+	j.blocker, j.newest = 0, newest
+	if err := j.moveStragglers(limit); err != nil {
+		return err
+	}
 	var s sweeping
 	for {
 		if limit = j.worthwhile(limit); limit == 0 {
@@ -329,9 +390,8 @@ func (v *Volume) oldestNeeded() (segment.ID, error) {
 // it would have to give them up, in its epoch; 0 if there is none.
 func blocking(logs []surveyed, s *segmentIndex) (number uint64, needed LSN, epoch Epoch) {
 	for i := range logs {
-		l := &logs[i]
-		if e, ok := s.ends[l.number]; ok && l.keep < l.history.end(e).next {
-			return l.number, l.history.end(e).next, l.history.epoch
+		if needed := logs[i].needs(s); needed > 0 {
+			return logs[i].number, needed, logs[i].history.epoch
 		}
 	}
 	return 0, 0, 0
@@ -350,7 +410,7 @@ func (j *janitor) farthest(before segment.ID, fits func(carried, released int64)
 		if id >= before {
 			break
 		}
-		carried += v.index.states.in[id]
+		carried += v.index.places.in[id]
 		released += v.journal.SegmentSize()
 		if fits(carried, released) {
 			far = id + 1
@@ -402,7 +462,7 @@ func (j *janitor) carryStates(before segment.ID) error {
 	var sources []source
 	oldest := v.journal.Segments()[0]
 	v.mu.RLock()
-	for k, at := range v.index.states.all() {
+	for k, at := range v.index.places.all() {
 		if oldest <= at.pos.Segment && at.pos.Segment < before {
 			sources = append(sources, source{k, at})
 		}
@@ -469,12 +529,14 @@ func (s *State) checkpoint(k stateKey) (c checkpointState, found bool) {
 }
 
 // truncateAll truncates every log up to where it had come at the end of what is
-// released, many in a frame.
+// released, many in a frame; but not those whose records there were moved, or lost:
+// they keep them.
 func (j *janitor) truncateAll(s sweeping) error {
 	const most = 512
 	var due []surveyed
 	for _, l := range s.logs {
-		if e, ok := s.ends[l.number]; ok && e.next > l.first {
+		// Of a log that keeps some of it, the survey found that it keeps it elsewhere.
+		if e, ok := s.ends[l.number]; ok && e.next > l.first && l.history.end(e).next <= l.keep {
 			due = append(due, l)
 		}
 	}

@@ -148,16 +148,21 @@ func TestSegmentsAreReused(t *testing.T) {
 	})
 }
 
-// TestIdleLogsHoldWhatTheyKeep: a log without a checkpoint keeps everything, and
-// with it every segment from its first record on, however far others have come;
-// once it gives that up, the journal lets go of all of them.
+// TestIdleLogsHoldWhatTheyKeep: a log without a checkpoint keeps everything, and,
+// unless that is little enough to be moved, with it every segment from its first
+// record on, however far others have come; once it gives that up, the journal lets
+// go of all of them.
 func TestIdleLogsHoldWhatTheyKeep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := openPlain(t, disk.NewMem())
 		defer closeTest(t, v)
 		mustCreate(t, v, "idle")
 		mustCreate(t, v, "busy")
-		mustAppend(t, v, "idle", "kept")
+		var kept []string
+		for i := range 4 {
+			kept = append(kept, fmt.Sprint(i, strings.Repeat("k", 9000)))
+			mustAppend(t, v, "idle", kept[i])
+		}
 		busy := func(segments uint64) {
 			for until := v.Status().Rolls + segments; v.Status().Rolls < until; {
 				got := mustAppend(t, v, "busy", strings.Repeat("x", 9000))
@@ -170,8 +175,8 @@ func TestIdleLogsHoldWhatTheyKeep(t *testing.T) {
 		if ids := v.journal.Segments(); ids[0] != 1 {
 			t.Fatalf("segments %s and before are gone, with a record that nobody gave up", ids[0]-1)
 		}
-		equal(t, readAll(t, v, "idle", 1), []string{"kept"})
-		mustCheckpoint(t, v, "idle", "cp", 1, "")
+		equal(t, readAll(t, v, "idle", 1), kept)
+		mustCheckpoint(t, v, "idle", "cp", 4, "")
 		busy(2)
 		if ids := v.journal.Segments(); len(ids) > 5 {
 			t.Errorf("%d segments from %s on are kept for nobody", len(ids), ids[0])

@@ -143,7 +143,7 @@ func TestMakeWay(t *testing.T) {
 	if b, kept := p.recall(101); !kept || b.first != next {
 		t.Errorf("its batch 101 is %+v, %t", b, kept)
 	}
-	restored, _, err := decodeSnapshot(encodeSnapshot(s, statePlaces{}))
+	restored, _, err := decodeSnapshot(encodeSnapshot(s, places{}))
 	if err != nil || restored.Hash() != s.Hash() || restored.logs[1].formerly(id(700)) < 0 {
 		t.Fatalf("from a snapshot: %v", err)
 	}

@@ -40,21 +40,26 @@ type Reader struct {
 	held    error // an error to return once what was read before it has been
 }
 
-// A batchFrame is a frame with its append commands of one log.
+// A batchFrame is a frame with its batches of one log.
 type batchFrame struct {
 	frame    *segment.Frame
 	commands []Command // all of the frame's
 	own      []ownBatch
 }
 
-// An ownBatch is an append of the log of which something is in its history.
+// An ownBatch is an append of the log, or a copy of one, of which something is in its history.
 type ownBatch struct {
 	index int // of the command
 	last  LSN // the last record that is; a rewind may have taken the rest
 }
 
 // committed returns when a batch of the frame was committed, in nanoseconds since 1970.
-func (b *batchFrame) committed(*Command) int64 { return b.frame.Header.Time }
+func (b *batchFrame) committed(c *Command) int64 {
+	if c.Kind == CommandMoveRecords {
+		return c.Time
+	}
+	return b.frame.Header.Time
+}
 
 // NewReader returns a Reader. It returns ErrLogNotFound, a *RangeError if o.From
 // is truncated or beyond the next LSN or records since o.FromTime are, ErrInvalid for
@@ -302,6 +307,12 @@ func (r *Reader) read(end LSN) (Span, error) {
 		if err == nil {
 			err = r.take(c, min(last, end), &span)
 		}
+		if errors.Is(err, errGoneOn) {
+			if span.Count == 0 {
+				span = Span{First: r.next}
+			}
+			continue
+		}
 		if err != nil {
 			if span.Count == 0 {
 				return Span{}, err
@@ -346,43 +357,59 @@ func (v *Volume) seek(b *batchFrame, name string, number uint64, lsn LSN, h *his
 	if b.frame != nil {
 		hint = b.frame.Pos.Segment
 	}
-	pos, err := v.index.locate(number, lsn, hint)
-	if err == nil {
-		err = v.seekFrom(b, number, lsn, pos, h)
-	}
-	if err == nil {
-		return nil
-	}
-	first := err
-	b.frame, b.own = nil, b.own[:0]
-	// The segment may have been released since the reader last looked.
-	if err := v.live(name, number, lsn, h); err != nil {
-		return err
-	}
-	// An index is a cache: what it does not know, or knows wrongly, is looked
-	// for in the directories before anybody speaks of data loss.
 	for {
-		if pos, err = v.index.relocate(number, lsn); err == nil {
+		pos, err := v.index.locate(number, lsn, hint)
+		if err == nil {
 			err = v.seekFrom(b, number, lsn, pos, h)
 		}
 		if err == nil {
 			return nil
 		}
 		b.frame, b.own = nil, b.own[:0]
-		if err := v.live(name, number, lsn, h); err != nil {
+		again, err := v.seekOn(b, name, number, lsn, pos, h, err)
+		if !again {
 			return err
 		}
-		if !errors.Is(err, segment.ErrReleased) || v.aside {
-			break
-		}
-		// A segment went away under the search, which is no loss: there is one less.
 	}
-	for _, cause := range []error{first, err} {
-		if failed := readFailed(name, lsn, cause); failed != nil {
-			return failed
-		}
+}
+
+// seekOn is seek for a record that is not where the index says, which is pos, or
+// could not be read there. again is set if it has been moved meanwhile.
+func (v *Volume) seekOn(b *batchFrame, name string, number uint64, lsn LSN, pos segment.Pos, h *history, first error) (again bool, err error) {
+	// The segment may have been released since the reader last looked.
+	if err := v.live(name, number, lsn, h); err != nil {
+		return false, err
 	}
-	return &DataLossError{Log: name, First: lsn, Last: lsn, Detail: "no frame has the record", Err: err}
+	if v.index.movedFrom(number, lsn, pos) {
+		return true, nil
+	}
+	// An index is a cache: what it does not know, or knows wrongly, is looked
+	// for in the directories before anybody speaks of data loss.
+	for {
+		at, err := v.index.relocate(number, lsn)
+		if err == nil {
+			err = v.seekFrom(b, number, lsn, at, h)
+		}
+		if err == nil {
+			return false, nil
+		}
+		b.frame, b.own = nil, b.own[:0]
+		if err := v.live(name, number, lsn, h); err != nil {
+			return false, err
+		}
+		if v.index.movedFrom(number, lsn, pos) {
+			return true, nil
+		}
+		if errors.Is(err, segment.ErrReleased) && !v.aside {
+			continue // a segment went away under the search, which is no loss: there is one less
+		}
+		for _, cause := range []error{first, err} {
+			if failed := readFailed(name, lsn, cause); failed != nil {
+				return false, failed
+			}
+		}
+		return false, &DataLossError{Log: name, First: lsn, Last: lsn, Detail: "no frame has the record", Err: err}
+	}
 }
 
 // isUnread reports whether err is the disk's failure to read: what could not be
@@ -423,42 +450,49 @@ func (v *Volume) live(name string, number uint64, lsn LSN, as *history) error {
 // seekFrom reads frames from pos on until one has the record.
 func (v *Volume) seekFrom(b *batchFrame, number uint64, lsn LSN, pos segment.Pos, h *history) error {
 	for {
-		f, err := v.fetch.Frame(pos)
-		if err != nil {
-			return err
+		f := b.frame
+		if f == nil || f.Pos != pos {
+			var err error
+			if f, err = v.fetch.Frame(pos); err != nil {
+				return err
+			}
+			if err := b.load(f); err != nil {
+				return err
+			}
 		}
-		if err := b.load(f, number, h); err != nil {
-			return err
-		}
+		b.choose(number, h)
 		if c, _ := b.covering(lsn); c != nil {
 			return nil
 		}
-		if len(b.own) > 0 && b.commands[b.own[0].index].First > lsn || f.Header.Kind == segment.KindSeal {
+		if n := len(b.own); n > 0 && b.commands[b.own[n-1].index].First > lsn || f.Header.Kind == segment.KindSeal {
 			return fmt.Errorf("frame at %s: %w", pos, errNotIndexed)
 		}
 		pos = f.End() // the index was thinned: the record is in a frame behind
 	}
 }
 
-// load decodes the frame's commands and notes the log's appends of which its history
-// has something.
-func (b *batchFrame) load(f *segment.Frame, number uint64, h *history) (err error) {
-	b.frame, b.own = f, b.own[:0]
-	b.commands = b.commands[:0]
-	if f.Header.Kind != segment.KindCommands {
-		return nil
+// load decodes a frame's commands.
+func (b *batchFrame) load(f *segment.Frame) (err error) {
+	b.frame, b.own, b.commands = f, b.own[:0], b.commands[:0]
+	if f.Header.Kind == segment.KindCommands {
+		b.commands, err = DecodeCommands(b.commands, f.Meta)
 	}
-	if b.commands, err = DecodeCommands(b.commands, f.Meta); err != nil {
-		return err
+	if err != nil {
+		b.frame = nil
 	}
+	return err
+}
+
+// choose notes a log's batches in the frame of which its history has something.
+func (b *batchFrame) choose(number uint64, h *history) {
+	b.own = b.own[:0]
 	for i := range b.commands {
-		if c := &b.commands[i]; c.Appends() && c.Log == number {
+		if c := &b.commands[i]; c.Log == number && c.carriesRecords() {
 			if last := h.clip(c.Epoch, c.Last()); last >= c.First {
 				b.own = append(b.own, ownBatch{i, last})
 			}
 		}
 	}
-	return nil
 }
 
 // eligible returns how many records the block that c lies in has, if they may
@@ -559,6 +593,10 @@ func (p *Place) slice(raw []byte) ([]byte, error) {
 	return raw[p.Offset : p.Offset+p.Size], nil
 }
 
+// errGoneOn is returned for a batch whose segment was released under the reader, and
+// that is kept: it was moved.
+var errGoneOn = errors.New("moved meanwhile")
+
 // lost says that the batch of c cannot be read.
 func (r *Reader) lost(c *Command, err error) error {
 	if errors.Is(err, segment.ErrReleased) || errors.Is(r.v.failure(), ErrClosed) {
@@ -566,6 +604,10 @@ func (r *Reader) lost(c *Command, err error) error {
 		if _, _, _, rerr := r.reach(); rerr != nil {
 			return rerr
 		}
+	}
+	if errors.Is(err, segment.ErrReleased) {
+		r.batches.frame = nil
+		return errGoneOn
 	}
 	if failed := readFailed(r.name, c.First, err); failed != nil {
 		return failed
@@ -662,6 +704,9 @@ func (v *Volume) behind(info LogInfo, number uint64, lsn LSN) (total uint64, sum
 		return c.Start, sum, nil
 	}
 	raw, err := v.fetch.Open(b.frame, int(c.Block), nil)
+	if errors.Is(err, segment.ErrReleased) && v.index.movedFrom(number, at, b.frame.Pos) {
+		return 0, 0, fmt.Errorf("log %q: LSN %d: %w", info.Name, lsn, errLookAgain)
+	}
 	if failed := readFailed(info.Name, c.First, err); failed != nil {
 		return 0, 0, failed
 	}
@@ -695,6 +740,9 @@ func (v *Volume) offsetAt(name string, number uint64, lsn LSN, h *history) (uint
 		return c.Start, nil
 	}
 	raw, err := v.fetch.Open(b.frame, int(c.Block), nil)
+	if errors.Is(err, segment.ErrReleased) {
+		return v.offsetAt(name, number, lsn, h) // moved, or given up, meanwhile
+	}
 	if err != nil {
 		return c.Start, nil
 	}

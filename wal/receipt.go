@@ -298,6 +298,8 @@ func lookOnce(fsys disk.FS, dir string, r Receipt) (f ReceiptFinding, err error)
 	}
 	if v.durable = b.state; v.durable == nil {
 		v.durable = NewState()
+	} else {
+		v.index.places = b.places // or moved records would be looked for where they were
 	}
 	if found.ReadOnly {
 		v.readOnly = ErrReadOnly

@@ -31,9 +31,9 @@ func (v *Volume) recover() error {
 		v.durable = NewState()
 	}
 	v.names = newNames(slices.Sorted(maps.Keys(v.durable.names)))
-	v.index.active, v.index.states = r.active, r.states
-	if v.index.states.of == nil {
-		v.index.states = newStatePlaces()
+	v.index.active, v.index.places = r.active, r.places
+	if v.index.places.of == nil {
+		v.index.places = newPlaces()
 	}
 	v.recovery = describe(found)
 	v.clock.start(v.o.Now, r.time)
@@ -146,6 +146,10 @@ func (v *Volume) lostBefore(ids []segment.ID, i int) (logs []DamagedLog, more in
 		if refs := behind.refs[l.number]; len(refs) > 0 {
 			r.Last = min(r.Last, refs[0].lsn-1)
 		}
+		// What was moved does not lie where it was appended.
+		if m, ok := v.index.places.moved[l.number]; ok && (m.pos.Segment >= ids[i] || i > 0 && m.pos.Segment <= ids[i-1]) {
+			r.First = max(r.First, m.end)
+		}
 		if i > 0 {
 			if _, next, known := v.index.endAtOrBefore(ids, 0, i-1, l.number, &h); known {
 				r.First = max(r.First, next)
@@ -170,7 +174,7 @@ func nameOfSegment(id segment.ID) string { return id.String() + ".wal" }
 type rebuilder struct {
 	v      *Volume
 	state  *State // nil until the snapshot that the scan began with is whole
-	states statePlaces
+	places places
 	active *segmentIndex // of the segment the scan is in, if it began with its first frame
 	time   int64
 	bytes  int64 // of the frames scanned
@@ -206,7 +210,7 @@ const maxWaiting = 1 << 22
 func (r *rebuilder) Begin(from segment.FrameRef, fromSnapshot bool) {
 	*r = rebuilder{v: r.v, from: from, commands: r.commands}
 	if !fromSnapshot {
-		r.state, r.states = NewState(), newStatePlaces()
+		r.state, r.places = NewState(), newPlaces()
 	}
 }
 
@@ -242,8 +246,8 @@ func (r *rebuilder) apply(pos segment.Pos, commands []Command) error {
 		if err := r.state.Apply(c); err != nil {
 			return fmt.Errorf("frame at %s: %w", pos, err)
 		}
-		x := index{active: r.active, states: r.states}
-		x.apply(c, pos)
+		x := index{active: r.active, places: r.places}
+		x.apply(r.state, c, pos)
 		r.active = x.active
 	}
 	if err := r.state.whole(); err != nil {
@@ -314,12 +318,12 @@ func (r *rebuilder) snapshot(f *segment.Frame, open func(block int) ([]byte, err
 	if !r.parts.add(h, chunk) {
 		return nil
 	}
-	state, states, err := decodeSnapshot(r.parts.buf)
+	state, at, err := decodeSnapshot(r.parts.buf)
 	if err != nil {
 		return fmt.Errorf("%w: snapshot at %s: %w", replay.ErrNoState, h.From.Pos, err)
 	}
 	r.size = int64(len(r.parts.buf))
-	r.state, r.states, r.base, r.parts = state, states, h.From, snapshotParts{}
+	r.state, r.places, r.base, r.parts = state, at, h.From, snapshotParts{}
 	for _, w := range r.waiting {
 		if err := r.apply(w.pos, w.commands); err != nil {
 			return err

@@ -247,7 +247,7 @@ func plan(ctx context.Context, src replay.Source, volume ulid.ULID, dir string, 
 	frozen := state.frozen()
 	p.snapshot = appendSnapshotStart(nil, state.next, len(frozen))
 	for _, l := range frozen {
-		p.snapshot = appendSnapshotLog(p.snapshot, l, state.states.of[l.number])
+		p.snapshot = appendSnapshotLog(p.snapshot, l, state.places.log(l.number))
 	}
 	p.seal(entries)
 	return p, nil
@@ -260,6 +260,7 @@ type survey struct {
 	fetch *replay.Fetcher
 
 	have  map[uint64][]haveRange // records in blocks that verify, by log
+	moved map[uint64]copies      // likewise, of those that were moved; the newest
 	last  *segment.Frame         // the last frame that verifies
 	tail  []tailFrame            // of the segment that has it
 	parts snapshotParts
@@ -273,13 +274,19 @@ type haveRange struct {
 	epoch Epoch // that they were appended in
 }
 
+// copies are the records that one frame has copies of.
+type copies struct {
+	pos  segment.Pos
+	have []haveRange
+}
+
 type tailFrame struct {
 	sequence uint64
 	span
 }
 
 func newSurvey(src replay.Source) *survey {
-	return &survey{src: src, fetch: replay.NewFetcher(src), have: map[uint64][]haveRange{}, parts: snapshotParts{bad: true}}
+	return &survey{src: src, fetch: replay.NewFetcher(src), have: map[uint64][]haveRange{}, moved: map[uint64]copies{}, parts: snapshotParts{bad: true}}
 }
 
 func (s *survey) close() { _ = s.fetch.Close() } // it only reads
@@ -304,10 +311,19 @@ func (s *survey) frame(f *segment.Frame, blockErrs []error) error {
 	}
 	for i := range s.buf {
 		c := &s.buf[i]
-		if !c.Appends() || blockErrs != nil && int(c.Block) < len(blockErrs) && blockErrs[c.Block] != nil {
+		if !c.carriesRecords() || blockErrs != nil && int(c.Block) < len(blockErrs) && blockErrs[c.Block] != nil {
 			continue
 		}
 		r := haveRange{LSNRange{c.First, c.Last()}, c.Epoch}
+		if c.Kind == CommandMoveRecords {
+			m := s.moved[c.Log]
+			if m.pos != f.Pos {
+				m = copies{pos: f.Pos}
+			}
+			m.have = append(m.have, r)
+			s.moved[c.Log] = m
+			continue
+		}
 		have := s.have[c.Log]
 		if n := len(have); n > 0 && have[n-1].Last+1 == r.First && have[n-1].epoch == r.epoch {
 			have[n-1].Last = r.Last
@@ -339,11 +355,11 @@ func (s *survey) snapshot(f *segment.Frame, blockErrs []error) error {
 	if !s.parts.add(h, chunk) {
 		return nil
 	}
-	state, states, err := decodeSnapshot(s.parts.buf)
+	state, at, err := decodeSnapshot(s.parts.buf)
 	if err != nil {
 		return nil // not one to begin with
 	}
-	s.base = newSalvage(state, states, h.From)
+	s.base = newSalvage(state, at, h.From)
 	return nil
 }
 
@@ -405,7 +421,7 @@ func (s *survey) rebuild(ctx context.Context, walked *replay.Recovery) (*salvage
 		if err != nil {
 			return nil, err
 		}
-		s.base = newSalvage(NewState(), newStatePlaces(), segment.FrameRef{
+		s.base = newSalvage(NewState(), newPlaces(), segment.FrameRef{
 			Pos: segment.Pos{Segment: 1, Offset: limits.SegmentHeaderSize}, Sequence: 1, Chain: h.Cut.Chain,
 		})
 	}
@@ -424,7 +440,7 @@ func (s *survey) rebuild(ctx context.Context, walked *replay.Recovery) (*salvage
 	}
 	b.markOpenEnds()
 	for _, l := range b.logs {
-		b.lose(l.number, missing(LSNRange{l.first, l.next - 1}, b.proven(l, s.have[l.number])))
+		b.lose(l.number, missing(LSNRange{l.first, l.next - 1}, b.proven(l, s.holds(b, l.number))))
 	}
 	return b, nil
 }
@@ -440,6 +456,16 @@ func (s *salvage) proven(l *logState, have []haveRange) (ranges []LSNRange) {
 	}
 	slices.SortFunc(ranges, func(a, b LSNRange) int { return cmp.Compare(a.First, b.First) })
 	return ranges
+}
+
+// holds returns which records of a log are read where they lie: those that were moved,
+// of which older copies do not count, and those that are where they were appended.
+func (s *survey) holds(b *salvage, number uint64) []haveRange {
+	have := s.have[number]
+	if at, ok := b.places.moved[number]; ok && s.moved[number].pos == at.pos {
+		have = slices.Concat(have, s.moved[number].have)
+	}
+	return have
 }
 
 // missing returns what of a range is not among those that are there, in order.
@@ -466,7 +492,7 @@ func missing(all LSNRange, have []LSNRange) (gaps []LSNRange) {
 // tells of a log stays open: it may have had any number of records, or none.
 type salvage struct {
 	*State
-	states statePlaces
+	places places
 	from   segment.FrameRef // where the state's snapshot cuts
 
 	expect uint64 // sequence of the next frame
@@ -489,9 +515,9 @@ type salvage struct {
 	unproven map[uint64]LSN
 }
 
-func newSalvage(state *State, states statePlaces, from segment.FrameRef) *salvage {
+func newSalvage(state *State, at places, from segment.FrameRef) *salvage {
 	s := &salvage{
-		State: state, states: states, from: from, expect: from.Sequence, told: map[uint64]bool{}, epochs: map[uint64]bool{}, slots: map[uint64]int{},
+		State: state, places: at, from: from, expect: from.Sequence, told: map[uint64]bool{}, epochs: map[uint64]bool{}, slots: map[uint64]int{},
 		opened: map[uint64]int{}, gone: map[uint64]LostLog{}, open: map[uint64]LSN{}, known: map[uint64][]LSNRange{}, unproven: map[uint64]LSN{},
 	}
 	for n, l := range state.logs {
@@ -553,8 +579,8 @@ func (s *salvage) frame(f *segment.Frame) error {
 		if err := s.Apply(c); err != nil {
 			return fmt.Errorf("frame %d at %s: %w", f.Header.Sequence, f.Pos, err)
 		}
-		x := index{states: s.states}
-		x.apply(c, f.Pos)
+		x := index{places: s.places}
+		x.apply(s.State, c, f.Pos)
 	}
 	if err := s.whole(); err != nil {
 		return fmt.Errorf("frame %d at %s: %w", f.Header.Sequence, f.Pos, err)
@@ -592,7 +618,7 @@ func (s *salvage) drop(l *logState, why string) {
 	s.gone[l.number] = LostLog{Number: l.number, Name: l.name, Detail: why}
 	delete(s.logs, l.number)
 	delete(s.names, l.name)
-	s.states.removeLog(l.number)
+	s.places.removeLog(l.number)
 }
 
 // reach makes next the log's next LSN, unless it is there already, and total the
@@ -694,6 +720,13 @@ func (s *salvage) makeWay(c *Command) bool {
 		l.loseCursors(c)
 	case CommandMoveCheckpoint:
 		return found && l.checkpoints[i].version == c.Version && l.checkpoints[i].size == c.Size
+	case CommandMoveRecords:
+		// It proves what there was, not where the log ended by then.
+		if c.Last() < l.first {
+			return false
+		}
+		l.reach(c.Last()+1, c.Start+uint64(c.Size))
+		l.began(c.Epoch)
 	case CommandRetireProducer:
 		slot := l.slot(c.Producer)
 		return slot != 0 && !l.producers[slot-1].retired
@@ -852,7 +885,7 @@ func (p *RepairPlan) tell(s *survey, b *salvage) {
 			p.Records = append(p.Records, lost)
 		}
 		for _, c := range l.checkpoints {
-			at, placed := b.states.get(stateKey{l.number, c.name})
+			at, placed := b.places.get(stateKey{l.number, c.name})
 			if c.size == 0 {
 				continue
 			}

@@ -531,7 +531,7 @@ func TestRepairMakesWay(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := newSalvage(state, statePlaces{}, segment.FrameRef{})
+		s := newSalvage(state, places{}, segment.FrameRef{})
 		s.hole(1)
 		s.sealed(&segmentIndex{ends: map[uint64]logEnd{1: {next: 4, total: 33, rewound: 2}}})
 		l := s.logs[1]
@@ -921,7 +921,7 @@ func TestDamageDoesNotHoldSegments(t *testing.T) {
 			t.Fatal(err)
 		}
 		v.mu.RLock()
-		at := v.index.states.of[2][0].pos
+		at := v.index.places.of[2][0].pos
 		v.mu.RUnlock()
 		// Segments, and two snapshots that the newest of them knows.
 		fill := func() {

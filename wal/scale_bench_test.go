@@ -52,7 +52,7 @@ func BenchmarkSpellSnapshot(b *testing.B) {
 				size = 0
 				var buf []byte
 				for _, l := range s.frozen() {
-					buf = appendSnapshotLog(buf[:0], l, nil)
+					buf = appendSnapshotLog(buf[:0], l, logPlaces{})
 					size += len(buf)
 				}
 			}

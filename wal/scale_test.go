@@ -218,7 +218,7 @@ func TestStatesAreNotCarriedForEver(t *testing.T) {
 // TestStatePlaces sets, moves and removes places at random, and counts anew.
 func TestStatePlaces(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 2))
-	p, want := newStatePlaces(), map[stateKey]statePlace{}
+	p, want := newPlaces(), map[stateKey]statePlace{}
 	for step := range 5000 {
 		k := stateKey{rng.Uint64N(5), string(rune('a' + rng.IntN(5)))}
 		kept := p.of[k.log]

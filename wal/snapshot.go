@@ -141,7 +141,7 @@ func (s *snapshotter) writeFor(use purpose) error {
 	w := &snapshotWriter{s: s, from: c.from, use: use}
 	w.buf = appendSnapshotStart(w.buf, c.next, len(c.logs))
 	for i, l := range c.logs {
-		w.buf = appendSnapshotLog(w.buf, l.logState, l.places)
+		w.buf = appendSnapshotLog(w.buf, l.logState, l.at)
 		// What has changed since the cut is kept for as long as it is to be spelled.
 		c.logs[i] = cutLog{}
 		if err := w.flush(false); err != nil {
@@ -175,10 +175,10 @@ type cut struct {
 	logs  []cutLog         // by number
 }
 
-// A cutLog is a log with the places of its checkpoints' states.
+// A cutLog is a log with its places.
 type cutLog struct {
 	*logState
-	places []namedPlace
+	at logPlaces
 }
 
 // cut takes the durable state as it is. Commits wait for no more than a look at
@@ -187,7 +187,7 @@ func (v *Volume) cut() cut {
 	v.mu.Lock()
 	c := cut{from: v.last, next: v.durable.next, bytes: v.bytes, logs: make([]cutLog, 0, len(v.durable.logs))}
 	for _, l := range v.durable.freeze() {
-		c.logs = append(c.logs, cutLog{l, v.index.states.of[l.number]})
+		c.logs = append(c.logs, cutLog{l, v.index.places.log(l.number)})
 	}
 	v.mu.Unlock()
 	slices.SortFunc(c.logs, func(a, b cutLog) int { return cmp.Compare(a.number, b.number) })
@@ -201,9 +201,9 @@ func appendSnapshotStart(dst []byte, next uint64, logs int) []byte {
 	return binary.AppendUvarint(dst, uint64(logs))
 }
 
-// appendSnapshotLog spells a log of a snapshot. The places of checkpoints could
-// be a section for all logs at once, but a log's are wanted together with it.
-func appendSnapshotLog(dst []byte, l *logState, places []namedPlace) []byte {
+// appendSnapshotLog spells a log of a snapshot. The places could be a section for
+// all logs at once, but a log's are wanted together with it.
+func appendSnapshotLog(dst []byte, l *logState, places logPlaces) []byte {
 	at := len(dst)
 	from := at + binary.MaxVarintLen64
 	dst = appendLogState(append(dst, make([]byte, binary.MaxVarintLen64)...), l)
@@ -211,7 +211,7 @@ func appendSnapshotLog(dst []byte, l *logState, places []namedPlace) []byte {
 	// megabyte, of which a second one would be garbage.
 	n := binary.PutUvarint(dst[at:], uint64(len(dst)-from))
 	dst = dst[:at+n+copy(dst[at+n:], dst[from:])]
-	return appendPlaces(dst, l, places)
+	return appendMoved(appendPlaces(dst, l, places.states), places.moved)
 }
 
 // appendPlaces spells where the states of a log's checkpoints lie, in the
@@ -230,6 +230,18 @@ func appendPlaces(dst []byte, l *logState, places []namedPlace) []byte {
 		dst = appendPlace(dst, at.place)
 	}
 	return dst
+}
+
+// appendMoved spells where the copies of a log's records lie, likewise.
+func appendMoved(dst []byte, m movedPlace) []byte {
+	if m.end == 0 {
+		return append(dst, 0)
+	}
+	dst = append(dst, 1)
+	dst = binary.AppendUvarint(dst, uint64(m.end))
+	dst = binary.AppendUvarint(dst, m.total)
+	dst = binary.AppendUvarint(dst, uint64(m.pos.Segment))
+	return binary.AppendUvarint(dst, uint64(m.pos.Offset))
 }
 
 // A snapshotWriter cuts a snapshot's bytes into parts.
@@ -317,7 +329,7 @@ func (w *snapshotWriter) admit(size int) (give int64, err error) {
 
 // snapshotVersion is the version of a snapshot's layout: version, number of the
 // next log, count of logs; for each log the length of its state, the state, and
-// the places of its checkpoints' states.
+// its places.
 const snapshotVersion = 1
 
 // A snapshotHeader is the Meta of a frame of a snapshot; the part's bytes are
@@ -368,57 +380,65 @@ func decodeSnapshotHeader(meta []byte) (h snapshotHeader, err error) {
 }
 
 // decodeSnapshot restores what the parts of a snapshot, put together, say.
-func decodeSnapshot(buf []byte) (*State, statePlaces, error) {
+func decodeSnapshot(buf []byte) (*State, places, error) {
 	bad := fmt.Errorf("snapshot: %w", ErrBadCommand)
 	if len(buf) == 0 || buf[0] != snapshotVersion {
-		return nil, statePlaces{}, bad
+		return nil, places{}, bad
 	}
 	d := decoder{buf: buf[1:]}
 	s := NewState()
 	s.next = d.uvarint()
 	count := d.uvarint()
 	if d.bad || s.next == 0 || count > limits.MaxLogs {
-		return nil, statePlaces{}, bad
+		return nil, places{}, bad
 	}
-	states := newStatePlaces()
+	at := newPlaces()
 	for range count {
 		n := d.uvarint()
 		if d.bad || n > uint64(len(d.buf)) {
-			return nil, statePlaces{}, bad
+			return nil, places{}, bad
 		}
 		one := decoder{buf: d.buf[:n]}
 		d.buf = d.buf[n:]
 		l, err := decodeLogState(&one)
 		if err != nil {
-			return nil, statePlaces{}, err
+			return nil, places{}, err
 		}
 		if len(one.buf) != 0 {
-			return nil, statePlaces{}, bad
+			return nil, places{}, bad
 		}
 		if err := s.insert(l); err != nil {
-			return nil, statePlaces{}, err
+			return nil, places{}, err
 		}
-		if err := decodePlaces(&d, l, states); err != nil {
-			return nil, statePlaces{}, err
-		}
+		decodePlaces(&d, l, &at)
 	}
 	if d.bad || len(d.buf) != 0 {
-		return nil, statePlaces{}, bad
+		return nil, places{}, bad
 	}
-	return s, states, nil
+	return s, at, nil
 }
 
-func decodePlaces(d *decoder, l *logState, states statePlaces) error {
+// decodePlaces is the inverse of appendPlaces and appendMoved.
+func decodePlaces(d *decoder, l *logState, at *places) {
 	for i := range l.checkpoints {
-		if d.bad || len(d.buf) == 0 || d.buf[0] > 1 {
-			return fmt.Errorf("snapshot: places of log %d: %w", l.number, ErrBadCommand)
+		if d.flags(1) == 0 {
+			continue
 		}
-		has := d.buf[0] == 1
-		d.buf = d.buf[1:]
-		if has {
-			at := statePlace{pos: segment.Pos{Segment: segment.ID(d.uvarint()), Offset: int64(d.uvarint())}, place: d.place()}
-			states.set(stateKey{l.number, l.checkpoints[i].name}, at)
+		if l.checkpoints[i].size == 0 {
+			d.fail()
 		}
+		at.set(stateKey{l.number, l.checkpoints[i].name}, statePlace{pos: d.pos(), place: d.place()})
 	}
-	return nil
+	if d.flags(1) == 0 {
+		return
+	}
+	m := movedPlace{end: LSN(d.uvarint()), total: d.uvarint(), pos: d.pos()}
+	if m.end <= l.first || m.end > l.next || m.total > l.totalBytes {
+		d.fail()
+	}
+	at.moved[l.number] = m
+}
+
+func (d *decoder) pos() segment.Pos {
+	return segment.Pos{Segment: segment.ID(d.uvarint()), Offset: int64(d.uvarint())}
 }

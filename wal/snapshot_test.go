@@ -15,40 +15,43 @@ import (
 )
 
 // sampleState is a state with a bit of everything, and where its checkpoints' states lie.
-func sampleState(t testing.TB) (*State, statePlaces) {
+func sampleState(t testing.TB) (*State, places) {
 	t.Helper()
 	s, err := applyAll(NewState(), sampleHistory())
 	if err != nil {
 		t.Fatal(err)
 	}
-	places := newStatePlaces()
+	at := newPlaces()
 	for _, l := range s.logs {
+		if l.next > l.first {
+			at.moved[l.number] = movedPlace{l.next, l.totalBytes, segment.Pos{Segment: 9, Offset: limits.BlockSize}}
+		}
 		for i, cp := range l.checkpoints {
 			if cp.size > 0 {
-				places.set(stateKey{l.number, cp.name}, statePlace{segment.Pos{Segment: 7, Offset: int64(i+1) * limits.BlockSize}, Place{Block: uint32(i), Offset: 3, Size: cp.size}})
+				at.set(stateKey{l.number, cp.name}, statePlace{segment.Pos{Segment: 7, Offset: int64(i+1) * limits.BlockSize}, Place{Block: uint32(i), Offset: 3, Size: cp.size}})
 			}
 		}
 	}
-	return s, places
+	return s, at
 }
 
 // encodeSnapshot spells a state in one piece, as a snapshot's parts do together.
-func encodeSnapshot(s *State, places statePlaces) []byte {
+func encodeSnapshot(s *State, at places) []byte {
 	logs := s.frozen()
 	buf := appendSnapshotStart(nil, s.next, len(logs))
 	for _, l := range logs {
-		buf = appendSnapshotLog(buf, l, places.of[l.number])
+		buf = appendSnapshotLog(buf, l, at.log(l.number))
 	}
 	return buf
 }
 
 func TestSnapshotRoundTrip(t *testing.T) {
 	for _, empty := range []bool{true, false} {
-		state, places := NewState(), newStatePlaces()
+		state, at := NewState(), newPlaces()
 		if !empty {
-			state, places = sampleState(t)
+			state, at = sampleState(t)
 		}
-		buf := encodeSnapshot(state, places)
+		buf := encodeSnapshot(state, at)
 		got, gotPlaces, err := decodeSnapshot(buf)
 		if err != nil {
 			t.Fatal(err)
@@ -56,8 +59,8 @@ func TestSnapshotRoundTrip(t *testing.T) {
 		if got.Hash() != state.Hash() || got.next != state.next {
 			t.Fatal("restored to another state")
 		}
-		if fmt.Sprint(gotPlaces) != fmt.Sprint(places) {
-			t.Fatalf("places %v, want %v", gotPlaces, places)
+		if fmt.Sprint(gotPlaces) != fmt.Sprint(at) {
+			t.Fatalf("places %v, want %v", gotPlaces, at)
 		}
 		// What was restored goes on as the original does.
 		for _, c := range []Command{

@@ -296,6 +296,10 @@ func (s *State) Apply(c *Command) error {
 				c.First, c.Epoch, c.Start, l.next, l.epoch, l.totalBytes)
 		}
 		l.sealed = c.Time
+	case CommandMoveRecords:
+		if c.Count == 0 || c.First == 0 || c.Last() < c.First || c.Last() < l.first || c.Last() >= l.next || c.Epoch > l.epoch {
+			return disagree(c, "LSN %d to %d of epoch %d, it has %d to %d in epoch %d", c.First, c.Last(), c.Epoch, l.first, l.next-1, l.epoch)
+		}
 	case CommandSetWriter:
 		if l.sealed != 0 {
 			return disagree(c, "it is sealed")

@@ -53,6 +53,7 @@ func sampleHistory() []Command {
 		{Kind: CommandSetWriter, Log: 4, Epoch: 3},
 		{Kind: CommandOpenProducer, Log: 4, Producer: producerID(1)},
 		{Kind: CommandAppend, Log: 4, Epoch: 3, First: 1, Count: 2, Checksum: 9, Place: Place{Size: 20}},
+		{Kind: CommandMoveRecords, Log: 4, Epoch: 3, First: 1, Count: 2, RunSum: 3, Checksum: 9, Time: 17, Place: Place{Block: 1, Offset: 2, Size: 20}},
 		{Kind: CommandSealLog, Log: 4, Epoch: 3, First: 3, Checksum: 9, Start: 20, Time: 18},
 		{Kind: CommandSetCheckpoint, Log: 4, Name: "cp", LSN: 1, Version: 1, Time: 19},
 		{Kind: CommandResolveProducer, Log: 1, Producer: producerID(1), Incarnation: 2},
@@ -107,7 +108,7 @@ func TestApplyDisagrees(t *testing.T) {
 	if s, err = applyAll(s, most); err != nil {
 		t.Fatal(err)
 	}
-	before, _, err := decodeSnapshot(encodeSnapshot(s, statePlaces{}))
+	before, _, err := decodeSnapshot(encodeSnapshot(s, places{}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,6 +163,12 @@ func TestApplyDisagrees(t *testing.T) {
 		"evict: not over its cap":          {Kind: CommandEvictCursor, Log: 2, Name: "tail", LSN: 3, Start: 30, Cap: 1 << 20, Time: 1},
 		"evict: it may hold":               {Kind: CommandEvictCursor, Log: 2, Name: "held", LSN: 2, Start: 20, Cap: 9, Time: 1},
 		"evict: twice":                     {Kind: CommandEvictCursor, Log: 2, Name: "slow", LSN: 1, Start: 10, Cap: 9, Time: 1},
+		"move: no records":                 {Kind: CommandMoveRecords, Log: 4, Epoch: 3, First: 1},
+		"move: before the first":           {Kind: CommandMoveRecords, Log: 4, Epoch: 3, Count: 1},
+		"move: beyond the end":             {Kind: CommandMoveRecords, Log: 4, Epoch: 3, First: 2, Count: 2},
+		"move: around the end":             {Kind: CommandMoveRecords, Log: 4, Epoch: 3, First: 1<<64 - 1, Count: 3},
+		"move: given up":                   {Kind: CommandMoveRecords, Log: 2, Epoch: 1, First: 1, Count: 1},
+		"move: of an epoch to come":        {Kind: CommandMoveRecords, Log: 4, Epoch: 4, First: 1, Count: 2},
 		"move checkpoint: other version":   {Kind: CommandMoveCheckpoint, Log: 2, Name: "cp", Version: 2, Place: Place{Size: 9}},
 		"move checkpoint: other size":      {Kind: CommandMoveCheckpoint, Log: 2, Name: "cp", Version: 1, Place: Place{Size: 8}},
 		"move checkpoint: there is none":   {Kind: CommandMoveCheckpoint, Log: 2, Name: "gone", Version: 1},
@@ -432,7 +439,7 @@ func TestStateSharing(t *testing.T) {
 		type twin struct{ state, deep *State } // deep shares nothing with anything
 		var copies []frozen
 		deepCopy := func(s *State) *State {
-			d, _, err := decodeSnapshot(encodeSnapshot(s, statePlaces{}))
+			d, _, err := decodeSnapshot(encodeSnapshot(s, places{}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -497,7 +504,7 @@ func TestHash(t *testing.T) {
 			t.Fatal(err)
 		}
 		switch h[i].Kind {
-		case CommandMoveCheckpoint: // changes the index, not the state
+		case CommandMoveCheckpoint, CommandMoveRecords: // changes the index, not the state
 			continue
 		case CommandDeleteCheckpoint, CommandDeleteCursor: // leaves what was there before it was set
 			continue

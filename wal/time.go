@@ -140,6 +140,14 @@ func (v *Volume) boundsOf(b *timeBounds, number uint64, ns int64, h *history) er
 	if err != nil && !unreadable(err) {
 		return err
 	}
+	moved, most, err := v.index.boundsOfMoved(number, ns, h)
+	if err != nil {
+		return err
+	}
+	before = max(before, moved)
+	if most > 0 {
+		b.most = min(b.most, most)
+	}
 	if b.most == b.next && before < b.next {
 		if b.most, err = v.index.firstFrom(ids[at:], number, max(before, 1), b.next, h); err != nil {
 			return err
@@ -155,6 +163,48 @@ func (v *Volume) boundsOf(b *timeBounds, number uint64, ns int64, h *history) er
 	}
 	b.truncated = b.truncated || b.least < b.first
 	return nil
+}
+
+// boundsOfMoved returns up to which LSN the copies of a log's moved records were
+// committed before ns, and the first that was not; 0 for none.
+func (x *index) boundsOfMoved(number uint64, ns int64, h *history) (before, most LSN, err error) {
+	b, err := x.copies(number, h)
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, own := range b.own {
+		c := &b.commands[own.index]
+		if c.Kind != CommandMoveRecords {
+			continue
+		}
+		if b.committed(c) >= ns {
+			return before, c.First, nil
+		}
+		before = own.last + 1
+	}
+	return before, 0, nil
+}
+
+// copies returns the frame with the copies of a log's moved records, and no batch
+// if there are none, or their directory does not verify.
+func (x *index) copies(number uint64, h *history) (b batchFrame, err error) {
+	x.v.mu.RLock()
+	m, ok := x.places.moved[number]
+	x.v.mu.RUnlock()
+	if !ok {
+		return b, nil
+	}
+	f, err := x.v.fetch.Frame(m.pos)
+	if err == nil {
+		err = b.load(f)
+	}
+	if err == nil {
+		b.choose(number, h)
+	}
+	if unreadable(err) {
+		err = nil
+	}
+	return b, err
 }
 
 // segmentAt returns the index of the last segment that begins behind a frame from
@@ -187,7 +237,16 @@ func (x *index) firstFrom(ids []segment.ID, number uint64, lsn, next LSN, h *his
 			return lsn, nil
 		}
 	}
+	b, err := x.copies(number, h)
+	if err != nil {
+		return 0, err
+	}
 	first := next
+	for _, own := range b.own {
+		if c := &b.commands[own.index]; c.First >= lsn {
+			return c.First, nil
+		}
+	}
 	for _, id := range ids {
 		err := x.cache.walk(id, func(_ *segment.Frame, commands []Command) error {
 			for i := range commands {

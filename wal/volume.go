@@ -90,6 +90,7 @@ type Volume struct {
 type counters struct {
 	commits, syncs, records, rawBytes, storedBytes, rolls, recycles, snapshots, evicted atomic.Uint64
 
+	movedRecords, movedBytes            atomic.Uint64
 	writers, retired, madeWay, resolved atomic.Uint64
 	refused                             [Refusals]atomic.Uint64
 }
@@ -341,7 +342,7 @@ func (v *Volume) publish(f *batcher.Frame, err error) {
 			// two have parted, and no acknowledgement may follow from either.
 			panic(fmt.Sprintf("wal: frame %d: %v", c.next.Sequence-1, err))
 		}
-		v.index.apply(cmd, c.pos)
+		v.index.apply(v.durable, cmd, c.pos)
 		if w, ok := v.watches[cmd.Log]; ok {
 			close(w)
 			delete(v.watches, cmd.Log)
@@ -350,6 +351,11 @@ func (v *Volume) publish(f *batcher.Frame, err error) {
 		case CommandAppend, CommandAppendPart:
 			c.records += int(cmd.Count)
 			v.counters.rawBytes.Add(uint64(cmd.Size))
+		case CommandMoveRecords:
+			if cmd.carriesRecords() {
+				v.counters.movedRecords.Add(uint64(cmd.Count))
+				v.counters.movedBytes.Add(uint64(cmd.Size))
+			}
 		case CommandEvictCursor:
 			l := v.durable.logs[cmd.Log]
 			evicted = append(evicted, CursorLostError{
@@ -596,7 +602,8 @@ func (v *Volume) Status() Status {
 		CursorsEvicted: v.counters.evicted.Load(),
 		WriterChanges:  v.counters.writers.Load(), ProducersRetired: v.counters.retired.Load(),
 		ProducersMadeWay: v.counters.madeWay.Load(), ProducersResolved: v.counters.resolved.Load(),
-		Refused: v.counters.refusals(),
+		Refused:      v.counters.refusals(),
+		MovedRecords: v.counters.movedRecords.Load(), MovedBytes: v.counters.movedBytes.Load(),
 	}
 	s.DiskFree = v.askFree()
 	s.Stall, _ = v.Stalled()

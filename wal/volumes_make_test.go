@@ -236,6 +236,11 @@ var madeVolumes = []madeVolume{
 		m.close()
 		m.with(CommandMoveCheckpoint)
 	}},
+	{name: "moved", about: "logs that keep little, whose records were moved forward, since the segment they lay in was released", make: func(m *maker) {
+		m.moved()
+		m.close()
+		m.with(CommandMoveRecords)
+	}},
 	{name: "dead-space", about: "opened on a full disk, which gave up the dead space of the segment before", make: func(m *maker) {
 		m.segmentSize = 4 * limits.MinSegmentSize
 		m.base()
@@ -724,6 +729,28 @@ func (m *maker) recycled() {
 		}
 		m.roll("users")
 	}
+}
+
+// moved has the first segment released, with records of orders and audit in it.
+func (m *maker) moved() {
+	m.t.Helper()
+	m.base()
+	m.roll("users")
+	info, err := m.v.Log("users")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.truncate("users", info.Next)
+	m.snapshot()
+	m.snapshot()
+	m.append("audit", 1, 100)
+	m.snapshot()
+	m.roll("users")
+	m.release()
+	if m.v.Status().MovedRecords == 0 {
+		m.t.Fatal("nothing was moved")
+	}
+	m.append("orders", 1, 100)
 }
 
 // release has the janitor look, and waits until the files have other names.

@@ -239,7 +239,7 @@ func look(t *testing.T, files map[string][]byte) string {
 	for _, name := range strangers {
 		fmt.Fprintf(&out, "  stranger %s\n", name)
 	}
-	fmt.Fprintf(&out, "state: %08x\n", crc32.ChecksumIEEE(encodeSnapshot(v.durable, statePlaces{})))
+	fmt.Fprintf(&out, "state: %08x\n", crc32.ChecksumIEEE(encodeSnapshot(v.durable, places{})))
 	logs := writeLogs(t, &out, v)
 	if v.readOnly != nil {
 		closeTest(t, v)
@@ -482,6 +482,8 @@ func goesOn(t *testing.T, fs disk.FS, v *Volume, logs []LogInfo) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		// What lies below its checkpoints may be given up by now.
+		maps.DeleteFunc(want, func(lsn LSN, _ string) bool { return lsn < l.First })
 		if got := readRecords(t, v, l); !maps.Equal(got, want) {
 			t.Errorf("log %q has %d records, want %d", name, len(got), len(want))
 		}

@@ -119,6 +119,10 @@ func describeCommand(c *wal.Command, name func(uint64) string) dumpCommand {
 		if d.Parts = c.Parts; c.Lead != 0 {
 			d.Lead = name(c.Lead)
 		}
+	case wal.CommandMoveRecords:
+		d.Epoch, d.FirstLSN, d.LastLSN, d.Time = uint64(c.Epoch), uint64(c.First), uint64(c.Last()), &at
+		d.Checksum = fmt.Sprintf("%08x", uint32(c.Checksum))
+		d.Block, d.Offset, d.Size = &c.Block, &c.Offset, &c.Size
 	case wal.CommandSetCheckpoint:
 		d.Checkpoint, d.LastLSN, d.Version, d.Time = c.Name, uint64(c.LSN), c.Version, &at
 		d.Block, d.Offset, d.Size = &c.Block, &c.Offset, &c.Size

@@ -24,12 +24,14 @@ type holderResult struct {
 	LiveBytes   uint64 `json:"live_bytes"`
 	Segment     string `json:"segment,omitempty"`
 	Segments    uint64 `json:"segments"`
+	MovedLSN    uint64 `json:"moved_lsn,omitempty"`
 }
 
 func newHolderResult(h *walsvcv1.Holder) holderResult {
 	r := holderResult{
 		Kind: strings.ToLower(strings.TrimPrefix(h.GetKind().String(), "HOLDER_KIND_")),
 		Log:  h.GetLog(), Name: h.GetName(), LSN: h.GetLsn(), Lowest: h.GetLowest(), LiveBytes: h.GetLiveBytes(), Segments: h.GetSegments(),
+		MovedLSN: h.GetMovedLsn(),
 	}
 	if h.GetSegment() != 0 {
 		r.Segment = fmt.Sprintf("%016x", h.GetSegment())
@@ -46,7 +48,7 @@ type holderList struct {
 }
 
 func (l holderList) tables() []grid {
-	t := grid{head: []string{"LOG", "HOLDER", "NAME", "STATE", "LSN", "HOLDS", "SEGMENTS", "FROM"}, empty: "no holders"}
+	t := grid{head: []string{"LOG", "HOLDER", "NAME", "STATE", "LSN", "HOLDS", "SEGMENTS", "FROM", "MOVED"}, empty: "no holders"}
 	for _, h := range l.Holders {
 		state := h.CursorState
 		if h.Kind == "log" {
@@ -60,7 +62,11 @@ func (l holderList) tables() []grid {
 		if h.Lowest {
 			lowest = "*"
 		}
-		t.rows = append(t.rows, []any{cmp.Or(h.Log, "-"), h.Kind + lowest, cmp.Or(h.Name, "-"), cmp.Or(state, "-"), lsn, size(h.LiveBytes), h.Segments, cmp.Or(h.Segment, "-")})
+		moved := "-"
+		if h.MovedLSN != 0 {
+			moved = fmt.Sprintf("to %d", h.MovedLSN)
+		}
+		t.rows = append(t.rows, []any{cmp.Or(h.Log, "-"), h.Kind + lowest, cmp.Or(h.Name, "-"), cmp.Or(state, "-"), lsn, size(h.LiveBytes), h.Segments, cmp.Or(h.Segment, "-"), moved})
 	}
 	return []grid{t}
 }
@@ -74,12 +80,14 @@ func newHoldersCommand(g *globals) *cobra.Command {
 segments of the journal: checkpoints, cursors, logs that have neither and were not
 truncated, the snapshot that opening begins at, and replays in segments that were
 released. Those that need the most segments come first; * marks the lowest of
-each log. To get space back, move it forward, drop it, or truncate the log.
+each log. To get space back, move it forward, drop it, or truncate the log. Of a log
+with little left in segments that nobody else keeps, the records are moved forward
+by the service itself; MOVED says up to which LSN.
 
 JSON: holders [], each with kind (checkpoint, cursor, log, snapshot or readers), log,
 name, lsn (first record that it holds), lowest (nobody of the log holds an older one),
 cursor_state, live_bytes, segment (oldest that it needs, as its file is called),
-segments (from that one on).`,
+segments (from that one on), moved_lsn (records from lsn up to it were moved forward).`,
 		Example:           "  walctl holders --most 10",
 		GroupID:           groupOnline,
 		Args:              maxArgs(1),

@@ -336,6 +336,9 @@ func eventsTo(log *slog.Logger, poisoned func(), socket string, frame func(wal.F
 				log.Info("producer resolved: what it had under way lands no more", about...)
 			}
 		},
+		Moved: func(logs int, records, bytes uint64) {
+			log.Info("records moved forward, out of segments that nobody else kept", "logs", logs, "records", records, "bytes", bytes)
+		},
 		Snapshot: func(sequence uint64, bytes int64, took time.Duration) {
 			log.Debug("snapshot written", "sequence", sequence, "bytes", bytes, "took", took)
 		},

@@ -149,6 +149,18 @@ const (
 	// nothing, and says so record by record.
 	MaxLostRanges = 4096
 
+	// MaxMovedBytes and MaxMovedBatches bound what a log may have for its records to
+	// be moved forward when they alone keep segments, in framed bytes and in batches;
+	// and what is moved in one frame.
+	MaxMovedBytes   = 1 << 20
+	MaxMovedBatches = 4096
+
+	// MoveGain is how many times the bytes that are moved have to become free by it.
+	MoveGain = 8
+
+	// MoveRate is how many bytes of records are moved per second.
+	MoveRate = 16 << 20
+
 	// MaxCheckpointState bounds the opaque state of a checkpoint, in bytes.
 	MaxCheckpointState = 1 << 20
 
@@ -255,6 +267,7 @@ const (
 	_ = uint64(MaxBlockRawSize - MaxBatchSize - TargetBlockSize)                                // any legal batch fits a block already begun
 	_ = uint64(MaxFrameSize - MaxDirectorySize - MaxMessageSize - FrameFullSize - BlockSize)    // a frame that was not full takes any message
 	_ = uint64(DefaultSegmentSize - SegmentHeaderSize - MaxFrameSize - MaxSealSize - BlockSize) // a fresh segment takes any frame and its seal
-	_ = uint64(MaxCommandsTogether - MaxBatchLogs)                                              // what a batch appends rides together
+	_ = uint64(MaxCommandsTogether - 2*MaxMovedBatches)                                         // copies ride together, with a truncation for each log
+	_ = uint64(MaxCommandsTogether - MaxBatchLogs)                                              // so does what a batch appends
 	_ = uint64(MaxBatchSize - MaxCheckpointState)                                               // a checkpoint's state fits where a batch fits
 )

@@ -176,6 +176,7 @@ func holdersOf(holders []wal.Holder) []*walsvcv1.Holder {
 			LiveBytes:   h.Bytes,
 			Segment:     h.Segment,
 			Segments:    uint64(h.Segments),
+			MovedLsn:    uint64(h.Moved),
 		}
 	}
 	return out

@@ -204,7 +204,7 @@ func TestEveryLimitIsAdvertisedOrIsNobodysBusiness(t *testing.T) {
 		"MaxFrameSize", "MaxDirectorySize", "MaxBlocksPerFrame", "MaxSealSize", "MaxSegments", "MaxSpares", "MaxLostRanges",
 		"TargetBlockSize", "FrameFullSize", "FrameFullCommands", "MaxCommandsPerFrame", "MaxOpenSegments", "OpenSegmentIdle", "LoneFrameSize", "DirectWriteSize",
 		// Of a repair, of the listener for operators, and of certifying disks.
-		"MaxLostRanges", "MaxCommandsTogether", "AdminTimeout", "MaxAdminHeaderBytes", "MaxScrapes", "MaxWitnessLine", "MaxWitnessRuns", "MaxWitnessConnections",
+		"MaxLostRanges", "MaxCommandsTogether", "MaxMovedBytes", "MaxMovedBatches", "MoveGain", "MoveRate", "AdminTimeout", "MaxAdminHeaderBytes", "MaxScrapes", "MaxWitnessLine", "MaxWitnessRuns", "MaxWitnessConnections",
 	}
 	var names []string
 	for _, file := range parsed(t, "../limits") {

@@ -1084,7 +1084,10 @@ type Holder struct {
 	Segment uint64 `protobuf:"varint,8,opt,name=segment,proto3" json:"segment,omitempty"`
 	// segments is how many there are from that one on; of readers, how many released
 	// ones wait.
-	Segments      uint64 `protobuf:"varint,9,opt,name=segments,proto3" json:"segments,omitempty"`
+	Segments uint64 `protobuf:"varint,9,opt,name=segments,proto3" json:"segments,omitempty"`
+	// moved_lsn, if not 0, is up to which LSN the records that it holds were moved
+	// forward, out of segments that nobody else kept.
+	MovedLsn      uint64 `protobuf:"varint,10,opt,name=moved_lsn,json=movedLsn,proto3" json:"moved_lsn,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1178,6 +1181,13 @@ func (x *Holder) GetSegment() uint64 {
 func (x *Holder) GetSegments() uint64 {
 	if x != nil {
 		return x.Segments
+	}
+	return 0
+}
+
+func (x *Holder) GetMovedLsn() uint64 {
+	if x != nil {
+		return x.MovedLsn
 	}
 	return 0
 }
@@ -1623,7 +1633,7 @@ const file_walsvc_v1_admin_proto_rawDesc = "" +
 	"\x0eformat_version\x18\x03 \x01(\rR\rformatVersion\x12(\n" +
 	"\x06limits\x18\x04 \x03(\v2\x10.walsvc.v1.LimitR\x06limits\x12\x14\n" +
 	"\x05codec\x18\x05 \x01(\tR\x05codec\x12\x16\n" +
-	"\x06direct\x18\x06 \x01(\bR\x06direct\"\x93\x02\n" +
+	"\x06direct\x18\x06 \x01(\bR\x06direct\"\xb0\x02\n" +
 	"\x06Holder\x12)\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x15.walsvc.v1.HolderKindR\x04kind\x12\x10\n" +
 	"\x03log\x18\x02 \x01(\tR\x03log\x12\x12\n" +
@@ -1634,7 +1644,9 @@ const file_walsvc_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"live_bytes\x18\a \x01(\x04R\tliveBytes\x12\x18\n" +
 	"\asegment\x18\b \x01(\x04R\asegment\x12\x1a\n" +
-	"\bsegments\x18\t \x01(\x04R\bsegments\"h\n" +
+	"\bsegments\x18\t \x01(\x04R\bsegments\x12\x1b\n" +
+	"\tmoved_lsn\x18\n" +
+	" \x01(\x04R\bmovedLsn\"h\n" +
 	"\x12ListHoldersRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\rR\bpageSize\x12\x1d\n" +
