@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -74,7 +75,11 @@ type evidence struct {
 	// named counts the operations of a producer.
 	named map[string]int
 	// log grows by records, and its checkpoints, by name, by versions.
-	log         growth
+	log growth
+	// epochs are the answers that say what the log's epoch was, and whose.
+	epochs []epochLook
+	// deleted says that it may have been another log once.
+	deleted     bool
 	checkpoints map[string]*growth
 }
 
@@ -86,7 +91,7 @@ type growth struct {
 	// looks are the answers that say what the next one was, in the order of the
 	// calls.
 	looks []look
-	// ends are when it was deleted, or may have been.
+	// ends are when it was deleted or rewound, or may have been.
 	ends []span
 }
 
@@ -106,6 +111,12 @@ func (s span) holds(o span) bool { return s.since < o.since && o.until < s.until
 type look struct {
 	span
 	next uint64
+}
+
+// An epochLook shows the log's epoch.
+type epochLook struct {
+	span
+	*info
 }
 
 // A run is n numbers that are known.
@@ -129,6 +140,9 @@ func (h *history) gather(all []*operation) *evidence {
 		e.log.runs = append(e.log.runs, run{span{o.Call, o.Return}, first, uint64(len(data))})
 	}
 	for _, o := range all {
+		if o.Out.Info != nil && o.Out.succeeded() {
+			e.epochs = append(e.epochs, epochLook{span{o.Call, o.Return}, o.Out.Info})
+		}
 		e.named[o.In.Producer]++
 		during := span{o.Call, o.Return}
 		if o.Out.Unknown {
@@ -137,11 +151,17 @@ func (h *history) gather(all []*operation) *evidence {
 		cp := e.checkpoint(o.In.Name)
 		switch {
 		case o.In.Kind == deleteLog && o.Out.Reason == "":
+			e.deleted = true
 			e.log.ends = append(e.log.ends, during)
 		case o.In.Kind == deleteCheckpoint && o.Out.Reason == "":
 			cp.ends = append(cp.ends, during)
 		case o.In.Kind == appendRecords && o.Out.Unknown && len(o.In.Records) > 0:
 			e.tries[o.In.Records[0]]++
+		case o.In.Kind == appendRecords && o.Out.Reason == discarded:
+			first, err := strconv.ParseUint(o.Out.Figures["first_lsn"], 10, 64)
+			if err == nil {
+				see(o.In.Records[0], first, o)
+			}
 		case !o.Out.succeeded():
 		case o.Out.Info != nil:
 			e.log.looks = append(e.log.looks, look{during, o.Out.Info.Next})
@@ -167,6 +187,18 @@ func (h *history) gather(all []*operation) *evidence {
 	for _, cp := range e.checkpoints {
 		cp.ends = append(cp.ends, e.log.ends...)
 	}
+	for _, o := range all {
+		if o.In.Kind != rewindLog || o.Out.Reason != "" {
+			continue
+		}
+		during := span{o.Call, o.Return}
+		if o.Out.Unknown {
+			during = span{e.unmoved(o), h.over(o)}
+		}
+		if during.since <= during.until {
+			e.log.ends = append(e.log.ends, during)
+		}
+	}
 	return e
 }
 
@@ -180,7 +212,7 @@ func (e *evidence) checkpoint(name string) *growth {
 
 // absent returns until when something that nobody saw was not done: from before it
 // was asked for until then all growth was by what others had done. That holds for
-// as long as it is the same log or checkpoint, so that nobody deletes it.
+// as long as it is the same log or checkpoint, so that nobody deletes or rewinds it.
 func (g *growth) absent(o *operation) int64 {
 	same := span{-1, forever}
 	for _, d := range g.ends {
@@ -221,6 +253,24 @@ func (g *growth) absent(o *operation) int64 {
 	return o.Call
 }
 
+// unmoved returns until when a rewind was not done. It takes the log from an epoch to
+// the next one, and epochs do not go back: it was not where the log was in the epoch
+// still, and never where the next one has a writer that it did not name. A log that
+// was deleted may be another one.
+func (e *evidence) unmoved(o *operation) int64 {
+	until := o.Call
+	for _, l := range e.epochs {
+		switch {
+		case e.deleted:
+		case l.Epoch <= o.In.Epoch:
+			until = max(until, l.since)
+		case l.Epoch == o.In.Epoch+1 && l.Holder != o.In.Name:
+			return forever
+		}
+	}
+	return until
+}
+
 // settle gives the operations that were not answered the answers that the rest
 // of the history proves, and leaves out those that it proves to have done nothing.
 // Every operation without an answer doubles what a search has to look through. What
@@ -253,6 +303,10 @@ func (h *history) settle(all []*operation) []*operation {
 			case seen:
 				c.Out = output{First: s.at, Count: uint64(len(o.In.Records))}
 				c.Return = max(c.Call, min(s.until, h.over(o)-1))
+			}
+		case o.In.Kind == rewindLog:
+			if c.Call = e.unmoved(o); c.Call > h.over(o) {
+				continue
 			}
 		case o.In.Kind == openProducer && e.named[o.In.Producer] == 1:
 			continue // it makes no difference

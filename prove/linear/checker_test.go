@@ -66,6 +66,19 @@ func (s *script) resolve(out output) {
 	s.do(input{Kind: resolveBatch, Producer: "p", Sequence: 1}, out)
 }
 
+// rewound is the log in an epoch that a rewind began, with the records kept.
+func (s *script) rewound(kept, epoch uint64) *info {
+	i := s.info(1, kept+1)
+	i.Epoch = epoch
+	return i
+}
+
+// rewind discards the records behind the first ones, of three framed bytes each, in
+// the log's first epoch.
+func (s *script) rewind(kept, discarded uint64) {
+	s.do(input{Kind: rewindLog, LSN: kept, Epoch: 1, Request: "r"}, output{Count: discarded, Bytes: 3 * discarded, Info: s.rewound(kept, 2)})
+}
+
 // mark sets a cursor in front of all records.
 func (s *script) mark(in input) {
 	in.Kind, in.Name = setCursor, "m"
@@ -303,6 +316,13 @@ func TestWrongHistories(t *testing.T) {
 			s.live()
 			s.do(input{Kind: getLog}, output{Info: s.info(1, 1)})
 		},
+		"a wait ends with a seal that is behind what it waits for": func(s *script) {
+			s.appended("a", 1)
+			i := s.info(1, 2)
+			i.Sealed = true
+			s.do(input{Kind: sealLog}, output{Info: i})
+			s.do(input{Kind: seeDurable, LSN: 1}, refusedWith(sealed))
+		},
 		"sealed by nobody": func(s *script) { s.append("a", refusedWith(sealed)) },
 		"a deleted log is back": func(s *script) {
 			s.do(input{Kind: deleteLog}, output{})
@@ -366,6 +386,10 @@ func TestWrongHistories(t *testing.T) {
 			s.resolve(output{Outcome: "NOT_WRITTEN", Incarnation: 2, Info: s.info(1, 1)})
 			s.produced(1, "a", output{First: 1, Count: 1})
 		},
+		"a stream loses its producer to nobody": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.do(input{Kind: appendRecords, Producer: "p", Stream: true, Sequence: 1, Records: []string{"a"}}, refusedWith(superseded))
+		},
 		"a resolution is lost": func(s *script) {
 			s.do(input{Kind: openProducer, Producer: "p"}, output{})
 			s.resolve(output{Outcome: "NOT_WRITTEN", Incarnation: 2, Info: s.info(1, 1)})
@@ -382,6 +406,104 @@ func TestWrongHistories(t *testing.T) {
 			s.do(input{Kind: retireProducer, Producer: "p"}, output{})
 			s.live()
 			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+		},
+		"what was discarded is read": func(s *script) {
+			s.appended("a", 1)
+			s.appended("b", 2)
+			s.rewind(1, 1)
+			s.read(1, "a", "b")
+		},
+		"what was discarded is back behind a crash": func(s *script) {
+			s.appended("a", 1)
+			s.rewind(0, 1)
+			s.live()
+			s.read(1, "a")
+		},
+		"a rewind is undone by a crash": func(s *script) {
+			s.appended("a", 1)
+			s.rewind(0, 1)
+			s.live()
+			s.do(input{Kind: getLog}, output{Info: s.info(1, 2)})
+		},
+		"a rewind that nobody heard of comes and goes": func(s *script) {
+			s.appended("a", 1)
+			s.do(input{Kind: rewindLog, Epoch: 1, Request: "r"}, output{Unknown: true})
+			s.read(1)
+			s.live()
+			s.read(1, "a")
+		},
+		"a rewind takes less than it says": func(s *script) {
+			s.appended("a", 1)
+			s.rewind(0, 2)
+		},
+		"a rewind's epoch is over, and it is done": func(s *script) {
+			s.acquire("w", output{Info: s.owned("w", 2)})
+			s.do(input{Kind: rewindLog, Epoch: 1}, output{Info: s.owned("", 3)})
+		},
+		"asking again discards again": func(s *script) {
+			s.rewind(0, 0)
+			s.appended("a", 1)
+			s.do(input{Kind: rewindLog, Epoch: 1, Request: "r"}, output{Count: 1, Bytes: 3, Info: s.rewound(0, 3)})
+		},
+		"who states the epoch before a rewind appends": func(s *script) {
+			s.rewind(0, 0)
+			s.do(input{Kind: appendRecords, Epoch: 1, Records: []string{"a"}}, output{First: 1, Count: 1})
+		},
+		"a rewind passes a checkpoint": func(s *script) {
+			s.appended("a", 1)
+			s.set(1, 1)
+			s.rewind(0, 1)
+		},
+		"a rewind discards what it did not expect": func(s *script) {
+			s.appended("a", 1)
+			s.do(input{Kind: rewindLog, Epoch: 1, Expected: 1}, output{Count: 1, Bytes: 3, Info: s.rewound(0, 2)})
+		},
+		"a discarded batch is said to be there": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.produced(1, "a", output{First: 1, Count: 1})
+			s.rewind(0, 1)
+			s.produced(1, "a", output{First: 1, Count: 1, Repeated: true})
+		},
+		"a discarded batch is appended again": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.produced(1, "a", output{First: 1, Count: 1})
+			s.rewind(0, 1)
+			s.produced(1, "a", output{First: 1, Count: 1})
+		},
+		"a discarded batch is said to be committed": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.produced(1, "a", output{First: 1, Count: 1})
+			s.rewind(0, 1)
+			s.resolve(output{Outcome: "COMMITTED", First: 1, Count: 1, Epoch: 1, Last: 1, Incarnation: 2, Info: s.rewound(0, 2)})
+		},
+		"a batch is said to be discarded that is not": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.produced(1, "a", output{First: 1, Count: 1})
+			s.rewind(1, 0)
+			s.produced(1, "a", refusedWith(discarded))
+		},
+		"a reader of what was discarded goes on": func(s *script) {
+			s.appended("a", 1)
+			end := s.begin(input{Kind: seeRecords, LSN: 1})
+			s.rewind(0, 1)
+			s.appended("b", 1)
+			s.appended("c", 2)
+			end(output{First: 1, Records: []string{"a", "c"}})
+		},
+		"a cursor that was taken back goes on": func(s *script) {
+			s.mark(input{Cap: 9})
+			s.appended("a", 1)
+			s.do(input{Kind: setCursor, Name: "m", LSN: 1, Cap: 9}, output{Cursors: []cursor{{Name: "m", LSN: 1, Cap: 9}}})
+			s.rewind(0, 1)
+			s.appended("b", 1)
+			s.do(input{Kind: setCursor, Name: "m", LSN: 1, Cap: 9}, output{Cursors: []cursor{{Name: "m", LSN: 1, Cap: 9}}})
+		},
+		"a stream is not told of a rewind": func(s *script) {
+			s.rewind(0, 0)
+			s.do(input{Kind: appendRecords, Stream: true, Told: 1, Records: []string{"a"}}, output{First: 1, Count: 1})
+		},
+		"a rewind is told of that never was": func(s *script) {
+			s.do(input{Kind: readRecords, LSN: 1}, output{Reason: rewound, Figures: map[string]string{"epoch": "2", "kept_lsn": "0"}})
 		},
 		"truncation passes a cursor": func(s *script) {
 			s.appended("a", 1)
@@ -516,6 +638,13 @@ func TestRightHistories(t *testing.T) {
 			s.append("b", refusedWith(sealed))
 			s.do(input{Kind: getLog}, output{Info: i})
 		},
+		"a wait for what is behind a seal ends": func(s *script) {
+			end := s.begin(input{Kind: seeDurable, LSN: 1})
+			i := s.info(1, 1)
+			i.Sealed = true
+			s.do(input{Kind: sealLog}, output{Info: i})
+			end(refusedWith(sealed))
+		},
 		"two appends at once are in either order": func(s *script) {
 			one, two := s.begin(input{Kind: appendRecords, Records: []string{"a"}}), s.begin(input{Kind: appendRecords, Records: []string{"b"}})
 			one(output{First: 2, Count: 1})
@@ -541,12 +670,72 @@ func TestRightHistories(t *testing.T) {
 			s.do(input{Kind: releaseWriter, Epoch: 2}, output{Info: s.owned("", 3)})
 			s.appended("a", 1)
 		},
+		"a stream loses its producer to one that was given up": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.do(input{Kind: appendRecords, Producer: "p", Stream: true, Rebound: true, Sequence: 1, Records: []string{"a"}}, refusedWith(superseded))
+			s.do(input{Kind: appendRecords, Producer: "p", Stream: true, Rebound: true, Sequence: 1, Records: []string{"a"}}, output{First: 1, Count: 1})
+		},
 		"what was not written is written later, by another incarnation": func(s *script) {
 			s.do(input{Kind: openProducer, Producer: "p"}, output{})
 			s.produced(1, "a", output{Unknown: true})
 			s.resolve(output{Outcome: "NOT_WRITTEN", Incarnation: 2, Info: s.info(1, 1)})
 			s.produced(1, "a", refusedWith(superseded))
 			s.do(input{Kind: appendRecords, Producer: "p", Incarnation: 2, Sequence: 1, Records: []string{"a"}}, output{First: 1, Count: 1})
+		},
+		"an LSN is given again behind a rewind, and what was there stays discarded": func(s *script) {
+			s.do(input{Kind: openProducer, Producer: "p"}, output{})
+			s.appended("a", 1)
+			s.produced(1, "c", output{Unknown: true})
+			s.rewind(1, 1)
+			s.appended("b", 2)
+			s.produced(1, "c", output{Reason: discarded, Figures: map[string]string{"first_lsn": "2", "count": "1"}})
+			s.resolve(output{Outcome: "DISCARDED", First: 2, Count: 1, Epoch: 1, Last: 1, Incarnation: 2, Info: func() *info {
+				i := s.info(1, 3)
+				i.Epoch = 2
+				return i
+			}()})
+			s.live()
+			s.read(1, "a", "b")
+		},
+		"a rewind is not answered, and done": func(s *script) {
+			s.appended("a", 1)
+			s.do(input{Kind: rewindLog, Epoch: 1, Request: "r"}, output{Unknown: true})
+			s.live()
+			s.do(input{Kind: rewindLog, Epoch: 1, Request: "r"}, output{Repeated: true, Count: 1, Info: s.rewound(0, 2)})
+			s.read(1)
+		},
+		"or is not": func(s *script) {
+			s.appended("a", 1)
+			s.do(input{Kind: rewindLog, Epoch: 1, Name: "w", Request: "r"}, output{Unknown: true})
+			s.live()
+			s.do(input{Kind: getLog}, output{Info: s.info(1, 2)})
+			s.acquire("v", output{Info: func() *info {
+				i := s.info(1, 2)
+				i.Epoch, i.Holder = 2, "v"
+				return i
+			}()})
+		},
+		"what was not answered is discarded before anybody saw it": func(s *script) {
+			s.append("a", output{Unknown: true})
+			s.append("c", output{Unknown: true})
+			s.rewind(0, 1)
+			s.appended("a2", 1)
+		},
+		"a cursor that was taken back stands again when it is reset": func(s *script) {
+			s.mark(input{Cap: 9})
+			s.appended("a", 1)
+			s.do(input{Kind: setCursor, Name: "m", LSN: 1, Cap: 9}, output{Cursors: []cursor{{Name: "m", LSN: 1, Cap: 9}}})
+			s.rewind(0, 1)
+			s.look(cursor{Cap: 9, Rewound: true})
+			s.do(input{Kind: setCursor, Name: "m", Cap: 9}, output{Reason: rewound, Figures: map[string]string{"cursor": "m", "kept_lsn": "0"}})
+			s.mark(input{Cap: 9, Reset: true})
+			s.look(cursor{Cap: 9})
+		},
+		"a cursor was evicted before a rewind took what it was over its cap by": func(s *script) {
+			s.mark(input{Cap: 1})
+			s.appended("a", 1)
+			s.rewind(0, 1)
+			s.look(cursor{Cap: 1, Lost: true})
 		},
 		"a cursor over its cap is evicted when it is, and truncation passes it": func(s *script) {
 			s.mark(input{Cap: 1})

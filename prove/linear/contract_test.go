@@ -82,6 +82,9 @@ func (s *state) stepResolve(in *input, out *output) (*state, bool) {
 		want.Outcome = "COMMITTED"
 		if i := slices.IndexFunc(p.window, func(b batch) bool { return b.sequence == in.Sequence }); i >= 0 {
 			want.First, want.Count, want.Epoch = p.window[i].first, p.window[i].count, p.window[i].epoch
+			if p.window[i].discarded {
+				want.Outcome = "DISCARDED"
+			}
 		}
 	case s.fences(in.Epoch):
 		want.Outcome = "FENCED"
@@ -142,7 +145,7 @@ func (s *state) evicted(c *heldCursor) (*state, bool) {
 		return nil, false
 	}
 	lost := *c
-	lost.Lost = true
+	lost.Lost, lost.been = true, false
 	return s.withCursor(c.Name, &lost), true
 }
 
@@ -168,10 +171,16 @@ func (s *state) shows(c *heldCursor, as cursor) (*state, bool) {
 	if as.Lost {
 		return s.evicted(c)
 	}
-	if c.Lost || as.Live != s.total()-c.start {
+	if c.Lost || as.Rewound != c.Rewound || as.Live != s.total()-c.start {
 		return nil, false
 	}
-	return s.narrowed(s.low, c.LSN+1)
+	n := s
+	if c.been {
+		holds := *c
+		holds.been = false
+		n = s.withCursor(c.Name, &holds)
+	}
+	return n.narrowed(s.low, c.LSN+1)
 }
 
 func (s *state) stepGetCursor(in *input, out *output) (*state, bool) {
@@ -201,9 +210,14 @@ func (s *state) conflicts(c *heldCursor, in *input) bool {
 func (s *state) stepSetCursor(in *input, out *output) (*state, bool) {
 	c := s.findCursor(in.Name)
 	switch {
+	case out.Reason == rewound && out.Figures["cursor"] == "": // while it looked for the LSN
+		return s, s.tells(out)
 	case in.LSN > s.last:
 		return s, refused(out, lsnAhead, map[string]uint64{"next_lsn": s.next()})
 	case s.conflicts(c, in):
+		if c != nil && c.Rewound && !in.New && !in.Reset {
+			return s, out.Reason == rewound
+		}
 		return s, out.Reason == cursorConflict
 	case out.Reason == cursorLost:
 		if c == nil || in.Reset {
@@ -212,6 +226,8 @@ func (s *state) stepSetCursor(in *input, out *output) (*state, bool) {
 		return s.evicted(c)
 	case c != nil && c.Lost && !in.Reset:
 		return nil, false
+	case c != nil && c.Rewound && !in.Reset:
+		return s, refused(out, rewound, map[string]uint64{"kept_lsn": c.LSN})
 	case c != nil && in.LSN < c.LSN && !in.Reset:
 		return s, out.Reason == cursorBackwards
 	case out.Reason == lsnTruncated:
@@ -225,7 +241,7 @@ func (s *state) stepSetCursor(in *input, out *output) (*state, bool) {
 	if !ok {
 		return nil, false
 	}
-	set := heldCursor{cursor{Name: in.Name, LSN: in.LSN, Cap: in.Cap, Hold: in.Hold}, s.bytes(in.LSN + 1)}
+	set := heldCursor{cursor: cursor{Name: in.Name, LSN: in.LSN, Cap: in.Cap, Hold: in.Hold}, start: s.bytes(in.LSN + 1)}
 	if (c == nil || in.Reset) && s.over(&set) {
 		return n, out.Reason == invalid
 	}
@@ -237,7 +253,7 @@ func (s *state) stepSetCursor(in *input, out *output) (*state, bool) {
 		return nil, false
 	}
 	as := out.Cursors[0]
-	return n, as.LSN == in.LSN && as.Cap == in.Cap && as.Hold == in.Hold && !as.Lost
+	return n, as.LSN == in.LSN && as.Cap == in.Cap && as.Hold == in.Hold && !as.Lost && !as.Rewound
 }
 
 func (s *state) stepDeleteCursor(in *input, out *output) (*state, bool) {

@@ -7,16 +7,17 @@
 //
 // One name is one partition: a log or none, with its records, the oldest LSN
 // kept, its epoch and writer, checkpoints, cursors, and producers with their
-// incarnations and windows. The model answers each
-// operation as the API says, down to the figures of a refusal, the log checksum
-// and live_bytes; a refusal for a reason that the state does not give is as wrong
-// as an answer. What a read shows is durable and current: everything that was
-// answered before it began is in it, and what it shows stays. The oldest LSN may
-// also move by itself, up to the lowest checkpoint or cursor, when segments are
-// released, and a cursor over its cap is evicted by itself: the state knows the first
-// as a range, which every answer narrows, and of the second that it may have been,
-// until an answer says. A refusal for a log's rate is right whenever nothing else is
-// wrong: the model has no clock.
+// incarnations and windows. A rewind takes the end of the records: their LSNs are
+// given again, their batches are discarded to whoever asks, and cursors behind them
+// are taken back. The model answers each operation as the API says, down to the
+// figures of a refusal, the log checksum and live_bytes; a refusal for a reason
+// that the state does not give is as wrong as an answer. What a read shows is
+// durable and current: everything that was answered before it began is in it, and
+// what it shows stays. The oldest LSN may also move by itself, up to the lowest
+// checkpoint or cursor, when segments are released, and a cursor over its cap is
+// evicted by itself: the state knows the first as a range, which every answer
+// narrows, and of the second that it may have been, until an answer says. A refusal
+// for a log's rate is right whenever nothing else is wrong: the model has no clock.
 //
 // # Outcomes that nobody knows
 //
@@ -29,9 +30,10 @@
 // at once. Between two lives all clients are held, and every log is looked at whole;
 // what somebody saw of an operation then or before is its answer (no two records and
 // no two states of checkpoints are the same), and a batch whose place in the log
-// others took was not appended. That is proven, not guessed: a history is in order
-// with it if and only if it is without. What stays open is what was undone before
-// anybody saw it: a few operations of a life.
+// others took was not appended. A rewind leads from one epoch to the next, so that
+// it was not done where the log is in the first still. That is proven, not guessed:
+// a history is in order with it if and only if it is without. What stays open is
+// what was undone before anybody saw it: a few operations of a life.
 //
 // # The clients and the faults
 //

@@ -20,6 +20,7 @@ type state struct {
 	producers   []producer
 	cursors     []heldCursor // by name
 	former      []string     // ids of logs that had the name
+	cuts        *cut         // the last rewind; nil if there was none
 }
 
 // A key says all that there is to say of a state, the large parts by a hash.
@@ -37,6 +38,7 @@ type key struct {
 	history                uint64
 	checked, known, former uint64
 	marked                 uint64 // by cursors
+	rewound                uint64 // by rewinds
 	epoch                  uint64
 	holder, acquired       string // the epoch's writer, and the request that made it that
 }
@@ -66,13 +68,16 @@ type batch struct {
 	sequence, first, count uint64
 	sum, run               uint32
 	epoch                  uint64
+	discarded              bool // by a rewind, it or its end
 }
 
 // A heldCursor is a cursor, with the framed bytes up to its LSN. Lost says that it is
-// known to be; one that is over its cap may be, since it is evicted by itself.
+// known to be; one that is over its cap may be, since it is evicted by itself, and so
+// may one that was over it before a rewind.
 type heldCursor struct {
 	cursor
 	start uint64
+	been  bool // over its cap before a rewind, and not looked at since
 }
 
 var (
@@ -127,7 +132,10 @@ func (s *state) keep() (least, most uint64, held, certain bool) {
 }
 
 // over reports whether a cursor holds more than it may, so that it may be evicted.
-func (s *state) over(c *heldCursor) bool { return !c.Hold && s.total()-c.start > c.Cap }
+func (s *state) over(c *heldCursor) bool { return c.been || s.exceeds(c) }
+
+// exceeds reports whether a cursor holds more than it may right now.
+func (s *state) exceeds(c *heldCursor) bool { return !c.Hold && s.total()-c.start > c.Cap }
 
 // narrowed returns the state if its oldest LSN may be from low to high, with
 // that known of it.
@@ -348,6 +356,9 @@ const (
 	checkpointNotFound  = "CHECKPOINT_NOT_FOUND"
 	checkpointConflict  = "CHECKPOINT_CONFLICT"
 	checkpointBackwards = "CHECKPOINT_BACKWARDS"
+	rewound             = "REWOUND"
+	discarded           = "DISCARDED"
+	tooManyRewinds      = "TOO_MANY_REWINDS"
 )
 
 // step returns the state that follows when an operation was done and answered at
@@ -403,13 +414,21 @@ func (s *state) apply(in *input, out *output) (*state, bool) {
 		return s.stepSeal(out)
 	case truncateLog:
 		return s.stepTruncate(in, out)
+	case rewindLog:
+		return s.stepRewind(in, out)
 	case readRecords:
 		return s.stepRead(in, out)
 	case seeRecords:
 		return s, s.holds(out.First, out.Records)
 	case seeDurable:
 		if in.Epoch != 0 && in.Epoch != s.epoch {
-			return s, out.Reason == fenced
+			return s, out.Reason == fenced || s.tells(out)
+		}
+		if in.Epoch == 0 && s.tells(out) { // it waited
+			return s, true
+		}
+		if s.sealed && in.LSN > s.last {
+			return s, refused(out, sealed, map[string]uint64{"next_lsn": s.next()})
 		}
 		return s, out.succeeded() && in.LSN <= out.LSN && (out.LSN == s.last || !out.Complete && out.LSN < s.last)
 	case setCheckpoint:
@@ -476,7 +495,7 @@ func (s *state) stepAppend(in *input, out *output) (*state, bool) {
 			return refuse(noProducer, nil)
 		case p.retired && !in.Stream: // which is looked at first, as when a stream is bound
 			return refuse(retired, nil)
-		case p.incarnation != max(1, in.Incarnation):
+		case p.incarnation != max(1, in.Incarnation), in.Rebound && out.Reason == superseded:
 			return refuse(superseded, nil)
 		case in.Sequence == 0:
 			return refuse(invalid, nil)
@@ -500,10 +519,14 @@ func (s *state) stepAppend(in *input, out *output) (*state, bool) {
 	} else if in.Sequence != 0 {
 		return refuse(invalid, nil)
 	}
-	large := func(r string) bool { return s.options.MaxRecord != 0 && uint64(len(r)) > s.options.MaxRecord }
 	switch {
 	case in.After:
 		return refuse(afterRefusal, nil)
+	case in.Told != 0 && s.rewoundSince(in.Told), in.Told == 0 && out.Reason == rewound: // a call binds its log, too
+		return s, s.tells(out)
+	}
+	large := func(r string) bool { return s.options.MaxRecord != 0 && uint64(len(r)) > s.options.MaxRecord }
+	switch {
 	case len(in.Records) == 0:
 		return refuse(emptyBatch, nil)
 	case slices.ContainsFunc(in.Records, large):
@@ -561,6 +584,9 @@ func (s *state) stepRepeat(p *producer, own *batch, out *output) (*state, bool) 
 		return s, out.Reason == sequenceReuse
 	}
 	was := p.window[i]
+	if was.discarded {
+		return s, refused(out, discarded, map[string]uint64{"first_lsn": was.first, "count": was.count})
+	}
 	ok := out.succeeded() && out.Repeated && out.First == was.first && out.Count == was.count && (out.Sum == nil || *out.Sum == was.sum) && (out.Epoch == 0 || out.Epoch == was.epoch)
 	if !ok {
 		return nil, false
@@ -698,6 +724,8 @@ func (s *state) stepTruncate(in *input, out *output) (*state, bool) {
 func (s *state) stepRead(in *input, out *output) (*state, bool) {
 	from := in.LSN
 	switch {
+	case out.Reason == rewound: // while it read
+		return s, s.tells(out)
 	case from > s.next():
 		if !refused(out, lsnAhead, map[string]uint64{"next_lsn": s.next()}) {
 			return nil, false
@@ -753,6 +781,8 @@ func (s *state) stepSetCheckpoint(in *input, out *output) (*state, bool) {
 	switch {
 	case in.Epoch != 0 && in.Epoch != s.epoch:
 		return s, out.Reason == fenced
+	case out.Reason == rewound: // while it was on its way
+		return s, s.tells(out)
 	case in.LSN > s.last:
 		return s, refused(out, lsnAhead, map[string]uint64{"next_lsn": s.next()})
 	case in.Version != nil && *in.Version != was.Version:

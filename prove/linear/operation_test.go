@@ -17,6 +17,7 @@ const (
 	deleteLog        kind = "delete-log"
 	sealLog          kind = "seal-log"
 	truncateLog      kind = "truncate-log"
+	rewindLog        kind = "rewind-log"
 	readRecords      kind = "read"
 	seeRecords       kind = "see-records" // of a replay that follows or was resumed
 	seeDurable       kind = "see-durable"
@@ -40,7 +41,7 @@ const (
 var changes = map[kind]bool{
 	appendRecords: true, openProducer: true, createLog: true, deleteLog: true, sealLog: true, truncateLog: true,
 	setCheckpoint: true, deleteCheckpoint: true, acquireWriter: true, releaseWriter: true, resolveBatch: true, retireProducer: true,
-	setCursor: true, deleteCursor: true,
+	setCursor: true, deleteCursor: true, rewindLog: true,
 }
 
 // shown are the kinds that a client need not ask for.
@@ -51,7 +52,7 @@ var shown = map[kind]bool{seeRecords: true, seeDurable: true}
 var refusable = []kind{
 	appendRecords, openProducer, bindLog, getLog, createLog, truncateLog,
 	readRecords, setCheckpoint, getCheckpoint, listCheckpoints, deleteCheckpoint,
-	acquireWriter, releaseWriter, resolveBatch, retireProducer, setCursor, getCursor, deleteCursor,
+	acquireWriter, releaseWriter, resolveBatch, retireProducer, setCursor, getCursor, deleteCursor, rewindLog,
 }
 
 // An input is what a client asked of a log, as far as the model cares.
@@ -69,16 +70,20 @@ type input struct {
 	Incarnation uint64 `json:",omitempty"`
 	// Stream says that a batch came on one.
 	Stream bool `json:",omitempty"`
+	// Rebound says that the batch's producer may be bound to another stream by now.
+	Rebound bool `json:",omitempty"`
 	// After says that an earlier batch of the binding was refused.
 	After bool `json:",omitempty"`
+	// Told is the epoch in which the log was bound to a stream; 0 if it was not.
+	Told uint64 `json:",omitempty"`
 	// ID of the log that is meant: of a delete, and of what a binding was bound to.
 	ID string `json:",omitempty"`
 
-	LSN     uint64  `json:",omitempty"` // to begin at, to keep, of a checkpoint, or to wait for
-	Name    string  `json:",omitempty"` // of a checkpoint or cursor; who acquires
+	LSN     uint64  `json:",omitempty"` // to begin at, to keep, to keep as the last, of a checkpoint, or to wait for
+	Name    string  `json:",omitempty"` // of a checkpoint or cursor; who acquires, or is the writer behind a rewind
 	State   string  `json:",omitempty"`
 	Version *uint64 `json:",omitempty"` // expected: of a checkpoint, a log's epoch, a cursor's LSN
-	Request string  `json:",omitempty"` // of who acquires
+	Request string  `json:",omitempty"` // of who acquires or rewinds
 	Cap     uint64  `json:",omitempty"` // of a cursor
 	Hold    bool    `json:",omitempty"` // it is never evicted
 	New     bool    `json:",omitempty"` // there must be no such cursor
@@ -103,6 +108,7 @@ type output struct {
 	ID       string   `json:",omitempty"` // of the log; empty if not told
 	First    uint64   `json:",omitempty"` // LSN
 	Count    uint64   `json:",omitempty"`
+	Bytes    uint64   `json:",omitempty"` // framed, that were discarded
 	Sum      *uint32  `json:",omitempty"` // log checksum behind Through; nil if not told
 	Through  uint64   `json:",omitempty"` // LSN
 	Repeated bool     `json:",omitempty"`
@@ -147,6 +153,7 @@ type cursor struct {
 	LSN, Cap uint64
 	Hold     bool
 	Lost     bool
+	Rewound  bool // a rewind took it back
 	// Live are bytes, and Lag records, behind LSN.
 	Live, Lag uint64
 }

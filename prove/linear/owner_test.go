@@ -34,10 +34,12 @@ func (c *rawClient) own() {
 		return
 	}
 	switch n := c.rng.IntN(100); {
-	case n < 12:
+	case n < 10:
 		c.acquire()
-	case n < 20:
+	case n < 16:
 		c.release()
+	case n < 21:
+		c.rewind()
 	case n < 42:
 		c.appendProduced()
 	case n < 54:
@@ -81,6 +83,46 @@ func (c *rawClient) acquireAs(in input) output {
 	return c.call(in, func(ctx context.Context) (output, error) {
 		r, err := c.appends.AcquireWriter(ctx, &walsvcv1.AcquireWriterRequest{Log: c.log, Holder: in.Name, ExpectedEpoch: in.Version, Request: in.Request})
 		return output{Info: logInfo(r.GetLog()), Repeated: r.GetRepeated()}, err
+	})
+}
+
+// rewind discards the end of the log, most often a few records that no checkpoint
+// covers, and asks again with the same request if it heard nothing. Most name a
+// writer that nobody else names, which shows whether they were done.
+func (c *rawClient) rewind() {
+	_, first, next := c.look()
+	low := first - 1
+	c.view.mu.Lock()
+	for _, cp := range c.view.checkpoints {
+		low = max(low, min(cp.LSN, next-1))
+	}
+	c.view.mu.Unlock()
+	c.made++
+	in := input{LSN: c.likely(next-1-min(next-1-low, c.rng.Uint64N(6)), 1), Epoch: max(c.epoch(), 1), Request: ulid.Make().String()}
+	if c.rng.IntN(4) > 0 {
+		in.Name = fmt.Sprintf("%s.%d", c.name, c.made)
+	}
+	if c.rng.IntN(4) == 0 {
+		in.Expected = c.likely(next, 1)
+	}
+	again := 1
+	if c.rng.IntN(6) == 0 {
+		again = 2
+	}
+	for range again {
+		if out := c.rewindAs(in); out.Reason != "" {
+			return
+		}
+	}
+}
+
+func (c *rawClient) rewindAs(in input) output {
+	in.Kind = rewindLog
+	return c.call(in, func(ctx context.Context) (output, error) {
+		r, err := c.logs.RewindLog(ctx, &walsvcv1.RewindLogRequest{
+			Name: c.log, AfterLsn: in.LSN, ExpectedEpoch: in.Epoch, ExpectedNextLsn: in.Expected, Holder: in.Name, Request: in.Request,
+		})
+		return output{Info: logInfo(r.GetLog()), Count: r.GetRecords(), Bytes: r.GetBytes(), Repeated: r.GetRepeated()}, err
 	})
 }
 
@@ -138,6 +180,7 @@ func (c *rawClient) other() (id string, last uint64) {
 
 var outcomes = map[walsvcv1.Outcome]string{
 	walsvcv1.Outcome_OUTCOME_COMMITTED: "COMMITTED", walsvcv1.Outcome_OUTCOME_NOT_WRITTEN: "NOT_WRITTEN", walsvcv1.Outcome_OUTCOME_FENCED: "FENCED",
+	walsvcv1.Outcome_OUTCOME_DISCARDED: "DISCARDED",
 }
 
 func (c *rawClient) resolveAs(in input) output {
@@ -168,7 +211,7 @@ func (c *rawClient) race(in input) {
 	}
 	s := sentBatch{sequence: in.Sequence}
 	s.in, s.end = c.beginOpen(input{
-		Kind: appendRecords, ID: b.bound, Producer: b.producer, Epoch: b.epoch, Incarnation: b.in, Stream: true, Sequence: s.sequence, Records: p.pending[0],
+		Kind: appendRecords, ID: b.bound, Told: b.told, Producer: b.producer, Epoch: b.epoch, Incarnation: b.in, Stream: true, Rebound: c.rebound(), Sequence: s.sequence, Records: p.pending[0],
 	})
 	b.sent = append(b.sent, s)
 	var resolving sync.WaitGroup
@@ -264,7 +307,8 @@ func (c *rawClient) setCursorAs(in input) output {
 func cursorOf(c *walsvcv1.Cursor) cursor {
 	return cursor{
 		Name: c.GetName(), LSN: c.GetLsn(), Cap: c.GetCapBytes(), Hold: c.GetPolicy() == walsvcv1.CursorPolicy_CURSOR_POLICY_HOLD,
-		Lost: c.GetState() == walsvcv1.CursorState_CURSOR_STATE_LOST, Live: c.GetLiveBytes(), Lag: c.GetLagRecords(),
+		Lost: c.GetState() == walsvcv1.CursorState_CURSOR_STATE_LOST, Rewound: c.GetState() == walsvcv1.CursorState_CURSOR_STATE_REWOUND,
+		Live: c.GetLiveBytes(), Lag: c.GetLagRecords(),
 	}
 }
 

@@ -31,6 +31,7 @@ type rawClient struct {
 
 	producer rawProducer
 	unsure   bool       // of something that it asked for it did not hear
+	unbound  int        // the life in which it last heard nothing of a stream that it bound; -1 for none
 	aide     *rawClient // does something while it does something else; nil for most
 }
 
@@ -73,6 +74,7 @@ var reconnect = grpc.ConnectParams{
 func (w *world) newRaw(kind, log string, conn *grpc.ClientConn) *rawClient {
 	return &rawClient{
 		client:      w.newClient(kind, log),
+		unbound:     -1,
 		logs:        walsvcv1.NewLogServiceClient(conn),
 		appends:     walsvcv1.NewAppendServiceClient(conn),
 		replays:     walsvcv1.NewReplayServiceClient(conn),
@@ -294,7 +296,7 @@ func (c *rawClient) read() {
 		if err == nil && (r.GetNextLsn() != r.GetFirstLsn()+uint64(len(data)) || r.GetNextLsn() > durable+1) {
 			c.w.fail("log %s: read from %d: %d records from %d on, the next is %d, durable is %d", c.log, in.LSN, len(data), r.GetFirstLsn(), r.GetNextLsn(), durable)
 		}
-		return output{First: r.GetFirstLsn(), Records: data, Complete: len(data) < int(most)}, err
+		return output{First: r.GetFirstLsn(), Records: data, Complete: len(data) < int(most) && (c.log != owned || r.GetNextLsn() == durable+1)}, err
 	})
 	end(output{Unknown: !out.succeeded(), LSN: durable, Complete: true})
 }
@@ -346,6 +348,8 @@ func (c *rawClient) replay() {
 			}
 			c.dense(out.First+uint64(len(out.Records)), m)
 			out.Records = append(out.Records, text(m.GetRecords())...)
+			// Where it ends is decided when it begins, and may be no more.
+			out.Complete = c.log != owned || m.GetDurableLsn()+1 == out.First+uint64(len(out.Records))
 		}
 		if errors.Is(err, io.EOF) {
 			err = nil
@@ -366,10 +370,43 @@ func (c *rawClient) dense(next uint64, m *walsvcv1.ReplayResponse) {
 	}
 }
 
+// glimpse follows a log that is rewound for some messages. A message on its way may
+// show what is discarded by now; but when the last one was sent all of them were the
+// log, or else the follower had been told.
+func (c *rawClient) glimpse(from uint64) {
+	ctx, cancel := c.bound()
+	defer cancel()
+	out, last := output{First: from, Unknown: true}, output{Unknown: true}
+	end, durable := c.begin(input{Kind: seeRecords, LSN: from}), c.begin(input{Kind: seeDurable})
+	defer func() {
+		end(out)
+		durable(last)
+	}()
+	stream, err := c.replays.Replay(ctx, &walsvcv1.ReplayRequest{Log: c.log, FromLsn: from, Follow: true})
+	if err != nil {
+		return
+	}
+	for range 4 {
+		m, err := stream.Recv()
+		if err != nil {
+			break
+		}
+		if len(m.GetRecords().GetRecord()) > 0 {
+			c.dense(from+uint64(len(out.Records)), m)
+		}
+		out.Records = append(out.Records, text(m.GetRecords())...)
+		out.Unknown, last = false, output{LSN: m.GetDurableLsn()}
+	}
+}
+
 // follow follows the log until the stream breaks.
 func (c *rawClient) follow() {
 	_, first, next := c.look()
 	from := next - min(next-first, 5)
+	if c.log == owned {
+		c.glimpse(from)
+		return
+	}
 	c.w.mu.Lock()
 	ctx, cancel := context.WithCancel(c.w.calls)
 	c.w.mu.Unlock()

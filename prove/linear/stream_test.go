@@ -15,6 +15,7 @@ type burst struct {
 	epoch    uint64
 	in       uint64 // incarnation of the producer
 	bound    string // id of the log
+	told     uint64 // epoch that it was in then
 
 	sent    []sentBatch // without a verdict so far
 	refused bool
@@ -65,8 +66,12 @@ func (b *burst) run(stream walsvcv1.AppendService_AppendStreamClient) error {
 	if b.producer == "" {
 		batches = nil
 	}
-	for range 1 + c.rng.IntN(5) {
-		if len(batches) > 4 {
+	most := 5
+	if c.log == owned { // where a rewind may have taken what nobody saw
+		most = 2
+	}
+	for range 1 + c.rng.IntN(most) {
+		if len(batches) >= most {
 			break // much is pending
 		}
 		batches = append(batches, c.batch(2))
@@ -83,7 +88,7 @@ func (b *burst) run(stream walsvcv1.AppendService_AppendStreamClient) error {
 			req.ExpectedLsn = c.likely(next, 1)
 		}
 		next += uint64(len(data))
-		in := input{Kind: appendRecords, ID: b.bound, Producer: b.producer, Epoch: b.epoch, Incarnation: b.in, Stream: true, Sequence: req.GetSequence(), Expected: req.GetExpectedLsn(), Records: data}
+		in := input{Kind: appendRecords, ID: b.bound, Told: b.told, Producer: b.producer, Epoch: b.epoch, Incarnation: b.in, Stream: true, Rebound: c.rebound(), Sequence: req.GetSequence(), Expected: req.GetExpectedLsn(), Records: data}
 		s := sentBatch{sequence: req.GetSequence()}
 		s.in, s.end = c.beginOpen(in)
 		b.sent = append(b.sent, s)
@@ -111,7 +116,11 @@ func (b *burst) run(stream walsvcv1.AppendService_AppendStreamClient) error {
 func (b *burst) bind(stream walsvcv1.AppendService_AppendStreamClient) (open bool, err error) {
 	end := b.c.begin(input{Kind: bindLog, Producer: b.producer, Epoch: b.epoch, Incarnation: b.in})
 	out := output{Unknown: true}
-	defer func() { end(out) }()
+	defer func() {
+		if end(out); out.Unknown {
+			b.c.unbound = b.c.w.history.life()
+		}
+	}()
 	err = stream.Send(&walsvcv1.AppendStreamRequest{Binds: []*walsvcv1.Bind{{Binding: 1, Log: b.c.log, Producer: b.producer, Epoch: b.epoch, Incarnation: b.in}}})
 	for err == nil || errors.Is(err, io.EOF) { // which says that Recv has the reason
 		var m *walsvcv1.AppendStreamResponse
@@ -133,13 +142,17 @@ func (b *burst) bind(stream walsvcv1.AppendService_AppendStreamClient) (open boo
 			return false, stream.CloseSend()
 		default:
 			out = output{Info: logInfo(bound.GetLog()), Last: bound.GetLastSequence()}
-			b.bound = bound.GetLog().GetId()
+			b.bound, b.told = bound.GetLog().GetId(), bound.GetLog().GetEpoch()
 			return true, nil
 		}
 	}
 	out = heard(err)
 	return false, err
 }
+
+// rebound reports whether an earlier stream of the client may be bound yet, in place
+// of a later one: it gave that up before it was.
+func (c *rawClient) rebound() bool { return c.unbound == c.w.history.life() }
 
 func refusal(r *walsvcv1.Refusal) output {
 	return output{Reason: r.GetReason(), Figures: r.GetMetadata()}
