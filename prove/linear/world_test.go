@@ -36,7 +36,7 @@ func optionsOf(log string) options {
 	case bounded:
 		o.Quota = 24 << 10
 	case owned:
-		o.Rate = 8 << 10
+		o.Rate = 3 << 10
 	}
 	return o
 }
