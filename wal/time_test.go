@@ -140,6 +140,8 @@ func (k *timekeeper) do(cmd string, args []string) string {
 		if _, err := k.v.Truncate(ctx, args[0], LSN(num(1))); err != nil {
 			return err.Error()
 		}
+	case "stay": // nothing is released or moved any more
+		k.v.janitor.stop()
 	case "forget": // LOG TIME: appends and gives up, until nothing older is in the journal
 		pollUntil(k.t, "what is older was released", func() bool {
 			got := mustAppend(k.t, k.v, args[0], "")

@@ -44,4 +44,7 @@
 // cuts the power: of what was not synced a random part survives. TestHang has clients
 // contend for one thing while the disk hangs, so that a refusal that is told too
 // early, or to neither of them, shows in every run.
+//
+// TestTogether has clients append to two logs in one batch, and others read both,
+// while walsvc is killed: two logs are one partition then, with a model of its own.
 package linear

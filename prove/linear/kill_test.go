@@ -85,16 +85,23 @@ func (k *killTest) signal(s syscall.Signal) {
 	}
 }
 
+// build builds walsvc and returns the binary.
+func build(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "walsvc")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./cmd/walsvc")
+	cmd.Dir = "../.." // the service's module, which has what it is built of
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build walsvc: %v\n%s", err, out)
+	}
+	return binary
+}
+
 // TestKill kills walsvc as it is shipped under clients, again and again, also
 // while it starts, breaks all of its connections, and stops it for a while.
 func TestKill(t *testing.T) {
 	rng := seeded(t)
-	k := &killTest{world: newWorld(t, rng, 200*time.Millisecond), binary: filepath.Join(t.TempDir(), "walsvc")}
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", k.binary, "./cmd/walsvc")
-	build.Dir = "../.." // the service's module, which has what it is built of
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build walsvc: %v\n%s", err, out)
-	}
+	k := &killTest{world: newWorld(t, rng, 200*time.Millisecond), binary: build(t)}
 	k.start()
 	t.Cleanup(func() { _ = k.process.Kill() }) // it is gone already if all went well
 	k.populate()
