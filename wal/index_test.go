@@ -20,7 +20,11 @@ import (
 func encodeIndex(s *segmentIndex) []byte {
 	state := NewState()
 	for n, e := range s.ends {
-		state.logs[n] = &logState{number: n, next: e.next, totalBytes: e.total}
+		l := &logState{number: n, next: e.next, totalBytes: e.total}
+		if e.rewound > 0 {
+			l.cuts = []Cut{{Epoch: e.rewound}}
+		}
+		state.logs[n] = l
 	}
 	return appendSegmentIndex(nil, s, slices.Sorted(maps.Keys(s.ends)), state)
 }
