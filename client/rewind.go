@@ -34,8 +34,8 @@ type Rewind struct {
 // A Rewound is what a rewind did.
 type Rewound struct {
 	Log      LogInfo // as its epoch begins; as it is, of a plan
-	Records  uint64  // that were discarded
-	Bytes    uint64  // of them, framed; 0 if repeated, since nobody knows any more
+	Records  uint64  // that were discarded; 0 if repeated, since nobody knows any more
+	Bytes    uint64  // of them, framed; likewise
 	Repeated bool    // the request had rewound it before
 }
 

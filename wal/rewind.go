@@ -220,7 +220,7 @@ type Rewind struct {
 type Rewound struct {
 	// Log is the log as its epoch begins: Log.Next is behind the last record kept.
 	Log LogInfo
-	// Records and Bytes, framed, were discarded; of a repeated request Bytes is not
+	// Records and Bytes, framed, were discarded; of a repeated request they are not
 	// known any more, and 0.
 	Records  uint64
 	Bytes    uint64
@@ -333,7 +333,7 @@ func (l *logState) rewinding(r *Rewind, at cutBase) (*Command, Rewound, error) {
 		if last.LSN != r.After {
 			return nil, done, fmt.Errorf("log %q: %w: the request has rewound it behind LSN %d, not %d", l.name, ErrInvalid, last.LSN, r.After)
 		}
-		done.Records, done.Repeated = uint64(last.Next-1-last.LSN), true
+		done.Repeated = true // and what it took is not told from what the rewinds before had
 		return nil, done, nil
 	}
 	switch {

@@ -89,7 +89,9 @@ discarded, or would be.`,
 			if err != nil {
 				return err
 			}
-			return g.print(cmd, rewindResult{newLogResult(done.Log), true, done.Records, done.Bytes})
+			// Of one that had to be asked for twice the service does not know any more what
+			// it took; it took what it was to take, since nobody appended meanwhile.
+			return g.print(cmd, rewindResult{newLogResult(done.Log), true, would.Records, would.Bytes})
 		})
 	}
 	return cmd

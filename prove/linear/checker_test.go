@@ -701,7 +701,7 @@ func TestRightHistories(t *testing.T) {
 			s.appended("a", 1)
 			s.do(input{Kind: rewindLog, Epoch: 1, Request: "r"}, output{Unknown: true})
 			s.live()
-			s.do(input{Kind: rewindLog, Epoch: 1, Request: "r"}, output{Repeated: true, Count: 1, Info: s.rewound(0, 2)})
+			s.do(input{Kind: rewindLog, Epoch: 1, Request: "r"}, output{Repeated: true, Info: s.rewound(0, 2)})
 			s.read(1)
 		},
 		"or is not": func(s *script) {

@@ -31,12 +31,11 @@ func (s *state) tells(out *output) bool {
 func (s *state) rewoundSince(epoch uint64) bool { return s.cuts != nil && s.cuts.epoch > epoch }
 
 // stepRewind: asking again is answered with the epoch that it got, as long as that
-// is the log's. How much it discarded is then counted by LSNs, with what rewinds had
-// discarded that it passed: that is not looked at.
+// is the log's, and without how much it discarded.
 func (s *state) stepRewind(in *input, out *output) (*state, bool) {
 	switch {
 	case s.rewoundSince(s.epoch-1) && s.acquired == in.Request:
-		if out.succeeded() && !out.Repeated {
+		if out.succeeded() && (!out.Repeated || out.Count != 0 || out.Bytes != 0) {
 			return nil, false
 		}
 		return s.answered(out)

@@ -1147,9 +1147,9 @@ type RewindLogResponse struct {
 	// log as the epoch begins: log.epoch is to be stated in appends if it has a writer.
 	// As it is, of a plan.
 	Log *Log `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
-	// records that were discarded.
+	// records that were discarded; 0 if repeated, since nobody knows any more.
 	Records uint64 `protobuf:"varint,2,opt,name=records,proto3" json:"records,omitempty"`
-	// bytes of them, framed; 0 if repeated, since nobody knows any more.
+	// bytes of them, framed; likewise.
 	Bytes uint64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	// repeated is true if the request had rewound it before.
 	Repeated      bool `protobuf:"varint,4,opt,name=repeated,proto3" json:"repeated,omitempty"`
