@@ -573,3 +573,33 @@ func TestCutShortBehindCopies(t *testing.T) {
 		}
 	})
 }
+
+// TestReceiptOfWhatMoved: a receipt is proven wherever its records lie by now, and
+// contradicted there if it was tampered with.
+func TestReceiptOfWhatMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := newYard(t)
+		defer func() { y.close() }()
+		mustCreate(t, y.v, "idle")
+		y.append("idle", 2, 20)
+		r := receipt(t, y.v, "idle", mustAppend(t, y.v, "idle", "3", "4"))
+		y.append("idle", 1, 20)
+		number := y.v.durable.names["idle"].number
+		for first := y.v.journal.Segments()[0]; y.v.index.places.moved[number].end == 0 || y.v.journal.Segments()[0] == first; {
+			y.busy(1)
+		}
+		for range 2 {
+			if got := wantFinding(t, y.v, y.fs, r, ReceiptProven, ""); got.Committed != r.Committed {
+				t.Errorf("the volume has it at %d, it was told %d", got.Committed, r.Committed)
+			}
+			lie := r
+			lie.Checksum++
+			wantFinding(t, y.v, y.fs, lie, ReceiptContradicted, "log_checksum")
+			lie = r
+			lie.Committed += int64(time.Second)
+			wantFinding(t, y.v, y.fs, lie, ReceiptContradicted, "commit_time")
+			y.close()
+			y.open()
+		}
+	})
+}
