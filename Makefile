@@ -99,10 +99,13 @@ bench-compare:
 
 # Minimizing what is merely new would take most of a short run. An input that
 # fails is kept in testdata/fuzz and fails again; what ends a run without one, as
-# a worker that is late when its time is up, is the fuzzer's own affair.
+# a worker that is late when its time is up, is the fuzzer's own affair, and no
+# result of a test.
+fuzz: SHELL := bash
 fuzz:
-	grep -ro '^func Fuzz[A-Za-z]*' --include='*_test.go' . | sort | sed 's|/[^/]*:func | |' | \
-	while read -r pkg name; do go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x "$$pkg" || \
+	set -o pipefail; grep -ro '^func Fuzz[A-Za-z]*' --include='*_test.go' . | sort | sed 's|/[^/]*:func | |' | \
+	while read -r pkg name; do \
+	go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x "$$pkg" 2>&1 | sed -u 's/^\(--- \)\{0,1\}FAIL/fuzzer: &/' || \
 	go test -count=1 -run "^$$name\$$" "$$pkg" || exit 1; done
 
 crash:
