@@ -423,13 +423,13 @@ func (j *janitor) farthest(before segment.ID, fits func(carried, released int64)
 // has to be carried forward; 0 if it is nowhere.
 //
 // What is carried goes in front of the next sweep. States that nobody sets again
-// would go round and round, whether anybody appends or not. So no more than half
-// of what is released is carried: every byte of that is paid for by one that is
-// gained, and all that was ever carried is less than all that was ever written
-// otherwise; the journal is no longer than twice the states that are kept, what logs
-// keep aside. When space is short, an eighth has to be gained, as in makeRoom.
+// would go round and round, whether anybody appends or not. So no more than a quarter
+// of what is released is carried: snapshots are up to half of what is written, so that
+// a quarter is what was appended, and pays for the rest. The journal is no longer than
+// four times the states that are kept, what logs keep aside. When space is short, an
+// eighth has to be gained, as in makeRoom.
 func (j *janitor) worthwhile(before segment.ID) segment.ID {
-	most := int64(4)
+	most := int64(2)
 	if j.short() {
 		most = 7
 	}

@@ -193,9 +193,9 @@ func TestStatesAreNotCarriedForEver(t *testing.T) {
 		}
 		paceSnapshots(t, v)
 	}
-	pollUntil(t, "the journal is no longer than twice the states", func() bool {
+	pollUntil(t, "the journal is no longer than four times the states", func() bool {
 		segments = v.journal.Space().Segments
-		return segments <= 2*states*(size+limits.BlockSize)/limits.MinSegmentSize+12
+		return segments <= 4*states*(size+limits.BlockSize)/limits.MinSegmentSize+12
 	})
 	written := writtenBytes(v)
 	closeTest(t, v)
