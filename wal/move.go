@@ -131,11 +131,11 @@ func (j *janitor) moveStragglers(limit segment.ID) error {
 		return err
 	}
 	for i := range found {
-		strag := &found[i]
 		if until[i] >= n {
 			break
 		}
-		ok, err := j.collect(strag, &from)
+		strag := found[i] // a copy: what is collected goes with the frame that it rides in
+		ok, err := j.collect(&strag, &from)
 		if err != nil {
 			return err
 		}
@@ -147,7 +147,7 @@ func (j *janitor) moveStragglers(limit segment.ID) error {
 				return err
 			}
 		}
-		some, size, batches = append(some, *strag), size+strag.size, batches+len(strag.moves)
+		some, size, batches = append(some, strag), size+strag.size, batches+len(strag.moves)
 	}
 	if len(some) == 0 {
 		return nil
