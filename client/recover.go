@@ -76,7 +76,8 @@ func (p *PendingCheckpoint) Complete(ctx context.Context, state []byte) (Checkpo
 // yields them. Applied to what the checkpoint's state says, they make the state
 // that the log's end stands for. Records that are neither covered by the
 // checkpoint nor kept are an error that the loop gets, ErrLSNTruncated, and never
-// a gap. err is ErrLogNotFound, ErrUnavailable or the context's.
+// a gap. An engine that wants the speed of ReplayOptions.Reuse asks for its Checkpoint
+// and replays from behind it itself. err is ErrLogNotFound, ErrUnavailable or the context's.
 func (l *Log) Recover(ctx context.Context, name string) (cp Checkpoint, behind iter.Seq2[Record, error], err error) {
 	if cp, err = l.checkpointOrNone(ctx, name); err != nil {
 		return Checkpoint{}, nil, err

@@ -40,6 +40,12 @@ func TestReplay(t *testing.T) {
 		{"to a place where it breaks", ReplayOptions{To: 10}, 2, 1, 10},
 		{"to the end, broken", ReplayOptions{To: 50}, 3, 1, 50},
 	}
+	for i := range tests { // and all of it in memory that is used again
+		tt := tests[i]
+		tt.name += ", reused"
+		tt.options.Reuse = true
+		tests = append(tests, tt)
+	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			f := filled(50)
@@ -103,6 +109,39 @@ func TestReplayKeepsItsRecordsValid(t *testing.T) {
 		if !bytes.Equal(r.Data, want(i)) {
 			t.Fatalf("LSN %d became %.10x", r.LSN, r.Data)
 		}
+	}
+}
+
+// TestReplayReuses: with Reuse a replay, heartbeats and broken streams included,
+// lives in as much memory as can be under way at once, however long it is.
+func TestReplayReuses(t *testing.T) {
+	const many = 2000
+	f := filled(0)
+	want := func(i int) []byte { return bytes.Repeat([]byte{byte(i)}, 4000) }
+	for i := range many {
+		f.logs["orders"].add(want(i))
+	}
+	f.onReplay = func(int) int { return 100 }
+	seen, n := map[*byte]bool{}, 0
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for r, err := range f.serve(t, Options{}).Log("orders").Replay(ctx, ReplayOptions{Follow: true, Reuse: true}) {
+		if n == many {
+			break // the follower was told to stop
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(r.Data, want(n)) {
+			t.Fatalf("LSN %d became %.10x", r.LSN, r.Data)
+		}
+		seen[&r.Data[0]] = true
+		if n++; n == many {
+			cancel()
+		}
+	}
+	if n != many || len(seen) > many/4 {
+		t.Errorf("%d records came, at %d places", n, len(seen))
 	}
 }
 

@@ -122,7 +122,7 @@ func (s *walsvc) stop(ctx context.Context) error {
 }
 
 func (s *walsvc) replay(ctx context.Context, yield func([]byte) error) error {
-	for record, err := range s.client.Log(walsvcLog).Replay(ctx, client.ReplayOptions{}) {
+	for record, err := range s.client.Log(walsvcLog).Replay(ctx, client.ReplayOptions{Reuse: true}) {
 		if err != nil {
 			return err
 		}

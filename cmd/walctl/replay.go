@@ -169,6 +169,7 @@ func (g *globals) writeRecords(ctx context.Context, out *lazyWriter, log *client
 	var line bytes.Buffer
 	spell := json.NewEncoder(&line)
 	spell.SetEscapeHTML(false)
+	o.Reuse = true
 	for r, err := range log.Replay(ctx, o) {
 		if err != nil {
 			return err

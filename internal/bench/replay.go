@@ -87,7 +87,7 @@ func (t *Target) readBack(ctx context.Context, log *client.Log, of int, l Replay
 		cut   = NewCutter(l.Size, 0, of)
 		start = time.Now()
 	)
-	for record, err := range c.Log(log.Name()).Replay(ctx, client.ReplayOptions{}) {
+	for record, err := range c.Log(log.Name()).Replay(ctx, client.ReplayOptions{Reuse: true}) {
 		if err != nil {
 			return r, err
 		}

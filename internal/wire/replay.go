@@ -34,8 +34,7 @@ type ReplayResponse struct {
 	Durable uint64 // durable_lsn
 	Epoch   uint64 // 0 in a heartbeat
 	// Run is the encoded Records, as package internal/records spells them, not
-	// checked here; empty if HasBlock. In a message that was read it is the
-	// reader's to keep: it lies in memory that nobody uses again.
+	// checked here; empty if HasBlock. In a message that was read it lies in Memory.
 	Run []byte
 	// HasBlock says that the message has Block.
 	HasBlock bool
@@ -43,6 +42,12 @@ type ReplayResponse struct {
 	// Buffer is what Run or Block.Stored lies in, if it is to be sent by
 	// reference; nil to copy, and in messages that were read.
 	Buffer *Buffer
+	// Memory is what a message that was read lies in. It is the reader's.
+	Memory []byte
+	// Into is memory for the next message that is read, which takes it or, if it has
+	// not the capacity, other memory. Its content is lost. Nil, which it is after each
+	// message, takes new memory, so that nothing is written over unasked.
+	Into []byte
 }
 
 // StoredBlock is a StoredBlock.
@@ -51,23 +56,32 @@ type StoredBlock struct {
 	Codec    uint32
 	RawSize  uint32
 	Checksum uint32
-	Stored   []byte // the reader's to keep, as Run is
+	Stored   []byte // lies where Run does
 }
 
-// unmarshal implements message. The bytes are copied once, into memory of their
-// own, and not into a buffer that is used again: those who replay keep them, and
+// unmarshal implements message. The bytes are copied once, into memory that is
+// the caller's, and not into a buffer of the pool: those who replay keep them, and
 // would have to copy them again. bytes.Join does not clear what it fills.
 func (r *ReplayResponse) unmarshal(data mem.BufferSlice) error {
-	pieces := make([][]byte, len(data))
-	for i, piece := range data {
-		pieces[i] = piece.ReadOnlyData()
+	memory := r.Into[:0]
+	if n := data.Len(); n <= cap(memory) {
+		for _, piece := range data {
+			memory = append(memory, piece.ReadOnlyData()...)
+		}
+	} else {
+		pieces := make([][]byte, len(data))
+		for i, piece := range data {
+			pieces[i] = piece.ReadOnlyData()
+		}
+		memory = bytes.Join(pieces, nil)
 	}
 	*r = ReplayResponse{}
-	if err := r.read(bytes.Join(pieces, nil)); err != nil {
+	err := r.read(memory)
+	if err != nil {
 		*r = ReplayResponse{}
-		return err
 	}
-	return nil
+	r.Memory = memory
+	return err
 }
 
 func (r *ReplayResponse) read(b []byte) (err error) {

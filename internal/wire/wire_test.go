@@ -427,6 +427,32 @@ func TestReplayedBytesStay(t *testing.T) {
 	}
 }
 
+// TestReadIntoMemory: a message is read into memory that it is given, if that is
+// large enough, and only once.
+func TestReadIntoMemory(t *testing.T) {
+	want := run([][]byte{bytes.Repeat([]byte("r"), 5000)})
+	in := encode(t, &ReplayResponse{First: 1, Count: 1, Run: want})
+	for _, capacity := range []int{0, len(in) - 1, len(in), 2 * len(in)} {
+		for _, pieces := range []int{1, 3} {
+			var data mem.BufferSlice
+			for piece := range slices.Chunk(in, (len(in)+pieces-1)/pieces) {
+				data = append(data, mem.SliceBuffer(piece))
+			}
+			into := bytes.Repeat([]byte("x"), capacity)
+			m := ReplayResponse{Into: into}
+			if err := Codec().Unmarshal(data, &m); err != nil || !bytes.Equal(m.Run, want) {
+				t.Fatalf("capacity %d, %d pieces: %v, a run of %d bytes", capacity, pieces, err, len(m.Run))
+			}
+			if inside := capacity >= len(in); inside != (capacity > 0 && &into[0] == &m.Memory[0]) || m.Into != nil {
+				t.Errorf("capacity %d of %d, %d pieces: read into other memory than it should be", capacity, len(in), pieces)
+			}
+			if last := &m.Memory[len(m.Memory)-1]; last != &m.Run[len(m.Run)-1] {
+				t.Errorf("capacity %d, %d pieces: the run does not lie in the memory", capacity, pieces)
+			}
+		}
+	}
+}
+
 // watched is a pool whose lending is counted.
 type watched struct {
 	mem.BufferPool
