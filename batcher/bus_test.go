@@ -423,6 +423,8 @@ func TestBlocks(t *testing.T) {
 		{"long run alone", batcher.Fixed(codec.S2), []run{{1, text[:1000]}, {1, text[:300_000]}, {1, text[:2000]}}, "s2:1000 s2:300000 s2:2000"},
 		{"pure", batcher.Fixed(codec.S2), []run{{1, text[:32<<10]}, {2, text[:500]}, {1, text[:500]}}, "s2:32768 s2:1000"},
 		{"mixed", batcher.Fixed(codec.S2), []run{{1, text[:20_000]}, {2, text[:20_000]}, {3, text[:500]}}, "s2:40500"},
+		{"long and short runs", batcher.Fixed(codec.None), []run{{1, text[:20_000]}, {1, noise[:9000]}, {1, text[:500]}, {1, text[:10_000]}}, "none:39500"},
+		{"a short run first", batcher.Fixed(codec.None), []run{{1, text[:500]}, {1, text[:20_000]}}, "none:20500"},
 		{"empty run", batcher.Fixed(codec.S2), []run{{1, nil}}, "none:0"},
 		{"noise among text", batcher.Fixed(codec.S2), []run{{1, text[:128<<10]}, {1, noise[:128<<10]}, {1, text[:128<<10]}}, "s2:131072 none:131072 s2:131072"},
 	}
@@ -446,14 +448,20 @@ func TestBlocks(t *testing.T) {
 				bus.Landed(f.Ticket, nil)
 			}})
 			type place struct{ block, offset int }
-			// Twice, for the second time in buffers that have been used.
-			for range 2 {
+			// Twice, for the second time in buffers that have been used, and again with
+			// what is known of the runs already.
+			for _, summed := range []bool{false, false, true, true} {
 				got, opened = nil, nil
 				var places []place
 				f := board(t, bus)
 				f.AppendCommand([]byte("c"))
 				for _, r := range tt.runs {
-					block, offset := f.AddRecords(r.group, r.bytes)
+					var block, offset int
+					if summed {
+						block, offset = f.AddSummed(r.group, r.bytes, crc32.Checksum(r.bytes, crc32.MakeTable(crc32.Castagnoli)))
+					} else {
+						block, offset = f.AddRecords(r.group, r.bytes)
+					}
 					places = append(places, place{block, offset})
 				}
 				bus.Leave()

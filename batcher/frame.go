@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/walsvc/walsvc/internal/codec"
+	"github.com/walsvc/walsvc/internal/crc32c"
 	"github.com/walsvc/walsvc/internal/limits"
 )
 
@@ -93,6 +94,8 @@ type Frame struct {
 type buffer struct {
 	next   *buffer // among those claimed together, or free
 	raw    []byte
+	summed int    // bytes at the front of raw that sum is the CRC-32C of
+	sum    uint32 // of what it was given with the sum of, and nothing else before it
 	packed []byte // what tried made of raw
 	group  uint64
 	mixed  bool        // holds runs of several groups
@@ -125,15 +128,30 @@ func (f *Frame) setMeta(meta []byte) {
 // the caller adds as well; a frame of records alone is not handed on. It panics
 // on a run over limits.MaxBlockRawSize.
 func (f *Frame) AddRecords(group uint64, run []byte) (block, offset int) {
+	block, offset, _ = f.addRecords(group, run)
+	return block, offset
+}
+
+// AddSummed is AddRecords for a run whose CRC-32C is known: if it is long, it is not
+// walked again for its block's.
+func (f *Frame) AddSummed(group uint64, run []byte, sum uint32) (block, offset int) {
+	block, offset, buf := f.addRecords(group, run)
+	if buf.summed == offset && len(run) >= crc32c.JoinSize {
+		buf.summed, buf.sum = len(buf.raw), crc32c.Join(buf.sum, sum, uint32(len(run)))
+	}
+	return block, offset
+}
+
+func (f *Frame) addRecords(group uint64, run []byte) (block, offset int, buf *buffer) {
 	if len(run) > limits.MaxBlockRawSize {
 		panic(fmt.Sprintf("batcher: run of %d bytes is over the limit %d", len(run), limits.MaxBlockRawSize))
 	}
-	buf := f.blockFor(group, len(run))
+	buf = f.blockFor(group, len(run))
 	offset = len(buf.raw)
 	buf.mixed = buf.mixed || buf.group != group
 	buf.raw = append(buf.raw, run...)
 	f.rawSize += len(run)
-	return len(f.bufs) - 1, offset
+	return len(f.bufs) - 1, offset, buf
 }
 
 // blockFor returns the block that takes the next n bytes of group.
@@ -249,9 +267,11 @@ func (buf *buffer) pack(clock func() int64) {
 		buf.took = clock() - began
 		if worthStoring(len(buf.raw), len(buf.packed)) {
 			buf.block.Codec, buf.block.Stored = buf.tried, buf.packed
+			buf.block.Checksum = crc32.Checksum(buf.packed, castagnoli)
+			return
 		}
 	}
-	buf.block.Checksum = crc32.Checksum(buf.block.Stored, castagnoli)
+	buf.block.Checksum = crc32.Update(buf.sum, castagnoli, buf.raw[buf.summed:])
 }
 
 // A freeList keeps frames and buffers for reuse, guarded by the bus's lock. It

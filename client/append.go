@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/records"
@@ -67,12 +68,22 @@ func (l *Log) AppendBatch(ctx context.Context, batch [][]byte, opts ...AppendOpt
 		b.run.Data = records.Append(b.run.Data, record)
 	}
 	b.count, b.expected = len(batch), o.expected
-	if err := l.stream.take(ctx, b, largest); err != nil {
-		b.run.Release()
+	if err := l.whole(ctx, b, largest); err != nil {
 		return Receipt{}, l.refuse(err)
 	}
 	f := Future{batch: b, count: b.count}
 	return f.Wait(ctx)
+}
+
+// whole has a batch sent that nothing joins. It sums the batch here, where its bytes
+// were just copied and nobody waits, and not when it is acknowledged.
+func (l *Log) whole(ctx context.Context, b *batch, largest int) error {
+	b.sum, b.summed = crc32.Checksum(b.run.Data, castagnoli), true
+	err := l.stream.take(ctx, b, largest)
+	if err != nil {
+		b.run.Release()
+	}
+	return err
 }
 
 // AppendAsync appends a record and does not wait until it is durable: the Future
@@ -108,6 +119,18 @@ func (l *Log) enqueue(ctx context.Context, record []byte, fn func(Receipt, error
 	}
 	s := l.stream
 	n := records.Size(len(record))
+	if n > targetBatch { // a batch of its own: copied before anybody is kept waiting
+		b := newBatch(l, n)
+		b.run.Data = records.Append(b.run.Data, record)
+		b.count, b.expected = 1, o.expected
+		if fn != nil {
+			b.waiting = append(b.waiting, callback{0, 1, fn})
+		}
+		if err := l.whole(ctx, b, len(record)); err != nil {
+			return nil, 0, l.refuse(err)
+		}
+		return b, 0, nil
+	}
 	s.mu.Lock()
 	if err := s.admit(ctx, l, n, 1, len(record)); err != nil {
 		s.mu.Unlock()

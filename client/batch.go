@@ -118,6 +118,8 @@ type batch struct {
 	sequence uint64 // 0 until it is sent, and again once it is known not to have landed
 	expected LSN
 	run      *wire.Buffer
+	sum      uint32 // CRC-32C of the run, if it is summed
+	summed   bool
 	count    int
 	parts    []batchPart // of a group's batch, whose runs lie in run behind the lead's
 	small    bool        // went in a message that holds further small ones back

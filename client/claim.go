@@ -8,6 +8,7 @@ import (
 
 	"github.com/oklog/ulid/v2"
 
+	"github.com/walsvc/walsvc/internal/crc32c"
 	"github.com/walsvc/walsvc/internal/records"
 	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
 )
@@ -100,7 +101,12 @@ func (c *Claim) extend(p *part) error {
 	if err != nil {
 		return fmt.Errorf("LSN %d: %w: %w", p.first, ErrProtocol, err)
 	}
-	c.LSN, c.LogChecksum = last, crc32.Update(c.LogChecksum, castagnoli, run)
+	if p.summed && len(run) == len(p.run) {
+		c.LogChecksum = crc32c.Extend(c.LogChecksum, run, p.sum)
+	} else {
+		c.LogChecksum = crc32.Update(c.LogChecksum, castagnoli, run)
+	}
+	c.LSN = last
 	return nil
 }
 

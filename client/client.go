@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
@@ -182,6 +183,7 @@ func transport(target string, o Options) (string, []grpc.DialOption, error) {
 		grpc.WithStaticConnWindowSize(16 << 20),
 		grpc.WithReadBufferSize(128 << 10),
 		grpc.WithWriteBufferSize(128 << 10),
+		experimental.WithBufferPool(wire.Pool()),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           grpcbackoff.Config{BaseDelay: firstBackoff, Multiplier: 2, Jitter: 0.5, MaxDelay: lastBackoff},
 			MinConnectTimeout: 5 * time.Second,

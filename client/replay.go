@@ -80,6 +80,9 @@ type part struct {
 	first LSN
 	count int
 	run   []byte // framed; lies in memory
+	// sum is the run's CRC-32C if it is summed: it came as a block that is not compressed.
+	sum    uint32
+	summed bool
 	memory
 	err error // if set, the end
 }
@@ -311,13 +314,13 @@ func unpack(m *wire.ReplayResponse, into memory) (part, error) {
 		if sum := crc32.Checksum(b.Stored, castagnoli); sum != b.Checksum {
 			return damaged(fmt.Errorf("the block's checksum is %08x, it should be %08x", sum, b.Checksum))
 		}
-		p.run = b.Stored
+		p.run, p.sum, p.summed = b.Stored, b.Checksum, true
 		if c := codec.Codec(b.Codec); c != codec.None || len(b.Stored) != int(b.RawSize) {
 			run, err := c.Open(slices.Grow(into.raw[:0], int(b.RawSize)), b.Stored, int(b.RawSize))
 			if err != nil {
 				return damaged(err)
 			}
-			p.run, p.raw = run, run
+			p.run, p.raw, p.summed = run, run, false
 		}
 	} else {
 		p.run = m.Run

@@ -12,6 +12,7 @@ import (
 	"github.com/oklog/ulid/v2"
 	"google.golang.org/grpc"
 
+	"github.com/walsvc/walsvc/internal/crc32c"
 	"github.com/walsvc/walsvc/internal/gather"
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/wire"
@@ -979,7 +980,7 @@ func (l *Log) contradicts(b *batch, v *wire.Verdict) error {
 	run, count := b.lead()
 	lead := landing{
 		sequence: v.Sequence, first: LSN(v.First), count: int(v.Count), epoch: v.Epoch, checksum: v.Checksum,
-		run: run, sent: count, expected: b.expected,
+		run: run, sum: b.sum, summed: b.summed, sent: count, expected: b.expected,
 	}
 	if err := lead.contradicts(&l.claim, l.known); err != nil {
 		return err
@@ -996,6 +997,8 @@ type landing struct {
 	checksum uint32
 
 	run      []byte
+	sum      uint32 // of the run, if it is summed
+	summed   bool
 	sent     int // records of the run
 	expected LSN
 }
@@ -1016,7 +1019,7 @@ func (d *landing) contradicts(claim *Claim, known position) error {
 	// service has the bytes that were sent, and not others.
 	for _, before := range []position{{claim.Epoch, claim.LSN, claim.LogChecksum}, known} {
 		if before.epoch == d.epoch && before.lsn+1 == d.first {
-			if want := crc32.Update(before.checksum, castagnoli, d.run); want != d.checksum {
+			if want := d.behind(before.checksum); want != d.checksum {
 				return fmt.Errorf("%w: the log's checksum behind LSN %d is %08x, the records sent make it %08x", ErrProtocol,
 					d.first+LSN(d.sent)-1, d.checksum, want)
 			}
@@ -1024,6 +1027,14 @@ func (d *landing) contradicts(claim *Claim, known position) error {
 		}
 	}
 	return nil
+}
+
+// behind returns a log's checksum behind the run, from that before it.
+func (d *landing) behind(before uint32) uint32 {
+	if d.summed {
+		return crc32c.Extend(before, d.run, d.sum)
+	}
+	return crc32.Update(before, castagnoli, d.run)
 }
 
 // Settling.

@@ -12,6 +12,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/walsvc/walsvc/batcher"
+	"github.com/walsvc/walsvc/internal/crc32c"
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/records"
 )
@@ -621,7 +622,7 @@ func (v *Volume) spend(batch *Batch, l *logState) error {
 func (b *Binding) command(l *logState, run []byte, c *check) Command {
 	return Command{
 		Kind: CommandAppend, Log: b.number, Epoch: l.epoch, Rewound: l.rewound(), First: l.next, Count: uint32(c.count), RunSum: c.sum,
-		Checksum: Checksum(crc32.Update(uint32(l.checksum), castagnoli, run)), Start: l.totalBytes,
+		Checksum: Checksum(crc32c.Extend(uint32(l.checksum), run, c.sum)), Start: l.totalBytes,
 	}
 }
 

@@ -113,7 +113,7 @@
 //
 //	bytes, checksum   go back to what they were behind the cut. The batch there proves
 //	                  both by itself, also if nothing before it is kept: a CRC can be
-//	                  taken back over a run (see checksumBefore)
+//	                  taken back over a run (see crc32c.Before)
 //	segment indexes   say how far a log had come at a segment's end, and which rewind
 //	                  was its newest: cut by those since, the ends never decrease, and
 //	                  are bisected as before

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 
 	"github.com/walsvc/walsvc/internal/codec"
+	"github.com/walsvc/walsvc/internal/crc32c"
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/records"
 	"github.com/walsvc/walsvc/segment"
@@ -699,7 +700,7 @@ func (v *Volume) behind(info LogInfo, number uint64, lsn LSN) (total uint64, sum
 	if c.Last() == lsn {
 		return c.Start + uint64(c.Size), c.Checksum, nil
 	}
-	sum = checksumBefore(c.Checksum, c.RunSum, c.Size)
+	sum = Checksum(crc32c.Before(uint32(c.Checksum), c.RunSum, c.Size))
 	if c.First == lsn+1 {
 		return c.Start, sum, nil
 	}

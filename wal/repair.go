@@ -18,6 +18,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/walsvc/walsvc/internal/codec"
+	"github.com/walsvc/walsvc/internal/crc32c"
 	"github.com/walsvc/walsvc/internal/disk"
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/replay"
@@ -691,7 +692,7 @@ func (s *salvage) makeWay(c *Command) bool {
 			l.former = slices.Concat(l.former[:i], l.former[i+1:])
 		}
 	case CommandAppend, CommandAppendPart:
-		s.lostRewind(l, Cut{Epoch: c.Rewound, LSN: c.First - 1, Bytes: c.Start, Checksum: checksumBefore(c.Checksum, c.RunSum, c.Size)})
+		s.lostRewind(l, Cut{Epoch: c.Rewound, LSN: c.First - 1, Bytes: c.Start, Checksum: Checksum(crc32c.Before(uint32(c.Checksum), c.RunSum, c.Size))})
 		l.reach(c.First, c.Start)
 		l.began(c.Epoch)
 		s.told[c.Log], s.epochs[c.Log] = true, true

@@ -543,7 +543,12 @@ func (v *Volume) do(ctx context.Context, size int, use purpose, decide func(s *S
 func (v *Volume) put(f *batcher.Frame, cmd *Command, payload []byte) {
 	before := f.RawSize()
 	if payload != nil {
-		block, offset := f.AddRecords(cmd.Log, payload)
+		var block, offset int
+		if cmd.Kind == CommandAppend || cmd.Kind == CommandAppendPart {
+			block, offset = f.AddSummed(cmd.Log, payload, cmd.RunSum)
+		} else {
+			block, offset = f.AddRecords(cmd.Log, payload)
+		}
 		cmd.Place = Place{Block: uint32(block), Offset: uint32(offset), Size: uint32(len(payload))}
 	}
 	if err := v.ahead.Apply(cmd); err != nil {

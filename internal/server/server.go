@@ -16,7 +16,6 @@ import (
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/reflection"
 
 	"github.com/walsvc/walsvc/internal/limits"
@@ -149,9 +148,7 @@ func transport(config *tls.Config) []grpc.ServerOption {
 		// The pair of the client's: it pings an idle connection every 20 s.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
-		// The default pool has nothing between 32 KiB and 1 MiB, where batches are.
-		experimental.BufferPool(mem.NewTieredBufferPool(
-			256, 4<<10, 16<<10, 32<<10, 64<<10, 128<<10, 256<<10, 512<<10, 1<<20, 4<<20, limits.MaxMessageSize)),
+		experimental.BufferPool(wire.Pool()),
 		// Stop returns when no handler runs any more, so that the volume can be closed.
 		grpc.WaitForHandlers(true),
 	}

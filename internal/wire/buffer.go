@@ -24,6 +24,11 @@ type bufferPool struct {
 
 var pool = new(bufferPool)
 
+// Pool returns the pool that servers and clients should read from the transport
+// with. Its tiers fit what is in our messages, and it lends memory as it is: the
+// transport fills all that it takes before anybody reads it.
+func Pool() mem.BufferPool { return pool }
+
 // Get lends n bytes.
 func (p *bufferPool) Get(n int) *[]byte {
 	tier := bits.Len(uint(max(n, 1<<minTier)-1)) - minTier
@@ -39,9 +44,11 @@ func (p *bufferPool) Get(n int) *[]byte {
 	return &b
 }
 
-// Put takes back what Get lent.
+// Put takes back what Get lent, and leaves what is not the size of a tier to the
+// collector.
 func (p *bufferPool) Put(b *[]byte) {
-	if tier := bits.Len(uint(cap(*b)-1)) - minTier; tier < len(p.tiers) {
+	tier := bits.Len(uint(cap(*b))) - 1 - minTier
+	if tier >= 0 && tier < len(p.tiers) && cap(*b) == 1<<(tier+minTier) {
 		p.tiers[tier].Put(b)
 	}
 }
