@@ -132,14 +132,15 @@ func (l *Log) enqueue(ctx context.Context, record []byte, fn func(Receipt, error
 		return b, 0, nil
 	}
 	s.mu.Lock()
+	stated := l.epochs // by now: who waits for room may see another epoch begin
 	if err := s.admit(ctx, l, n, 1, len(record)); err != nil {
 		s.mu.Unlock()
 		return nil, 0, l.refuse(err)
 	}
 	b := l.joinable
-	if b == nil || !b.takes(n) || !b.continues(o.expected) {
+	if b == nil || !b.takes(n) || !b.continues(o.expected) || !b.epochs.equal(stated) {
 		b = newBatch(l, max(n, l.hint))
-		b.expected = o.expected
+		b.epochs, b.expected = stated, o.expected
 		l.queue = append(l.queue, b)
 		l.joinable = b
 	}

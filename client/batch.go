@@ -115,6 +115,7 @@ const targetBatch = 64<<10 - 256
 // and do not change afterwards.
 type batch struct {
 	log      *Log
+	epochs   epochs // that it states, wherever it waits and however often it is sent
 	sequence uint64 // 0 until it is sent, and again once it is known not to have landed
 	expected LSN
 	run      *wire.Buffer

@@ -52,7 +52,7 @@ func expected(opts []CheckpointOption) *uint64 {
 // not be reached the outcome is unknown: get the checkpoint, its version tells.
 func (l *Log) SetCheckpoint(ctx context.Context, name string, lsn LSN, state []byte, opts ...CheckpointOption) (Checkpoint, error) {
 	return l.setCheckpoint(ctx, &walsvcv1.SetCheckpointRequest{
-		Name: name, Lsn: uint64(lsn), State: state, ExpectedVersion: expected(opts), Epoch: l.stated(),
+		Name: name, Lsn: uint64(lsn), State: state, ExpectedVersion: expected(opts), Epoch: l.epoch(),
 	})
 }
 

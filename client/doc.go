@@ -109,6 +109,20 @@
 // One that was fenced meanwhile hears FENCED, and of a batch which had landed before
 // where it did: of its own appends nothing is unknown.
 //
+// The handle acquires once more. An append states the epoch that the handle had when it
+// was called, for as long as it waits and however often it is sent: it came from a
+// caller who has not read what others appended in between. The log is bound anew for
+// the next epoch when nothing of the last one is out.
+//
+//	client                              service
+//	bind, epoch 2; 7: [a] ------------> 7 lands
+//	b is appended, and gathers
+//	acquire --------------------------> epoch 3 begins
+//	c is appended, and waits
+//	8: [b] ---------------------------> FENCED
+//	bind, epoch 3 --------------------> last sequence 7
+//	8: [c] ---------------------------> lands
+//
 // # Several logs at once
 //
 // A Group is to its stream a log with several bindings: it is opened, bound, refused
@@ -123,9 +137,9 @@
 //	8's caller is told
 //	reset data, index; 8: data [c] ---> lands
 //
-// When a stream begins anew, and an epoch that the group states for another log than
-// the lead is over by then, that log is not bound, so the batches that are out cannot be
-// sent again: their outcome is unknown, and Resolve says it.
+// When a stream begins anew, and an epoch that the group states is over by then, of
+// whichever log, it is as with one log: what is out is sent again, and what had landed is
+// answered with where it did, while the rest is fenced, and nothing is unknown.
 //
 // # Trust, and what is checked
 //

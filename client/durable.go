@@ -19,7 +19,7 @@ import (
 // if it is rewound behind a lower LSN meanwhile,
 // ErrUnavailable when the service stops, or the context's error.
 func (l *Log) WaitDurable(ctx context.Context, lsn LSN) (LSN, error) {
-	return l.waitDurable(ctx, l.stated(), lsn)
+	return l.waitDurable(ctx, l.epoch(), lsn)
 }
 
 func (l *Log) waitDurable(ctx context.Context, epoch uint64, lsn LSN) (LSN, error) {
@@ -40,7 +40,7 @@ func (l *Log) waitDurable(ctx context.Context, epoch uint64, lsn LSN) (LSN, erro
 // it ends at the log's end, without an error.
 func (l *Log) WatchDurable(ctx context.Context, after LSN) iter.Seq2[LSN, error] {
 	return func(yield func(LSN, error) bool) {
-		epoch, told := l.stated(), uint64(0)
+		epoch, told := l.epoch(), uint64(0)
 		pause := backoff{first: l.client.patient}
 		for {
 			before := after

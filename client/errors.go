@@ -280,5 +280,5 @@ func (e *UnknownError) Unwrap() []error { return []error{ErrUnknownOutcome, e.Er
 // unknown returns cause as the reason why the batch's outcome is unknown.
 // REQUIRES: the stream's mu.
 func (b *batch) unknown(cause error) *UnknownError {
-	return &UnknownError{Producer: b.log.producer, Sequence: b.sequence, Epoch: b.log.epoch, Err: cause}
+	return &UnknownError{Producer: b.log.producer, Sequence: b.sequence, Epoch: b.epochs.at(0), Err: cause}
 }

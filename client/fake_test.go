@@ -88,6 +88,7 @@ const (
 type fakeLog struct {
 	id        ulid.ULID
 	options   *walsvcv1.LogOptions
+	epoch     uint64 // that appends must state; 0: whatever they like
 	first     uint64
 	records   [][]byte
 	checksums []uint32 // behind each record
@@ -279,8 +280,11 @@ type binding struct {
 	name     string
 	log      *fakeLog
 	producer *fakeProducer
+	epoch    uint64 // that was stated
 	refused  bool
 }
+
+func (b *binding) fenced() bool { return b.log.epoch != 0 && b.epoch != b.log.epoch }
 
 func (f *fake) AppendStream(stream grpc.BidiStreamingServer[walsvcv1.AppendStreamRequest, walsvcv1.AppendStreamResponse]) error {
 	f.mu.Lock()
@@ -397,7 +401,7 @@ func (f *fake) bind(bindings map[uint32]*binding, b *walsvcv1.Bind) *walsvcv1.Bo
 		return out
 	}
 	p := l.producers[b.GetProducer()]
-	bindings[b.GetBinding()] = &binding{name: b.GetLog(), log: l, producer: p}
+	bindings[b.GetBinding()] = &binding{name: b.GetLog(), log: l, producer: p, epoch: b.GetEpoch()}
 	if out.Log = l.info(b.GetLog()); p != nil {
 		out.LastSequence = p.last
 	}
@@ -435,6 +439,8 @@ func (f *fake) append(bindings map[uint32]*binding, b *wire.Batch) wire.Verdict 
 		return refuse(refusal(codes.Aborted, "AFTER_REFUSAL"))
 	case b.Sequence != p.last+1:
 		return refuse(refusal(codes.FailedPrecondition, "SEQUENCE_GAP"))
+	case on.fenced():
+		return refuse(refusal(codes.FailedPrecondition, "FENCED"))
 	case b.Expected != 0 && b.Expected != next:
 		r := refusal(codes.Aborted, "LSN_MISMATCH")
 		r.Metadata = map[string]string{"next_lsn": strconv.FormatUint(next, 10)}
@@ -449,6 +455,8 @@ func (f *fake) append(bindings map[uint32]*binding, b *wire.Batch) wire.Verdict 
 		part := bindings[t.Binding]
 		if next := part.log.first + uint64(len(part.log.records)); part.refused {
 			return refuse(refusal(codes.Aborted, "AFTER_REFUSAL"))
+		} else if part.fenced() {
+			return refuse(refusal(codes.FailedPrecondition, "FENCED"))
 		} else if t.Expected != 0 && t.Expected != next {
 			r := refusal(codes.Aborted, "LSN_MISMATCH")
 			r.Metadata = map[string]string{"log": part.name, "next_lsn": strconv.FormatUint(next, 10)}

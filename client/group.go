@@ -42,8 +42,7 @@ type Part struct {
 
 // A further is a log of a group besides its lead. The stream's mu guards it.
 type further struct {
-	log   *Log   // the caller's handle, which says what epoch to state
-	epoch uint64 // that is stated
+	log   *Log // the caller's handle, which says what epoch to state
 	id    ulid.ULID
 	claim Claim
 	known position
@@ -95,7 +94,7 @@ func (g *Group) AppendAsync(ctx context.Context, parts ...Part) *GroupFuture {
 	b, largest, err := g.batch(parts)
 	if err == nil {
 		f.future = Future{batch: b, count: len(parts[0].Records)}
-		g.restate()
+		b.epochs = g.stated()
 		if err = g.lead.stream.take(ctx, b, largest); err != nil {
 			b.run.Release()
 		}
@@ -181,26 +180,13 @@ func (g *Group) batch(parts []Part) (b *batch, largest int, err error) {
 	return b, largest, nil
 }
 
-// restate has the group bound anew if a handle states another epoch by now.
-func (g *Group) restate() {
-	epochs := make([]uint64, len(g.logs))
+// stated returns the epochs that the handles state by now.
+func (g *Group) stated() epochs {
+	e := make(epochs, len(g.logs))
 	for i, l := range g.logs {
-		epochs[i] = l.stated()
+		e[i] = l.epoch()
 	}
-	l := g.lead
-	s := l.stream
-	s.mu.Lock()
-	changed := l.epoch != epochs[0]
-	l.epoch = epochs[0]
-	for i, f := range l.further {
-		changed = changed || f.epoch != epochs[1+i]
-		f.epoch = epochs[1+i]
-	}
-	if !changed {
-		s.mu.Unlock()
-		return
-	}
-	s.rebind(l) // unlocks
+	return e
 }
 
 // seats returns how many bindings the log has on a stream: one, or that of a group's
@@ -217,8 +203,8 @@ func (l *Log) nameAt(seat int) string {
 
 // bind returns the request to bind a further log. It has no producer: the lead's
 // counts the batches.
-func (f *further) bind(number uint32) *walsvcv1.Bind {
-	return &walsvcv1.Bind{Binding: number, Log: f.log.name, Epoch: f.epoch, Claim: f.claim.message()}
+func (f *further) bind(number uint32, epoch uint64) *walsvcv1.Bind {
+	return &walsvcv1.Bind{Binding: number, Log: f.log.name, Epoch: epoch, Claim: f.claim.message()}
 }
 
 // gone reports whether a binding is one of a group that was given up when another of

@@ -1,11 +1,17 @@
 package client_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/walsvc/walsvc/client"
+	"github.com/walsvc/walsvc/internal/wire"
 )
 
 // TestGroupOfAService has a group outlive its service, a fenced log of its own, and
@@ -124,5 +130,129 @@ func TestGroupOfAService(t *testing.T) {
 	}
 	if got, err = g.Append(ctx, part("23")); err != nil || got[0].LSN != 23 || got[1] != (client.Receipt{}) {
 		t.Errorf("as its next incarnation: %+v, %v", got, err)
+	}
+}
+
+// A cut ends an append stream when batches go out on it, or when their verdicts come
+// in, and lets no other one begin before somebody says so.
+type cut struct {
+	at     string // "sent" or "answered"; empty for none
+	begins chan struct{}
+	broke  chan struct{}
+}
+
+func (k *cut) option() grpc.DialOption {
+	return grpc.WithChainStreamInterceptor(func(ctx context.Context, d *grpc.StreamDesc, cc *grpc.ClientConn, method string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		select {
+		case <-k.begins:
+		case <-ctx.Done():
+			return nil, status.FromContextError(ctx.Err()).Err()
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		stream, err := next(ctx, d, cc, method, opts...)
+		return &cutStream{stream, k, cancel}, err
+	})
+}
+
+// breaks reports whether the stream breaks at a point, once.
+func (k *cut) breaks(at string) bool {
+	if k.at != at {
+		return false
+	}
+	k.at, k.begins = "", make(chan struct{})
+	close(k.broke)
+	return true
+}
+
+type cutStream struct {
+	grpc.ClientStream
+	cut    *cut
+	cancel func()
+}
+
+func (s *cutStream) SendMsg(m any) error {
+	if req, ok := m.(*wire.AppendRequest); ok && len(req.Batches) > 0 && s.cut.breaks("sent") {
+		s.cancel()
+		return status.Error(codes.Unavailable, "cut before it was sent")
+	}
+	return s.ClientStream.SendMsg(m)
+}
+
+func (s *cutStream) RecvMsg(m any) error {
+	err := s.ClientStream.RecvMsg(m)
+	if resp, ok := m.(*wire.AppendResponse); ok && err == nil && len(resp.Verdicts) > 0 && s.cut.breaks("answered") {
+		s.cancel()
+		return status.Error(codes.Unavailable, "cut before it was heard")
+	}
+	if err != nil && s.Context().Err() != nil {
+		return status.Error(codes.Unavailable, "cut")
+	}
+	return err
+}
+
+// TestGroupFencedBetweenStreams has a stream break under a batch, and one of its logs
+// be in another epoch, or at its end, when the next stream begins: what became of the
+// batch is told all the same, for the service knows.
+func TestGroupFencedBetweenStreams(t *testing.T) {
+	for _, at := range []string{"sent", "answered"} {
+		for _, end := range []string{"data is acquired", "index is acquired", "index is sealed"} {
+			t.Run(fmt.Sprintf("cut when %s, %s", at, end), func(t *testing.T) {
+				ctx := t.Context()
+				s, other := open(t)
+				options := client.LogOptions{ColocationKey: "engine"}
+				create(t, other, "data", options)
+				create(t, other, "index", options)
+				k := &cut{begins: make(chan struct{}), broke: make(chan struct{})}
+				close(k.begins)
+				c, err := client.Open(ctx, s.socket(), client.Options{Dial: []grpc.DialOption{k.option()}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close(ctx)
+				data, index := c.Log("data"), c.Log("index")
+				for _, l := range []*client.Log{data, index} {
+					if _, err := l.AcquireWriter(ctx, "one"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				g, err := c.Group(data, index)
+				if err != nil {
+					t.Fatal(err)
+				}
+				record := client.Part{Records: [][]byte{[]byte("1")}}
+				if _, err := g.Append(ctx, record, record); err != nil {
+					t.Fatal(err)
+				}
+				k.at = at
+				out := g.AppendAsync(ctx, record, record)
+				<-k.broke
+				want := client.ErrFenced
+				switch end {
+				case "data is acquired":
+					_, err = other.Log("data").AcquireWriter(ctx, "two")
+				case "index is acquired":
+					_, err = other.Log("index").AcquireWriter(ctx, "two")
+				case "index is sealed":
+					want = client.ErrSealed
+					_, err = other.Log("index").Seal(ctx)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				close(k.begins)
+				got, err := out.Wait(ctx)
+				switch {
+				case at == "answered":
+					if err != nil || got[0].LSN != 2 || got[1].LSN != 2 || !got[0].Repeated {
+						t.Errorf("what had landed: %+v, %v", got, err)
+					}
+				case !errors.Is(err, want) || errors.Is(err, client.ErrUnknownOutcome):
+					t.Errorf("what had not: %v", err)
+				}
+				if _, err := g.Append(ctx, record, record); !errors.Is(err, want) {
+					t.Errorf("the next one: %v", err)
+				}
+			})
+		}
 	}
 }

@@ -30,7 +30,7 @@ type PendingCheckpoint struct {
 // is above lsn, ErrLogNotFound, ErrUnavailable when the service stops, or the context's
 // error, also for an lsn that nobody appends.
 func (l *Log) BeginCheckpoint(ctx context.Context, name string, lsn LSN) (*PendingCheckpoint, error) {
-	p := &PendingCheckpoint{log: l, name: name, lsn: lsn, epoch: l.stated()}
+	p := &PendingCheckpoint{log: l, name: name, lsn: lsn, epoch: l.epoch()}
 	// First, since a writer that was fenced should hear that, and not that its
 	// successor's checkpoint is above its own.
 	if _, err := l.waitDurable(ctx, p.epoch, lsn); err != nil {

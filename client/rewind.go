@@ -91,10 +91,11 @@ func (l *Log) rewound(info LogInfo) {
 		l.claim = Claim{}
 	}
 	l.discarded = nil
-	if l.epoch = 0; info.Writer != "" {
-		l.epoch = info.Epoch
+	epoch := uint64(0)
+	if info.Writer != "" {
+		epoch = info.Epoch
 	}
-	s.rebind(l) // unlocks
+	s.state(l, epoch) // unlocks
 }
 
 // claimed reports whether an ErrRewound is about a replay's claim alone: not about what

@@ -65,6 +65,9 @@ const (
 //     one come first in the queue.
 //  3. A batch with a sequence is never changed, and never sent with another
 //     sequence.
+//  4. A batch is sent by a binding that states the epochs which the batch was
+//     appended in, and those that are out all have the same: the log is bound anew
+//     for others when none is out.
 type appender struct {
 	phase    phase
 	opens    *openCall // under way; nil unless opening
@@ -74,7 +77,8 @@ type appender struct {
 	used     bool      // Options.Producer, if any, was this log's
 	landed   uint64    // the producer's last batch that was acknowledged, whichever opening of it; 0 for none
 	next     uint64    // sequence of the next batch that is numbered
-	epoch    uint64    // that appends state; 0 unless it is the log's writer
+	epochs   epochs    // that appends state from now on; of a group's lead, that its last one does
+	stated   epochs    // by the present binding
 	// incarnation of the producer, as its opening told.
 	incarnation uint64
 	binding     uint32 // on the present stream; 0 if none. Those of further logs are the next ones
@@ -234,9 +238,15 @@ func (s *stream) fits(bytes, count int) bool {
 		s.pending.bytes+bytes <= o.MaxPendingBytes/share && s.pending.records+count <= max(1, o.MaxPendingRecords/share)
 }
 
-// take queues a batch of its own, whose largest record has largest bytes.
+// take queues a batch of its own, whose largest record has largest bytes. It states
+// what its log does by now, unless it says what.
 func (s *stream) take(ctx context.Context, b *batch, largest int) error {
 	s.mu.Lock()
+	if b.epochs == nil {
+		b.epochs = b.log.epochs
+	} else {
+		b.log.epochs = b.epochs // a group's
+	}
 	if err := s.admit(ctx, b.log, b.size(), b.count, largest); err != nil {
 		s.mu.Unlock()
 		return err
@@ -262,8 +272,14 @@ func (s *stream) queued(l *Log, n int) {
 	}
 }
 
-// offer puts l among the logs that may send, if it may. REQUIRES: mu.
+// offer puts l among the logs that may send, if it may, or has it bound anew if what
+// is to be sent states other epochs. REQUIRES: mu.
 func (s *stream) offer(l *Log) {
+	if l.restates() {
+		l.phase, l.binding = opened, 0
+		s.binds = append(s.binds, l)
+		return
+	}
 	if !l.ready && l.sendable() {
 		l.ready = true
 		s.unsent += l.unsent
@@ -273,7 +289,8 @@ func (s *stream) offer(l *Log) {
 
 // sendable reports whether the log may send a batch as far as it is concerned.
 func (l *Log) sendable() bool {
-	return l.phase == bound && l.sent < len(l.queue) && l.sent < limits.ProducerWindow && (!l.paced || l.sent == 0)
+	return l.phase == bound && l.sent < len(l.queue) && l.sent < limits.ProducerWindow && (!l.paced || l.sent == 0) &&
+		l.queue[l.sent].epochs.equal(l.stated)
 }
 
 // Opening logs.
@@ -444,13 +461,13 @@ func (s *stream) collect() {
 	n := min(len(s.binds), bindsPerMessage)
 	for _, l := range s.binds[:n] {
 		l.binding = uint32(len(s.bindings)) + 1
-		l.unbound = l.seats()
+		l.unbound, l.stated = l.seats(), l.states()
 		for range l.seats() {
 			s.bindings = append(s.bindings, l)
 		}
 		m.Binds = append(m.Binds, l.bind())
 		for i, f := range l.further {
-			m.Binds = append(m.Binds, f.bind(l.binding+1+uint32(i)))
+			m.Binds = append(m.Binds, f.bind(l.binding+1+uint32(i), l.stated.at(1+i)))
 		}
 	}
 	s.binds = s.binds[n:]
@@ -519,7 +536,7 @@ func (l *Log) outAt(sequence uint64) *batch {
 
 // bind returns the request to bind the log, with what it was last acknowledged.
 func (l *Log) bind() *walsvcv1.Bind {
-	return &walsvcv1.Bind{Binding: l.binding, Log: l.name, Producer: l.producer.String(), Epoch: l.epoch, Claim: l.claim.message(), Incarnation: l.incarnation}
+	return &walsvcv1.Bind{Binding: l.binding, Log: l.name, Producer: l.producer.String(), Epoch: l.stated.at(0), Claim: l.claim.message(), Incarnation: l.incarnation}
 }
 
 // push sends what send leaves to it.
@@ -903,8 +920,10 @@ func committed(v *wire.Verdict) time.Time {
 // rebound has l send again behind a refusal. REQUIRES: mu.
 func (s *stream) rebound(l *Log) {
 	l.phase = bound
-	for i := range l.seats() {
-		s.resets = append(s.resets, l.binding+uint32(i))
+	if !l.restates() { // else its binding is another one
+		for i := range l.seats() {
+			s.resets = append(s.resets, l.binding+uint32(i))
+		}
 	}
 	s.offer(l)
 }
@@ -1057,7 +1076,7 @@ func (s *stream) drop(l *Log, why error) {
 	s.withdraw(l)
 	// What was acknowledged stays acknowledged, whoever appends next, unless the
 	// log was deleted, with all that it held.
-	next := appender{used: true, hint: l.hint, producer: l.producer, epoch: l.epoch, claim: l.claim, volume: l.volume}
+	next := appender{used: true, hint: l.hint, producer: l.producer, epochs: l.epochs, claim: l.claim, volume: l.volume}
 	if errors.Is(why, ErrLogNotFound) || errors.Is(why, ErrRewound) {
 		next.claim = Claim{}
 	}

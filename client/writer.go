@@ -31,9 +31,10 @@ func ExpectEpoch(epoch uint64) WriterOption {
 // log's writer: a new epoch begins, which is durable when it returns. From then on
 // what this handle appends states the new epoch, as do its checkpoints and its waits
 // for durable LSNs, and whatever states an older one, or appends without, is refused
-// with ErrFenced, whoever sent it and wherever it waits.
-// Appends of this handle that are under way meanwhile land or are fenced; wait for
-// them first. It asks no clock: whoever was the writer before may be alive, and
+// with ErrFenced, whoever sent it and wherever it waits. That is also for what this
+// handle had under way: an append states what the handle did when it was called, so
+// it lands below Log.Next of the answer or is fenced, and never comes into the new
+// epoch, which its caller did not know. It asks no clock: whoever was the writer before may be alive, and
 // finds out when it appends.
 //
 // It returns ErrLogNotFound, ErrInvalidName, ErrFenced if ExpectEpoch does not
@@ -72,39 +73,66 @@ func (l *Log) ReleaseWriter(ctx context.Context, epoch uint64) (LogInfo, error) 
 	return logInfo(resp.GetLog())
 }
 
-// stated returns the epoch that the handle acquired; 0 if it is not the writer's.
-func (l *Log) stated() uint64 {
+// epoch returns the one that the handle acquired; 0 if it is not the writer's.
+func (l *Log) epoch() uint64 {
 	l.stream.mu.Lock()
 	defer l.stream.mu.Unlock()
-	return l.epoch
+	return l.epochs.at(0)
 }
 
 // UseEpoch has what this handle appends from now on state an epoch that was
 // acquired elsewhere, by an earlier life of the process say; 0 for none. An epoch
-// that is not the log's shows as ErrFenced when something is appended.
+// that is not the log's shows as ErrFenced when something is appended. What was
+// appended before states what it did, also what was not sent yet: see AcquireWriter.
 func (l *Log) UseEpoch(epoch uint64) {
 	s := l.stream
 	s.mu.Lock()
-	if l.epoch == epoch {
-		s.mu.Unlock()
-		return
-	}
-	l.epoch = epoch
-	s.rebind(l) // unlocks
+	s.state(l, epoch) // unlocks
 }
 
-// rebind has l bound anew, as it is now. REQUIRES: mu, which it releases.
-func (s *stream) rebind(l *Log) {
-	switch {
-	case s.raw == nil || l.phase == unopened || l.phase == opening || l.phase == lost || l.phase == opened && l.binding == 0:
-		// It will be bound as it is.
-	case l.phase == bound && len(l.queue) == 0:
-		l.phase, l.binding = opened, 0
-		s.binds = append(s.binds, l)
-	default:
-		// Batches are out, or the answer to a bind: what becomes of them is asked
-		// again on another stream.
-		s.end()
+// state has what is appended to l from now on state an epoch. What waits goes on to
+// state the one that it was appended in: in a later one it would be another append,
+// whose caller has not read what the log had when that began. REQUIRES: mu, which it
+// releases.
+func (s *stream) state(l *Log, epoch uint64) {
+	if l.epochs.at(0) != epoch {
+		l.epochs, l.joinable = epochs{epoch}, nil
+	}
+	if l.phase == bound && len(l.queue) == 0 {
+		s.offer(l) // here, so that the next append need not wait for it
 	}
 	s.send(false) // unlocks
+}
+
+// epochs are what a batch states, or a binding: that of its log, and of a group's
+// those of the others behind it. Nil is 0 for each. They do not change.
+type epochs []uint64
+
+func (e epochs) at(seat int) uint64 {
+	if seat < len(e) {
+		return e[seat]
+	}
+	return 0
+}
+
+func (e epochs) equal(o epochs) bool {
+	for seat := range max(len(e), len(o)) {
+		if e.at(seat) != o.at(seat) {
+			return false
+		}
+	}
+	return true
+}
+
+// states returns the epochs of what is sent next. REQUIRES: mu.
+func (l *Log) states() epochs {
+	if l.sent < len(l.queue) {
+		return l.queue[l.sent].epochs
+	}
+	return l.epochs
+}
+
+// restates reports whether l is to be bound anew, for what is sent next. REQUIRES: mu.
+func (l *Log) restates() bool {
+	return l.phase == bound && l.sent == 0 && !l.states().equal(l.stated)
 }

@@ -148,9 +148,13 @@ func (a *Appender) Written() uint64 {
 // Bind opens a log for appending. producer.ID may be zero, for none: then batches
 // carry no sequence and a retry is not safe. epoch is that of the log's writer,
 // zero for an appender that is not one. It returns ErrLogNotFound, ErrNoProducer,
-// ErrRetired, ErrSuperseded for an incarnation that is over, without a producer a
-// *SealedError or a *FencedError, or a *DataLossError if what the client was last
-// acknowledged cannot be proven.
+// ErrRetired, ErrSuperseded for an incarnation that is over, or a *DataLossError if
+// what the client was last acknowledged cannot be proven.
+//
+// An epoch that is over, and a seal, are no reason: they refuse each batch that is not
+// a repeat. A fenced writer that sends again what it does not know the fate of hears
+// where that is, or that it is nowhere. Nor is it for a binding without a producer,
+// which has no repeats of its own: it may be that of a part, of a batch that is one.
 //
 // It ends earlier bindings of the same producer, on whatever Appender: a batch
 // that is still on its way through an old stream must not land once the client
@@ -165,15 +169,8 @@ func (a *Appender) Bind(log string, producer Producer, epoch Epoch, c Claim) (*B
 		return nil, LogInfo{}, ProducerInfo{}, err
 	}
 	b, info, p, err := a.bind(log, producer, epoch)
-	switch {
-	case err != nil:
-	case b.slot != 0:
+	if err == nil && b.slot != 0 {
 		err = a.supersede(b)
-	default:
-		// With a producer the answer is each batch's own: a fenced writer that sends
-		// again what it does not know the fate of hears where that is, or that it is
-		// nowhere.
-		err = a.v.closed(b)
 	}
 	if err != nil {
 		return nil, LogInfo{}, ProducerInfo{}, err
@@ -244,17 +241,6 @@ func (a *Appender) bind(log string, producer Producer, epoch Epoch) (*Binding, L
 		}
 	}
 	return b, l.info(), p, nil
-}
-
-// closed returns why nothing may be appended by a binding, as far as is durable.
-func (v *Volume) closed(b *Binding) error {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	l := v.durable.logs[b.number]
-	if l == nil {
-		return b.deleted()
-	}
-	return l.closed(b.epoch)
 }
 
 // rewinds returns a *RewoundError, once for each time, if the log was rewound since

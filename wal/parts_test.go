@@ -343,3 +343,49 @@ func TestPartsRepaired(t *testing.T) {
 		equal(t, readAll(t, v, "index", 2), []string{"i", "j"})
 	})
 }
+
+// TestPartOfAnEpochThatIsOver binds a log for the parts of batches, stating an epoch that
+// is over, as who comes back on another stream does: what had landed in it is told
+// where, and what had not is fenced, with its log's name.
+func TestPartOfAnEpochThatIsOver(t *testing.T) {
+	ctx := context.Background()
+	v := openTest(t, disk.NewMem())
+	mustCreateTogether(t, v, "data", "index")
+	old := mustAcquire(t, v, "index", Acquire{Holder: "old"}).Log.Epoch
+	if _, err := v.OpenProducer(ctx, "data", producerID(1)); err != nil {
+		t.Fatal(err)
+	}
+	batch := func(s *seat, sequence uint64) Batch {
+		index, _, _, err := s.Bind("index", Producer{}, old, Claim{})
+		if err != nil {
+			t.Fatalf("bound in epoch %d: %v", old, err)
+		}
+		return Batch{Binding: s.bind("data", producerID(1)), Sequence: sequence, Run: run("row"), Parts: []Part{{Binding: index, Run: run("entry")}}}
+	}
+	s := newSeat(t, v)
+	first := s.verdicts(batch(s, 1))[0]
+	if first.Err != nil {
+		t.Fatal(first.Err)
+	}
+	end := func(is error) {
+		t.Helper()
+		s := newSeat(t, v)
+		if again := s.verdicts(batch(s, 1))[0]; !again.Repeated || again.Err != nil || again.Parts[0].First != first.Parts[0].First {
+			t.Errorf("what had landed: %+v", again)
+		}
+		var part *PartError
+		if late := s.verdicts(batch(s, 2))[0]; !errors.Is(late.Err, is) || !errors.As(late.Err, &part) || part.Log != "index" {
+			t.Errorf("what had not: %+v", late)
+		}
+	}
+	mustAcquire(t, v, "index", Acquire{Holder: "new"})
+	end(ErrFenced)
+	if _, err := v.SealLog(ctx, "index", nil); err != nil {
+		t.Fatal(err)
+	}
+	end(ErrSealed)
+	if info, err := v.Log("data"); err != nil || info.Durable() != 1 {
+		t.Errorf("the lead ends at %d, %v", info.Durable(), err)
+	}
+	closeTest(t, v)
+}

@@ -189,7 +189,6 @@ func TestRefusedBind(t *testing.T) {
 		{"open already", &walsvcv1.Bind{Binding: 1, Log: "l"}, codes.InvalidArgument, "INVALID"},
 		{"malformed producer", &walsvcv1.Bind{Binding: 2, Log: "l", Producer: "me"}, codes.InvalidArgument, "INVALID"},
 		{"producer not open", &walsvcv1.Bind{Binding: 2, Log: "l", Producer: producer}, codes.FailedPrecondition, "NO_PRODUCER"},
-		{"another epoch", &walsvcv1.Bind{Binding: 2, Log: "l", Epoch: 4}, codes.FailedPrecondition, "FENCED"},
 		{"malformed claim", &walsvcv1.Bind{Binding: 2, Log: "l", Claim: &walsvcv1.Claim{LogId: "x", Lsn: 1}}, codes.InvalidArgument, "INVALID"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

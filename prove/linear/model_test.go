@@ -609,21 +609,17 @@ func (s *state) stepOpenProducer(in *input, out *output) (*state, bool) {
 	return s, out.Unknown || out.succeeded() && out.Last == p.last && (out.Incarnation == 0 || out.Incarnation == p.incarnation)
 }
 
-// stepBind: a look at the log and the producer. With a producer the epoch is each
-// batch's affair.
+// stepBind: a look at the log and the producer. The epoch and the seal are each batch's
+// affair.
 func (s *state) stepBind(in *input, out *output) (*state, bool) {
 	p := s.producer(in.Producer)
 	switch {
 	case in.Producer != "" && p == nil:
 		return s, out.Reason == noProducer
-	case s.sealed && in.Producer == "":
-		return s, out.Reason == sealed
 	case in.Producer != "" && p.retired:
 		return s, out.Reason == retired
 	case in.Producer != "" && p.incarnation != max(1, in.Incarnation):
 		return s, out.Reason == superseded
-	case in.Producer == "" && s.fences(in.Epoch):
-		return s, refused(out, fenced, s.current())
 	case !out.succeeded():
 		return nil, false
 	case p != nil && out.Last != p.last || p == nil && out.Last != 0:

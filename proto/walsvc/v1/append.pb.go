@@ -372,8 +372,8 @@ type Bind struct {
 	// producer is the producer's ULID, opened before; empty for none.
 	Producer string `protobuf:"bytes,3,opt,name=producer,proto3" json:"producer,omitempty"`
 	// epoch, if not 0, must be the log's epoch: else every batch is FENCED that is
-	// not a repeat, and without a producer the Bind is. 0 is for logs without a
-	// writer: while a log has one, it is FENCED likewise.
+	// not a repeat, and so is one with a part of this binding. 0 is for logs without a
+	// writer: while a log has one, that is FENCED likewise.
 	Epoch uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// claim is what the client was last acknowledged; unset for nothing.
 	Claim *Claim `protobuf:"bytes,5,opt,name=claim,proto3" json:"claim,omitempty"`
