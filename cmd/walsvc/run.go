@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -157,11 +158,13 @@ func serve(ctx context.Context, signals <-chan os.Signal, c config.Config, stdou
 	})
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(listeners...) }()
+	var ready strings.Builder // said in one piece: who has seen a line has all of them
 	for _, l := range listeners {
-		if _, err := fmt.Fprintf(stdout, "ready %s:%s\n", l.Addr().Network(), l.Addr()); err != nil {
-			s.Stop()
-			return errors.Join(fmt.Errorf("say ready: %w", err), <-served)
-		}
+		fmt.Fprintf(&ready, "ready %s:%s\n", l.Addr().Network(), l.Addr())
+	}
+	if _, err := io.WriteString(stdout, ready.String()); err != nil {
+		s.Stop()
+		return errors.Join(fmt.Errorf("say ready: %w", err), <-served)
 	}
 	notify(log, "READY=1")
 

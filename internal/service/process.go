@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -37,23 +39,24 @@ type Process struct {
 	process *process.Process
 	addr    string
 	quote   *process.Tail
+	said    *herald // that it is ready
 }
 
 // ErrExited is returned by Start when the process ends instead of getting ready.
 var ErrExited = errors.New("walsvc ended before it was ready")
 
 // Start starts walsvc and returns when it is ready, which is when recovery is
-// over and it serves; see also Options.Reads. If ctx ends first, or the process, there is no process
-// left; the error then quotes the last it said.
+// over, it serves, and has said where; see also Options.Reads. If ctx ends first, or the process,
+// there is no process left; the error then quotes the last it said.
 func Start(ctx context.Context, o Options) (*Process, error) {
 	socket, err := filepath.Abs(filepath.Join(o.Dir, "walsvc.sock"))
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{addr: "unix:" + socket, quote: &process.Tail{}}
-	var out io.Writer = p.quote
+	p := &Process{addr: "unix:" + socket, quote: &process.Tail{}, said: newHerald()}
+	out := io.MultiWriter(p.quote, p.said)
 	if o.Log != nil {
-		out = io.MultiWriter(p.quote, o.Log)
+		out = io.MultiWriter(p.quote, o.Log, p.said)
 	}
 	// Not CommandContext: the process outlives ctx, which only bounds the start.
 	cmd := exec.Command(o.Binary, append([]string{"--data", o.Dir, "--create"}, o.Args...)...)
@@ -71,7 +74,9 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 // readingService is the one whose health is that of reads.
 const readingService = "walsvc.v1.ReplayService"
 
-// ready waits until the health service says SERVING, of reads or of everything.
+// ready waits until the health service says SERVING, of reads or of everything, and
+// until the process has said where it serves: what it says comes another way, and may
+// come later.
 func (p *Process) ready(ctx context.Context, reads bool) error {
 	name := ""
 	if reads {
@@ -98,7 +103,12 @@ func (p *Process) ready(ctx context.Context, reads bool) error {
 	for {
 		err := watch(ctx, conn, name)
 		if err == nil {
-			return nil
+			select {
+			case <-p.said.heard:
+				return nil
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
 		}
 		switch {
 		case ctx.Err() != nil:
@@ -107,6 +117,34 @@ func (p *Process) ready(ctx context.Context, reads bool) error {
 			return err // it answers, but not as walsvc does
 		}
 	}
+}
+
+// A herald is written what walsvc says, and hears when it says that it is ready. It
+// says so once for each address, all in one piece.
+type herald struct {
+	heard chan struct{} // closed then
+	once  sync.Once
+	line  []byte // as much of the present one as tells
+}
+
+const ready = "ready "
+
+func newHerald() *herald { return &herald{heard: make(chan struct{})} }
+
+// Write implements io.Writer. It is called by one goroutine.
+func (h *herald) Write(b []byte) (int, error) {
+	for part := range bytes.Lines(b) {
+		if len(h.line) < len(ready) {
+			h.line = append(h.line, part[:min(len(part), len(ready)-len(h.line))]...)
+			if string(h.line) == ready {
+				h.once.Do(func() { close(h.heard) })
+			}
+		}
+		if bytes.HasSuffix(part, []byte{'\n'}) {
+			h.line = h.line[:0]
+		}
+	}
+	return len(b), nil
 }
 
 // watch returns nil when the service of that name is SERVING, and an error when
