@@ -31,7 +31,7 @@ var model = porcupine.Model{
 
 // patience bounds the check of one log. A check that takes longer has decided
 // nothing, and fails.
-const patience = 20 * time.Second
+const patience = 3 * time.Minute
 
 // forever is the last instant of a history, after everything has ended.
 const forever = math.MaxInt64 - 1

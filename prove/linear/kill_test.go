@@ -64,8 +64,8 @@ func (k *killTest) kill() {
 	k.start()
 }
 
-// pause stops the process for longer than its clients wait for an answer, and
-// lets it go on with what they have given up.
+// pause stops the process until its clients give up waiting for an answer, and lets it
+// go on with what they asked for.
 func (k *killTest) pause() {
 	k.t.Helper()
 	k.signal(syscall.SIGSTOP)
@@ -74,6 +74,7 @@ func (k *killTest) pause() {
 	case err := <-k.failed:
 		k.t.Error(err)
 	}
+	k.giveUp()
 	k.signal(syscall.SIGCONT)
 	k.pauses++
 }

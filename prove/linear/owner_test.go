@@ -197,7 +197,7 @@ func (c *rawClient) resolveAs(in input) output {
 func (c *rawClient) race(in input) {
 	p := &c.producer
 	b := &burst{c: c, producer: p.id, epoch: c.epoch(), in: p.incarnation}
-	ctx, cancel := c.bound()
+	ctx, cancel := c.boundChange()
 	defer cancel()
 	stream, err := c.appends.AppendStream(ctx)
 	if err != nil {

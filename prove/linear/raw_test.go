@@ -95,7 +95,11 @@ func heard(err error) output {
 
 // call does one operation.
 func (c *rawClient) call(in input, ask func(ctx context.Context) (output, error)) output {
-	ctx, cancel := c.bound()
+	bound := c.bound
+	if changes[in.Kind] {
+		bound = c.boundChange
+	}
+	ctx, cancel := bound()
 	defer cancel()
 	end := c.begin(in)
 	out, err := ask(ctx)

@@ -146,7 +146,7 @@ func (c *sdkClient) setCheckpoint() {
 		opts = append(opts, sdk.ExpectVersion(*expected))
 	}
 	c.call(in, func(log *sdk.Log) (output, error) {
-		ctx, cancel := c.bound()
+		ctx, cancel := c.boundChange()
 		defer cancel()
 		cp, err := log.SetCheckpoint(ctx, in.Name, sdk.LSN(in.LSN), []byte(in.State), opts...)
 		return output{Checkpoints: []checkpoint{sdkCheckpoint(cp)}}, err

@@ -48,7 +48,7 @@ func (c *rawClient) burst() {
 	if c.rng.IntN(10) == 0 {
 		b.epoch = 1 + c.rng.Uint64N(2)
 	}
-	ctx, cancel := c.bound()
+	ctx, cancel := c.boundChange()
 	defer cancel()
 	stream, err := c.appends.AppendStream(ctx)
 	if err == nil {

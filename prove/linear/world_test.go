@@ -51,7 +51,7 @@ type world struct {
 	dir     string
 	history *history
 	proxy   *proxy
-	timeout time.Duration // of the clients' calls
+	timeout time.Duration // of the clients' calls that look
 	rng     *rand.Rand
 	clients int
 
@@ -193,12 +193,28 @@ func (w *world) outlive(do func()) {
 	w.busy++
 }
 
-// bound returns the context of a call, which ends with the service's life at the
-// latest.
-func (c *client) bound() (context.Context, context.CancelFunc) {
+// giveUp ends all calls as if nobody waited for them any more. What they ask for may
+// be done yet.
+func (w *world) giveUp() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.expire()
+	w.calls, w.expire = context.WithCancel(w.ctx)
+}
+
+// bound returns the context of a call that looks, which ends with the service's life
+// at the latest.
+func (c *client) bound() (context.Context, context.CancelFunc) { return c.within(c.timeout) }
+
+// boundChange is the same for one that changes something. It ends when the service's
+// life does, or by giveUp, and not because the machine is slow: what was done is hard
+// to say of a history in which many outcomes are unknown.
+func (c *client) boundChange() (context.Context, context.CancelFunc) { return c.within(limit) }
+
+func (c *client) within(d time.Duration) (context.Context, context.CancelFunc) {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
-	return context.WithTimeout(c.w.calls, c.timeout)
+	return context.WithTimeout(c.w.calls, d)
 }
 
 // end has the clients stop and waits for them. They must be let through.
