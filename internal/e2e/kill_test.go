@@ -225,17 +225,19 @@ func checkTogether(ctx context.Context, c *client.Client) (n int, err error) {
 	return len(data), nil
 }
 
-// checkpoint sets the log's checkpoint again and again.
+// checkpoint sets the log's checkpoint again and again until quit is closed, and
+// then once more: until it is acknowledged.
 func checkpoint(ctx context.Context, log *client.Log, l *ledger, quit <-chan struct{}, acks *atomic.Int64) error {
+	last := false
 	for seen := int64(0); ; {
 		// As often as there is something new; a pause would be a guess.
 		now := acks.Load()
 		select {
 		case <-quit:
-			return nil
+			last = true
 		case <-time.After(time.Millisecond):
 		}
-		if now-seen < 20 {
+		if !last && now-seen < 20 {
 			continue
 		}
 		seen = now
@@ -250,6 +252,9 @@ func checkpoint(ctx context.Context, log *client.Log, l *ledger, quit <-chan str
 		l.mu.Lock()
 		l.set = max(l.set, cp.LSN)
 		l.mu.Unlock()
+		if last {
+			return nil
+		}
 	}
 }
 
