@@ -254,7 +254,7 @@ func TestReplayOfAnotherHistory(t *testing.T) {
 			f.onBreak = func() { tt.harm(l) }
 			var last LSN
 			var err error
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // it follows for ever if it misses the harm
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // it follows for ever if it misses the harm
 			defer cancel()
 			for r, e := range f.serve(t, Options{}).Log("orders").Replay(ctx, ReplayOptions{Follow: true}) {
 				if err = e; e == nil {

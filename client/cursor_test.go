@@ -96,7 +96,7 @@ func TestLostCursorOfAService(t *testing.T) {
 	if _, err := l.Append(t.Context(), make([]byte, 200)); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(30 * time.Second); ; {
 		got, err := l.Cursor(t.Context(), "mailer")
 		if err != nil {
 			t.Fatal(err)

@@ -25,7 +25,7 @@ import (
 
 // patience is how long a test waits for what must happen. It is spent only by
 // tests that fail.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // A history is a disk in memory and what a power cut would leave of it after
 // every sync.

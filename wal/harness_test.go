@@ -16,7 +16,7 @@ import (
 // do is seen only by looking.
 func pollUntil(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !done(); {
+	for deadline := time.Now().Add(30 * time.Second); !done(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("it never happened that %s", what)
 		}

@@ -58,7 +58,8 @@ func TestDiskJSON(t *testing.T) {
 }
 
 func TestDiskTable(t *testing.T) {
-	stdout, stderr, code := invoke(t.Context(), "disk", t.TempDir(), "--duration", "1ns", "--space", "256KiB")
+	dir := t.TempDir()
+	stdout, stderr, code := invoke(t.Context(), "disk", dir, "--duration", "1ns", "--space", "256KiB")
 	if code != exitOK || stderr != "" {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
@@ -67,7 +68,7 @@ func TestDiskTable(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, stdout)
 		}
 	}
-	for line := range strings.Lines(stdout) {
+	for line := range strings.Lines(strings.ReplaceAll(stdout, dir, "DIR")) { // where that is, is the user's affair
 		if len([]rune(line)) > 80 {
 			t.Errorf("wider than a terminal: %s", line)
 		}

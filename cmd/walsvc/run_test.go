@@ -56,7 +56,7 @@ func TestMain(m *testing.M) {
 
 // patience is how long a test waits for what must happen. It is spent only by
 // tests that fail.
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 // process is a walsvc in this process.
 type process struct {

@@ -40,7 +40,7 @@ func listen(t *testing.T) (w *Witness, addr string) {
 // heardAll waits until a witness has heard of so many steps of every lane.
 func heardAll(t *testing.T, w *Witness, steps uint64) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; <-time.After(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; <-time.After(time.Millisecond) {
 		for _, r := range w.Records() {
 			behind := 0
 			for _, lane := range laneNames {
