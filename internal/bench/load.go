@@ -57,7 +57,7 @@ type Load struct {
 	Even bool
 
 	stop    <-chan struct{} // ends a pipeline or an open loop early, in order; nil never
-	grace   time.Duration   // see ErrBehind; 0 is a second
+	grace   time.Duration   // see ErrBehind; 0 is ten seconds
 	latency *recorder       // of callers and of an open loop, for who looks meanwhile; nil for one of its own
 }
 

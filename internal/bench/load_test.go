@@ -252,7 +252,7 @@ func TestOpenLoop(t *testing.T) {
 	b, other := newBus(), newBus()
 	defer b.drive()()
 	defer other.drive()()
-	l := Load{Rate: 5000, Size: 400, Duration: 100 * time.Millisecond, Even: true}
+	l := Load{Rate: 5000, Size: 400, Duration: 100 * time.Millisecond, Even: true, grace: time.Hour}
 	got, err := l.Run(t.Context(), []Log{b, other})
 	if err != nil {
 		t.Fatal(err)
@@ -283,7 +283,7 @@ func (s *stalling) AppendAsyncFunc(ctx context.Context, record []byte, fn func(c
 func TestOpenLoopOmitsNothing(t *testing.T) {
 	s := &stalling{bus: newBus(), stall: 10 * time.Millisecond}
 	defer s.drive()()
-	got, err := Load{Rate: 10_000, Size: 400, Duration: 50 * time.Millisecond, Even: true}.Run(t.Context(), []Log{s})
+	got, err := Load{Rate: 10_000, Size: 400, Duration: 50 * time.Millisecond, Even: true, grace: time.Hour}.Run(t.Context(), []Log{s})
 	if err != nil {
 		t.Fatal(err)
 	}

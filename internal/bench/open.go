@@ -16,8 +16,8 @@ import (
 
 // ErrBehind is returned when appends of an open loop were still to be handed
 // over as long again after the load was meant to end as it was meant to last,
-// and a second more. The service does not take the rate, and a latency would say
-// only how long the load lasted.
+// and ten seconds more, which is longer than a busy machine keeps a process waiting. The
+// service does not take the rate, and a latency would say only how long the load lasted.
 var ErrBehind = errors.New("appends are due faster than they are taken")
 
 // arrivals are an open loop: appends are due on a schedule that was there
@@ -86,7 +86,7 @@ func (l Load) open(ctx context.Context, logs []Log) (Throughput, error) {
 		one.done = func(_ client.Receipt, err error) { a.arrived(one, err) }
 		return one
 	}
-	l.grace = cmp.Or(l.grace, time.Second)
+	l.grace = cmp.Or(l.grace, 10*time.Second)
 	start := time.Now()
 	var handing sync.WaitGroup
 	handing.Go(func() {
