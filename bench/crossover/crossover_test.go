@@ -56,19 +56,19 @@ func TestMeasure(t *testing.T) {
 			if j == auto {
 				continue
 			}
-			// Of runs of an eighth. On a machine that is slower than this disk, frames are
-			// not full.
-			if most := float64(c.FrameBytes) * 1.3; p.FrameBytes < most/8 || p.FrameBytes > most {
+			// Of runs of an eighth or less. On a machine that is slower than this disk, or
+			// has one processor and it waits for the disk, callers come one by one.
+			if most := float64(c.FrameBytes) * 1.3; p.FrameBytes < recordSize || p.FrameBytes > most {
 				t.Errorf("%d B, %s: frames of %.0f B", c.FrameBytes, p.Policy, p.FrameBytes)
 			}
-			// A frame that fits one block of the disk is not compressed: callers may come
-			// one by one.
+			// A frame that fits one block of the disk is not compressed.
+			filled := p.FrameBytes > float64(c.FrameBytes)/2
 			for name, share := range p.Blocks {
-				if name != "none" && (share > 0) != (name == p.Policy) {
+				if name != "none" && (share > 0 && name != p.Policy || share == 0 && name == p.Policy && filled) {
 					t.Errorf("%d B, %s: blocks of %v", c.FrameBytes, p.Policy, p.Blocks)
 				}
 			}
-			if (p.Compression > 1.5) != (p.Policy != "none") {
+			if p.Policy == "none" && p.Compression > 1.5 || p.Policy != "none" && p.Compression < 1.5 && filled {
 				t.Errorf("%d B, %s: compressed %.1fx", c.FrameBytes, p.Policy, p.Compression)
 			}
 			best = max(best, p.BytesPerSecond)
