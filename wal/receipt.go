@@ -169,7 +169,7 @@ func (v *Volume) receiptLog(r *Receipt) (info LogInfo, number uint64, found *Rec
 		return l.info(), l.number, nil
 	case l != nil:
 		*found = contradicted("log", "the log of that ULID is called %q", l.name)
-	case named != nil && r.Committed != 0 && named.created <= r.Committed:
+	case named != nil && r.Committed != 0 && named.created < r.Committed: // at its very time the one before may have been, if the clock stood
 		*found = contradicted("log_id", "log %q was %s by then", named.name, named.id)
 	case v.readOnly != nil:
 		*found = ReceiptFinding{Verdict: ReceiptLost, Detail: "the volume is damaged, and it is not known whether it had the log"}

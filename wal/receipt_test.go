@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -119,6 +121,58 @@ func TestReceipt(t *testing.T) {
 	if _, err := verifyReceiptOn(t.Context(), disk.NewMem(), "/vol", r); !errors.Is(err, ErrNoVolume) {
 		t.Errorf("no volume: %v", err)
 	}
+}
+
+// TestReceiptOfTheLogBefore deletes a log and creates another one of its name while its
+// last append is on its way, with a clock that goes and one that stands: the receipt of
+// that is of a log that was deleted, and no lie.
+func TestReceiptOfTheLogBefore(t *testing.T) {
+	for _, stands := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) { receiptOfTheLogBefore(t, stands) })
+	}
+}
+
+func receiptOfTheLogBefore(t *testing.T, stands bool) {
+	ctx := t.Context()
+	mem := disk.NewMem()
+	faulty := disk.NewFaulty(mem)
+	o := testOptions(faulty)
+	o.Codec = "none"
+	if stands {
+		o.Now = func() int64 { return 1 << 60 }
+	}
+	v, err := Open(ctx, "/vol", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustCreate(t, v, "log")
+	mustCreate(t, v, "other")
+	first := receipt(t, v, "log", mustAppend(t, v, "log", "1"))
+	release := hangSync(v, faulty, func() { mustAppend(t, v, "other", "2") })
+	var got Verdict
+	var wg sync.WaitGroup
+	wg.Go(func() { got, err = v.Append(ctx, "log", ulid.ULID{}, 0, Batch{Run: run("3")}) })
+	synctest.Wait()
+	wg.Go(func() {
+		if err := v.DeleteLog(ctx, "log", ulid.ULID{}); err != nil {
+			t.Error(err)
+		}
+	})
+	synctest.Wait()
+	wg.Go(func() { mustCreate(t, v, "log") })
+	synctest.Wait()
+	time.Sleep(time.Second) // by the bubble's clock: before the frame with all that is committed
+	release()
+	wg.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := first
+	last.First, last.Last, last.Through, last.Checksum, last.Committed = got.First, got.First, got.First, got.Checksum, got.Committed
+	for _, r := range []Receipt{first, last} {
+		wantFinding(t, v, mem, r, ReceiptGone, "")
+	}
+	closeTest(t, v)
 }
 
 // TestReceiptGone truncates, seals and deletes what receipts are of, and gives the

@@ -712,13 +712,20 @@ func (v *Volume) CreateLog(ctx context.Context, name string, o LogOptions) (info
 	if err != nil {
 		return LogInfo{}, false, fmt.Errorf("create log %q: %w", name, err)
 	}
-	err = v.do(ctx, maxCommandBytes, forRecords, func(s *State) (*Command, []byte, error) {
+	decide := func(s *State) (*Command, []byte, error) {
 		if l := s.names[name]; l != nil {
 			if !l.equalOptions(&o) {
 				return nil, nil, fmt.Errorf("log %q: %w", name, ErrLogExists)
 			}
 			info = l.info() // as decided on: when it is told, the log may be gone
 			return nil, nil, nil
+		}
+		if _, err := v.Log(name); err == nil {
+			// One that had the name is deleted in a frame that has not landed. A frame is
+			// committed later than what rides in it is decided: the new log would count as
+			// older than the last records of the old one, whose receipts would then be
+			// contradicted, for that the name was taken by another log.
+			return nil, nil, errLookAgain
 		}
 		if len(s.logs) >= limits.MaxLogs {
 			return nil, nil, fmt.Errorf("create log %q: %w: the limit is %d", name, ErrTooManyLogs, limits.MaxLogs)
@@ -727,11 +734,16 @@ func (v *Volume) CreateLog(ctx context.Context, name string, o LogOptions) (info
 		cmd := &Command{Kind: CommandCreateLog, Log: s.next, ID: id, Name: name, Time: v.clock.now(), Options: o}
 		info = newLogState(cmd).info()
 		return cmd, nil, nil
-	})
-	if err != nil {
-		return LogInfo{}, false, err
 	}
-	return info, created, nil
+	for {
+		switch err = v.do(ctx, maxCommandBytes, forRecords, decide); {
+		case errors.Is(err, errLookAgain):
+			continue // what it was decided on is durable by now
+		case err != nil:
+			return LogInfo{}, false, err
+		}
+		return info, created, nil
+	}
 }
 
 // newID draws a ULID. Its time is the volume's clock.
