@@ -43,10 +43,22 @@ func (h *history) partition(all []*operation) []porcupine.Operation {
 	var operations []porcupine.Operation
 	for _, o := range all {
 		p := porcupine.Operation{ClientId: o.Client, Input: &o.In, Output: &o.Out, Call: o.Call, Return: o.Return}
-		if o.Out.Unknown {
+		switch {
+		case h.kept(o):
+			out := o.Out
+			out.Kept = true
+			p.Output, p.Return = &out, h.over(o)-1
+		case o.Out.Unknown:
 			p.Return = h.over(o) + 1
+			if o.fenced != 0 {
+				p.Return = min(p.Return, o.fenced+1)
+			}
 		}
 		operations = append(operations, p)
+		if half := stands(&o.In, &o.Out); half != nil {
+			p.Input, p.Output = half, &output{}
+			operations = append(operations, p)
+		}
 	}
 	for life, at := range append(slices.Clone(h.lives), forever) {
 		in := &input{Kind: crash, Life: life}
@@ -78,6 +90,9 @@ type evidence struct {
 	log growth
 	// epochs are the answers that say what the log's epoch was, and whose.
 	epochs []epochLook
+	// incarnations are the answers that say which one a producer was in, and living
+	// those that say that it was not retired.
+	incarnations, living map[string][]look
 	// deleted says that it may have been another log once.
 	deleted     bool
 	checkpoints map[string]*growth
@@ -127,7 +142,8 @@ type run struct {
 
 // gather gathers the evidence.
 func (h *history) gather(all []*operation) *evidence {
-	e := &evidence{seen: map[string]sighting{}, told: map[string]bool{}, tries: map[string]int{}, named: map[string]int{}, checkpoints: map[string]*growth{}}
+	e := &evidence{seen: map[string]sighting{}, told: map[string]bool{}, tries: map[string]int{}, named: map[string]int{}, checkpoints: map[string]*growth{},
+		incarnations: map[string][]look{}, living: map[string][]look{}}
 	see := func(what string, at uint64, o *operation) {
 		if s, ok := e.seen[what]; !ok || o.Return < s.until {
 			e.seen[what] = sighting{at, o.Return}
@@ -145,6 +161,14 @@ func (h *history) gather(all []*operation) *evidence {
 		}
 		e.named[o.In.Producer]++
 		during := span{o.Call, o.Return}
+		if p := o.In.Producer; p != "" && o.Out.succeeded() {
+			if o.Out.Incarnation != 0 {
+				e.incarnations[p] = append(e.incarnations[p], look{during, o.Out.Incarnation})
+			}
+			if o.In.Kind == openProducer || o.In.Kind == bindLog {
+				e.living[p] = append(e.living[p], look{during, 0})
+			}
+		}
 		if o.Out.Unknown {
 			during.until = h.over(o)
 		}
@@ -253,19 +277,63 @@ func (g *growth) absent(o *operation) int64 {
 	return o.Call
 }
 
-// unmoved returns until when a rewind was not done. It takes the log from an epoch to
-// the next one, and epochs do not go back: it was not where the log was in the epoch
-// still, and never where the next one has a writer that it did not name. A log that
-// was deleted may be another one.
+// unmoved returns until when a rewind was not done, or the writer not acquired in place
+// of the one of an epoch. Both take the log from an epoch to the next one, and epochs do
+// not go back: they were not where the log was in the epoch still, and never where the
+// next one has a writer that they did not name. A log that was deleted may be another one.
 func (e *evidence) unmoved(o *operation) int64 {
 	until := o.Call
+	epoch, _ := o.In.states()
 	for _, l := range e.epochs {
 		switch {
 		case e.deleted:
-		case l.Epoch <= o.In.Epoch:
+		case l.Epoch <= epoch:
 			until = max(until, l.since)
-		case l.Epoch == o.In.Epoch+1 && l.Holder != o.In.Name:
+		case l.Epoch == epoch+1 && l.Holder != o.In.Name:
 			return forever
+		}
+	}
+	return until
+}
+
+// fenced returns when it is known that the log is in a later epoch than an operation
+// states, 0 if it is not: then that is nothing, wherever it still is on its way.
+func (e *evidence) fenced(o *operation) (at int64) {
+	epoch, states := o.In.states()
+	if !states || e.deleted {
+		return 0
+	}
+	for _, l := range e.epochs {
+		if l.Epoch > epoch && (at == 0 || l.until < at) {
+			at = max(l.until, o.Call)
+		}
+	}
+	return at
+}
+
+// untouched returns until when a producer was not resolved, or not retired. Incarnations
+// grow, and who is retired stays so: where it is in the incarnation that it was in before
+// the call, or is not retired, it was not yet.
+func (e *evidence) untouched(o *operation) int64 {
+	until := o.Call
+	if e.deleted {
+		return until
+	}
+	if o.In.Kind == retireProducer {
+		for _, l := range e.living[o.In.Producer] {
+			until = max(until, l.since)
+		}
+		return until
+	}
+	var before uint64
+	for _, l := range e.incarnations[o.In.Producer] {
+		if l.until < o.Call {
+			before = max(before, l.next)
+		}
+	}
+	for _, l := range e.incarnations[o.In.Producer] {
+		if l.next <= before {
+			until = max(until, l.since)
 		}
 	}
 	return until
@@ -282,11 +350,16 @@ func (h *history) settle(all []*operation) []*operation {
 	e := h.gather(all)
 	var settled []*operation
 	for _, o := range all {
-		if !o.Out.Unknown {
+		if !o.Out.Unknown || h.kept(o) {
 			settled = append(settled, o)
 			continue
 		}
 		c := *o
+		c.fenced = e.fenced(o)
+		over := h.over(o)
+		if c.fenced != 0 {
+			over = min(over, c.fenced)
+		}
 		switch {
 		case o.In.Kind == appendRecords && len(o.In.Records) > 0:
 			what := o.In.Records[0]
@@ -295,7 +368,7 @@ func (h *history) settle(all []*operation) []*operation {
 			case e.told[what]: // it was the one that was answered
 				continue
 			case !seen:
-				if c.Call = e.log.absent(o); c.Call > h.over(o) {
+				if c.Call = e.log.absent(o); c.Call > over {
 					continue
 				}
 			case seen && e.tries[what] > 1: // one of these did it
@@ -304,8 +377,12 @@ func (h *history) settle(all []*operation) []*operation {
 				c.Out = output{First: s.at, Count: uint64(len(o.In.Records))}
 				c.Return = max(c.Call, min(s.until, h.over(o)-1))
 			}
-		case o.In.Kind == rewindLog:
-			if c.Call = e.unmoved(o); c.Call > h.over(o) {
+		case o.In.Kind == rewindLog, o.In.Kind == acquireWriter && o.In.Version != nil:
+			if c.Call = e.unmoved(o); c.Call > over {
+				continue
+			}
+		case o.In.Kind == resolveBatch, o.In.Kind == retireProducer:
+			if c.Call = e.untouched(o); c.Call > over {
 				continue
 			}
 		case o.In.Kind == openProducer && e.named[o.In.Producer] == 1:
@@ -313,7 +390,7 @@ func (h *history) settle(all []*operation) []*operation {
 		case o.In.Kind == setCheckpoint && o.In.State != "":
 			s, seen := e.seen[o.In.State]
 			if !seen {
-				if c.Call = e.checkpoint(o.In.Name).absent(o); c.Call > h.over(o) {
+				if c.Call = e.checkpoint(o.In.Name).absent(o); c.Call > over {
 					continue
 				}
 			} else {
@@ -324,6 +401,18 @@ func (h *history) settle(all []*operation) []*operation {
 		settled = append(settled, &c)
 	}
 	return settled
+}
+
+// know notes when the records of appends were committed, wherever in the history that is
+// told. The error says of which two times are.
+func know(all []*operation) error {
+	at, err := times(all)
+	for _, o := range all {
+		if len(o.In.Records) > 0 {
+			o.In.Time = at[o.In.Records[0]]
+		}
+	}
+	return err
 }
 
 // decide says whether there is an order of a log's operations in which all of
@@ -337,13 +426,20 @@ func (h *history) decide(all []*operation) porcupine.CheckResult {
 func (h *history) check() error {
 	var wrong []string
 	var dir string
+	if err := h.inOrder(); err != nil {
+		wrong = append(wrong, err.Error())
+	}
 	logs := h.logs()
 	for _, name := range slices.Sorted(maps.Keys(logs)) {
+		err := know(logs[name])
 		verdict := h.decide(logs[name])
-		if verdict == porcupine.Ok {
+		if verdict == porcupine.Ok && err == nil {
 			continue
 		}
 		wrong = append(wrong, fmt.Sprintf("log %s: %s", name, verdict))
+		if err != nil {
+			wrong = append(wrong, err.Error())
+		}
 		if dir == "" {
 			var err error
 			if dir, err = os.MkdirTemp("", "walsvc-linear-"); err != nil {

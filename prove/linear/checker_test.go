@@ -2,6 +2,7 @@ package linear
 
 import (
 	"hash/crc32"
+	"strconv"
 	"testing"
 
 	"github.com/anishathalye/porcupine"
@@ -12,7 +13,7 @@ type script struct{ history }
 
 func newScript() *script {
 	s := &script{}
-	s.live()
+	s.live(false)
 	s.do(input{Kind: createLog}, output{Created: true, Info: s.info(1, 1)})
 	return s
 }
@@ -79,6 +80,34 @@ func (s *script) rewind(kept, discarded uint64) {
 	s.do(input{Kind: rewindLog, LSN: kept, Epoch: 1, Request: "r"}, output{Count: discarded, Bytes: 3 * discarded, Info: s.rewound(kept, 2)})
 }
 
+// rewind2 is rewind of a log that begins behind the first record.
+func (s *script) rewind2(kept, discarded uint64) {
+	i := s.info(2, 2)
+	i.Epoch = 2
+	s.do(input{Kind: rewindLog, LSN: kept, Epoch: 1, Request: "r"}, output{Count: discarded, Bytes: 3 * discarded, Info: i})
+}
+
+// told is a refusal that tells of a rewind.
+func (s *script) told(epoch, kept, lsn, next uint64) output {
+	figure := func(n uint64) string { return strconv.FormatUint(n, 10) }
+	return output{Reason: rewound, Figures: map[string]string{"epoch": figure(epoch), "kept_lsn": figure(kept), "lsn": figure(lsn), "next_lsn": figure(next)}}
+}
+
+// timed appends "a" at a time and "b" two later.
+func (s *script) timed() {
+	s.append("a", output{First: 1, Count: 1, Committed: 5})
+	s.append("b", output{First: 2, Count: 1, Committed: 7})
+}
+
+// receipt is that of a record, of those of info, committed at 5.
+func (s *script) receipt(lsn uint64) receipt {
+	return receipt{ID: "x", Of: "x", Name: steady, Epoch: 1, First: lsn, Last: lsn, Through: lsn, Sum: s.info(1, lsn+1).Sum, Committed: 5}
+}
+
+func (s *script) verify(r receipt, twist string, out output) {
+	s.do(input{Kind: verifyReceipt, Receipt: &r, Twist: twist}, out)
+}
+
 // mark sets a cursor in front of all records.
 func (s *script) mark(in input) {
 	in.Kind, in.Name = setCursor, "m"
@@ -121,12 +150,12 @@ func TestWrongHistories(t *testing.T) {
 	for name, play := range map[string]func(*script){
 		"an acknowledged append is lost": func(s *script) {
 			s.appended("a", 1)
-			s.live()
+			s.live(false)
 			s.read(1)
 		},
 		"and an append gets its LSN": func(s *script) {
 			s.appended("a", 1)
-			s.live()
+			s.live(false)
 			s.appended("b", 1)
 		},
 		"a read is stale": func(s *script) {
@@ -147,37 +176,37 @@ func TestWrongHistories(t *testing.T) {
 			s.append("a", output{Unknown: true})
 			s.append("b", output{Unknown: true})
 			s.read(1, "a", "b")
-			s.live()
+			s.live(false)
 			s.read(1, "b", "a")
 		},
 		"what was shown is gone": func(s *script) {
 			s.append("a", output{Unknown: true})
 			s.read(1, "a")
-			s.live()
+			s.live(false)
 			s.read(1)
 		},
 		"what a follower was shown is gone": func(s *script) {
 			s.append("a", output{Unknown: true})
 			s.do(input{Kind: seeRecords}, output{First: 1, Records: []string{"a"}})
-			s.live()
+			s.live(false)
 			s.read(1)
 		},
 		"what was durable is not": func(s *script) {
 			s.append("a", output{Unknown: true})
 			s.do(input{Kind: seeDurable}, output{LSN: 1})
-			s.live()
+			s.live(false)
 			s.read(1)
 		},
 		"a record that was cut off is back": func(s *script) {
 			s.append("a", output{Unknown: true})
-			s.live()
+			s.live(false)
 			s.read(1)
-			s.live()
+			s.live(false)
 			s.read(1, "a")
 		},
 		"and is back in the same life": func(s *script) {
 			s.append("a", output{Unknown: true})
-			s.live()
+			s.live(false)
 			s.read(1)
 			s.read(1, "a")
 		},
@@ -204,20 +233,20 @@ func TestWrongHistories(t *testing.T) {
 		"a retry is told another LSN": func(s *script) {
 			s.do(input{Kind: openProducer, Producer: "p"}, output{})
 			s.produced(1, "a", output{First: 1, Count: 1})
-			s.live()
+			s.live(false)
 			s.appended("b", 2)
 			s.produced(1, "a", output{First: 2, Count: 1, Repeated: true})
 		},
 		"a retry is appended again behind a crash, unheard": func(s *script) {
 			s.do(input{Kind: openProducer, Producer: "p"}, output{})
 			s.produced(1, "a", output{Unknown: true})
-			s.live()
+			s.live(false)
 			s.produced(1, "a", output{Unknown: true})
 			s.read(1, "a", "a")
 		},
 		"a producer is forgotten": func(s *script) {
 			s.do(input{Kind: openProducer, Producer: "p"}, output{})
-			s.live()
+			s.live(false)
 			s.produced(1, "a", refusedWith(noProducer))
 		},
 		"a sequence is skipped": func(s *script) {
@@ -234,37 +263,37 @@ func TestWrongHistories(t *testing.T) {
 			s.appended("a", 1)
 			s.set(0, 1)
 			s.set(1, 2)
-			s.live()
+			s.live(false)
 			s.get(0, 1)
 		},
 		"a checkpoint that was set is not there": func(s *script) {
 			s.set(0, 1)
-			s.live()
+			s.live(false)
 			s.do(input{Kind: getCheckpoint, Name: "c"}, refusedWith(checkpointNotFound))
 		},
 		"a refusal was decided on what is lost": func(s *script) {
 			none := uint64(0)
 			s.do(input{Kind: setCheckpoint, Name: "c"}, output{Unknown: true})
 			s.do(input{Kind: setCheckpoint, Name: "c", Version: &none}, refusedWith(checkpointConflict))
-			s.live()
+			s.live(false)
 			s.do(input{Kind: getCheckpoint, Name: "c"}, refusedWith(checkpointNotFound))
 		},
 		"a refused append was decided on what is lost": func(s *script) {
 			s.append("a", output{Unknown: true})
 			s.do(input{Kind: appendRecords, Records: []string{"b"}, Expected: 1}, output{Reason: lsnMismatch, Figures: map[string]string{"next_lsn": "2"}})
-			s.live()
+			s.live(false)
 			s.do(input{Kind: getLog}, output{Info: s.info(1, 1)})
 		},
 		"a look shows what is lost": func(s *script) {
 			s.append("a", output{Unknown: true})
 			s.do(input{Kind: getLog}, output{Info: s.info(1, 2)})
-			s.live()
+			s.live(false)
 			s.do(input{Kind: getLog}, output{Info: s.info(1, 1)})
 		},
 		"a record is there before it is sent again": func(s *script) {
 			s.do(input{Kind: openProducer, Producer: "p"}, output{})
 			s.produced(1, "a", output{Unknown: true})
-			s.live()
+			s.live(false)
 			s.read(1)
 			s.read(1, "a")
 			s.produced(1, "a", output{Unknown: true})
@@ -272,7 +301,7 @@ func TestWrongHistories(t *testing.T) {
 		"what nobody saw took an LSN": func(s *script) {
 			s.append("a", output{Unknown: true})
 			s.appended("b", 2)
-			s.live()
+			s.live(false)
 			s.do(input{Kind: getLog}, output{Info: s.info(1, 2)})
 		},
 		"two set one version": func(s *script) {
@@ -300,7 +329,7 @@ func TestWrongHistories(t *testing.T) {
 		"truncation is undone": func(s *script) {
 			s.appended("a", 1)
 			s.do(input{Kind: truncateLog, LSN: 2}, output{Info: s.info(2, 2)})
-			s.live()
+			s.live(false)
 			s.read(1, "a")
 		},
 		"a record behind the seal": func(s *script) {
@@ -313,7 +342,7 @@ func TestWrongHistories(t *testing.T) {
 			i := s.info(1, 1)
 			i.Sealed = true
 			s.do(input{Kind: sealLog}, output{Info: i})
-			s.live()
+			s.live(false)
 			s.do(input{Kind: getLog}, output{Info: s.info(1, 1)})
 		},
 		"a wait ends with a seal that is behind what it waits for": func(s *script) {
@@ -326,7 +355,7 @@ func TestWrongHistories(t *testing.T) {
 		"sealed by nobody": func(s *script) { s.append("a", refusedWith(sealed)) },
 		"a deleted log is back": func(s *script) {
 			s.do(input{Kind: deleteLog}, output{})
-			s.live()
+			s.live(false)
 			s.do(input{Kind: getLog}, output{Info: s.info(1, 1)})
 		},
 		"a new log has the id of a deleted one": func(s *script) {
@@ -336,7 +365,7 @@ func TestWrongHistories(t *testing.T) {
 		"an epoch is told that is lost": func(s *script) {
 			s.acquire("w", output{Unknown: true})
 			s.do(input{Kind: getLog}, output{Info: s.owned("w", 2)})
-			s.live()
+			s.live(false)
 			s.do(input{Kind: getLog}, output{Info: s.info(1, 1)})
 		},
 		"an epoch has two writers": func(s *script) {
@@ -378,7 +407,7 @@ func TestWrongHistories(t *testing.T) {
 			s.do(input{Kind: openProducer, Producer: "p"}, output{})
 			s.produced(1, "a", output{Unknown: true})
 			s.resolve(output{Outcome: "COMMITTED", First: 1, Count: 1, Epoch: 1, Last: 1, Incarnation: 2, Info: s.info(1, 2)})
-			s.live()
+			s.live(false)
 			s.read(1)
 		},
 		"a resolved producer goes on as it was": func(s *script) {
@@ -393,7 +422,7 @@ func TestWrongHistories(t *testing.T) {
 		"a resolution is lost": func(s *script) {
 			s.do(input{Kind: openProducer, Producer: "p"}, output{})
 			s.resolve(output{Outcome: "NOT_WRITTEN", Incarnation: 2, Info: s.info(1, 1)})
-			s.live()
+			s.live(false)
 			s.resolve(output{Outcome: "NOT_WRITTEN", Incarnation: 2, Info: s.info(1, 1)})
 		},
 		"a retired producer appends": func(s *script) {
@@ -404,7 +433,7 @@ func TestWrongHistories(t *testing.T) {
 		"and is opened again": func(s *script) {
 			s.do(input{Kind: openProducer, Producer: "p"}, output{})
 			s.do(input{Kind: retireProducer, Producer: "p"}, output{})
-			s.live()
+			s.live(false)
 			s.do(input{Kind: openProducer, Producer: "p"}, output{})
 		},
 		"what was discarded is read": func(s *script) {
@@ -416,20 +445,20 @@ func TestWrongHistories(t *testing.T) {
 		"what was discarded is back behind a crash": func(s *script) {
 			s.appended("a", 1)
 			s.rewind(0, 1)
-			s.live()
+			s.live(false)
 			s.read(1, "a")
 		},
 		"a rewind is undone by a crash": func(s *script) {
 			s.appended("a", 1)
 			s.rewind(0, 1)
-			s.live()
+			s.live(false)
 			s.do(input{Kind: getLog}, output{Info: s.info(1, 2)})
 		},
 		"a rewind that nobody heard of comes and goes": func(s *script) {
 			s.appended("a", 1)
 			s.do(input{Kind: rewindLog, Epoch: 1, Request: "r"}, output{Unknown: true})
 			s.read(1)
-			s.live()
+			s.live(false)
 			s.read(1, "a")
 		},
 		"a rewind takes less than it says": func(s *script) {
@@ -444,6 +473,12 @@ func TestWrongHistories(t *testing.T) {
 			s.rewind(0, 0)
 			s.appended("a", 1)
 			s.do(input{Kind: rewindLog, Epoch: 1, Request: "r"}, output{Count: 1, Bytes: 3, Info: s.rewound(0, 3)})
+		},
+		"what states an epoch is done in the next one, though nobody was told of it": func(s *script) {
+			s.do(input{Kind: appendRecords, Epoch: 1, Records: []string{"a"}}, output{Unknown: true})
+			s.acquire("w", output{Info: s.owned("w", 2)})
+			s.read(1)
+			s.read(1, "a")
 		},
 		"who states the epoch before a rewind appends": func(s *script) {
 			s.rewind(0, 0)
@@ -503,7 +538,130 @@ func TestWrongHistories(t *testing.T) {
 			s.do(input{Kind: appendRecords, Stream: true, Told: 1, Records: []string{"a"}}, output{First: 1, Count: 1})
 		},
 		"a rewind is told of that never was": func(s *script) {
-			s.do(input{Kind: readRecords, LSN: 1}, output{Reason: rewound, Figures: map[string]string{"epoch": "2", "kept_lsn": "0"}})
+			s.appended("a", 1)
+			s.do(input{Kind: readRecords, LSN: 1}, s.told(2, 0, 1, 2))
+		},
+		"a rewind is told of that was over": func(s *script) {
+			s.appended("a", 1)
+			s.rewind(0, 1)
+			s.do(input{Kind: readRecords, LSN: 1}, s.told(2, 0, 1, 1))
+		},
+		"so is an append": func(s *script) {
+			s.rewind(0, 0)
+			s.append("a", s.told(2, 0, 0, 1))
+		},
+		"and a wait": func(s *script) {
+			s.rewind(0, 0)
+			s.do(input{Kind: seeDurable, LSN: 1}, s.told(2, 0, 1, 1))
+		},
+		"a wait is told of a rewind that took nothing it waits for": func(s *script) {
+			s.appended("a", 1)
+			s.appended("b", 2)
+			end := s.begin(input{Kind: seeDurable, LSN: 1})
+			s.rewind(1, 1)
+			end(s.told(2, 1, 1, 2))
+		},
+		"a read is told of a rewind behind an LSN that was none": func(s *script) {
+			s.appended("a", 1)
+			end := s.begin(input{Kind: readRecords, LSN: 1})
+			s.rewind(0, 1)
+			end(s.told(2, 0, 2, 1))
+		},
+		"a wait in an epoch that was rewound is told that it is fenced": func(s *script) {
+			s.appended("a", 1)
+			s.rewind(0, 1)
+			s.do(input{Kind: seeDurable, LSN: 1, Epoch: 1}, output{Reason: fenced, Figures: map[string]string{"current_epoch": "2"}})
+		},
+		"what was written does not outlive the service": func(s *script) {
+			s.do(input{Kind: appendRecords, Stream: true, Firm: true, Records: []string{"a"}}, output{Unknown: true, Written: true})
+			s.live(true)
+			s.read(1)
+		},
+		"what was written is there, and then is not": func(s *script) {
+			s.do(input{Kind: appendRecords, Stream: true, Firm: true, Records: []string{"a"}}, output{Unknown: true, Written: true})
+			s.live(true)
+			s.live(false)
+			s.read(1)
+		},
+		"what was written comes after what was asked for in the next life": func(s *script) {
+			s.do(input{Kind: appendRecords, Stream: true, Firm: true, Records: []string{"a"}}, output{Unknown: true, Written: true})
+			s.live(true)
+			s.appended("b", 1)
+			s.read(1, "b", "a")
+		},
+		"a receipt is not proven": func(s *script) {
+			s.appended("a", 1)
+			s.verify(s.receipt(1), "", output{Verdict: gone})
+		},
+		"a receipt is contradicted that nobody changed": func(s *script) {
+			s.appended("a", 1)
+			s.verify(s.receipt(1), "", output{Verdict: contradicted, Field: "log_checksum"})
+		},
+		"a lie is proven": func(s *script) {
+			s.appended("a", 1)
+			r := s.receipt(1)
+			r.Sum++
+			s.verify(r, "log_checksum", output{Verdict: proven, Committed: 5})
+		},
+		"a lie is found in another field": func(s *script) {
+			s.appended("a", 1)
+			r := s.receipt(1)
+			r.Epoch++
+			s.verify(r, "epoch", output{Verdict: contradicted, Field: "log_checksum"})
+		},
+		"a receipt is proven of what was discarded": func(s *script) {
+			s.appended("a", 1)
+			s.rewind(0, 1)
+			s.appended("a", 1)
+			s.verify(s.receipt(1), "", output{Verdict: proven, Committed: 5})
+		},
+		"a receipt is rewound of what stays": func(s *script) {
+			s.appended("a", 1)
+			s.rewind(1, 0)
+			s.verify(s.receipt(1), "", output{Verdict: wasRewound})
+		},
+		"a receipt is gone that a checkpoint holds": func(s *script) {
+			s.appended("a", 1)
+			s.set(0, 1)
+			s.verify(s.receipt(1), "", output{Verdict: gone})
+		},
+		"a receipt is proven of what is truncated": func(s *script) {
+			s.appended("a", 1)
+			s.do(input{Kind: truncateLog, LSN: 2}, output{Info: s.info(2, 2)})
+			s.verify(s.receipt(1), "", output{Verdict: proven, Committed: 5})
+		},
+		"a record is committed before the one in front of it": func(s *script) {
+			s.append("a", output{First: 1, Count: 1, Committed: 5})
+			s.append("b", output{First: 2, Count: 1, Committed: 4})
+		},
+		"a replay from a time leaves a record out": func(s *script) {
+			s.timed()
+			s.do(input{Kind: readRecords, Since: 5}, output{First: 2, Records: []string{"b"}, Complete: true})
+		},
+		"a replay from a time has one too many": func(s *script) {
+			s.timed()
+			s.do(input{Kind: readRecords, Since: 6}, output{First: 1, Records: []string{"a", "b"}, Complete: true})
+		},
+		"a replay until a time has one too many": func(s *script) {
+			s.timed()
+			s.do(input{Kind: readRecords, Until: 6}, output{First: 1, Records: []string{"a", "b"}})
+		},
+		"a replay until a time leaves a record out": func(s *script) {
+			s.timed()
+			s.do(input{Kind: readRecords, Until: 7}, output{First: 1, Records: []string{"a"}})
+		},
+		"a replay from a time begins behind what is kept": func(s *script) {
+			s.timed()
+			s.do(input{Kind: readRecords, Since: 5}, refusedWith(lsnTruncated))
+		},
+		"a checkpoint is begun beyond the end": func(s *script) {
+			s.do(input{Kind: beginCheckpoint, Name: "c", LSN: 1}, output{})
+		},
+		"a checkpoint is completed that another one has taken the place of": func(s *script) {
+			zero := uint64(0)
+			s.do(input{Kind: beginCheckpoint, Name: "c", Version: &zero}, output{})
+			s.set(0, 1)
+			s.do(input{Kind: setCheckpoint, Name: "c", Version: &zero}, output{Checkpoints: []checkpoint{{Name: "c", Version: 2}}})
 		},
 		"truncation passes a cursor": func(s *script) {
 			s.appended("a", 1)
@@ -524,7 +682,7 @@ func TestWrongHistories(t *testing.T) {
 			s.mark(input{Cap: 1})
 			s.appended("a", 1)
 			s.look(cursor{Cap: 1, Lost: true, Lag: 1})
-			s.live()
+			s.live(false)
 			s.look(cursor{Cap: 1, Live: 3, Lag: 1})
 		},
 		"a cursor is said to hold what is gone": func(s *script) {
@@ -535,7 +693,7 @@ func TestWrongHistories(t *testing.T) {
 		},
 		"a cursor that was set is not": func(s *script) {
 			s.mark(input{Cap: 3})
-			s.live()
+			s.live(false)
 			s.do(input{Kind: getCursor, Name: "m"}, refusedWith(cursorNotFound))
 		},
 		"two make one cursor": func(s *script) {
@@ -562,12 +720,12 @@ func TestRightHistories(t *testing.T) {
 	for name, play := range map[string]func(*script){
 		"an append that was not answered is there": func(s *script) {
 			s.append("a", output{Unknown: true})
-			s.live()
+			s.live(false)
 			s.read(1, "a")
 		},
 		"or not": func(s *script) {
 			s.append("a", output{Unknown: true})
-			s.live()
+			s.live(false)
 			s.read(1)
 			s.appended("b", 1)
 		},
@@ -585,7 +743,7 @@ func TestRightHistories(t *testing.T) {
 		"a retry is told the first one's LSN": func(s *script) {
 			s.do(input{Kind: openProducer, Producer: "p"}, output{})
 			s.produced(1, "a", output{Unknown: true})
-			s.live()
+			s.live(false)
 			s.appended("b", 2)
 			s.produced(1, "a", output{First: 1, Count: 1, Repeated: true})
 			s.produced(1, "c", refusedWith(sequenceReuse))
@@ -593,14 +751,14 @@ func TestRightHistories(t *testing.T) {
 		"a retry is the first one": func(s *script) {
 			s.do(input{Kind: openProducer, Producer: "p"}, output{})
 			s.produced(1, "a", output{Unknown: true})
-			s.live()
+			s.live(false)
 			s.produced(1, "a", output{Unknown: true})
 			s.produced(1, "a", output{First: 1, Count: 1})
 		},
 		"and is there once, by the second attempt": func(s *script) {
 			s.do(input{Kind: openProducer, Producer: "p"}, output{})
 			s.produced(1, "a", output{Unknown: true})
-			s.live()
+			s.live(false)
 			s.read(1)
 			s.produced(1, "a", output{Unknown: true})
 			s.read(1, "a")
@@ -609,7 +767,7 @@ func TestRightHistories(t *testing.T) {
 		"what was not answered is truncated before anybody saw it": func(s *script) {
 			s.append("a", output{Unknown: true})
 			s.do(input{Kind: truncateLog, LSN: 2}, output{Info: s.info(2, 2)})
-			s.live()
+			s.live(false)
 			s.do(input{Kind: getLog}, output{Info: s.info(2, 2)})
 		},
 		"or deleted": func(s *script) {
@@ -619,14 +777,14 @@ func TestRightHistories(t *testing.T) {
 			i := s.info(1, 1)
 			i.ID = "y"
 			s.do(input{Kind: createLog}, output{Created: true, Info: i})
-			s.live()
+			s.live(false)
 			s.do(input{Kind: getLog}, output{Info: i})
 		},
 		"or lost": func(s *script) {
 			s.do(input{Kind: getLog}, output{Info: s.info(1, 1)})
 			s.append("c", output{Unknown: true})
 			s.append("a", output{Unknown: true})
-			s.live()
+			s.live(false)
 			s.read(1, "a")
 			s.do(input{Kind: getLog}, output{Info: s.info(1, 2)})
 		},
@@ -665,7 +823,7 @@ func TestRightHistories(t *testing.T) {
 		},
 		"asking again is answered with the same epoch": func(s *script) {
 			s.acquire("w", output{Unknown: true})
-			s.live()
+			s.live(false)
 			s.acquire("w", output{Repeated: true, Info: s.owned("w", 2)})
 			s.do(input{Kind: releaseWriter, Epoch: 2}, output{Info: s.owned("", 3)})
 			s.appended("a", 1)
@@ -694,20 +852,27 @@ func TestRightHistories(t *testing.T) {
 				i.Epoch = 2
 				return i
 			}()})
-			s.live()
+			s.live(false)
 			s.read(1, "a", "b")
+		},
+		"what states an epoch is nothing in the next one": func(s *script) {
+			s.do(input{Kind: appendRecords, Epoch: 1, Records: []string{"a"}}, output{Unknown: true})
+			s.do(input{Kind: setCheckpoint, Name: "c", Epoch: 1}, output{Unknown: true})
+			s.acquire("w", output{Info: s.owned("w", 2)})
+			s.do(input{Kind: getLog}, output{Info: s.owned("w", 2)})
+			s.do(input{Kind: getCheckpoint, Name: "c"}, refusedWith(checkpointNotFound))
 		},
 		"a rewind is not answered, and done": func(s *script) {
 			s.appended("a", 1)
 			s.do(input{Kind: rewindLog, Epoch: 1, Request: "r"}, output{Unknown: true})
-			s.live()
+			s.live(false)
 			s.do(input{Kind: rewindLog, Epoch: 1, Request: "r"}, output{Repeated: true, Info: s.rewound(0, 2)})
 			s.read(1)
 		},
 		"or is not": func(s *script) {
 			s.appended("a", 1)
 			s.do(input{Kind: rewindLog, Epoch: 1, Name: "w", Request: "r"}, output{Unknown: true})
-			s.live()
+			s.live(false)
 			s.do(input{Kind: getLog}, output{Info: s.info(1, 2)})
 			s.acquire("v", output{Info: func() *info {
 				i := s.info(1, 2)
@@ -726,10 +891,58 @@ func TestRightHistories(t *testing.T) {
 			s.appended("a", 1)
 			s.do(input{Kind: setCursor, Name: "m", LSN: 1, Cap: 9}, output{Cursors: []cursor{{Name: "m", LSN: 1, Cap: 9}}})
 			s.rewind(0, 1)
-			s.look(cursor{Cap: 9, Rewound: true})
-			s.do(input{Kind: setCursor, Name: "m", Cap: 9}, output{Reason: rewound, Figures: map[string]string{"cursor": "m", "kept_lsn": "0"}})
+			s.look(cursor{Cap: 9, Rewound: true, Epoch: 2, Was: 1})
+			s.do(input{Kind: setCursor, Name: "m", Cap: 9}, output{Reason: rewound, Figures: map[string]string{"cursor": "m", "epoch": "2", "kept_lsn": "0", "lsn": "1", "next_lsn": "1"}})
 			s.mark(input{Cap: 9, Reset: true})
 			s.look(cursor{Cap: 9})
+		},
+		"a rewind is told of, to whoever had asked before": func(s *script) {
+			s.appended("a", 1)
+			read := s.begin(input{Kind: readRecords, LSN: 1})
+			add := s.begin(input{Kind: appendRecords, Records: []string{"c"}})
+			wait := s.begin(input{Kind: seeDurable, LSN: 2})
+			s.rewind(0, 1)
+			read(s.told(2, 0, 1, 1))
+			add(s.told(2, 0, 1, 1))
+			wait(s.told(2, 0, 2, 1))
+			s.do(input{Kind: seeDurable, LSN: 1, Epoch: 1}, s.told(2, 0, 1, 1))
+		},
+		"what was written is lost with the machine": func(s *script) {
+			s.do(input{Kind: appendRecords, Stream: true, Firm: true, Records: []string{"a"}}, output{Unknown: true, Written: true})
+			s.live(false)
+			s.read(1)
+		},
+		"and outlives the service": func(s *script) {
+			s.do(input{Kind: appendRecords, Stream: true, Firm: true, Records: []string{"a"}}, output{Unknown: true, Written: true})
+			s.live(true)
+			s.read(1, "a")
+		},
+		"or was refused, which nobody heard": func(s *script) {
+			s.acquire("w", output{Info: s.owned("w", 2)})
+			s.do(input{Kind: appendRecords, Stream: true, Firm: true, Records: []string{"a"}}, output{Unknown: true, Written: true})
+			s.live(true)
+			s.read(1)
+		},
+		"receipts are verified in the order of what becomes of them": func(s *script) {
+			s.timed()
+			r := s.receipt(1)
+			s.verify(r, "", output{Verdict: proven, Committed: 5})
+			r.Committed++
+			s.verify(r, "commit_time", output{Verdict: contradicted, Field: "commit_time", Committed: 5})
+			s.do(input{Kind: truncateLog, LSN: 2}, output{Info: s.info(2, 3)})
+			s.verify(s.receipt(1), "", output{Verdict: gone})
+			s.rewind2(1, 1)
+			s.verify(s.receipt(1), "", output{Verdict: gone})
+			s.do(input{Kind: deleteLog, ID: "x"}, output{})
+			s.verify(s.receipt(1), "", output{Verdict: gone})
+		},
+		"replays from and until times": func(s *script) {
+			s.timed()
+			for since, want := range map[int64][]string{5: {"a", "b"}, 6: {"b"}, 7: {"b"}} {
+				s.do(input{Kind: readRecords, Since: since}, output{First: 3 - uint64(len(want)), Records: want, Complete: true})
+			}
+			s.do(input{Kind: readRecords, Until: 6}, output{First: 1, Records: []string{"a"}})
+			s.do(input{Kind: readRecords, Since: 5, Until: 6}, output{First: 1, Records: []string{"a"}})
 		},
 		"a cursor was evicted before a rewind took what it was over its cap by": func(s *script) {
 			s.mark(input{Cap: 1})
@@ -756,7 +969,7 @@ func TestRightHistories(t *testing.T) {
 			s.set(0, 1)
 			s.do(input{Kind: setCheckpoint, Name: "c", State: "s"}, output{Unknown: true})
 			s.set(0, 2)
-			s.live()
+			s.live(false)
 			s.get(0, 2)
 		},
 		"and one that was is deleted before anybody saw it": func(s *script) {
@@ -765,7 +978,7 @@ func TestRightHistories(t *testing.T) {
 			two := uint64(2)
 			s.do(input{Kind: deleteCheckpoint, Name: "c", Version: &two}, output{})
 			s.set(0, 1)
-			s.live()
+			s.live(false)
 			s.get(0, 1)
 		},
 		"a log is created and deleted without an answer": func(s *script) {

@@ -82,7 +82,7 @@ func (s *state) stepResolve(in *input, out *output) (*state, bool) {
 		want.Outcome = "COMMITTED"
 		if i := slices.IndexFunc(p.window, func(b batch) bool { return b.sequence == in.Sequence }); i >= 0 {
 			want.First, want.Count, want.Epoch = p.window[i].first, p.window[i].count, p.window[i].epoch
-			if p.window[i].discarded {
+			if p.window[i].discarded != 0 {
 				want.Outcome = "DISCARDED"
 			}
 		}
@@ -171,7 +171,7 @@ func (s *state) shows(c *heldCursor, as cursor) (*state, bool) {
 	if as.Lost {
 		return s.evicted(c)
 	}
-	if c.Lost || as.Rewound != c.Rewound || as.Live != s.total()-c.start {
+	if c.Lost || as.Rewound != c.Rewound || as.Epoch != c.Epoch || as.Was != c.Was || as.Live != s.total()-c.start {
 		return nil, false
 	}
 	n := s
@@ -211,12 +211,12 @@ func (s *state) stepSetCursor(in *input, out *output) (*state, bool) {
 	c := s.findCursor(in.Name)
 	switch {
 	case out.Reason == rewound && out.Figures["cursor"] == "": // while it looked for the LSN
-		return s, s.tells(out)
+		return s, s.heard(out, in.LSN)
 	case in.LSN > s.last:
 		return s, refused(out, lsnAhead, map[string]uint64{"next_lsn": s.next()})
 	case s.conflicts(c, in):
 		if c != nil && c.Rewound && !in.New && !in.Reset {
-			return s, out.Reason == rewound
+			return s, s.tells(out, &cut{epoch: c.Epoch, kept: c.LSN}, c.Was)
 		}
 		return s, out.Reason == cursorConflict
 	case out.Reason == cursorLost:
@@ -227,7 +227,7 @@ func (s *state) stepSetCursor(in *input, out *output) (*state, bool) {
 	case c != nil && c.Lost && !in.Reset:
 		return nil, false
 	case c != nil && c.Rewound && !in.Reset:
-		return s, refused(out, rewound, map[string]uint64{"kept_lsn": c.LSN})
+		return s, s.tells(out, &cut{epoch: c.Epoch, kept: c.LSN}, c.Was)
 	case c != nil && in.LSN < c.LSN && !in.Reset:
 		return s, out.Reason == cursorBackwards
 	case out.Reason == lsnTruncated:

@@ -16,6 +16,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	sdk "github.com/walsvc/walsvc/client"
 	"github.com/walsvc/walsvc/internal/disk"
 	"github.com/walsvc/walsvc/internal/server"
 	"github.com/walsvc/walsvc/wal"
@@ -32,12 +33,12 @@ type service struct {
 	poisoned chan struct{}
 }
 
-// startService opens the volume on a disk and serves it at a socket.
-func startService(ctx context.Context, m *disk.Mem, socket, codec string) (*service, error) {
+// startService opens the volume on a disk and serves it at a socket, by a clock.
+func startService(ctx context.Context, m *disk.Mem, socket, codec string, now func() int64) (*service, error) {
 	s := &service{disk: m, faulty: disk.NewFaulty(m), served: make(chan error, 1), socket: socket, poisoned: make(chan struct{})}
 	var err error
 	s.volume, err = wal.Open(ctx, "/vol", wal.Options{
-		FS: s.faulty, Create: true, SegmentSize: 128 << 10, PrepareRate: -1, SnapshotEvery: 64 << 10, Codec: codec,
+		FS: s.faulty, Create: true, SegmentSize: 128 << 10, PrepareRate: -1, SnapshotEvery: 64 << 10, Codec: codec, Now: now,
 		Events: wal.Events{Poisoned: func(error) { close(s.poisoned) }},
 	})
 	if err != nil {
@@ -50,6 +51,16 @@ func startService(ctx context.Context, m *disk.Mem, socket, codec string) (*serv
 	s.server = server.New(s.volume, server.Options{Log: slog.New(slog.DiscardHandler), Poisoned: s.poisoned})
 	go func() { s.served <- s.server.Serve(listener) }()
 	return s, nil
+}
+
+// failed reports whether the volume is poisoned, so that what was written may be lost.
+func (s *service) failed() bool {
+	select {
+	case <-s.poisoned:
+		return true
+	default:
+		return false
+	}
 }
 
 // stop ends the service at once. What closing the volume says is nobody's
@@ -108,16 +119,36 @@ type diskTest struct {
 	service *service
 	lives   int
 
+	ahead atomic.Int64 // of the wall clock, in nanoseconds
+
 	outages, poisonings, drains int
 }
 
-// start starts the service on a disk and lets the clients through.
-func (d *diskTest) start(m *disk.Mem) {
+// now is the wall clock, for as long as nobody sets it.
+func (d *diskTest) now() int64 { return time.Now().UnixNano() + d.ahead.Load() }
+
+// setClock sets the wall clock: mostly ahead, and at times back by a year, for a while.
+func (d *diskTest) setClock() {
+	const year = int64(365 * 24 * time.Hour)
+	ahead := d.ahead.Load()
+	if ahead < 0 {
+		ahead += year
+	}
+	ahead += d.rng.Int64N(int64(time.Hour))
+	if d.rng.IntN(4) == 0 {
+		ahead -= year
+	}
+	d.ahead.Store(ahead)
+}
+
+// start starts the service on a disk, which has all that was written to it or not, and
+// lets the clients through.
+func (d *diskTest) start(m *disk.Mem, withWritten bool) {
 	d.t.Helper()
-	d.live()
+	d.live(withWritten)
 	d.lives++
 	codecs := []string{"auto", "none", "s2", "zstd"}
-	s, err := startService(d.ctx, m, filepath.Join(d.dir, strconv.Itoa(d.lives)), codecs[d.rng.IntN(len(codecs))])
+	s, err := startService(d.ctx, m, filepath.Join(d.dir, strconv.Itoa(d.lives)), codecs[d.rng.IntN(len(codecs))], d.now)
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -138,10 +169,10 @@ func (d *diskTest) crash(lets chan struct{}) {
 // crashKeeping keeps each block that was not synced with that probability.
 func (d *diskTest) crashKeeping(lets chan struct{}, survive float64) {
 	d.hold()
-	m := d.service.disk.CrashClone(d.rng, survive)
+	m, withWritten := d.service.disk.CrashClone(d.rng, survive), survive == 1 && !d.service.failed()
 	close(lets)
 	d.service.stop()
-	d.start(m)
+	d.start(m, withWritten)
 }
 
 // hang has the disk hang some changes from now on.
@@ -207,17 +238,18 @@ func (d *diskTest) drain() {
 	}
 	d.hold()
 	d.drains++
-	d.start(d.service.disk)
+	d.start(d.service.disk, true)
 }
 
 // TestDisk has the disk fail or lose power under clients, again and again.
 func TestDisk(t *testing.T) {
 	rng := seeded(t)
 	d := &diskTest{world: newWorld(t, rng, time.Second)}
-	d.start(disk.NewMem())
+	d.start(disk.NewMem(), true)
 	d.populate()
 	for round := range *rounds {
 		d.await(*between + rng.IntN(*between))
+		d.setClock()
 		switch n := rng.IntN(10); {
 		case round == 0, round > 1 && n < 6:
 			d.outage()
@@ -238,20 +270,24 @@ func TestDisk(t *testing.T) {
 	c.mustBeRich(t, *rounds >= 10)
 }
 
+// begin has a client ask for something while others do.
+func (d *diskTest) begin(ask func()) {
+	d.t.Helper()
+	if !d.enter() {
+		d.t.Fatal("the test is over")
+	}
+	d.working.Go(func() {
+		ask()
+		d.leave()
+	})
+}
+
 // contend has clients ask, in pairs, for what only one of two can be given, and
 // another one look meanwhile, while the disk hangs.
 func (d *diskTest) contend(conn *grpc.ClientConn) *outage {
 	d.t.Helper()
 	o := d.hang(0, true)
-	begin := func(ask func()) {
-		if !d.enter() {
-			d.t.Fatal("the test is over")
-		}
-		d.working.Go(func() {
-			ask()
-			d.leave()
-		})
-	}
+	begin := d.begin
 	for i := range uint64(2) {
 		creator, setter, appender := d.newRaw("creator", passing, conn), d.newRaw("setter", steady, conn), d.newRaw("appender", steady, conn)
 		acquirer, marker := d.newRaw("acquirer", owned, conn), d.newRaw("marker", owned, conn)
@@ -283,7 +319,7 @@ func (d *diskTest) contend(conn *grpc.ClientConn) *outage {
 func TestHang(t *testing.T) {
 	d := &diskTest{world: newWorld(t, seeded(t), limit)}
 	d.proxy.intact = true
-	d.start(disk.NewMem())
+	d.start(disk.NewMem(), true)
 	conn := d.connect()
 	for _, log := range []string{steady, owned} {
 		founder := d.newRaw("founder", log, conn)
@@ -311,5 +347,67 @@ func TestHang(t *testing.T) {
 		if c.refused[k] != 1 {
 			t.Errorf("%s was refused %d times, want once", k, c.refused[k])
 		}
+	}
+}
+
+// TestWritten has clients append on a disk that hangs at a sync, until they are told that
+// what they sent is written. If only the service goes then, it is there; if the machine
+// does, it is not; and if the disk goes on, the verdicts say that it is durable. Where the
+// disk hangs at a write, nothing is written. What is at risk meanwhile is bounded by what
+// a client may have pending.
+func TestWritten(t *testing.T) {
+	const pending, flooded = 16 << 10, 100
+	d := &diskTest{world: newWorld(t, seeded(t), limit)}
+	d.proxy.intact = true
+	d.start(disk.NewMem(), true)
+	conn := d.connect()
+	founder := d.newRaw("founder", steady, conn)
+	if out := founder.createWith(optionsOf(steady)); !out.succeeded() {
+		t.Fatalf("create log: %+v", out)
+	}
+	logs := d.openSDK(sdk.Options{WrittenAcks: true, MaxPendingBytes: pending})
+	flooding := d.newSDK(steady, logs)
+	flooding.flood(1, make(chan struct{}, 1)) // and the log is open
+	for _, round := range []struct {
+		atSync  bool    // the disk hangs, and else at a write
+		survive float64 // of what is not synced; -1 if the disk goes on
+	}{{true, 1}, {false, 1}, {true, 0}, {true, 1}, {false, 1}, {true, 0}, {true, -1}} {
+		d.unstage()
+		o := d.hang(0, round.atSync)
+		for range 2 {
+			c := d.newRaw("stream", steady, conn)
+			d.begin(c.burstWritten)
+		}
+		d.awaitHang(o)
+		if !round.atSync {
+			d.awaitWritten(20 * time.Millisecond) // nothing is, and nobody is to be told so
+		} else if !d.awaitWritten(limit) {
+			t.Fatal("nobody is told that anything is written")
+		}
+		if round.survive >= 0 {
+			d.crashKeeping(o.lets, round.survive)
+			continue
+		}
+		taken := make(chan struct{}, flooded)
+		d.begin(func() { flooding.flood(flooded, taken) })
+		for range pending / 1100 {
+			<-taken
+		}
+		d.linger(1, 20*time.Millisecond) // and more are not, by now or ever
+		if n := len(taken) + pending/1100; n > pending/1000 {
+			t.Errorf("%d records of 1 KiB are pending, in %d bytes", n, pending)
+		}
+		o.well = true
+		close(o.lets)
+	}
+	d.end()
+	d.crash(make(chan struct{}))
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	if err := errors.Join(logs.Close(ctx), d.service.drain(ctx)); err != nil {
+		t.Error(err)
+	}
+	if c := d.judge(); c.kept < 2 || c.written-c.kept < 2 {
+		t.Errorf("%d batches were written when only the service went, and %d when the machine did; want two of each", c.kept, c.written-c.kept)
 	}
 }

@@ -17,6 +17,7 @@ type history struct {
 	clock      int64
 	operations []*operation
 	lives      []int64 // when each life of the service began
+	survived   []bool  // whether everything that was written in the life before was there then
 	goal       int
 	reached    chan struct{} // closed when there are goal operations
 }
@@ -28,6 +29,8 @@ type operation struct {
 	Out    output
 	Call   int64
 	Return int64
+
+	fenced int64 // when it is known to be, if it was not answered and states an epoch; 0 if it is not
 }
 
 // begin notes that a client asks for something.
@@ -54,11 +57,12 @@ func (h *history) end(o *operation, out output) {
 }
 
 // live notes that the service's life is over, if it had one, and that the next
-// one is about to begin.
-func (h *history) live() {
+// one is about to begin: with all that was written, synced or not, or without some.
+func (h *history) live(withWritten bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.clock++
+	h.survived = append(h.survived, withWritten)
 	h.lives = append(h.lives, h.clock)
 	h.clock++ // for what the crash undoes: see partition
 }
@@ -92,6 +96,20 @@ func (h *history) doubtful(log string) (producers []string) {
 	return producers
 }
 
+// amend notes what a client found out of an operation that has ended.
+func (h *history) amend(note func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	note()
+}
+
+// kept reports whether an append that was not answered has to be there, unless the log
+// refused it: it was told to be written, and all that was outlived the service.
+func (h *history) kept(o *operation) bool {
+	next := o.In.Life + 1
+	return o.In.Kind == appendRecords && o.In.Firm && o.Out.Unknown && o.Out.Written && next < len(h.survived) && h.survived[next]
+}
+
 // logs returns the operations by log, in the order of their calls.
 func (h *history) logs() map[string][]*operation {
 	h.mu.Lock()
@@ -109,6 +127,7 @@ func (h *history) logs() map[string][]*operation {
 // A census counts what is in a history.
 type census struct {
 	operations, overlapping, unknown int
+	written, kept                    int // of unknown outcome, but told to be written; and there for that
 	succeeded, refused               map[kind]int
 	reasons                          map[string]int
 }
@@ -132,6 +151,12 @@ func (h *history) census() census {
 			switch {
 			case o.Out.Unknown:
 				c.unknown++
+				if o.Out.Written {
+					c.written++
+				}
+				if h.kept(o) {
+					c.kept++
+				}
 			case o.Out.Reason != "":
 				c.refused[o.In.Kind]++
 				c.reasons[o.Out.Reason]++
@@ -146,7 +171,7 @@ func (h *history) census() census {
 // String tells the counts.
 func (c *census) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d operations, %d of them overlapping others on their log, %d of unknown outcome", c.operations, c.overlapping, c.unknown)
+	fmt.Fprintf(&b, "%d operations, %d of them overlapping others on their log, %d of unknown outcome, of which %d were written, and %d for certain outlived the service", c.operations, c.overlapping, c.unknown, c.written, c.kept)
 	for _, k := range slices.Sorted(keys(c.succeeded, c.refused)) {
 		fmt.Fprintf(&b, "\n%20s %6d done %6d refused", k, c.succeeded[k], c.refused[k])
 	}

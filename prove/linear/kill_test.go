@@ -24,7 +24,7 @@ type killTest struct {
 func (k *killTest) start() {
 	k.t.Helper()
 	for k.rng.IntN(4) == 0 { // killed before it is ready
-		k.live()
+		k.live(true)
 		ctx, cancel := context.WithTimeout(k.ctx, time.Duration(k.rng.IntN(40_000))*time.Microsecond)
 		p, err := process.Start(ctx, k.options())
 		cancel()
@@ -37,7 +37,7 @@ func (k *killTest) start() {
 		}
 		k.t.Fatal(err)
 	}
-	k.live()
+	k.live(true)
 	ctx, cancel := context.WithTimeout(k.ctx, limit)
 	defer cancel()
 	var err error
@@ -61,6 +61,7 @@ func (k *killTest) kill() {
 	}
 	k.hold()
 	k.kills++
+	k.audit(filepath.Join(k.dir, "v"))
 	k.start()
 }
 
@@ -116,6 +117,10 @@ func TestKill(t *testing.T) {
 			k.pause()
 		default:
 			k.linger(k.rng.IntN(100), 20*time.Millisecond)
+			if k.rng.IntN(2) == 0 {
+				k.unstage()
+				k.awaitWritten(20 * time.Millisecond) // between a write and its sync
+			}
 			k.kill()
 		}
 	}

@@ -1,6 +1,7 @@
 package linear
 
 import (
+	"cmp"
 	"fmt"
 	"hash/crc32"
 	"hash/maphash"
@@ -20,7 +21,7 @@ type state struct {
 	producers   []producer
 	cursors     []heldCursor // by name
 	former      []string     // ids of logs that had the name
-	cuts        *cut         // the last rewind; nil if there was none
+	cuts        []cut        // those of its rewinds that say something, as wal.Cut does
 }
 
 // A key says all that there is to say of a state, the large parts by a hash.
@@ -39,6 +40,8 @@ type key struct {
 	checked, known, former uint64
 	marked                 uint64 // by cursors
 	rewound                uint64 // by rewinds
+	created                int64  // when somebody was told that the log was; 0 until then
+	committed              int64  // commit time of the last append of which it is known
 	epoch                  uint64
 	holder, acquired       string // the epoch's writer, and the request that made it that
 }
@@ -50,6 +53,9 @@ type record struct {
 	data    string
 	sum     uint32 // log checksum behind it
 	end     uint64 // framed bytes up to its end
+	epoch   uint64
+	batch   uint64 // LSN of the first record of its batch
+	time    int64  // commit time; 0 if it is not known
 	history uint64
 }
 
@@ -68,7 +74,8 @@ type batch struct {
 	sequence, first, count uint64
 	sum, run               uint32
 	epoch                  uint64
-	discarded              bool // by a rewind, it or its end
+	discarded              uint64 // the epoch of the rewind that took it, or its end; 0 for none
+	kept                   uint64 // the last record that that one kept
 }
 
 // A heldCursor is a cursor, with the framed bytes up to its LSN. Lost says that it is
@@ -230,17 +237,18 @@ func frame(data []string) []byte {
 	return run
 }
 
-// appended returns the state with records added.
-func (s *state) appended(data []string) *state {
+// appended returns the state with records added, which were committed at a time.
+func (s *state) appended(data []string, at int64) *state {
 	c := s.changed()
+	c.committed = max(s.committed, at)
 	for _, d := range data {
 		run := frame([]string{d})
 		c.tail = &record{
-			before: c.tail, lsn: c.next(), data: d, end: c.total() + uint64(len(run)),
+			before: c.tail, lsn: c.next(), data: d, end: c.total() + uint64(len(run)), epoch: s.epoch, batch: s.next(), time: at,
 			sum: crc32.Update(c.sum(), castagnoli, run), history: hash(struct {
-				before uint64
-				data   string
-			}{c.history, d}),
+				before, epoch, batch uint64
+				data                 string
+			}{c.history, s.epoch, s.next(), d}),
 		}
 		c.last, c.history = c.tail.lsn, c.tail.history
 	}
@@ -366,8 +374,9 @@ const (
 //
 // An operation that was not answered is done where its place in the order is if
 // that is in a life of the service that it may have reached; behind the crash that
-// ended the last such life it is nothing. So whatever became of it has a place,
-// and one in which it changes nothing is not tried before the crash.
+// ended the last such life it is nothing, and behind the epoch that it states. So
+// whatever became of it has a place, and one in which it changes nothing is not tried
+// before.
 func (s *state) step(in *input, out *output) (*state, bool) {
 	switch {
 	case in.Kind == crash:
@@ -376,8 +385,18 @@ func (s *state) step(in *input, out *output) (*state, bool) {
 		return c, true
 	case out.Unknown && s.life > in.Life:
 		return s, true
+	case out.Unknown && !out.Kept:
+		if epoch, states := in.states(); states && s.epoch > epoch { // it is fenced, or a repeat
+			return s, true
+		}
 	}
 	n, ok := s.apply(in, out)
+	if out.Kept { // it was written, and then nothing of that was lost
+		if !ok {
+			n = s // it was refused, which nobody heard
+		}
+		return n, true
+	}
 	if ok && out.Unknown && n.equal(s) {
 		return nil, false
 	}
@@ -391,6 +410,8 @@ func (s *state) apply(in *input, out *output) (*state, bool) {
 		return s, out.succeeded()
 	case in.Kind == resolveBatch && in.Sequence == 0: // whatever the log is
 		return s, out.Reason == invalid
+	case in.Kind == verifyReceipt:
+		return s.stepVerify(in, out)
 	case !s.exists && in.Kind != createLog:
 		return s, out.Reason == logNotFound
 	}
@@ -420,12 +441,18 @@ func (s *state) apply(in *input, out *output) (*state, bool) {
 		return s.stepRead(in, out)
 	case seeRecords:
 		return s, s.holds(out.First, out.Records)
+	case beginCheckpoint:
+		return s, s.begins(in, out)
+	case stood:
+		return s, s.epoch < in.Epoch && s.last >= in.LSN
 	case seeDurable:
-		if in.Epoch != 0 && in.Epoch != s.epoch {
-			return s, out.Reason == fenced || s.tells(out)
-		}
-		if in.Epoch == 0 && s.tells(out) { // it waited
-			return s, true
+		switch c := s.since(in.Epoch); {
+		case in.Epoch == 0 && out.Reason == rewound: // it waited
+			return s, s.heard(out, in.LSN)
+		case in.Epoch != 0 && c != nil && in.LSN > c.kept:
+			return s, s.tells(out, c, in.LSN)
+		case in.Epoch != 0 && in.Epoch != s.epoch:
+			return s, refused(out, fenced, s.current())
 		}
 		if s.sealed && in.LSN > s.last {
 			return s, refused(out, sealed, map[string]uint64{"next_lsn": s.next()})
@@ -522,8 +549,13 @@ func (s *state) stepAppend(in *input, out *output) (*state, bool) {
 	switch {
 	case in.After:
 		return refuse(afterRefusal, nil)
-	case in.Told != 0 && s.rewoundSince(in.Told), in.Told == 0 && out.Reason == rewound: // a call binds its log, too
-		return s, s.tells(out)
+	case in.Told == 0 && out.Reason == rewound: // a call binds its log, too
+		i := slices.IndexFunc(s.cuts, func(c cut) bool { return c.epoch == told(out, "epoch") })
+		return s, i >= 0 && s.tells(out, &s.cuts[i], s.cuts[i].next-1)
+	case in.Told != 0:
+		if c := s.since(in.Told); c != nil {
+			return s, s.tells(out, c, c.next-1)
+		}
 	}
 	large := func(r string) bool { return s.options.MaxRecord != 0 && uint64(len(r)) > s.options.MaxRecord }
 	switch {
@@ -554,7 +586,11 @@ func (s *state) stepAppend(in *input, out *output) (*state, bool) {
 	if out.Reason != "" || out.Epoch != 0 && out.Epoch != s.epoch {
 		return nil, false
 	}
-	n := s.appended(in.Records)
+	at := cmp.Or(out.Committed, in.Time)
+	if at != 0 && at < s.committed {
+		return nil, false // commit times do not fall
+	}
+	n := s.appended(in.Records, at)
 	own.sum = n.sum()
 	if p != nil {
 		window := append(slices.Clone(p.window[max(0, len(p.window)+1-limits.ProducerWindow):]), own)
@@ -584,8 +620,8 @@ func (s *state) stepRepeat(p *producer, own *batch, out *output) (*state, bool) 
 		return s, out.Reason == sequenceReuse
 	}
 	was := p.window[i]
-	if was.discarded {
-		return s, refused(out, discarded, map[string]uint64{"first_lsn": was.first, "count": was.count})
+	if was.discarded != 0 {
+		return s, refused(out, discarded, map[string]uint64{"first_lsn": was.first, "count": was.count, "epoch": was.discarded, "kept_lsn": was.kept})
 	}
 	ok := out.succeeded() && out.Repeated && out.First == was.first && out.Count == was.count && (out.Sum == nil || *out.Sum == was.sum) && (out.Epoch == 0 || out.Epoch == was.epoch)
 	if !ok {
@@ -634,6 +670,13 @@ func (s *state) sees(i *info) (*state, bool) {
 		return nil, false
 	}
 	n, ok := s.identified(i.ID)
+	if ok && i.Created != 0 {
+		if s.created != 0 && s.created != i.Created {
+			return nil, false
+		}
+		n = n.changed()
+		n.created = i.Created
+	}
 	if ok {
 		n, ok = n.narrowed(i.First, i.First)
 	}
@@ -720,8 +763,10 @@ func (s *state) stepTruncate(in *input, out *output) (*state, bool) {
 func (s *state) stepRead(in *input, out *output) (*state, bool) {
 	from := in.LSN
 	switch {
+	case in.Since != 0 || in.Until != 0:
+		return s.stepReadBetween(in, out)
 	case out.Reason == rewound: // while it read
-		return s, s.tells(out)
+		return s, s.heard(out, 0)
 	case from > s.next():
 		if !refused(out, lsnAhead, map[string]uint64{"next_lsn": s.next()}) {
 			return nil, false
@@ -777,8 +822,8 @@ func (s *state) stepSetCheckpoint(in *input, out *output) (*state, bool) {
 	switch {
 	case in.Epoch != 0 && in.Epoch != s.epoch:
 		return s, out.Reason == fenced
-	case out.Reason == rewound: // while it was on its way
-		return s, s.tells(out)
+	case in.Epoch == 0 && out.Reason == rewound: // while it was on its way
+		return s, s.heard(out, in.LSN)
 	case in.LSN > s.last:
 		return s, refused(out, lsnAhead, map[string]uint64{"next_lsn": s.next()})
 	case in.Version != nil && *in.Version != was.Version:
@@ -803,6 +848,19 @@ func (s *state) stepSetCheckpoint(in *input, out *output) (*state, bool) {
 	}
 	cp.State = ""
 	return n, out.succeeded() && out.Checkpoints[0] == cp
+}
+
+// begins reports whether a checkpoint can be begun at an LSN, of the version that it has
+// then, if that was found out: the log is durable up to there.
+func (s *state) begins(in *input, out *output) bool {
+	var was checkpoint
+	if cp := s.find(in.Name); cp != nil {
+		was = *cp
+	}
+	if was.LSN > in.LSN {
+		return out.Reason == checkpointBackwards
+	}
+	return out.succeeded() && in.LSN <= s.last && (in.Version == nil || *in.Version == was.Version)
 }
 
 func (s *state) stepDeleteCheckpoint(in *input, out *output) (*state, bool) {

@@ -33,6 +33,9 @@ const (
 	getCursor        kind = "get-cursor"
 	listCursors      kind = "list-cursors"
 	deleteCursor     kind = "delete-cursor"
+	verifyReceipt    kind = "verify-receipt"
+	beginCheckpoint  kind = "begin-checkpoint"
+	stood            kind = "stood" // where an operation had begun that heard of a rewind
 
 	crash kind = "crash" // the end of a life of the service, and the beginning of the next
 )
@@ -90,9 +93,33 @@ type input struct {
 	Reset   bool    `json:",omitempty"`
 	Options options `json:",omitzero"`
 
+	Since   int64    `json:",omitempty"` // a commit time: to begin with what was committed at it or behind it
+	Until   int64    `json:",omitempty"` // a commit time: to end with what was committed at it or before it
+	Time    int64    `json:",omitempty"` // that records were committed, as somebody was told; 0 if nobody was
+	Receipt *receipt `json:",omitempty"`
+	Twist   string   `json:",omitempty"` // the field of Receipt that somebody has changed
+
+	// Firm says that nothing but the state can have a batch refused that was not
+	// answered: what came before it on its stream was not refused.
+	Firm bool `json:",omitempty"`
+
 	// Life of the service: the last one that the operation may have reached, or,
 	// of a crash, the one that begins.
 	Life int
+}
+
+// states returns the epoch in which alone an operation can change anything; false if
+// there is none.
+func (in *input) states() (uint64, bool) {
+	switch in.Kind {
+	case appendRecords, setCheckpoint, releaseWriter, rewindLog:
+		return in.Epoch, in.Epoch != 0
+	case acquireWriter:
+		if in.Version != nil {
+			return *in.Version, true
+		}
+	}
+	return 0, false
 }
 
 // options are a log's.
@@ -127,6 +154,16 @@ type output struct {
 	Epoch       uint64 `json:",omitempty"` // that a batch was appended in; 0 if not told
 	Incarnation uint64 `json:",omitempty"` // of a producer; 0 if not told
 	Outcome     string `json:",omitempty"` // of a batch that was resolved
+
+	Volume    string `json:",omitempty"` // ULID
+	Committed int64  `json:",omitempty"` // commit time; 0 if not told
+	Verdict   string `json:",omitempty"` // on a receipt
+	Field     string `json:",omitempty"` // of a receipt that is contradicted
+	// Written says, of an append that was not answered, that it was told to be written.
+	Written bool `json:",omitempty"`
+	// Kept says that it was told so for certain, and of what was written nothing was
+	// lost when that life of the service ended: see history.kept.
+	Kept bool `json:",omitempty"`
 }
 
 // info is a log as clients are told of it.
@@ -137,6 +174,7 @@ type info struct {
 	Options                  options
 	Sealed                   bool
 	Holder                   string
+	Created                  int64 // in nanoseconds since 1970; 0 if not told
 }
 
 // A checkpoint is one as clients are told of it; in listings without State.
@@ -156,6 +194,8 @@ type cursor struct {
 	Rewound  bool // a rewind took it back
 	// Live are bytes, and Lag records, behind LSN.
 	Live, Lag uint64
+	Epoch     uint64 // that the rewind began which took it back; 0 for none
+	Was       uint64 // LSN that it was taken back from
 }
 
 // succeeded says that the operation was done, or answered.
@@ -188,10 +228,17 @@ func describe(in *input, out *output) string {
 	say("hold", true, !in.Hold)
 	say("new", true, !in.New)
 	say("reset", true, !in.Reset)
+	say("since", in.Since, in.Since == 0)
+	say("until", in.Until, in.Until == 0)
+	if in.Receipt != nil {
+		say("receipt", *in.Receipt, false)
+	}
+	say("twisted", in.Twist, in.Twist == "")
 	b.WriteString(" ->")
 	switch {
 	case out.Unknown:
 		b.WriteString(" unknown")
+		say("written", true, !out.Written)
 		return b.String()
 	case out.Reason != "":
 		fmt.Fprintf(&b, " %s %v", out.Reason, out.Figures)
@@ -208,6 +255,8 @@ func describe(in *input, out *output) string {
 	say("epoch", out.Epoch, out.Epoch == 0)
 	say("incarnation", out.Incarnation, out.Incarnation == 0)
 	say("outcome", out.Outcome, out.Outcome == "")
+	say("committed", out.Committed, out.Committed == 0)
+	say("verdict", out.Verdict+" "+out.Field, out.Verdict == "")
 	if out.Info != nil {
 		fmt.Fprintf(&b, " [%d,%d) of %s, epoch %d of %q", out.Info.First, out.Info.Next, out.Info.ID, out.Info.Epoch, out.Info.Holder)
 	}

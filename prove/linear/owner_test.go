@@ -152,7 +152,7 @@ func (c *rawClient) resolve() {
 		in.Sequence = 0
 	case n == 2, p.id == "":
 		in.Producer = ulid.Make().String()
-	case n < 8 && in.Producer == p.id && c.aide != nil:
+	case n < 8 && in.Producer == p.id && in.Sequence == p.last+1 && c.aide != nil: // else its records would go twice
 		c.race(in)
 		return
 	}
@@ -220,8 +220,8 @@ func (c *rawClient) race(in input) {
 	_ = stream.Send(&walsvcv1.AppendStreamRequest{Batches: []*walsvcv1.Batch{{Binding: 1, Sequence: s.sequence, Records: wire(p.pending[0])}}})
 	for err = stream.CloseSend(); err == nil; {
 		var m *walsvcv1.AppendStreamResponse
-		if m, err = stream.Recv(); err == nil && len(m.GetVerdicts()) > 0 {
-			b.verdict(m.GetVerdicts()[0])
+		if m, err = stream.Recv(); err == nil && !b.take(m) {
+			break
 		}
 	}
 	b.settle(err)
@@ -308,7 +308,7 @@ func cursorOf(c *walsvcv1.Cursor) cursor {
 	return cursor{
 		Name: c.GetName(), LSN: c.GetLsn(), Cap: c.GetCapBytes(), Hold: c.GetPolicy() == walsvcv1.CursorPolicy_CURSOR_POLICY_HOLD,
 		Lost: c.GetState() == walsvcv1.CursorState_CURSOR_STATE_LOST, Rewound: c.GetState() == walsvcv1.CursorState_CURSOR_STATE_REWOUND,
-		Live: c.GetLiveBytes(), Lag: c.GetLagRecords(),
+		Live: c.GetLiveBytes(), Lag: c.GetLagRecords(), Epoch: c.GetRewoundEpoch(), Was: c.GetRewoundFromLsn(),
 	}
 }
 

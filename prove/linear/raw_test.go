@@ -28,6 +28,7 @@ type rawClient struct {
 	replays     walsvcv1.ReplayServiceClient
 	checkpoints walsvcv1.CheckpointServiceClient
 	cursors     walsvcv1.CursorServiceClient
+	admin       walsvcv1.AdminServiceClient
 
 	producer rawProducer
 	unsure   bool       // of something that it asked for it did not hear
@@ -80,6 +81,7 @@ func (w *world) newRaw(kind, log string, conn *grpc.ClientConn) *rawClient {
 		replays:     walsvcv1.NewReplayServiceClient(conn),
 		checkpoints: walsvcv1.NewCheckpointServiceClient(conn),
 		cursors:     walsvcv1.NewCursorServiceClient(conn),
+		admin:       walsvcv1.NewAdminServiceClient(conn),
 	}
 }
 
@@ -143,7 +145,11 @@ func (c *rawClient) work() {
 
 // consult looks at something.
 func (c *rawClient) consult() {
-	switch c.rng.IntN(12) {
+	switch c.rng.IntN(15) {
+	case 12, 13:
+		c.verify()
+	case 14:
+		c.replayBetween()
 	case 0, 1:
 		c.get()
 	case 2, 3:
@@ -182,7 +188,7 @@ func (c *rawClient) appendUnary(in input) output {
 			Log: c.log, Producer: in.Producer, Sequence: in.Sequence, ExpectedLsn: in.Expected, Epoch: in.Epoch, Incarnation: in.Incarnation, Records: wire(in.Records),
 		})
 		sum := r.GetLogChecksum()
-		out := output{ID: r.GetLogId(), First: r.GetFirstLsn(), Count: uint64(r.GetCount()), Sum: &sum, Repeated: r.GetRepeated(), Epoch: r.GetEpoch()}
+		out := output{ID: r.GetLogId(), First: r.GetFirstLsn(), Count: uint64(r.GetCount()), Sum: &sum, Repeated: r.GetRepeated(), Epoch: r.GetEpoch(), Volume: r.GetVolumeId(), Committed: int64(r.GetCommitTime())}
 		out.Through = out.First + out.Count - 1
 		return out, err
 	})
@@ -358,7 +364,7 @@ func (c *rawClient) replay() {
 		if errors.Is(err, io.EOF) {
 			err = nil
 		}
-		if err != nil && len(out.Records) > 0 {
+		if err != nil && len(out.Records) > 0 && heard(err).Reason != rewound {
 			return output{Unknown: true}, nil // a truncation or the end of the log caught up with it
 		}
 		return out, err
@@ -453,7 +459,12 @@ func (c *rawClient) stated() uint64 {
 
 func (c *rawClient) waitDurable() {
 	_, _, next := c.look()
-	in := input{Kind: seeDurable, LSN: next - min(next, 1+c.rng.Uint64N(3)), Epoch: c.stated()}
+	c.waitFor(input{LSN: next - min(next, 1+c.rng.Uint64N(3)), Epoch: c.stated()})
+}
+
+// waitFor waits until a log is durable up to an LSN.
+func (c *rawClient) waitFor(in input) {
+	in.Kind = seeDurable
 	c.call(in, func(ctx context.Context) (output, error) {
 		r, err := c.replays.WaitDurable(ctx, &walsvcv1.WaitDurableRequest{Log: c.log, Lsn: in.LSN, Epoch: in.Epoch})
 		return output{LSN: r.GetDurableLsn(), Complete: true}, err
@@ -489,7 +500,7 @@ func logInfo(l *walsvcv1.Log) *info {
 	return &info{
 		ID: l.GetId(), Epoch: l.GetEpoch(), First: l.GetFirstLsn(), Next: l.GetNextLsn(), Live: l.GetLiveBytes(), Sum: l.GetLogChecksum(),
 		Options: options{Quota: l.GetOptions().GetQuotaBytes(), MaxRecord: uint64(l.GetOptions().GetMaxRecordBytes()), Rate: l.GetOptions().GetRateBytes()},
-		Sealed:  l.GetSealTime() != nil, Holder: l.GetWriter(),
+		Sealed:  l.GetSealTime() != nil, Holder: l.GetWriter(), Created: l.GetCreateTime().AsTime().UnixNano(),
 	}
 }
 

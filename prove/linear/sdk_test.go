@@ -3,6 +3,9 @@ package linear
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -18,12 +21,13 @@ type sdkClient struct {
 }
 
 // openSDK opens a client of the SDK through the proxy.
-func (w *world) openSDK() *sdk.Client {
+func (w *world) openSDK(o sdk.Options) *sdk.Client {
 	w.t.Helper()
-	c, err := sdk.Open(w.ctx, "unix:"+w.proxy.listener.Addr().String(), sdk.Options{Dial: []grpc.DialOption{
+	o.Dial = []grpc.DialOption{
 		grpc.WithConnectParams(reconnect),
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)), // see connect
-	}})
+	}
+	c, err := sdk.Open(w.ctx, "unix:"+w.proxy.listener.Addr().String(), o)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -63,7 +67,11 @@ func (c *sdkClient) work() {
 		c.get()
 		return
 	}
-	switch c.rng.IntN(8) {
+	switch c.rng.IntN(10) {
+	case 8:
+		c.verifyText()
+	case 9:
+		c.w.outlive(c.completeCheckpoint)
 	case 0, 1, 2, 3:
 		c.w.outlive(c.append)
 	case 4:
@@ -93,8 +101,37 @@ func (c *sdkClient) append() {
 		r, err := log.AppendBatch(context.WithoutCancel(c.w.ctx), batch, opts...)
 		return output{
 			ID: r.Log.String(), First: uint64(r.LSN), Count: uint64(r.Count), Sum: &r.LogChecksum, Through: uint64(r.Through),
+			Epoch: r.Epoch, Volume: r.Volume.String(), Committed: nanoseconds(r.Committed), // the SDK says of no append that it is repeated
 		}, err
 	})
+}
+
+// flood appends records of 1 KiB without waiting for any, and has each one that was
+// taken counted. It returns when all are acknowledged.
+func (c *sdkClient) flood(n int, taken chan<- struct{}) {
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	ctx := context.WithoutCancel(c.w.ctx)
+	for range n {
+		c.made++
+		in := input{Kind: appendRecords, Records: []string{fmt.Sprintf("%s.%d %01000d", c.name, c.made, 0)}}
+		end := c.begin(in)
+		f := c.logs.Log(c.log).AppendAsync(ctx, []byte(in.Records[0]))
+		taken <- struct{}{}
+		waiting.Go(func() {
+			<-f.Written()
+			r, err := f.Wait(ctx)
+			if err != nil {
+				c.w.fail("log %s: append: %w", c.log, err)
+			}
+			// Without the volume, which would make it a receipt: those of records that share
+			// a batch are not of what the model appends together.
+			end(output{
+				ID: r.Log.String(), First: uint64(r.LSN), Count: 1, Sum: &r.LogChecksum, Through: uint64(r.Through), Epoch: r.Epoch,
+				Committed: nanoseconds(r.Committed),
+			})
+		})
+	}
 }
 
 // replay reads on from somewhere, over as many streams as it takes: what it
@@ -151,6 +188,73 @@ func (c *sdkClient) setCheckpoint() {
 		cp, err := log.SetCheckpoint(ctx, in.Name, sdk.LSN(in.LSN), []byte(in.State), opts...)
 		return output{Checkpoints: []checkpoint{sdkCheckpoint(cp)}}, err
 	})
+}
+
+// completeCheckpoint takes a checkpoint in two steps, and asks for the second one again
+// until it is answered, in the next lives too: what an earlier try did is found then.
+func (c *sdkClient) completeCheckpoint() {
+	_, first, next := c.look()
+	was, _ := c.condition()
+	in := input{Kind: beginCheckpoint, Name: was.Name, LSN: c.likely(max(was.LSN, first, next-1), 2)}
+	in.LSN = min(in.LSN, next-1)
+	begun, end := c.beginOpen(in)
+	var out output
+	bounded := func(d time.Duration, try func(context.Context) error) error {
+		ctx, cancel := context.WithTimeout(c.w.ctx, d)
+		defer cancel()
+		return try(ctx)
+	}
+	var p *sdk.PendingCheckpoint
+	err := bounded(c.timeout, func(ctx context.Context) (err error) {
+		p, err = c.logs.Log(c.log).BeginCheckpoint(ctx, in.Name, sdk.LSN(in.LSN))
+		return err
+	})
+	if err != nil {
+		out, _ = c.outcome(err)
+	}
+	end(out)
+	if err != nil {
+		return
+	}
+	set, end := c.beginOpen(input{Kind: setCheckpoint, Name: in.Name, LSN: in.LSN, State: c.batch(1)[0]})
+	for tried := false; ; tried = true {
+		var cp sdk.Checkpoint
+		err := bounded(limit, func(ctx context.Context) (err error) {
+			cp, err = p.Complete(ctx, []byte(set.State))
+			return err
+		})
+		var version uint64
+		switch out, version = c.outcome(err); {
+		case err == nil:
+			out, version = output{Checkpoints: []checkpoint{sdkCheckpoint(cp)}}, cp.Version-1
+			out.Checkpoints[0].State = ""
+		case out.Unknown && c.w.goesOn():
+			continue
+		}
+		if err == nil || out.Reason == checkpointConflict {
+			set.Version = &version
+			c.w.history.amend(func() { begun.Version = &version })
+		}
+		if tried && err != nil { // the earlier try may have set it, and somebody else since
+			out = output{Unknown: true}
+		}
+		end(out)
+		return
+	}
+}
+
+// outcome returns what an error of a checkpoint says, and the version that was expected
+// of it, if it tells.
+func (c *sdkClient) outcome(err error) (output, uint64) {
+	var e *sdk.Error
+	if errors.Is(err, sdk.ErrCheckpointBackwards) {
+		return output{Reason: checkpointBackwards}, 0
+	}
+	if !errors.As(err, &e) || e.Reason == "" || errors.Is(err, sdk.ErrUnknownOutcome) {
+		return output{Unknown: true}, 0
+	}
+	out := output{Reason: e.Reason, Figures: e.Metadata}
+	return out, told(&out, "expected_version")
 }
 
 func (c *sdkClient) getCheckpoint() {

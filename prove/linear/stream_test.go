@@ -16,6 +16,10 @@ type burst struct {
 	in       uint64 // incarnation of the producer
 	bound    string // id of the log
 	told     uint64 // epoch that it was in then
+	volume   string // ULID
+	staged   bool   // it asks to be told what is written
+	plain    bool   // it states no LSN
+	settled  uint64 // batches with a verdict
 
 	sent    []sentBatch // without a verdict so far
 	refused bool
@@ -24,6 +28,7 @@ type burst struct {
 // A sentBatch is a batch that waits for its verdict.
 type sentBatch struct {
 	sequence uint64
+	written  bool // as it was told
 	in       *input
 	end      func(output)
 }
@@ -48,9 +53,21 @@ func (c *rawClient) burst() {
 	if c.rng.IntN(10) == 0 {
 		b.epoch = 1 + c.rng.Uint64N(2)
 	}
-	ctx, cancel := c.boundChange()
+	b.append()
+}
+
+// burstWritten appends over a stream of its own that tells what is written, and states
+// nothing that could have it refused.
+func (c *rawClient) burstWritten() {
+	b := &burst{c: c, staged: true, plain: true}
+	b.append()
+}
+
+// append opens the stream, and settles what becomes of it.
+func (b *burst) append() {
+	ctx, cancel := b.c.boundChange()
 	defer cancel()
-	stream, err := c.appends.AppendStream(ctx)
+	stream, err := b.c.appends.AppendStream(ctx)
 	if err == nil {
 		err = b.run(stream)
 	}
@@ -84,7 +101,7 @@ func (b *burst) run(stream walsvcv1.AppendService_AppendStreamClient) error {
 		req := &walsvcv1.Batch{Binding: 1, Records: wire(data)}
 		if b.producer != "" {
 			req.Sequence = c.producer.last + uint64(i) + 1
-		} else if c.rng.IntN(4) == 0 {
+		} else if !b.plain && c.rng.IntN(4) == 0 {
 			req.ExpectedLsn = c.likely(next, 1)
 		}
 		next += uint64(len(data))
@@ -104,12 +121,36 @@ func (b *burst) run(stream walsvcv1.AppendService_AppendStreamClient) error {
 		if err != nil {
 			return err
 		}
-		for _, v := range m.GetVerdicts() {
-			if !b.verdict(v) {
-				return nil
-			}
+		if !b.take(m) {
+			return nil
 		}
 	}
+}
+
+// take settles the batches that a message has verdicts for, notes which are written, and
+// reports whether the stream may go on.
+func (b *burst) take(m *walsvcv1.AppendStreamResponse) bool {
+	for _, v := range m.GetVerdicts() {
+		if v.CommitTime == 0 {
+			v.CommitTime = m.GetCommitTime()
+		}
+		if !b.verdict(v) {
+			return false
+		}
+	}
+	written := m.GetWritten()
+	if written == 0 {
+		return true
+	}
+	if !b.staged || written <= b.settled || written-b.settled > uint64(len(b.sent)) {
+		b.c.w.fail("log %s: %d batches are written, %d are settled and %d sent behind them; asked: %t", b.c.log, written, b.settled, len(b.sent), b.staged)
+		return false
+	}
+	for i := range b.sent[:written-b.settled] {
+		b.sent[i].written = true
+	}
+	b.c.w.stage()
+	return true
 }
 
 // bind opens the log on the stream and reports whether that went well.
@@ -121,7 +162,8 @@ func (b *burst) bind(stream walsvcv1.AppendService_AppendStreamClient) (open boo
 			b.c.unbound = b.c.w.history.life()
 		}
 	}()
-	err = stream.Send(&walsvcv1.AppendStreamRequest{Binds: []*walsvcv1.Bind{{Binding: 1, Log: b.c.log, Producer: b.producer, Epoch: b.epoch, Incarnation: b.in}}})
+	b.staged = b.staged || b.c.rng.IntN(3) > 0
+	err = stream.Send(&walsvcv1.AppendStreamRequest{WrittenAcks: b.staged, Binds: []*walsvcv1.Bind{{Binding: 1, Log: b.c.log, Producer: b.producer, Epoch: b.epoch, Incarnation: b.in}}})
 	for err == nil || errors.Is(err, io.EOF) { // which says that Recv has the reason
 		var m *walsvcv1.AppendStreamResponse
 		if m, err = stream.Recv(); err != nil {
@@ -142,7 +184,7 @@ func (b *burst) bind(stream walsvcv1.AppendService_AppendStreamClient) (open boo
 			return false, stream.CloseSend()
 		default:
 			out = output{Info: logInfo(bound.GetLog()), Last: bound.GetLastSequence()}
-			b.bound, b.told = bound.GetLog().GetId(), bound.GetLog().GetEpoch()
+			b.bound, b.told, b.volume = bound.GetLog().GetId(), bound.GetLog().GetEpoch(), bound.GetVolumeId()
 			return true, nil
 		}
 	}
@@ -167,9 +209,13 @@ func (b *burst) verdict(v *walsvcv1.Verdict) bool {
 	}
 	s := b.sent[0]
 	b.sent = b.sent[1:]
+	b.settled++
 	s.in.After = b.refused
 	sum := v.GetLogChecksum()
-	out := output{ID: b.bound, First: v.GetFirstLsn(), Count: uint64(v.GetCount()), Sum: &sum, Repeated: v.GetRepeated(), Epoch: v.GetEpoch()}
+	out := output{ID: b.bound, First: v.GetFirstLsn(), Count: uint64(v.GetCount()), Sum: &sum, Repeated: v.GetRepeated(), Epoch: v.GetEpoch(), Volume: b.volume}
+	if !out.Repeated {
+		out.Committed = int64(v.GetCommitTime())
+	}
 	out.Through = out.First + out.Count - 1
 	if v.GetRefusal() != nil {
 		out = refusal(v.GetRefusal())
@@ -189,8 +235,14 @@ func (b *burst) settle(err error) {
 	if why := heard(err); err != nil && elsewhere[why.Reason] {
 		out = why
 	}
-	for _, s := range b.sent {
-		s.end(out)
+	firm := !b.refused
+	for i, s := range b.sent {
+		own := out
+		own.Written = s.written && out.Unknown
+		// What else would have it refused shows in the log, but for a quota and a rate.
+		firm = firm && s.in.Expected == 0 && !s.in.Rebound && b.c.log == steady && (i == 0 || b.producer == "")
+		s.in.Firm = firm
+		s.end(own)
 	}
 	if err == nil && len(b.sent) > 0 || errors.Is(err, io.EOF) && len(b.sent) > 0 {
 		b.c.w.fail("log %s: the stream ended well without %d verdicts", b.c.log, len(b.sent))

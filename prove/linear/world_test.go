@@ -14,6 +14,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	sdk "github.com/walsvc/walsvc/client"
 )
 
 // limit bounds every wait; it is only reached when something is broken.
@@ -67,6 +69,8 @@ type world struct {
 	idle   *sync.Cond         // busy is 0
 	ended  bool
 	views  map[string]*view
+
+	staged chan struct{} // has one if somebody was told since that something is written
 }
 
 // A view is what is roughly known of a log, for asking what makes sense. Nothing
@@ -80,6 +84,7 @@ type view struct {
 	sequence    uint64
 	checkpoints map[string]checkpoint
 	cursors     map[string]cursor
+	receipts    []receipt
 }
 
 // newWorld returns a world without clients, and without a service behind its proxy.
@@ -96,7 +101,7 @@ func newWorld(t *testing.T, rng *rand.Rand, timeout time.Duration) *world {
 	})
 	w := &world{
 		t: t, dir: dir, history: &history{}, timeout: timeout, rng: rng,
-		ctx: t.Context(), failed: make(chan error, 100), open: make(chan struct{}), views: map[string]*view{},
+		ctx: t.Context(), failed: make(chan error, 100), open: make(chan struct{}), views: map[string]*view{}, staged: make(chan struct{}, 1),
 	}
 	w.idle = sync.NewCond(&w.mu)
 	for _, log := range logs {
@@ -113,9 +118,10 @@ func newWorld(t *testing.T, rng *rand.Rand, timeout time.Duration) *world {
 	return w
 }
 
-// live begins a life of the service.
-func (w *world) live() {
-	w.history.live()
+// live begins a life of the service, with all that was written in the one before, or
+// without some of it that was not synced.
+func (w *world) live(withWritten bool) {
+	w.history.live(withWritten)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.calls, w.expire = context.WithCancel(w.ctx)
@@ -135,7 +141,7 @@ func (w *world) admit(socket string) {
 
 // hold ends what clients wait for, and keeps them from asking for anything more.
 // When it returns they hear nothing any more, and all operations have ended but
-// for the appends of SDKs, which go on in the next life.
+// for the appends of SDKs and their checkpoints, which go on in the next life.
 func (w *world) hold() {
 	w.mu.Lock()
 	w.open = make(chan struct{})
@@ -177,11 +183,45 @@ func (w *world) enter() bool {
 	}
 }
 
+// goesOn reports whether the clients are not to stop yet.
+func (w *world) goesOn() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.ended && w.ctx.Err() == nil
+}
+
 func (w *world) leave() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.busy--
 	w.idle.Broadcast()
+}
+
+// stage notes that somebody was told that something is written.
+func (w *world) stage() {
+	select {
+	case w.staged <- struct{}{}:
+	default: // and nobody has asked since
+	}
+}
+
+// unstage forgets what anybody was told so far.
+func (w *world) unstage() {
+	select {
+	case <-w.staged:
+	default:
+	}
+}
+
+// awaitWritten waits until somebody is told that something is written, or was since
+// unstage, or for as long as it takes until it is likely that nothing is.
+func (w *world) awaitWritten(atMost time.Duration) bool {
+	select {
+	case <-w.staged:
+		return true
+	case <-time.After(atMost):
+		return false
+	}
 }
 
 // outlive does something that does not end with the service's life.
@@ -354,6 +394,9 @@ func (c *client) learn(in *input, out *output) {
 	case in.Kind == appendRecords && out.succeeded():
 		v.next = max(v.next, out.First+out.Count)
 		v.producer, v.sequence = in.Producer, in.Sequence
+		if r, ok := receiptOf(in, out); ok {
+			v.keep(r, c.rng)
+		}
 	}
 	for _, cp := range out.Checkpoints {
 		v.checkpoints[cp.Name] = cp
@@ -451,7 +494,7 @@ func (w *world) populate() {
 		if log == owned {
 			continue
 		}
-		logs := w.openSDK()
+		logs := w.openSDK(sdk.Options{})
 		w.t.Cleanup(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), limit)
 			defer cancel()
@@ -484,6 +527,9 @@ func (w *world) survey(socket string) {
 		c.listCursors()
 		for _, producer := range w.history.doubtful(log) {
 			c.open(producer)
+		}
+		for _, r := range c.view.kept() {
+			c.verifyAs(r, "")
 		}
 		c.readAll()
 	}
