@@ -40,8 +40,8 @@ func (l *Log) Append(ctx context.Context, record []byte) (LSN, error) {
 
 // AppendBatch appends records together: all of them become durable, or none. At
 // least one, at most 65,536 records of at most 8 MiB together, as framed; a volume
-// with small segments takes less, not quite half a segment, and refuses the rest
-// with ErrTooLarge. Otherwise it is like Append.
+// with small segments takes less, not quite half a segment. What is over a limit is
+// ErrTooLarge, which says what the limit is, and is not sent. Otherwise it is like Append.
 func (l *Log) AppendBatch(ctx context.Context, batch [][]byte, opts ...AppendOption) (Receipt, error) {
 	var o appendOptions
 	for _, opt := range opts {

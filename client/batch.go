@@ -200,7 +200,7 @@ func (b *batch) reserve(n int) {
 
 // takes reports whether a single record that takes n bytes in a run may join.
 func (b *batch) takes(n int) bool {
-	return len(b.run.Data)+n <= targetBatch && b.count < limits.MaxBatchRecords
+	return len(b.run.Data)+n <= min(targetBatch, b.log.maxBatch) && b.count < limits.MaxBatchRecords
 }
 
 // continues reports whether a single record with an expected LSN, 0 for none, may

@@ -44,8 +44,9 @@ type Options struct {
 	// Producer is who appends, as far as the service is concerned: a retry is
 	// safe because it has the same producer. A process that keeps it across its
 	// restarts uses up one producer of the 1,024 of a log, and otherwise one for
-	// each start. No two processes may have the same at the same time. Default: a
-	// new one.
+	// each start. No two processes may have the same at the same time. A log that has
+	// forgotten it takes it for new, unless the process says how far it had come: see
+	// Log.ResumeProducer. Default: a new one.
 	Producer ulid.ULID
 	// WrittenAcks has the service tell a first stage of every append: see
 	// Future.Written. It costs one more message for each commit.

@@ -9,7 +9,8 @@
 //
 // # The life of an append
 //
-// An append copies its record into the open batch of its log. All logs of a
+// An append copies its record into the open batch of its log, of 64 KiB at most, and of
+// no more than its volume takes, which the log's opening tells. All logs of a
 // client ride one append stream, and the bus runs here as it does in the
 // service: while one small message is unacknowledged, appends gather, and the
 // verdict on it sends what gathered, as soon as those whom it told are back with
@@ -147,8 +148,12 @@
 // whichever producer appended it, and the service proves that it has exactly
 // that. A log whose proof fails takes no more appends: ErrDataLoss. So with a
 // replay: it states what was acknowledged, or what the log was when it began,
-// and, when it has to connect anew, what it has read. A process that keeps the
-// Claim of its last Receipt states it after its own restart with Log.Resume.
+// and, when it has to connect anew, what it has read. Log.Read, Log.WaitDurable and
+// Log.WatchDurable state what was acknowledged, too, and a watch that goes on what it
+// was told: LSNs of a log that lost its end are given again, and alone would not tell.
+// A process that keeps the
+// Claim of its last Receipt states it after its own restart with Log.Resume, and who
+// it was, to go on as the same producer, with Log.ResumeProducer.
 //
 //	client                              service
 //	7: [a] ---------------------------> 7 at LSN 20, checksum c

@@ -56,6 +56,8 @@ type fake struct {
 	// onDrain is called between a stream's last message and its end.
 	onDrain func()
 	credit  *walsvcv1.Credit
+	// maxBatch is what OpenProducer tells.
+	maxBatch uint32
 
 	mu       sync.Mutex
 	logs     map[string]*fakeLog
@@ -111,6 +113,8 @@ func newFake() *fake {
 		logs:   make(map[string]*fakeLog),
 		credit: &walsvcv1.Credit{Bytes: limits.StreamCreditBytes, Batches: limits.StreamCreditBatches},
 		grown:  make(chan struct{}),
+
+		maxBatch: limits.MaxBatchSize,
 	}
 }
 
@@ -272,7 +276,7 @@ func (f *fake) OpenProducer(_ context.Context, req *walsvcv1.OpenProducerRequest
 	if p.last < req.GetAcknowledgedSequence() {
 		return nil, failure(codes.FailedPrecondition, "PRODUCER_FORGOTTEN", "no such producer any more")
 	}
-	return &walsvcv1.OpenProducerResponse{LastSequence: p.last, Window: limits.ProducerWindow}, nil
+	return &walsvcv1.OpenProducerResponse{LastSequence: p.last, Window: limits.ProducerWindow, MaxBatchBytes: f.maxBatch}, nil
 }
 
 // binding is a log that is open on a stream.

@@ -168,6 +168,21 @@ func TestTailIsLost(t *testing.T) {
 				read int
 				err  error
 			}
+			// Who appends nothing claims what it was told here.
+			watched, told := make(chan error, 1), make(chan struct{})
+			watcher := connect().Log("orders")
+			go func() {
+				var err error
+				for lsn, e := range watcher.WatchDurable(ctx, 0) {
+					if err = e; lsn == 3 {
+						close(told)
+					} else if lsn > 3 {
+						break
+					}
+				}
+				watched <- err
+			}()
+			<-told
 			followed, three := make(chan end, 1), make(chan struct{})
 			following, unfollow := context.WithCancel(ctx)
 			defer unfollow()
@@ -236,12 +251,26 @@ func TestTailIsLost(t *testing.T) {
 				return err
 			}
 			check("a replay", replay(orders, client.ReplayOptions{}))
+			unary := func(who string, l *client.Log) {
+				t.Helper()
+				_, err := l.Read(ctx, 1, 1)
+				check("a read by "+who, err)
+				_, err = l.WaitDurable(ctx, 1)
+				check("a wait by "+who, err)
+				watched := error(nil)
+				for _, watched = range l.WatchDurable(ctx, 0) {
+					break
+				}
+				check("a watch by "+who, watched)
+			}
+			unary("who was acknowledged", orders)
 			if tt.lost {
 				e := <-followed
 				check("the follower", e.err)
 				if e.read != 3 {
 					t.Errorf("the follower was shown %d records, want the 3 that were there", e.read)
 				}
+				check("the watcher", <-watched)
 			}
 
 			// Another process, with what the engine kept.
@@ -254,6 +283,7 @@ func TestTailIsLost(t *testing.T) {
 				t.Fatal(err)
 			}
 			check("a replay behind a claim that was kept", replay(resumed, client.ReplayOptions{From: claim.LSN + 1}))
+			unary("who kept its claim", resumed)
 			_, err = resumed.Append(ctx, []byte("resumed"))
 			check("an append behind a claim that was kept", err)
 

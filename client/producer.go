@@ -115,6 +115,47 @@ func (l *Log) Resolve(ctx context.Context, u *UnknownError) (Resolution, error) 
 	return r, nil
 }
 
+// Acknowledged returns who appends to the log through this handle, and the last of its
+// batches that was acknowledged: what a process keeps that wants to go on as the same
+// producer after its restart, for Log.ResumeProducer. Both are zero before the first
+// acknowledgement, and when the producer was given up, after an unknown outcome say,
+// until the next one's first. Kept some time ago it claims less, and holds as well.
+func (l *Log) Acknowledged() (producer ulid.ULID, sequence uint64) {
+	l.stream.mu.Lock()
+	defer l.stream.mu.Unlock()
+	if l.producer == (ulid.ULID{}) || l.landed == 0 {
+		return ulid.ULID{}, 0
+	}
+	return l.producer, l.landed
+}
+
+// ResumeProducer has the client append to the log as a producer of an earlier life of
+// the process, and say how far that one is known to have come: its batch acknowledged,
+// of Log.Acknowledged, and all before it. Options.Producer then is for the other logs. If the
+// log knows of fewer batches, it has forgotten the producer, and the first append is
+// refused with ErrForgotten: what the earlier life does not know the outcome of, nobody
+// can be asked for any more, and has to be looked for in the log. The next append
+// opens another producer. Options.Producer alone says nothing of that, and begins at
+// sequence 1 then, so that Log.Resolve takes the new batches for the old ones.
+//
+// Resolve what the earlier life does not know the outcome of before the first append:
+// that may get the sequence which it asks for. ResumeProducer comes before the first
+// append to the log, too, else it returns ErrInvalid, as for a producer or a sequence
+// of zero.
+func (l *Log) ResumeProducer(producer ulid.ULID, acknowledged uint64) error {
+	s := l.stream
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case producer == (ulid.ULID{}) || acknowledged == 0:
+		return fmt.Errorf("resume producer %s on log %q at sequence %d: %w: it has appended nothing", producer, l.name, acknowledged, ErrInvalid)
+	case l.phase != unopened || l.used:
+		return fmt.Errorf("resume producer %s on log %q: %w: the client has appended to it already", producer, l.name, ErrInvalid)
+	}
+	l.producer, l.landed = producer, acknowledged
+	return nil
+}
+
 // reopen has the next append open the producer again, which was resolved, unless
 // appends are under way, whose verdicts say so.
 func (l *Log) reopen(producer ulid.ULID) {

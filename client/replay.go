@@ -336,13 +336,15 @@ func unpack(m *wire.ReplayResponse, into memory) (part, error) {
 
 // Read returns at most limit records from an LSN on, and fewer at the end or if
 // they are large; none at the end. from 0 means the oldest kept, limit 0 means
-// 1,000. It returns ErrLSNTruncated, ErrLSNAhead or ErrLogNotFound.
+// 1,000. It states Log.Claim, as a replay does. It returns ErrLSNTruncated, ErrLSNAhead,
+// ErrLogNotFound, ErrDataLoss for records that are damaged or missing and for a history
+// that is not the claimed one, or ErrRewound if what is claimed was discarded.
 func (l *Log) Read(ctx context.Context, from LSN, limit int) ([]Record, error) {
 	if limit < 0 || limit > limits.MaxBatchRecords {
 		return nil, fmt.Errorf("read log %q: %w: %d records, at most %d", l.name, ErrInvalid, limit, limits.MaxBatchRecords)
 	}
 	resp, err := l.client.replayService.Read(ctx, &walsvcv1.ReadRequest{
-		Log: l.name, FromLsn: uint64(from), MaxRecords: uint32(limit),
+		Log: l.name, FromLsn: uint64(from), MaxRecords: uint32(limit), Claim: l.Claim().message(),
 	})
 	if err != nil {
 		return nil, called(err, "read log %q from LSN %d", l.name, from)

@@ -97,6 +97,7 @@ type appender struct {
 	id        ulid.ULID // of the log, once bound
 	volume    ulid.ULID // that has it, once bound for the first time
 	maxRecord int       // the log's own bound on records, in bytes; 0 for none
+	maxBatch  int       // its volume's bound on batches, in bytes as framed; set once it is opened
 	claim     Claim     // the last acknowledgement, which the service must prove
 	discarded error     // that it was discarded, which nobody was there to be told: the next append is
 	known     position  // the highest position known, by whoever it was appended
@@ -205,6 +206,8 @@ func (s *stream) admit(ctx context.Context, l *Log, n, count, largest int) error
 			opens, wait = l.opens, l.opens.done
 		case l.maxRecord > 0 && largest > l.maxRecord:
 			return fmt.Errorf("%w: a record of %d bytes, the log's limit is %d", ErrTooLarge, largest, l.maxRecord)
+		case n > l.maxBatch:
+			return fmt.Errorf("%w: %d bytes as framed, the limit of the log's volume is %d", ErrTooLarge, n, l.maxBatch)
 		case s.fits(n, count):
 			return nil
 		default:
@@ -328,6 +331,7 @@ func (s *stream) openLog(l *Log) {
 		}
 		l.phase, l.next, l.incarnation = opened, opening.GetLastSequence()+1, opening.GetIncarnation()
 		l.maxRecord, l.id = int(info.Options.MaxRecordBytes), info.ID
+		l.maxBatch = int(opening.GetMaxBatchBytes())
 		l.known = position{}
 		for i, f := range l.further {
 			f.id, f.known = further[i].ID, position{}

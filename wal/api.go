@@ -643,15 +643,17 @@ type engine interface {
 	Resolve(ctx context.Context, log string, producer ulid.ULID, sequence uint64, epoch Epoch) (Resolution, error)
 	NewAppender(notify func()) *Appender
 	Append(ctx context.Context, log string, producer ulid.ULID, epoch Epoch, b Batch) (Verdict, error)
+	AppendBehind(ctx context.Context, log string, producer ulid.ULID, epoch Epoch, c Claim, b Batch) (Verdict, error)
 
 	ID() ulid.ULID
+	MaxBatch() int
 	VerifyReceipt(r Receipt) (ReceiptFinding, error)
 	CheckClaim(log string, c Claim) error
 	At(log string, t time.Time) (LSN, error)
 	NewReader(log string, o ReadOptions) (*Reader, error)
 	WaitDurable(ctx context.Context, log string, lsn LSN) (LSN, error)
 	WaitDurableIn(ctx context.Context, log string, epoch Epoch, lsn LSN) (LSN, error)
-	NextDurable(ctx context.Context, log string, epoch Epoch, after LSN, told Epoch) (LSN, Epoch, error)
+	NextDurable(ctx context.Context, log string, epoch Epoch, after LSN, told Epoch) (LogInfo, error)
 
 	SetCheckpoint(ctx context.Context, log string, cp Checkpoint, expected *uint64) (Checkpoint, error)
 	SetCheckpointIn(ctx context.Context, log string, epoch Epoch, cp Checkpoint, expected *uint64) (Checkpoint, error)

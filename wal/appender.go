@@ -165,10 +165,11 @@ func (a *Appender) Written() uint64 {
 //	                              bind; 7 sent again: refused; 7 is dropped
 //	7 arrives: ErrSuperseded
 func (a *Appender) Bind(log string, producer Producer, epoch Epoch, c Claim) (*Binding, LogInfo, ProducerInfo, error) {
-	if err := a.v.CheckClaim(log, c); err != nil {
-		return nil, LogInfo{}, ProducerInfo{}, err
-	}
+	// The claim second: of a rewind in between the binding would not tell.
 	b, info, p, err := a.bind(log, producer, epoch)
+	if unproven := a.v.CheckClaim(log, c); unproven != nil {
+		err = unproven
+	}
 	if err == nil && b.slot != 0 {
 		err = a.supersede(b)
 	}
@@ -693,6 +694,13 @@ func (a *Appender) Pending() int {
 // for its verdict. The error is the verdict's, or the context's with the outcome
 // unknown.
 func (v *Volume) Append(ctx context.Context, log string, producer ulid.ULID, epoch Epoch, b Batch) (Verdict, error) {
+	return v.AppendBehind(ctx, log, producer, epoch, Claim{}, b)
+}
+
+// AppendBehind is Append for who was acknowledged something before, which is proven
+// first: see CheckClaim. An append does not land behind records that its caller takes
+// for others.
+func (v *Volume) AppendBehind(ctx context.Context, log string, producer ulid.ULID, epoch Epoch, c Claim, b Batch) (Verdict, error) {
 	ready := make(chan struct{}, 1)
 	a := v.NewAppender(func() {
 		select {
@@ -702,6 +710,9 @@ func (v *Volume) Append(ctx context.Context, log string, producer ulid.ULID, epo
 	})
 	// A unary append is not a stream, and supersedes none.
 	binding, _, _, err := a.bind(log, Producer{producer, b.Incarnation}, epoch)
+	if unproven := v.CheckClaim(log, c); unproven != nil { // behind bind, as in Bind
+		err = unproven
+	}
 	if err != nil {
 		return Verdict{}, err
 	}

@@ -227,8 +227,8 @@ func TestRewindTellsReaders(t *testing.T) {
 		waits := make(chan error, 4)
 		go func() { _, err := follow(ctx, atEnd, 1); waits <- err }()
 		go func() { _, err := v.WaitDurable(ctx, "log", 7); waits <- err }()
-		go func() { _, _, err := v.NextDurable(ctx, "log", 0, 6, 1); waits <- err }()
-		go func() { _, _, err := v.NextDurable(ctx, "log", 0, 6, 0); waits <- err }()
+		go func() { _, err := v.NextDurable(ctx, "log", 0, 6, 1); waits <- err }()
+		go func() { _, err := v.NextDurable(ctx, "log", 0, 6, 0); waits <- err }()
 		synctest.Wait()
 
 		mustRewind(t, v, "log", Rewind{After: 3})
@@ -236,7 +236,7 @@ func TestRewindTellsReaders(t *testing.T) {
 			wantRewound(t, <-waits, 2, 3)
 		}
 		next := make(chan LSN, 1)
-		go func() { lsn, _, _ := v.NextDurable(ctx, "log", 0, 3, 1); next <- lsn }()
+		go func() { info, _ := v.NextDurable(ctx, "log", 0, 3, 1); next <- info.Durable() }()
 		mustAppend(t, v, "log", "four", "five", "six", "seven")
 		if lsn := <-next; lsn != 7 {
 			t.Errorf("watched from where it was cut: %d", lsn)

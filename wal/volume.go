@@ -576,6 +576,11 @@ func (w *waiter) Landed(_ uint64, err error) { w.landed <- err }
 // ID returns the volume's ULID.
 func (v *Volume) ID() ulid.ULID { return v.journal.Volume() }
 
+// MaxBatch returns the most bytes that the runs of a batch have together, all of its
+// logs' as framed: limits.MaxBatchSize, or what fits where segments are small. It is 0 if
+// the volume takes nothing, being read-only.
+func (v *Volume) MaxBatch() int { return v.maxBatch }
+
 // Recovery returns what opening the volume found.
 func (v *Volume) Recovery() Recovery { return v.recovery }
 
@@ -828,15 +833,18 @@ func (v *Volume) WaitDurable(ctx context.Context, log string, lsn LSN) (LSN, err
 // say whose record it is: the one that a fenced writer waits for may be its
 // successor's, and the writer would take its own for durable.
 func (v *Volume) WaitDurableIn(ctx context.Context, log string, epoch Epoch, lsn LSN) (LSN, error) {
-	durable, _, err := v.waitDurable(ctx, log, epoch, lsn, wait{told: epoch, lsn: lsn})
-	return durable, err
+	info, err := v.waitDurable(ctx, log, epoch, lsn, wait{told: epoch, lsn: lsn})
+	if err != nil {
+		return 0, err
+	}
+	return info.Durable(), nil
 }
 
-// NextDurable waits until a log's durable LSN is beyond after, and returns it with the
-// epoch that the log is in. told is the epoch in which the caller was told of after, 0
+// NextDurable waits until a log's durable LSN is beyond after, and returns the log as it
+// is then. told is the epoch in which the caller was told of after, 0
 // for the log's as it is: if after was discarded since, the answer is a *RewoundError.
 // epoch and other errors are those of WaitDurableIn.
-func (v *Volume) NextDurable(ctx context.Context, log string, epoch Epoch, after LSN, told Epoch) (LSN, Epoch, error) {
+func (v *Volume) NextDurable(ctx context.Context, log string, epoch Epoch, after LSN, told Epoch) (LogInfo, error) {
 	return v.waitDurable(ctx, log, epoch, after+1, wait{told, after})
 }
 
@@ -847,7 +855,7 @@ type wait struct {
 	lsn  LSN
 }
 
-func (v *Volume) waitDurable(ctx context.Context, log string, epoch Epoch, lsn LSN, known wait) (LSN, Epoch, error) {
+func (v *Volume) waitDurable(ctx context.Context, log string, epoch Epoch, lsn LSN, known wait) (LogInfo, error) {
 	for {
 		v.mu.Lock()
 		l, err := v.lookup(log)
@@ -860,16 +868,16 @@ func (v *Volume) waitDurable(ctx context.Context, log string, epoch Epoch, lsn L
 		}
 		if err != nil {
 			v.mu.Unlock()
-			return 0, 0, err
+			return LogInfo{}, err
 		}
-		if durable := l.next - 1; durable >= lsn {
-			told := l.epoch
+		if l.next > lsn {
+			info := l.info()
 			v.mu.Unlock()
-			return durable, told, nil
+			return info, nil
 		}
 		if l.sealed != 0 {
 			v.mu.Unlock()
-			return 0, 0, l.sealedError()
+			return LogInfo{}, l.sealedError()
 		}
 		failed, changed := v.failed, v.watch(l.number)
 		v.mu.Unlock()
@@ -877,13 +885,13 @@ func (v *Volume) waitDurable(ctx context.Context, log string, epoch Epoch, lsn L
 			failed = v.readOnly
 		}
 		if failed != nil {
-			return 0, 0, failed
+			return LogInfo{}, failed
 		}
 		select {
 		case <-changed:
 		case <-v.done:
 		case <-ctx.Done():
-			return 0, 0, context.Cause(ctx)
+			return LogInfo{}, context.Cause(ctx)
 		}
 	}
 }

@@ -19,6 +19,7 @@ var packages = map[string]string{
 	"context": "context",
 	"errors":  "errors",
 	"fmt":     "fmt",
+	"ulid":    "github.com/oklog/ulid/v2",
 }
 
 // TestSnippets compiles the Go in documents, each piece as the body of a

@@ -32,7 +32,7 @@ func (s appendService) OpenProducer(ctx context.Context, req *walsvcv1.OpenProdu
 	if err != nil {
 		return nil, s.failWrite(ctx, err)
 	}
-	return &walsvcv1.OpenProducerResponse{LastSequence: info.LastSequence, Window: uint32(info.Window), Incarnation: info.Incarnation}, nil
+	return &walsvcv1.OpenProducerResponse{LastSequence: info.LastSequence, Window: uint32(info.Window), Incarnation: info.Incarnation, MaxBatchBytes: uint32(s.volume.MaxBatch())}, nil
 }
 
 // Append implements walsvcv1.AppendServiceServer.
@@ -57,7 +57,11 @@ func (s appendService) append(ctx context.Context, req *walsvcv1.AppendRequest) 
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.volume.Append(ctx, req.GetLog(), producer, wal.Epoch(req.GetEpoch()), wal.Batch{
+	claim, err := claimOf(req.GetClaim())
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.volume.AppendBehind(ctx, req.GetLog(), producer, wal.Epoch(req.GetEpoch()), claim, wal.Batch{
 		Sequence:    req.GetSequence(),
 		Expected:    wal.LSN(req.GetExpectedLsn()),
 		Run:         run,

@@ -257,11 +257,62 @@ func TestUnprovenClaim(t *testing.T) {
 	if next := w.log("damaged").GetNextLsn(); next != 1 {
 		t.Errorf("something landed: next LSN %d", next)
 	}
-	replay, err := walsvcv1.NewReplayServiceClient(w.conn).Replay(w.ctx, &walsvcv1.ReplayRequest{Log: "l", Claim: claim(1, 7)})
-	if err == nil {
-		_, err = replay.Recv()
+	before := w.log("l").GetNextLsn()
+	replays, appends := walsvcv1.NewReplayServiceClient(w.conn), walsvcv1.NewAppendServiceClient(w.conn)
+	// Of every other call that could be fooled.
+	calls := map[string]func(c *walsvcv1.Claim) error{
+		"replay": func(c *walsvcv1.Claim) error {
+			replay, err := replays.Replay(w.ctx, &walsvcv1.ReplayRequest{Log: "l", Claim: c})
+			if err == nil {
+				_, err = replay.Recv()
+			}
+			return err
+		},
+		"read": func(c *walsvcv1.Claim) error {
+			_, err := replays.Read(w.ctx, &walsvcv1.ReadRequest{Log: "l", Claim: c})
+			return err
+		},
+		"wait": func(c *walsvcv1.Claim) error {
+			_, err := replays.WaitDurable(w.ctx, &walsvcv1.WaitDurableRequest{Log: "l", Lsn: 1, Claim: c})
+			return err
+		},
+		"watch": func(c *walsvcv1.Claim) error {
+			watch, err := replays.WatchDurable(w.ctx, &walsvcv1.WatchDurableRequest{Log: "l", Claim: c})
+			if err == nil {
+				_, err = watch.Recv()
+			}
+			return err
+		},
+		"append": func(c *walsvcv1.Claim) error {
+			_, err := appends.Append(w.ctx, &walsvcv1.AppendRequest{Log: "l", Claim: c, Records: &walsvcv1.Records{Record: [][]byte{[]byte("x")}}})
+			return err
+		},
 	}
-	wantReason(t, err, codes.DataLoss, "DATA_LOSS")
+	reason := func(err error) string { _, r := reasonOf(err); return r }
+	for name, call := range calls {
+		if err := call(claim(1, 7)); reason(err) != "DATA_LOSS" {
+			t.Errorf("%s, claiming another history: %v", name, err)
+		}
+		if err := call(&walsvcv1.Claim{LogId: "l", Lsn: 1}); reason(err) != "INVALID" {
+			t.Errorf("%s, with a malformed claim: %v", name, err)
+		}
+	}
+	if next := w.log("l").GetNextLsn(); next != before {
+		t.Errorf("something landed: next LSN %d", next)
+	}
+	for name, call := range calls {
+		if err := call(claim(1, ack.GetLogChecksum())); err != nil {
+			t.Errorf("%s, with a claim that holds: %v", name, err)
+		}
+	}
+	if _, err := walsvcv1.NewLogServiceClient(w.conn).RewindLog(w.ctx, &walsvcv1.RewindLogRequest{Name: "l", AfterLsn: 0, ExpectedEpoch: 1}); err != nil {
+		t.Fatal(err)
+	}
+	for name, call := range calls {
+		if err := call(claim(1, ack.GetLogChecksum())); reason(err) != "REWOUND" {
+			t.Errorf("%s, claiming what was discarded: %v", name, err)
+		}
+	}
 }
 
 // TestBadBatches: each is refused by itself, with its reason, and the stream

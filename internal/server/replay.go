@@ -51,6 +51,13 @@ func (s replayService) read(ctx context.Context, req *walsvcv1.ReadRequest) (*wa
 	if maxBytes == 0 {
 		maxBytes = defaultReadBytes
 	}
+	claim, err := claimOf(req.GetClaim())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.volume.CheckClaim(req.GetLog(), claim); err != nil {
+		return nil, err
+	}
 	info, err := s.volume.Log(req.GetLog())
 	if err != nil {
 		return nil, err
@@ -59,7 +66,7 @@ func (s replayService) read(ctx context.Context, req *walsvcv1.ReadRequest) (*wa
 	if from == 0 {
 		from = info.First
 	}
-	reader, err := s.volume.NewReader(req.GetLog(), wal.ReadOptions{From: from, Max: maxBytes})
+	reader, err := s.volume.NewReader(req.GetLog(), wal.ReadOptions{From: from, Max: maxBytes, Epoch: claimedEpoch(claim, from)})
 	if err != nil {
 		return nil, err
 	}
@@ -69,6 +76,7 @@ func (s replayService) read(ctx context.Context, req *walsvcv1.ReadRequest) (*wa
 		FirstLsn:   uint64(from),
 		NextLsn:    uint64(from),
 		DurableLsn: uint64(info.Durable()),
+		Epoch:      uint64(info.Epoch),
 		Records:    &walsvcv1.Records{},
 	}
 	for left := maxBytes; len(resp.Records.Record) < maxRecords; {
@@ -79,7 +87,7 @@ func (s replayService) read(ctx context.Context, req *walsvcv1.ReadRequest) (*wa
 		if err != nil {
 			return nil, err
 		}
-		resp.DurableLsn = uint64(span.Durable)
+		resp.DurableLsn, resp.Epoch = uint64(span.Durable), uint64(span.Epoch)
 		for run := slices.Clone(span.Run); len(run) > 0 && len(resp.Records.Record) < maxRecords; { // the span's is the reader's
 			record, rest, err := records.Next(run)
 			if err != nil {
@@ -171,14 +179,10 @@ func (s replayService) readOptions(ctx context.Context, req *walsvcv1.ReplayRequ
 	if err != nil {
 		return o, err
 	}
-	if claim.LSN != 0 {
-		if err := s.volume.CheckClaim(req.GetLog(), claim); err != nil {
-			return o, err
-		}
-		if o.From > 0 && o.From <= claim.LSN+1 {
-			o.Epoch = claim.Epoch // a rewind in between is told, too
-		}
+	if err := s.volume.CheckClaim(req.GetLog(), claim); err != nil {
+		return o, err
 	}
+	o.Epoch = claimedEpoch(claim, o.From)
 	if name := req.GetCheckpoint(); name != "" {
 		cp, err := s.volume.Checkpoint(ctx, req.GetLog(), name)
 		if err != nil {
@@ -187,6 +191,15 @@ func (s replayService) readOptions(ctx context.Context, req *walsvcv1.ReplayRequ
 		o.From = cp.LSN + 1
 	}
 	return o, nil
+}
+
+// claimedEpoch returns the epoch that a reader from an LSN assumes, 0 for none, so that
+// a rewind after the claim was proven is told, too.
+func claimedEpoch(c wal.Claim, from wal.LSN) wal.Epoch {
+	if from > 0 && from <= c.LSN+1 {
+		return c.Epoch
+	}
+	return 0
 }
 
 // timeOf reads a time, the zero one if there is none.
@@ -261,6 +274,13 @@ func (s replayService) WaitDurable(ctx context.Context, req *walsvcv1.WaitDurabl
 	ctx, release := s.stoppable(ctx)
 	defer release()
 	known := s.poisoned()
+	claim, err := claimOf(req.GetClaim())
+	if err == nil {
+		err = s.volume.CheckClaim(req.GetLog(), claim)
+	}
+	if err != nil {
+		return nil, s.fail(ctx, err)
+	}
 	durable, err := s.volume.WaitDurableIn(ctx, req.GetLog(), wal.Epoch(req.GetEpoch()), wal.LSN(req.GetLsn()))
 	if err != nil {
 		err = stopCause(ctx, err)
@@ -276,17 +296,27 @@ func (s replayService) WaitDurable(ctx context.Context, req *walsvcv1.WaitDurabl
 func (s replayService) WatchDurable(req *walsvcv1.WatchDurableRequest, stream grpc.ServerStreamingServer[walsvcv1.WatchDurableResponse]) error {
 	ctx, release := s.stoppable(stream.Context())
 	defer release()
-	for after, told := wal.LSN(req.GetAfterLsn()), wal.Epoch(req.GetToldEpoch()); ; {
-		durable, epoch, err := s.volume.NextDurable(ctx, req.GetLog(), wal.Epoch(req.GetEpoch()), after, told)
+	claim, err := claimOf(req.GetClaim())
+	if err == nil {
+		err = s.volume.CheckClaim(req.GetLog(), claim)
+	}
+	if err != nil {
+		return s.fail(ctx, err)
+	}
+	after := wal.LSN(req.GetAfterLsn())
+	for told := claimedEpoch(claim, after); ; {
+		info, err := s.volume.NextDurable(ctx, req.GetLog(), wal.Epoch(req.GetEpoch()), after, told)
 		if sealed, ok := errors.AsType[*wal.SealedError](err); ok && after < sealed.Next {
 			return nil // its end was told
 		}
 		if err == nil {
-			err = stream.Send(&walsvcv1.WatchDurableResponse{DurableLsn: uint64(durable), Epoch: uint64(epoch)})
+			err = stream.Send(&walsvcv1.WatchDurableResponse{DurableLsn: uint64(info.Durable()), Claim: &walsvcv1.Claim{
+				LogId: info.ID.String(), Epoch: uint64(info.Epoch), Lsn: uint64(info.Durable()), LogChecksum: uint32(info.Checksum),
+			}})
 		}
 		if err != nil {
 			return s.fail(ctx, stopCause(ctx, err))
 		}
-		after, told = durable, epoch
+		after, told = info.Durable(), info.Epoch
 	}
 }

@@ -1136,7 +1136,10 @@ type OpenProducerResponse struct {
 	// may have unacknowledged.
 	Window uint32 `protobuf:"varint,2,opt,name=window,proto3" json:"window,omitempty"`
 	// incarnation is to be stated by Bind and Append; from 1.
-	Incarnation   uint64 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation uint64 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// max_batch_bytes is the most that a batch of this log has, with all its parts, in
+	// bytes of encoded records: 8 MiB, and less on a volume with small segments.
+	MaxBatchBytes uint32 `protobuf:"varint,4,opt,name=max_batch_bytes,json=maxBatchBytes,proto3" json:"max_batch_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1188,6 +1191,13 @@ func (x *OpenProducerResponse) GetWindow() uint32 {
 func (x *OpenProducerResponse) GetIncarnation() uint64 {
 	if x != nil {
 		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *OpenProducerResponse) GetMaxBatchBytes() uint32 {
+	if x != nil {
+		return x.MaxBatchBytes
 	}
 	return 0
 }
@@ -1960,7 +1970,10 @@ type AppendRequest struct {
 	// incarnation is the producer's; see Bind.incarnation.
 	Incarnation uint64 `protobuf:"varint,7,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	// parts are what the batch appends to further logs; see Batch.parts.
-	Parts         []*LogPart `protobuf:"bytes,8,rep,name=parts,proto3" json:"parts,omitempty"`
+	Parts []*LogPart `protobuf:"bytes,8,rep,name=parts,proto3" json:"parts,omitempty"`
+	// claim is what the client was last acknowledged of the log, unset for nothing: it is
+	// proven first, as that of a Bind.
+	Claim         *Claim `protobuf:"bytes,9,opt,name=claim,proto3" json:"claim,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2047,6 +2060,13 @@ func (x *AppendRequest) GetIncarnation() uint64 {
 func (x *AppendRequest) GetParts() []*LogPart {
 	if x != nil {
 		return x.Parts
+	}
+	return nil
+}
+
+func (x *AppendRequest) GetClaim() *Claim {
+	if x != nil {
+		return x.Claim
 	}
 	return nil
 }
@@ -2414,11 +2434,12 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\x13OpenProducerRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1a\n" +
 	"\bproducer\x18\x02 \x01(\tR\bproducer\x123\n" +
-	"\x15acknowledged_sequence\x18\x03 \x01(\x04R\x14acknowledgedSequence\"u\n" +
+	"\x15acknowledged_sequence\x18\x03 \x01(\x04R\x14acknowledgedSequence\"\x9d\x01\n" +
 	"\x14OpenProducerResponse\x12#\n" +
 	"\rlast_sequence\x18\x01 \x01(\x04R\flastSequence\x12\x16\n" +
 	"\x06window\x18\x02 \x01(\rR\x06window\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\"d\n" +
+	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\x12&\n" +
+	"\x0fmax_batch_bytes\x18\x04 \x01(\rR\rmaxBatchBytes\"d\n" +
 	"\x14ListProducersRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\rR\bpageSize\x12\x1d\n" +
@@ -2469,7 +2490,7 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"9\n" +
 	"\x15ReleaseWriterResponse\x12 \n" +
-	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log\"\x8c\x02\n" +
+	"\x03log\x18\x01 \x01(\v2\x0e.walsvc.v1.LogR\x03log\"\xb4\x02\n" +
 	"\rAppendRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1a\n" +
 	"\bproducer\x18\x02 \x01(\tR\bproducer\x12\x1a\n" +
@@ -2478,7 +2499,8 @@ const file_walsvc_v1_append_proto_rawDesc = "" +
 	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12,\n" +
 	"\arecords\x18\x06 \x01(\v2\x12.walsvc.v1.RecordsR\arecords\x12 \n" +
 	"\vincarnation\x18\a \x01(\x04R\vincarnation\x12(\n" +
-	"\x05parts\x18\b \x03(\v2\x12.walsvc.v1.LogPartR\x05parts\"\x82\x01\n" +
+	"\x05parts\x18\b \x03(\v2\x12.walsvc.v1.LogPartR\x05parts\x12&\n" +
+	"\x05claim\x18\t \x01(\v2\x10.walsvc.v1.ClaimR\x05claim\"\x82\x01\n" +
 	"\aLogPart\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12!\n" +
 	"\fexpected_lsn\x18\x02 \x01(\x04R\vexpectedLsn\x12\x14\n" +
@@ -2589,29 +2611,30 @@ var file_walsvc_v1_append_proto_depIdxs = []int32{
 	31, // 19: walsvc.v1.ReleaseWriterResponse.log:type_name -> walsvc.v1.Log
 	1,  // 20: walsvc.v1.AppendRequest.records:type_name -> walsvc.v1.Records
 	27, // 21: walsvc.v1.AppendRequest.parts:type_name -> walsvc.v1.LogPart
-	1,  // 22: walsvc.v1.LogPart.records:type_name -> walsvc.v1.Records
-	29, // 23: walsvc.v1.AppendResponse.parts:type_name -> walsvc.v1.AppendedPart
-	13, // 24: walsvc.v1.AppendService.OpenProducer:input_type -> walsvc.v1.OpenProducerRequest
-	15, // 25: walsvc.v1.AppendService.ListProducers:input_type -> walsvc.v1.ListProducersRequest
-	18, // 26: walsvc.v1.AppendService.RetireProducer:input_type -> walsvc.v1.RetireProducerRequest
-	20, // 27: walsvc.v1.AppendService.Resolve:input_type -> walsvc.v1.ResolveRequest
-	22, // 28: walsvc.v1.AppendService.AcquireWriter:input_type -> walsvc.v1.AcquireWriterRequest
-	24, // 29: walsvc.v1.AppendService.ReleaseWriter:input_type -> walsvc.v1.ReleaseWriterRequest
-	7,  // 30: walsvc.v1.AppendService.AppendStream:input_type -> walsvc.v1.AppendStreamRequest
-	26, // 31: walsvc.v1.AppendService.Append:input_type -> walsvc.v1.AppendRequest
-	14, // 32: walsvc.v1.AppendService.OpenProducer:output_type -> walsvc.v1.OpenProducerResponse
-	16, // 33: walsvc.v1.AppendService.ListProducers:output_type -> walsvc.v1.ListProducersResponse
-	19, // 34: walsvc.v1.AppendService.RetireProducer:output_type -> walsvc.v1.RetireProducerResponse
-	21, // 35: walsvc.v1.AppendService.Resolve:output_type -> walsvc.v1.ResolveResponse
-	23, // 36: walsvc.v1.AppendService.AcquireWriter:output_type -> walsvc.v1.AcquireWriterResponse
-	25, // 37: walsvc.v1.AppendService.ReleaseWriter:output_type -> walsvc.v1.ReleaseWriterResponse
-	12, // 38: walsvc.v1.AppendService.AppendStream:output_type -> walsvc.v1.AppendStreamResponse
-	28, // 39: walsvc.v1.AppendService.Append:output_type -> walsvc.v1.AppendResponse
-	32, // [32:40] is the sub-list for method output_type
-	24, // [24:32] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	4,  // 22: walsvc.v1.AppendRequest.claim:type_name -> walsvc.v1.Claim
+	1,  // 23: walsvc.v1.LogPart.records:type_name -> walsvc.v1.Records
+	29, // 24: walsvc.v1.AppendResponse.parts:type_name -> walsvc.v1.AppendedPart
+	13, // 25: walsvc.v1.AppendService.OpenProducer:input_type -> walsvc.v1.OpenProducerRequest
+	15, // 26: walsvc.v1.AppendService.ListProducers:input_type -> walsvc.v1.ListProducersRequest
+	18, // 27: walsvc.v1.AppendService.RetireProducer:input_type -> walsvc.v1.RetireProducerRequest
+	20, // 28: walsvc.v1.AppendService.Resolve:input_type -> walsvc.v1.ResolveRequest
+	22, // 29: walsvc.v1.AppendService.AcquireWriter:input_type -> walsvc.v1.AcquireWriterRequest
+	24, // 30: walsvc.v1.AppendService.ReleaseWriter:input_type -> walsvc.v1.ReleaseWriterRequest
+	7,  // 31: walsvc.v1.AppendService.AppendStream:input_type -> walsvc.v1.AppendStreamRequest
+	26, // 32: walsvc.v1.AppendService.Append:input_type -> walsvc.v1.AppendRequest
+	14, // 33: walsvc.v1.AppendService.OpenProducer:output_type -> walsvc.v1.OpenProducerResponse
+	16, // 34: walsvc.v1.AppendService.ListProducers:output_type -> walsvc.v1.ListProducersResponse
+	19, // 35: walsvc.v1.AppendService.RetireProducer:output_type -> walsvc.v1.RetireProducerResponse
+	21, // 36: walsvc.v1.AppendService.Resolve:output_type -> walsvc.v1.ResolveResponse
+	23, // 37: walsvc.v1.AppendService.AcquireWriter:output_type -> walsvc.v1.AcquireWriterResponse
+	25, // 38: walsvc.v1.AppendService.ReleaseWriter:output_type -> walsvc.v1.ReleaseWriterResponse
+	12, // 39: walsvc.v1.AppendService.AppendStream:output_type -> walsvc.v1.AppendStreamResponse
+	28, // 40: walsvc.v1.AppendService.Append:output_type -> walsvc.v1.AppendResponse
+	33, // [33:41] is the sub-list for method output_type
+	25, // [25:33] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_walsvc_v1_append_proto_init() }

@@ -33,7 +33,10 @@ type ReadRequest struct {
 	MaxRecords uint32 `protobuf:"varint,3,opt,name=max_records,json=maxRecords,proto3" json:"max_records,omitempty"`
 	// max_bytes bounds the answer, but one record always fits; 0 means 1 MiB, at
 	// most 8 MiB.
-	MaxBytes      uint32 `protobuf:"varint,4,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	MaxBytes uint32 `protobuf:"varint,4,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	// claim is what the client was last acknowledged or has last read, unset for nothing:
+	// it is proven before anything is shown, as that of a ReplayRequest.
+	Claim         *Claim `protobuf:"bytes,5,opt,name=claim,proto3" json:"claim,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -96,6 +99,13 @@ func (x *ReadRequest) GetMaxBytes() uint32 {
 	return 0
 }
 
+func (x *ReadRequest) GetClaim() *Claim {
+	if x != nil {
+		return x.Claim
+	}
+	return nil
+}
+
 // ReadResponse returns some records.
 type ReadResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -106,7 +116,10 @@ type ReadResponse struct {
 	// next_lsn is the next record to ask for.
 	NextLsn uint64 `protobuf:"varint,3,opt,name=next_lsn,json=nextLsn,proto3" json:"next_lsn,omitempty"`
 	// durable_lsn of the log when it answered.
-	DurableLsn    uint64 `protobuf:"varint,4,opt,name=durable_lsn,json=durableLsn,proto3" json:"durable_lsn,omitempty"`
+	DurableLsn uint64 `protobuf:"varint,4,opt,name=durable_lsn,json=durableLsn,proto3" json:"durable_lsn,omitempty"`
+	// epoch of the log when this was read: with the last LSN, and the checksum that the
+	// records lead to, it is what to claim when asking for the next ones.
+	Epoch         uint64 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -165,6 +178,13 @@ func (x *ReadResponse) GetNextLsn() uint64 {
 func (x *ReadResponse) GetDurableLsn() uint64 {
 	if x != nil {
 		return x.DurableLsn
+	}
+	return 0
+}
+
+func (x *ReadResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
 	}
 	return 0
 }
@@ -492,7 +512,11 @@ type WaitDurableRequest struct {
 	// epoch, if not 0, must be the log's epoch as long as it waits: else
 	// FAILED_PRECONDITION/FENCED. The log's writer states its own: else it would take
 	// its successor's record at that LSN for the one that it waits for.
-	Epoch         uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// claim is what the client was last acknowledged or told, unset for nothing: it is
+	// proven before it waits, as that of a ReplayRequest. Behind records that were lost,
+	// another's would be at that LSN.
+	Claim         *Claim `protobuf:"bytes,4,opt,name=claim,proto3" json:"claim,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -546,6 +570,13 @@ func (x *WaitDurableRequest) GetEpoch() uint64 {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *WaitDurableRequest) GetClaim() *Claim {
+	if x != nil {
+		return x.Claim
+	}
+	return nil
 }
 
 // WaitDurableResponse says how far the log is durable.
@@ -606,9 +637,10 @@ type WatchDurableRequest struct {
 	// epoch, if not 0, must be the log's epoch: the stream ends with
 	// FAILED_PRECONDITION/FENCED once it is not. See WaitDurableRequest.epoch.
 	Epoch uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	// told_epoch is the epoch that after_lsn came with, 0 for the log's: if it was
-	// discarded since, the stream ends with FAILED_PRECONDITION/REWOUND.
-	ToldEpoch     uint64 `protobuf:"varint,4,opt,name=told_epoch,json=toldEpoch,proto3" json:"told_epoch,omitempty"`
+	// claim is what the client was last acknowledged, or told here, unset for nothing: it
+	// is proven before anything is told. What a rewind discards of it, or of after_lsn,
+	// ends the stream with FAILED_PRECONDITION/REWOUND.
+	Claim         *Claim `protobuf:"bytes,4,opt,name=claim,proto3" json:"claim,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -664,11 +696,11 @@ func (x *WatchDurableRequest) GetEpoch() uint64 {
 	return 0
 }
 
-func (x *WatchDurableRequest) GetToldEpoch() uint64 {
+func (x *WatchDurableRequest) GetClaim() *Claim {
 	if x != nil {
-		return x.ToldEpoch
+		return x.Claim
 	}
-	return 0
+	return nil
 }
 
 // WatchDurableResponse says how far the log is durable.
@@ -676,8 +708,8 @@ type WatchDurableResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// durable_lsn of the log.
 	DurableLsn uint64 `protobuf:"varint,1,opt,name=durable_lsn,json=durableLsn,proto3" json:"durable_lsn,omitempty"`
-	// epoch of the log then: to be sent as told_epoch when coming back.
-	Epoch         uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// claim of the log up to there: to be stated when coming back.
+	Claim         *Claim `protobuf:"bytes,2,opt,name=claim,proto3" json:"claim,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -719,30 +751,32 @@ func (x *WatchDurableResponse) GetDurableLsn() uint64 {
 	return 0
 }
 
-func (x *WatchDurableResponse) GetEpoch() uint64 {
+func (x *WatchDurableResponse) GetClaim() *Claim {
 	if x != nil {
-		return x.Epoch
+		return x.Claim
 	}
-	return 0
+	return nil
 }
 
 var File_walsvc_v1_replay_proto protoreflect.FileDescriptor
 
 const file_walsvc_v1_replay_proto_rawDesc = "" +
 	"\n" +
-	"\x16walsvc/v1/replay.proto\x12\twalsvc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16walsvc/v1/append.proto\"x\n" +
+	"\x16walsvc/v1/replay.proto\x12\twalsvc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16walsvc/v1/append.proto\"\xa0\x01\n" +
 	"\vReadRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x19\n" +
 	"\bfrom_lsn\x18\x02 \x01(\x04R\afromLsn\x12\x1f\n" +
 	"\vmax_records\x18\x03 \x01(\rR\n" +
 	"maxRecords\x12\x1b\n" +
-	"\tmax_bytes\x18\x04 \x01(\rR\bmaxBytes\"\x95\x01\n" +
+	"\tmax_bytes\x18\x04 \x01(\rR\bmaxBytes\x12&\n" +
+	"\x05claim\x18\x05 \x01(\v2\x10.walsvc.v1.ClaimR\x05claim\"\xab\x01\n" +
 	"\fReadResponse\x12\x1b\n" +
 	"\tfirst_lsn\x18\x01 \x01(\x04R\bfirstLsn\x12,\n" +
 	"\arecords\x18\x02 \x01(\v2\x12.walsvc.v1.RecordsR\arecords\x12\x19\n" +
 	"\bnext_lsn\x18\x03 \x01(\x04R\anextLsn\x12\x1f\n" +
 	"\vdurable_lsn\x18\x04 \x01(\x04R\n" +
-	"durableLsn\"\xd1\x02\n" +
+	"durableLsn\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\"\xd1\x02\n" +
 	"\rReplayRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x19\n" +
 	"\bfrom_lsn\x18\x02 \x01(\x04R\afromLsn\x12\x1e\n" +
@@ -770,24 +804,24 @@ const file_walsvc_v1_replay_proto_rawDesc = "" +
 	"\x05block\x18\x04 \x01(\v2\x16.walsvc.v1.StoredBlockR\x05block\x12\x1f\n" +
 	"\vdurable_lsn\x18\x05 \x01(\x04R\n" +
 	"durableLsn\x12\x14\n" +
-	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\"N\n" +
+	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\"v\n" +
 	"\x12WaitDurableRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x10\n" +
 	"\x03lsn\x18\x02 \x01(\x04R\x03lsn\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"6\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12&\n" +
+	"\x05claim\x18\x04 \x01(\v2\x10.walsvc.v1.ClaimR\x05claim\"6\n" +
 	"\x13WaitDurableResponse\x12\x1f\n" +
 	"\vdurable_lsn\x18\x01 \x01(\x04R\n" +
-	"durableLsn\"y\n" +
+	"durableLsn\"\x82\x01\n" +
 	"\x13WatchDurableRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1b\n" +
 	"\tafter_lsn\x18\x02 \x01(\x04R\bafterLsn\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x1d\n" +
-	"\n" +
-	"told_epoch\x18\x04 \x01(\x04R\ttoldEpoch\"M\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12&\n" +
+	"\x05claim\x18\x04 \x01(\v2\x10.walsvc.v1.ClaimR\x05claim\"_\n" +
 	"\x14WatchDurableResponse\x12\x1f\n" +
 	"\vdurable_lsn\x18\x01 \x01(\x04R\n" +
-	"durableLsn\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch2\xaa\x02\n" +
+	"durableLsn\x12&\n" +
+	"\x05claim\x18\x02 \x01(\v2\x10.walsvc.v1.ClaimR\x05claim2\xaa\x02\n" +
 	"\rReplayService\x127\n" +
 	"\x04Read\x12\x16.walsvc.v1.ReadRequest\x1a\x17.walsvc.v1.ReadResponse\x12?\n" +
 	"\x06Replay\x12\x18.walsvc.v1.ReplayRequest\x1a\x19.walsvc.v1.ReplayResponse0\x01\x12L\n" +
@@ -817,30 +851,34 @@ var file_walsvc_v1_replay_proto_goTypes = []any{
 	(*WaitDurableResponse)(nil),   // 6: walsvc.v1.WaitDurableResponse
 	(*WatchDurableRequest)(nil),   // 7: walsvc.v1.WatchDurableRequest
 	(*WatchDurableResponse)(nil),  // 8: walsvc.v1.WatchDurableResponse
-	(*Records)(nil),               // 9: walsvc.v1.Records
-	(*Claim)(nil),                 // 10: walsvc.v1.Claim
+	(*Claim)(nil),                 // 9: walsvc.v1.Claim
+	(*Records)(nil),               // 10: walsvc.v1.Records
 	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 }
 var file_walsvc_v1_replay_proto_depIdxs = []int32{
-	9,  // 0: walsvc.v1.ReadResponse.records:type_name -> walsvc.v1.Records
-	10, // 1: walsvc.v1.ReplayRequest.claim:type_name -> walsvc.v1.Claim
-	11, // 2: walsvc.v1.ReplayRequest.from_time:type_name -> google.protobuf.Timestamp
-	11, // 3: walsvc.v1.ReplayRequest.to_time:type_name -> google.protobuf.Timestamp
-	9,  // 4: walsvc.v1.ReplayResponse.records:type_name -> walsvc.v1.Records
-	3,  // 5: walsvc.v1.ReplayResponse.block:type_name -> walsvc.v1.StoredBlock
-	0,  // 6: walsvc.v1.ReplayService.Read:input_type -> walsvc.v1.ReadRequest
-	2,  // 7: walsvc.v1.ReplayService.Replay:input_type -> walsvc.v1.ReplayRequest
-	5,  // 8: walsvc.v1.ReplayService.WaitDurable:input_type -> walsvc.v1.WaitDurableRequest
-	7,  // 9: walsvc.v1.ReplayService.WatchDurable:input_type -> walsvc.v1.WatchDurableRequest
-	1,  // 10: walsvc.v1.ReplayService.Read:output_type -> walsvc.v1.ReadResponse
-	4,  // 11: walsvc.v1.ReplayService.Replay:output_type -> walsvc.v1.ReplayResponse
-	6,  // 12: walsvc.v1.ReplayService.WaitDurable:output_type -> walsvc.v1.WaitDurableResponse
-	8,  // 13: walsvc.v1.ReplayService.WatchDurable:output_type -> walsvc.v1.WatchDurableResponse
-	10, // [10:14] is the sub-list for method output_type
-	6,  // [6:10] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	9,  // 0: walsvc.v1.ReadRequest.claim:type_name -> walsvc.v1.Claim
+	10, // 1: walsvc.v1.ReadResponse.records:type_name -> walsvc.v1.Records
+	9,  // 2: walsvc.v1.ReplayRequest.claim:type_name -> walsvc.v1.Claim
+	11, // 3: walsvc.v1.ReplayRequest.from_time:type_name -> google.protobuf.Timestamp
+	11, // 4: walsvc.v1.ReplayRequest.to_time:type_name -> google.protobuf.Timestamp
+	10, // 5: walsvc.v1.ReplayResponse.records:type_name -> walsvc.v1.Records
+	3,  // 6: walsvc.v1.ReplayResponse.block:type_name -> walsvc.v1.StoredBlock
+	9,  // 7: walsvc.v1.WaitDurableRequest.claim:type_name -> walsvc.v1.Claim
+	9,  // 8: walsvc.v1.WatchDurableRequest.claim:type_name -> walsvc.v1.Claim
+	9,  // 9: walsvc.v1.WatchDurableResponse.claim:type_name -> walsvc.v1.Claim
+	0,  // 10: walsvc.v1.ReplayService.Read:input_type -> walsvc.v1.ReadRequest
+	2,  // 11: walsvc.v1.ReplayService.Replay:input_type -> walsvc.v1.ReplayRequest
+	5,  // 12: walsvc.v1.ReplayService.WaitDurable:input_type -> walsvc.v1.WaitDurableRequest
+	7,  // 13: walsvc.v1.ReplayService.WatchDurable:input_type -> walsvc.v1.WatchDurableRequest
+	1,  // 14: walsvc.v1.ReplayService.Read:output_type -> walsvc.v1.ReadResponse
+	4,  // 15: walsvc.v1.ReplayService.Replay:output_type -> walsvc.v1.ReplayResponse
+	6,  // 16: walsvc.v1.ReplayService.WaitDurable:output_type -> walsvc.v1.WaitDurableResponse
+	8,  // 17: walsvc.v1.ReplayService.WatchDurable:output_type -> walsvc.v1.WatchDurableResponse
+	14, // [14:18] is the sub-list for method output_type
+	10, // [10:14] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_walsvc_v1_replay_proto_init() }
