@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +11,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,6 +27,7 @@ type appendResult struct {
 	FirstLSN         client.LSN `json:"first_lsn"`
 	LastLSN          client.LSN `json:"last_lsn"`
 	Receipt          string     `json:"receipt"`
+	WrittenSeconds   float64    `json:"written_seconds"`
 	Seconds          float64    `json:"seconds"`
 	RecordsPerSecond float64    `json:"records_per_second"`
 }
@@ -35,6 +36,9 @@ func (a appendResult) tables() []grid {
 	rows := [][]any{{"log", a.Log}, {"records", a.Records}}
 	if a.Records > 0 {
 		rows = append(rows, []any{"at", fmt.Sprintf("LSN %d to %d", a.FirstLSN, a.LastLSN)})
+	}
+	if a.WrittenSeconds > 0 {
+		rows = append(rows, []any{"written in", time.Duration(a.WrittenSeconds * float64(time.Second))})
 	}
 	return []grid{{rows: append(rows,
 		[]any{"bytes", size(a.Bytes)},
@@ -58,14 +62,19 @@ records lie between the first LSN and the last.
 After an error, what was appended is reported all the same, and the message says
 which line to go on with.
 
+With --written the service also tells when it has handed records to its file
+system, and not synced them yet: they survive the service then, and not its
+machine. How long that took for the last line is told beside how long it took
+until all was durable.
+
 With LOG=FILE, or LOG@EPOCH=FILE for a log that has a writer, all lines of all the
 files are one batch: it lands in all of the logs, or in none. They are up to 16 logs
 with one colocation key, and at most 8 MiB. JSON then: logs (log, records, bytes,
-epoch, first_lsn, last_lsn), records, bytes, seconds.
+epoch, first_lsn, last_lsn, receipt), records, bytes, written_seconds, seconds.
 
 JSON: log, records, bytes, first_lsn, last_lsn (0 without records), receipt (of
-the last record, for walctl verify-receipt; empty without records), seconds,
-records_per_second.`,
+the last record, for walctl verify-receipt; empty without records),
+written_seconds (0 without --written), seconds, records_per_second.`,
 		Example: `  walctl append orders --create --file orders.jsonl
   echo hello | walctl append greetings
   walctl append data=rows.jsonl index=entries.jsonl`,
@@ -101,7 +110,7 @@ records_per_second.`,
 				l := c.Log(args[0])
 				l.UseEpoch(epoch)
 				bar := newBar(cmd.ErrOrStderr(), "append to "+args[0], total)
-				r, err := appendLines(ctx, l, in, bar.add)
+				r, err := appendLines(ctx, l, in, g.written, bar.add)
 				bar.stop()
 				if err != nil && r.Records == 0 {
 					return err
@@ -113,6 +122,7 @@ records_per_second.`,
 	cmd.Flags().StringVarP(&file, "file", "f", "-", "`file` to read; - means standard input")
 	cmd.Flags().Uint64Var(&epoch, "epoch", 0, "`epoch` of the log's writer; 0 for a log that has none")
 	cmd.Flags().BoolVar(&create, "create", false, "create the log if there is none")
+	cmd.Flags().BoolVar(&g.written, "written", false, "tell, too, when it was written and not yet durable")
 	return cmd
 }
 
@@ -131,72 +141,80 @@ func openInput(cmd *cobra.Command, path string) (in io.ReadCloser, total int64, 
 	return f, total, nil
 }
 
+// linesAhead is how many lines are appended before the first of them is durable.
+const linesAhead = 64 << 10
+
 // appendLines appends lines until their end, an error or the end of ctx, waits
-// for what is in flight, and counts what is durable. progress is told the bytes
-// of each line that is. The error names the first line that is not known to be durable.
-func appendLines(ctx context.Context, log *client.Log, in io.Reader, progress func(n int)) (appendResult, error) {
+// for what is in flight, and counts what is durable; with written, also how long the
+// last line took to be written. progress is told the bytes
+// of each line that is durable. The error names the first line that is not known to be.
+func appendLines(ctx context.Context, log *client.Log, in io.Reader, written bool, progress func(n int)) (appendResult, error) {
 	r := appendResult{Log: log.Name()}
 	began := time.Now()
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 
-	var inFlight sync.WaitGroup
-	// Acknowledgements come in the order of the lines, on one goroutine at a
-	// time; failed is the first one that is an error.
-	var mu sync.Mutex
-	var failed error
+	type line struct {
+		append *client.Future
+		size   int
+	}
+	lines := make(chan line, linesAhead)
+	var readErr error // why there are no more; set before lines is closed
+	go func() {
+		defer close(lines)
+		reader := bufio.NewReaderSize(in, 256<<10)
+		for ctx.Err() == nil {
+			text, err := readLine(reader)
+			if err != nil {
+				readErr = err
+				return
+			}
+			select {
+			case lines <- line{log.AppendAsync(ctx, text), len(text)}:
+			case <-ctx.Done():
+			}
+		}
+	}()
+	next := func() (l line, err error) {
+		select {
+		case l, more := <-lines:
+			if !more {
+				return line{}, cmp.Or(context.Cause(ctx), readErr)
+			}
+			return l, nil
+		case <-ctx.Done(): // the reader may wait for a line that never comes
+			return line{}, context.Cause(ctx)
+		}
+	}
 	var last client.Receipt
-	reader := bufio.NewReaderSize(in, 256<<10)
-	var readErr error
-	for ctx.Err() == nil {
-		line, err := readLine(reader)
-		if err != nil {
-			readErr = err
+	var failed error
+	for failed == nil {
+		l, err := next()
+		if err == nil && written {
+			select {
+			case <-l.append.Written():
+				r.WrittenSeconds = time.Since(began).Seconds()
+			case <-ctx.Done():
+			}
+		}
+		var receipt client.Receipt
+		if err == nil {
+			receipt, err = l.append.Wait(ctx)
+		}
+		if failed = err; err != nil {
 			break
 		}
-		inFlight.Add(1)
-		n := len(line)
-		log.AppendAsyncFunc(ctx, line, func(receipt client.Receipt, err error) {
-			defer inFlight.Done()
-			mu.Lock()
-			defer mu.Unlock()
-			switch {
-			case err == nil && failed == nil:
-				if r.Records == 0 {
-					r.FirstLSN = receipt.LSN
-				}
-				r.LastLSN, last = receipt.LSN, receipt
-				r.Records++
-				r.Bytes += uint64(n)
-				progress(n + 1)
-			case failed == nil:
-				failed = err
-				fail(err)
-			}
-		})
+		if r.Records == 0 {
+			r.FirstLSN = receipt.LSN
+		}
+		r.LastLSN, last = receipt.LSN, receipt
+		r.Records++
+		r.Bytes += uint64(l.size)
+		progress(l.size + 1)
 	}
-	settled := make(chan struct{})
-	go func() {
-		inFlight.Wait()
-		close(settled)
-	}()
-	select {
-	case <-settled:
-	case <-ctx.Done():
-	}
-
-	mu.Lock()
-	defer mu.Unlock()
 	r.Seconds, r.Receipt = time.Since(began).Seconds(), last.String()
 	r.RecordsPerSecond = float64(r.Records) / r.Seconds
-	switch {
-	case failed != nil:
-	case ctx.Err() != nil:
-		failed = context.Cause(ctx)
-	case !errors.Is(readErr, io.EOF):
-		failed = readErr
-	}
-	if failed == nil {
+	if errors.Is(failed, io.EOF) {
 		return r, nil
 	}
 	return r, fmt.Errorf("line %d: %w", r.Records+1, failed)

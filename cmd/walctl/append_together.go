@@ -23,6 +23,7 @@ type togetherResult struct {
 	Logs    []togetherLog `json:"logs"`
 	Records uint64        `json:"records"`
 	Bytes   uint64        `json:"bytes"`
+	Written float64       `json:"written_seconds"`
 	Seconds float64       `json:"seconds"`
 }
 
@@ -33,6 +34,7 @@ type togetherLog struct {
 	Epoch    uint64     `json:"epoch"`
 	FirstLSN client.LSN `json:"first_lsn"`
 	LastLSN  client.LSN `json:"last_lsn"`
+	Receipt  string     `json:"receipt"`
 }
 
 func (t togetherResult) tables() []grid {
@@ -40,7 +42,11 @@ func (t togetherResult) tables() []grid {
 	for _, l := range t.Logs {
 		g.rows = append(g.rows, []any{l.Log, l.Records, size(l.Bytes), fmt.Sprintf("%d to %d", l.FirstLSN, l.LastLSN), l.Epoch})
 	}
-	return []grid{g}
+	if t.Written == 0 {
+		return []grid{g}
+	}
+	took := func(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)) }
+	return []grid{g, {rows: [][]any{{"written in", took(t.Written)}, {"took", took(t.Seconds)}}}}
 }
 
 // A target is a log to append to, and the file that has the lines.
@@ -97,13 +103,22 @@ func (g *globals) appendTogether(cmd *cobra.Command, args []string) error {
 			return err
 		}
 		began := time.Now()
-		receipts, err := group.Append(ctx, parts...)
+		future := group.AppendAsync(ctx, parts...)
+		var out togetherResult
+		if g.written {
+			select {
+			case <-future.Written():
+				out.Written = time.Since(began).Seconds()
+			case <-ctx.Done():
+			}
+		}
+		receipts, err := future.Wait(ctx)
 		if err != nil {
 			return err
 		}
-		out := togetherResult{Seconds: time.Since(began).Seconds()}
+		out.Seconds = time.Since(began).Seconds()
 		for i, r := range receipts {
-			l := togetherLog{Log: targets[i].log, Records: uint64(r.Count), Epoch: r.Epoch, FirstLSN: r.LSN, LastLSN: r.Through}
+			l := togetherLog{Log: targets[i].log, Records: uint64(r.Count), Epoch: r.Epoch, FirstLSN: r.LSN, LastLSN: r.Through, Receipt: r.String()}
 			for _, record := range parts[i].Records {
 				l.Bytes += uint64(len(record))
 			}

@@ -42,7 +42,7 @@ func (g *globals) connect(ctx context.Context) (*client.Client, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectLimit)
 	defer cancel()
-	return client.Open(ctx, g.addr, client.Options{TLS: config})
+	return client.Open(ctx, g.addr, client.Options{TLS: config, WrittenAcks: g.written})
 }
 
 // tlsConfig returns what the TLS flags say, nil if there are none.

@@ -20,6 +20,8 @@ type globals struct {
 	tlsCert    string
 	tlsKey     string
 	serverName string
+	// written asks for a first stage of every append.
+	written bool
 
 	// started is set once the arguments have been accepted: an error before
 	// that is one of usage.
