@@ -147,7 +147,12 @@ func TestOverwrite(t *testing.T) {
 // the directory.
 func echoes(t *testing.T, dir string) (socket string, stop func()) {
 	t.Helper()
-	socket = filepath.Join(t.TempDir(), "echo")
+	short, err := os.MkdirTemp("", "wb-") // a socket's path has at most 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(short) }) // it is temporary anyway
+	socket = filepath.Join(short, "echo")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
