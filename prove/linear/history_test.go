@@ -128,6 +128,7 @@ func (h *history) logs() map[string][]*operation {
 type census struct {
 	operations, overlapping, unknown int
 	written, kept                    int // of unknown outcome, but told to be written; and there for that
+	between                          int // replays from or until a time that showed something
 	succeeded, refused               map[kind]int
 	reasons                          map[string]int
 }
@@ -162,6 +163,9 @@ func (h *history) census() census {
 				c.reasons[o.Out.Reason]++
 			default:
 				c.succeeded[o.In.Kind]++
+				if (o.In.Since != 0 || o.In.Until != 0) && len(o.Out.Records) > 0 {
+					c.between++
+				}
 			}
 		}
 	}
@@ -171,7 +175,8 @@ func (h *history) census() census {
 // String tells the counts.
 func (c *census) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d operations, %d of them overlapping others on their log, %d of unknown outcome, of which %d were written, and %d for certain outlived the service", c.operations, c.overlapping, c.unknown, c.written, c.kept)
+	fmt.Fprintf(&b, "%d operations, %d of them overlapping others on their log, %d of unknown outcome, of which %d were written, and %d for certain outlived the service; %d replays by time",
+		c.operations, c.overlapping, c.unknown, c.written, c.kept, c.between)
 	for _, k := range slices.Sorted(keys(c.succeeded, c.refused)) {
 		fmt.Fprintf(&b, "\n%20s %6d done %6d refused", k, c.succeeded[k], c.refused[k])
 	}
@@ -204,6 +209,9 @@ func (c *census) mustBeRich(t *testing.T, refusals bool) {
 	}
 	if c.unknown == 0 {
 		t.Error("every outcome is known")
+	}
+	if c.between == 0 {
+		t.Error("nothing was ever replayed by time")
 	}
 	for k := range changes {
 		if c.succeeded[k] == 0 {

@@ -145,10 +145,10 @@ func (c *rawClient) work() {
 
 // consult looks at something.
 func (c *rawClient) consult() {
-	switch c.rng.IntN(15) {
+	switch c.rng.IntN(17) {
 	case 12, 13:
 		c.verify()
-	case 14:
+	case 14, 15, 16:
 		c.replayBetween()
 	case 0, 1:
 		c.get()

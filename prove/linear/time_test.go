@@ -141,11 +141,13 @@ func (s *state) stepReadBetween(in *input, out *output) (*state, bool) {
 // replayBetween replays what was committed at a time or since, until another time, or
 // both: times at which something was committed, or right before.
 func (c *rawClient) replayBetween() {
-	kept := slices.DeleteFunc(c.view.kept(), func(r receipt) bool { return r.Committed == 0 })
-	if len(kept) == 0 {
+	c.view.mu.Lock()
+	recent := slices.Clone(c.view.recent)
+	c.view.mu.Unlock()
+	if len(recent) == 0 {
 		return
 	}
-	some := func() int64 { return kept[c.rng.IntN(len(kept))].Committed - c.rng.Int64N(2) }
+	some := func() int64 { return recent[c.rng.IntN(len(recent))] - c.rng.Int64N(2) }
 	in := input{Kind: readRecords}
 	switch c.rng.IntN(4) {
 	case 0:

@@ -85,6 +85,7 @@ type view struct {
 	checkpoints map[string]checkpoint
 	cursors     map[string]cursor
 	receipts    []receipt
+	recent      []int64 // commit times
 }
 
 // newWorld returns a world without clients, and without a service behind its proxy.
@@ -396,6 +397,9 @@ func (c *client) learn(in *input, out *output) {
 		v.producer, v.sequence = in.Producer, in.Sequence
 		if r, ok := receiptOf(in, out); ok {
 			v.keep(r, c.rng)
+		}
+		if out.Committed != 0 {
+			v.recent = append(v.recent[max(0, len(v.recent)-11):], out.Committed)
 		}
 	}
 	for _, cp := range out.Checkpoints {
