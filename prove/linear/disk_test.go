@@ -372,17 +372,29 @@ func TestWritten(t *testing.T) {
 		atSync  bool    // the disk hangs, and else at a write
 		survive float64 // of what is not synced; -1 if the disk goes on
 	}{{true, 1}, {false, 1}, {true, 0}, {true, 1}, {false, 1}, {true, 0}, {true, -1}} {
-		d.unstage()
-		o := d.hang(0, round.atSync)
-		for range 2 {
-			c := d.newRaw("stream", steady, conn)
-			d.begin(c.burstWritten)
+		ask := func() *outage {
+			d.unstage()
+			o := d.hang(0, round.atSync)
+			for range 2 {
+				c := d.newRaw("stream", steady, conn)
+				d.begin(c.burstWritten)
+			}
+			d.awaitHang(o)
+			return o
 		}
-		d.awaitHang(o)
+		o := ask()
 		if !round.atSync {
 			d.awaitWritten(20 * time.Millisecond) // nothing is, and nobody is to be told so
-		} else if !d.awaitWritten(limit) {
-			t.Fatal("nobody is told that anything is written")
+		}
+		// What hangs may be another sync, of a frame without batches or of a spare, and
+		// what is sent waits behind it: then that goes on.
+		for try := 0; round.atSync && !d.awaitWritten(500*time.Millisecond); try++ {
+			if try == 40 {
+				t.Fatal("nobody is told that anything is written")
+			}
+			o.well = true
+			close(o.lets)
+			o = ask()
 		}
 		if round.survive >= 0 {
 			d.crashKeeping(o.lets, round.survive)
