@@ -225,9 +225,10 @@
 // begun in what is lost: (log, epoch, LSN) names no other record than it did, and
 // nobody reads across without being told. Each append says which rewind was the log's
 // newest: if one is lost, where it cut nobody knows, and what lies in front of the
-// append is given up, rather than have a discarded record come back. Of a rewind that
-// is lost, and of which nothing behind the hole tells, its log knows nothing. A producer that was opened behind a hole is forgotten, since nobody knows whose
-// slot it has.
+// append is given up, rather than have a discarded record come back. Of a seal or a
+// rewind that is lost, and of which nothing behind the hole tells, its log knows
+// nothing: the plan names each log of which that may be so. A producer that was opened
+// behind a hole is forgotten, since nobody knows whose slot it has.
 //
 // It could rewrite every frame behind the hole into fresh segments instead, so
 // that all verifies again. That costs as much room as the journal has, and takes

@@ -84,6 +84,10 @@ type RepairPlan struct {
 	Checkpoints []LostCheckpoint     // by log, then name
 	Producers   []ForgottenProducers // by log
 	Logs        []LostLog            // logs that go as a whole, by number
+	// Unsure are logs, by name, that may have been sealed or rewound in what is lost:
+	// nothing behind it tells. They go on as if they had not been: what such a rewind
+	// discarded is back, and behind such a seal is appended again.
+	Unsure []string
 
 	identity *segment.Identity // what VOLUME has to say, nil if it does
 	cut      segment.Cut
@@ -193,7 +197,7 @@ func (p *RepairPlan) seal(entries []disk.Entry) {
 		}
 	}
 	fmt.Fprintf(h, "%+v %+v %+v %v %+v\n", p.identity, p.cut, p.tail, p.Files, p.Damage)
-	fmt.Fprintf(h, "%d %+v %+v %+v %+v\n", p.Frames, p.Records, p.Checkpoints, p.Producers, p.Logs)
+	fmt.Fprintf(h, "%d %+v %+v %+v %+v %q\n", p.Frames, p.Records, p.Checkpoints, p.Producers, p.Logs, p.Unsure)
 	h.Write(p.snapshot)
 	h.Sum(p.digest[:0])
 }
@@ -504,6 +508,8 @@ type salvage struct {
 	told map[uint64]bool
 	// epochs are the logs of which something behind the last hole tells the epoch.
 	epochs map[uint64]bool
+	// unsure are the logs that may have been sealed or rewound in the last hole.
+	unsure map[uint64]bool
 	// slots are the producers of a log that were open before the first hole behind
 	// its creation: their slots are certain.
 	slots  map[uint64]int
@@ -518,7 +524,7 @@ type salvage struct {
 
 func newSalvage(state *State, at places, from segment.FrameRef) *salvage {
 	s := &salvage{
-		State: state, places: at, from: from, expect: from.Sequence, told: map[uint64]bool{}, epochs: map[uint64]bool{}, slots: map[uint64]int{},
+		State: state, places: at, from: from, expect: from.Sequence, told: map[uint64]bool{}, epochs: map[uint64]bool{}, unsure: map[uint64]bool{}, slots: map[uint64]int{},
 		opened: map[uint64]int{}, gone: map[uint64]LostLog{}, open: map[uint64]LSN{}, known: map[uint64][]LSNRange{}, unproven: map[uint64]LSN{},
 	}
 	for n, l := range state.logs {
@@ -857,6 +863,7 @@ func (s *salvage) markOpenEnds() {
 		// it: the epoch that begins is none that either of them was told.
 		if !s.told[n] || !s.epochs[n] {
 			l.epoch += lostEpochs
+			s.unsure[n] = true
 		}
 	}
 }
@@ -893,6 +900,9 @@ func (p *RepairPlan) tell(s *survey, b *salvage) {
 			if _, err := readState(s.fetch, at, c.sum); !placed || err != nil {
 				p.Checkpoints = append(p.Checkpoints, LostCheckpoint{l.name, c.name})
 			}
+		}
+		if b.unsure[l.number] {
+			p.Unsure = append(p.Unsure, l.name)
 		}
 		if n := b.opened[l.number]; n > 0 {
 			p.Producers = append(p.Producers, ForgottenProducers{l.name, n})

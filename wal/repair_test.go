@@ -451,14 +451,20 @@ func TestRepairMakesWay(t *testing.T) {
 		var was LogInfo
 		p, v := losing(t, base, func(v *Volume) { mustAppend(t, v, "orders", "5", "6") }, func(v *Volume) { was = mustSeal(t, v, "orders") })
 		defer closeTest(t, v)
+		if len(p.Unsure) != 1 || p.Unsure[0] != "users" {
+			t.Errorf("unsure: %q", p.Unsure) // the seal tells of orders alone
+		}
 		if info := orders(v); info.Sealed.IsZero() || info.Next != 7 || info.Checksum != was.Checksum || info.LiveBytes != was.LiveBytes ||
 			!reflect.DeepEqual(info.Lost, []LSNRange{{5, 6}}) {
 			t.Errorf("the seal tells where it ends: %+v, %+v", info, p.Records)
 		}
 	})
 	t.Run("a seal", func(t *testing.T) {
-		_, v := losing(t, base, func(v *Volume) { mustSeal(t, v, "orders") }, func(v *Volume) { mustAppend(t, v, "users", "tells") })
+		p, v := losing(t, base, func(v *Volume) { mustSeal(t, v, "orders") }, func(v *Volume) { mustAppend(t, v, "users", "tells") })
 		defer closeTest(t, v)
+		if !slices.Equal(p.Unsure, []string{"orders"}) {
+			t.Errorf("unsure: %q", p.Unsure)
+		}
 		if info := orders(v); !info.Sealed.IsZero() || info.Epoch != 1+lostEpochs {
 			t.Errorf("nobody can know of it: %+v", info)
 		}
@@ -543,8 +549,11 @@ func TestRepairMakesWay(t *testing.T) {
 		}
 	})
 	t.Run("rewind, not told", func(t *testing.T) {
-		_, v := losing(t, base, rewound(2), func(v *Volume) { mustAppend(t, v, "users", "tells") })
+		p, v := losing(t, base, rewound(2), func(v *Volume) { mustAppend(t, v, "users", "tells") })
 		defer closeTest(t, v)
+		if !slices.Equal(p.Unsure, []string{"orders"}) {
+			t.Errorf("unsure: %q", p.Unsure)
+		}
 		// Nobody can know of it: but nobody goes on in an epoch that it may have begun.
 		wantOrders(v, 6, []LSNRange{{5, 5}}, map[LSN]string{1: "1", 2: "2", 3: "3", 4: "4"})
 		if info := orders(v); info.Epoch != 1+lostEpochs {
@@ -784,8 +793,8 @@ func TestRepairMakesWay(t *testing.T) {
 	t.Run("nothing told", func(t *testing.T) {
 		p, v := losing(t, base, func(v *Volume) { mustAppend(t, v, "orders", "5") }, nothing)
 		defer closeTest(t, v)
-		if len(p.Records) != 2 || !p.Records[0].Open || !p.Records[1].Open {
-			t.Errorf("%+v", p.Records)
+		if len(p.Records) != 2 || !p.Records[0].Open || !p.Records[1].Open || !slices.Equal(p.Unsure, []string{"orders", "users"}) {
+			t.Errorf("%+v, unsure %q", p.Records, p.Unsure)
 		}
 	})
 	t.Run("and given up later", func(t *testing.T) {

@@ -27,6 +27,7 @@ type repairResult struct {
 	Checkpoints []repairCheckpoint `json:"checkpoints"`
 	Producers   []repairProducers  `json:"producers"`
 	Logs        []repairLog        `json:"logs"`
+	Unsure      []string           `json:"unsure"`
 }
 
 type repairRecords struct {
@@ -58,6 +59,7 @@ func newRepairResult(p *wal.RepairPlan) repairResult {
 		Dir: p.Dir, Volume: p.Volume.String(), Needed: p.Needed, ReadOnly: p.ReadOnly, Damage: newVerifyDamage(p.Damage),
 		Files: append([]string{}, p.Files...), Writes: p.Writes, LostFrames: p.Frames,
 		Records: []repairRecords{}, Checkpoints: []repairCheckpoint{}, Producers: []repairProducers{}, Logs: []repairLog{},
+		Unsure: append([]string{}, p.Unsure...),
 	}
 	if len(p.Files) > 0 {
 		r.Backup = p.Backup
@@ -131,6 +133,13 @@ func (r repairResult) tables() []grid {
 			name = fmt.Sprintf("#%d", l.Number)
 		}
 		others.rows = append(others.rows, []any{name, l.Detail})
+	}
+	for i, log := range r.Unsure {
+		if i == maxLogRows {
+			others.title = fmt.Sprintf("Besides (the first %d of %d logs that may have been sealed or rewound)", maxLogRows, len(r.Unsure))
+			break
+		}
+		others.rows = append(others.rows, []any{log, "it may have been sealed or rewound in what is lost, and goes on as if it had not been"})
 	}
 	if len(others.rows) > 0 {
 		tables = append(tables, others)
