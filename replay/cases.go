@@ -206,7 +206,7 @@ var rules = []Rule{
 		Means:    "The index of a segment is lost. It is a cache: readers look into the segment's directories instead.",
 	}, {
 		Case: CaseDamagedSnapshot, Verdict: VerdictDamaged,
-		Evidence: "the newest snapshot does not open; an older one does, or the journal still has its beginning",
+		Evidence: "the newest snapshot does not open, or cannot be read; an older one does, or the journal still has its beginning",
 		Kept:     "everything; not read-only",
 		Means:    "Opening took longer, from further back. The next snapshot makes it good.",
 	}, {

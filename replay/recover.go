@@ -107,7 +107,9 @@ func (r *Recovery) settle(tail Case) {
 // still is there.
 //
 // Whatever does not verify is a verdict. The error is one of reading, of h, or
-// segment.ErrNewerVersion, wrapped.
+// segment.ErrNewerVersion, wrapped. What cannot be read is no verdict, but a
+// snapshot that cannot, of which h says ErrNoState, is not needed if another one
+// and all that is behind that can be read: then it is told as damage.
 func Recover(src Source, h Handler) (*Recovery, error) {
 	if len(src.Segments()) == 0 {
 		return recoverEmpty(h)
@@ -115,6 +117,7 @@ func Recover(src Source, h Handler) (*Recovery, error) {
 	starts := startFinder{src: src}
 	last := &Recovery{}
 	tried := false
+	var unread error // what a snapshot is passed over for that may be whole
 	var found []Damage
 	for {
 		st, ok, err := starts.next()
@@ -138,11 +141,19 @@ func Recover(src Source, h Handler) (*Recovery, error) {
 		}
 		last, found = a.rec, a.rec.Damage
 		if st.snapshot {
-			found = slices.Insert(found, 0, Damage{
+			d := Damage{
 				Path: a.path, Pos: st.from.Pos, Sequence: st.from.Sequence,
 				Case: CaseDamagedSnapshot, Detail: "the snapshot that begins here does not open", Err: err,
-			})
+			}
+			if isUnread(err) {
+				unread = err
+				d.Detail = fmt.Sprintf("the snapshot that begins here cannot be read: %v", err)
+			}
+			found = slices.Insert(found, 0, d)
 		}
+	}
+	if unread != nil {
+		return nil, fmt.Errorf("recover: %w", unread) // which is no verdict
 	}
 	why, err := noStart(src, tried)
 	if err != nil {
@@ -409,6 +420,14 @@ func blockDamage(f *segment.Frame, err error) Damage {
 		d.Path, d.Detail = c.Path, c.Reason
 	}
 	return d
+}
+
+// unreadPart describes a part of a snapshot that cannot be read.
+func unreadPart(path string, f *segment.Frame, err error) Damage {
+	return Damage{
+		Path: path, Pos: f.Pos, Sequence: f.Header.Sequence, Case: CaseDamagedSnapshot,
+		Detail: fmt.Sprintf("a part of a snapshot cannot be read: %v", err), Err: err,
+	}
 }
 
 // rewrite prepares the journal's going on: what is pending verifies, was found

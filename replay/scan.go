@@ -337,3 +337,9 @@ func isCorrupt(err error) bool {
 	var c *segment.CorruptError
 	return errors.As(err, &c) && !errors.Is(err, segment.ErrNewerVersion) && !errors.Is(err, segment.ErrReleased)
 }
+
+// isUnread reports whether err is the disk's failure to read.
+func isUnread(err error) bool {
+	_, ok := errors.AsType[*fs.PathError](err)
+	return ok && !errors.Is(err, fs.ErrNotExist)
+}

@@ -65,6 +65,7 @@ type walk struct {
 type checked struct {
 	*segment.Frame
 	errs []error
+	path string // if there are errs
 }
 
 func (w *walk) run() error {
@@ -140,10 +141,11 @@ func (w *walk) take(s *Scanner) error {
 		switch {
 		case err == nil:
 			continue
-		case !isCorrupt(err):
+		case !isCorrupt(err) && (f.Header.Kind != segment.KindSnapshot || !isUnread(err)):
 			return err
 		case c.errs == nil:
 			c.errs = make([]error, len(f.Blocks))
+			c.path = s.Reader().Path()
 		}
 		c.errs[i] = err
 		if w.o.Block != nil {
@@ -202,8 +204,12 @@ func (w *walk) keep(promise uint64) error {
 		}
 		n++
 		for _, err := range c.errs {
-			if err != nil {
+			switch {
+			case err == nil:
+			case isCorrupt(err):
 				w.rec.add(blockDamage(c.Frame, err))
+			default:
+				w.rec.add(unreadPart(c.path, c.Frame, err))
 			}
 		}
 		if err := w.deliver(c); err != nil {
@@ -228,6 +234,9 @@ func (w *walk) deliver(c checked) error {
 func (w *walk) finish(e *evidence) (Rule, error) {
 	for i, c := range w.pending {
 		if c.errs != nil {
+			if i := slices.IndexFunc(c.errs, func(err error) bool { return err != nil && !isCorrupt(err) }); i >= 0 {
+				return Rule{}, c.errs[i] // nobody knows whether it is torn
+			}
 			e.badBlock = true
 			w.rec.DiscardedFrames += len(w.pending) - i - 1
 			for _, c := range w.pending[i:] {

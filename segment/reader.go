@@ -248,13 +248,17 @@ func (r *Reader) frame(off int64) (*Frame, error) {
 	return f, err
 }
 
-// fill reads the window from off.
+// fill reads the window from off: one disk block of it, if the disk fails to read
+// more. What lies ahead is not what was asked for.
 func (r *Reader) fill(off int64) error {
 	if r.buf == nil {
 		r.buf = make([]byte, readWindow)
 	}
 	r.window = nil
 	n, err := readAt(r.file, r.buf, off)
+	if err != nil {
+		n, err = readAt(r.file, r.buf[:limits.BlockSize], off)
+	}
 	if err != nil {
 		return fmt.Errorf("read: %w", err)
 	}

@@ -36,6 +36,7 @@ func (v *Volume) recover() error {
 		v.index.places = newPlaces()
 	}
 	v.recovery = describe(found)
+	v.snapshots.passed = len(r.passed) > 0
 	v.clock.start(v.o.Now, r.time)
 	v.missLost(found.From.Pos.Segment)
 	if found.ReadOnly {
@@ -180,6 +181,8 @@ type rebuilder struct {
 	bytes  int64 // of the frames scanned
 
 	from segment.FrameRef
+	// passed are the snapshots that did not open before this one was tried.
+	passed []segment.FrameRef
 	// base is the snapshot the state was restored from, zero for none, and size
 	// what it takes in bytes.
 	base  segment.FrameRef
@@ -208,7 +211,11 @@ const maxWaiting = 1 << 22
 
 // Begin implements replay.Handler.
 func (r *rebuilder) Begin(from segment.FrameRef, fromSnapshot bool) {
-	*r = rebuilder{v: r.v, from: from, commands: r.commands}
+	passed := r.passed
+	if !r.from.IsZero() {
+		passed = append(passed, r.from)
+	}
+	*r = rebuilder{v: r.v, from: from, passed: passed, commands: r.commands}
 	if !fromSnapshot {
 		r.state, r.places = NewState(), newPlaces()
 	}
@@ -295,7 +302,7 @@ func (r *rebuilder) snapshot(f *segment.Frame, open func(block int) ([]byte, err
 		}
 		if r.next.bad = r.next.bad || h.From != r.next.from || h.Part != r.next.next; !r.next.bad {
 			r.next.next++
-			if h.Last && h.From != r.base {
+			if h.Last && h.From != r.base && !slices.Contains(r.passed, h.From) {
 				r.newer, r.newerLast, r.newerAt = h.From, f.Header.Sequence, r.nextAt
 			}
 		}
@@ -308,7 +315,7 @@ func (r *rebuilder) snapshot(f *segment.Frame, open func(block int) ([]byte, err
 	for i := range f.Blocks {
 		part, err := open(i)
 		if isUnread(err) {
-			return err // which is no reason to call it damaged
+			part, err = open(i) // passed over only if the disk fails for good
 		}
 		if err != nil {
 			return fmt.Errorf("%w: snapshot part at %s: %w", replay.ErrNoState, f.Pos, err)

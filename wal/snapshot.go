@@ -47,6 +47,8 @@ type snapshotter struct {
 
 	writing sync.Mutex // one snapshot at a time
 
+	passed bool // opening passed over one that did not open, and may count on it again
+
 	// newest and older are where opening would begin to scan: the frame behind
 	// the cut. Guarded by the volume's mu.
 	newest, older segment.FrameRef
@@ -101,10 +103,11 @@ func snapshotTakes(size int64) int64 {
 }
 
 // snapshotAtOpen takes a snapshot before anything is served if opening had much
-// to scan: done later, a crash loop might never come to it.
+// to scan, or the newest one did not open: done later, a crash loop might never come
+// to it.
 func (v *Volume) snapshotAtOpen() error {
 	v.mu.RLock()
-	due := v.snapshotDue(v.last.Pos.Segment >= v.snapshots.newest.Pos.Segment+snapshotSegments)
+	due := v.snapshots.passed || v.snapshotDue(v.last.Pos.Segment >= v.snapshots.newest.Pos.Segment+snapshotSegments)
 	v.mu.RUnlock()
 	if !due {
 		return nil
