@@ -55,4 +55,6 @@
 // good: Append and Sync return ErrPoisoned ever after, with the first cause.
 // Nothing is retried. Preparing spares is not part of that: it fails, says so
 // through Events, is retried later, and meanwhile admission counts fewer bytes.
+// Nor is a renaming that is refused for want of space, of which nothing has
+// happened: what is dead gives its space up for it, and then it is tried again.
 package segment

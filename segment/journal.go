@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/oklog/ulid/v2"
 
@@ -66,6 +67,8 @@ type Journal struct {
 	released   []releasing // oldest first
 	spares     []string    // oldest first
 	rolling    bool        // a spare was taken whose room is not in remaining yet
+	unnamed    error       // why a file cannot get its segment's name now; nil if none waits for that
+	drained    bool        // nobody waits for room any more
 	ended      bool        // the current segment takes no more than was admitted: see EndSegment
 	prepareErr error
 	snapshot   FrameRef
@@ -142,8 +145,8 @@ type Space struct {
 	Remaining int64
 	// Usable is Remaining and what the spares take.
 	Usable int64
-	// PrepareError is why the last preparation of a spare failed; nil before the
-	// first and after one that succeeded.
+	// PrepareError is why a segment cannot get its name, or why the last preparation
+	// of a spare failed; nil before the first and after one that succeeded.
 	PrepareError error
 }
 
@@ -325,7 +328,17 @@ func (j *Journal) resume(id ID, size int64, r Resume) ([]FrameRef, error) {
 	if err != nil {
 		return nil, err
 	}
-	hdr, err := j.newHeader(id, fresh, r.Cut)
+	refs, err := j.resumeIn(name, id, fresh, r)
+	if errors.Is(err, ErrNoSpace) {
+		err = errors.Join(err, j.putBack(name))
+	}
+	return refs, err
+}
+
+// resumeIn does the work of Resume in a file of size bytes. It returns ErrNoSpace,
+// wrapped, if the file cannot get its segment's name: it is still there then.
+func (j *Journal) resumeIn(name string, id ID, size int64, r Resume) ([]FrameRef, error) {
+	hdr, err := j.newHeader(id, size, r.Cut)
 	if err != nil {
 		return nil, err
 	}
@@ -355,13 +368,32 @@ func (j *Journal) resume(id ID, size int64, r Resume) ([]FrameRef, error) {
 	if err := j.removeFrom(id + 1); err != nil {
 		return nil, err
 	}
-	if t.file, err = j.name(name, hdr); err != nil {
+	t.file, err = j.name(name, hdr)
+	if errors.Is(err, errNoName) {
+		if _, err := j.giveUpDeadSpace(id, r.DeadFrom); err != nil {
+			return nil, err
+		}
+		t.file, err = j.name(name, hdr)
+	}
+	if err != nil {
 		return nil, err
 	}
 	j.tail = t
 	j.durable.Store(t.sequence)
 	j.measure(true)
 	return refs, nil
+}
+
+// putBack gives up a file that was to become a segment and has no room for the name.
+func (j *Journal) putBack(name string) error {
+	if !isSpareName(name) {
+		return j.o.FS.Remove(filepath.Join(j.o.Dir, name))
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.spares = append(j.spares, name)
+	j.announceLocked()
+	return nil
 }
 
 // freshFile returns the name and size of a file for a segment that has to take
@@ -489,8 +521,9 @@ func (j *Journal) shorten(f disk.File, from Pos) error {
 	return f.Sync()
 }
 
-// removeFrom removes the segments from id on, the newest first and each
-// durably, so that a crash leaves no gap.
+// removeFrom removes the segments from id on, which hold nothing that is kept: the
+// newest first and each durably, so that a crash leaves no gap. It returns errNoName
+// if there is no room for that, though they gave up all that they have.
 func (j *Journal) removeFrom(id ID) error {
 	for {
 		j.mu.Lock()
@@ -500,11 +533,21 @@ func (j *Journal) removeFrom(id ID) error {
 			return nil
 		}
 		last := j.segments[n-1]
-		delete(j.headers, last.id)
-		j.segments = j.segments[:n-1]
 		j.mu.Unlock()
 		err := j.unname(last.name, last.name+tmpSuffix)
+		if errors.Is(err, errNoName) {
+			// A name that is removed at once, without another one, is not there to be
+			// given back if that cannot be proven.
+			if _, err := j.giveUp(Pos{last.id, limits.SegmentHeaderSize}); err != nil {
+				return err
+			}
+			err = j.unname(last.name, last.name+tmpSuffix)
+		}
 		if err == nil {
+			j.mu.Lock()
+			delete(j.headers, last.id)
+			j.segments = j.segments[:n-1]
+			j.mu.Unlock()
 			err = j.o.FS.Remove(filepath.Join(j.o.Dir, last.name+tmpSuffix))
 		}
 		if err != nil {
@@ -548,11 +591,14 @@ func (j *Journal) unlockNames() { <-j.names }
 
 // name gives the synced file of a new life its segment's name, replacing what
 // has it, and makes that durable: from here on the segment exists. It returns
-// the file under that name.
+// the file under that name, or errNoName if nothing was changed for want of space.
 func (j *Journal) name(from string, h *SegmentHeader) (disk.File, error) {
 	to := segmentName(h.ID)
 	j.lockNames()
 	err := j.rename(from, to)
+	if isFull(err) {
+		err = fmt.Errorf("%w: %w", errNoName, err)
+	}
 	if err == nil {
 		err = j.o.FS.SyncDir(j.o.Dir)
 	}
@@ -648,7 +694,7 @@ func (j *Journal) measure(begun bool) {
 	defer j.mu.Unlock()
 	left := j.tail.remaining()
 	if begun {
-		j.rolling, j.ended = false, false
+		j.rolling, j.ended, j.unnamed = false, false, nil
 		j.room.Store(left)
 	}
 	if !j.ended {
@@ -733,11 +779,75 @@ func (j *Journal) roll() error {
 	if err != nil {
 		return err
 	}
-	if t.noted {
-		return j.goOn(name, size, nil)
+	if !t.noted {
+		seal := t.assemble(d, j.durable.Load())
+		if err = j.goOn(name, size, &seal); !errors.Is(err, errNoName) {
+			return err
+		}
+		// What is left of the segment that ends makes room for the next one's name.
+		if err := j.endWithNote(); err != nil {
+			return err
+		}
 	}
-	seal := t.assemble(d, j.durable.Load())
-	return j.goOn(name, size, &seal)
+	for {
+		if err = j.goOn(name, size, nil); !errors.Is(err, errNoName) {
+			return err
+		}
+		if err := j.awaitRoom(err); err != nil {
+			return err
+		}
+	}
+}
+
+// endWithNote ends the current segment as one ends that a restart ends: with the
+// last frame, which is durable, and without a seal. What is left of it is given up.
+func (j *Journal) endWithNote() error {
+	t := &j.tail
+	if _, err := j.giveUp(Pos{t.id, t.off}); err != nil {
+		return j.poisoned(fmt.Sprintf("end segment %s", t.id), err)
+	}
+	t.noted = true
+	return nil
+}
+
+// awaitRoom waits before a file is named once more that had no room for its name.
+// Frames that were admitted need it, and nothing of it has happened: so they wait,
+// and nothing else is admitted meanwhile. The error is one of usable, or ErrClosed
+// after Drain.
+func (j *Journal) awaitRoom(why error) error {
+	j.mu.Lock()
+	first := j.unnamed == nil
+	if j.unnamed = why; first {
+		j.announceLocked()
+	}
+	err, changed := j.usableLocked(), j.changed
+	if err == nil && j.drained {
+		err = fmt.Errorf("%w: there was no room yet for a segment's name", ErrClosed)
+	}
+	j.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if first && j.o.Events.PrepareFailed != nil {
+		j.o.Events.PrepareFailed(why)
+	}
+	again := time.NewTimer(retryMin)
+	defer again.Stop()
+	select {
+	case <-changed:
+	case <-again.C:
+	}
+	return nil
+}
+
+// Drain ends an Append or Roll that waits for room on a full disk, and lets none wait
+// again: they return ErrClosed, and what they were to write was not written. It comes
+// before Close, whose callers wait for Append to return.
+func (j *Journal) Drain() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.drained = true
+	j.announceLocked()
 }
 
 // successor returns a file for the segment that is begun next: a spare, or, if
@@ -759,12 +869,9 @@ func (j *Journal) successor() (name string, size int64, err error) {
 		if ferr != nil || int64(min(free, limits.MaxSegmentSize))+t.life.size-roundUp(t.off+noteSize) < limits.MinSegmentSize {
 			return "", 0, err
 		}
-		// From here on the segment ends as one does that a restart ends: with the
-		// last frame, which is durable, and without a seal.
-		if _, err := j.giveUp(Pos{t.id, t.off}); err != nil {
-			return "", 0, j.poisoned(fmt.Sprintf("end segment %s", t.id), err)
+		if err := j.endWithNote(); err != nil {
+			return "", 0, err
 		}
-		t.noted = true
 	}
 	name, size, err = j.shortFile(t.id+1, limits.SegmentHeaderSize, t.life.size-roundUp(t.off+noteSize))
 	if err != nil && !errors.Is(err, ErrNoSpace) {
@@ -777,7 +884,8 @@ func (j *Journal) successor() (name string, size int64, err error) {
 // current one's seal, if it gets one. The seal's bytes are known before they
 // are written, so that the successor says where this segment ends before
 // anything tells that it does: a sealed segment without a successor is damage,
-// not a crash.
+// not a crash. It returns errNoName, with nothing changed, if there is no room for
+// the name.
 func (j *Journal) goOn(name string, size int64, seal *Header) error {
 	t := &j.tail
 	cut := Cut{End: Pos{t.id, t.off}, Last: t.last, Sequence: t.sequence, Chain: t.chain, Time: t.time}
@@ -791,6 +899,9 @@ func (j *Journal) goOn(name string, size int64, seal *Header) error {
 		}
 	}
 	next, err := j.begin(name, size, cut)
+	if errors.Is(err, errNoName) {
+		return err
+	}
 	if err != nil {
 		return j.poisoned(fmt.Sprintf("begin segment %s", t.id+1), err)
 	}

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -278,7 +279,7 @@ func (j *Journal) announceLocked() {
 	close(j.changed)
 	j.changed = make(chan struct{})
 	j.ready.Store(int64(len(j.spares)))
-	if j.usableLocked() != nil {
+	if j.unnamed != nil || j.usableLocked() != nil {
 		j.ready.Store(0)
 	}
 }
@@ -380,7 +381,7 @@ func (j *Journal) Space() Space {
 		Spares:       len(j.spares),
 		Remaining:    remaining,
 		Usable:       remaining + int64(j.writtenLocked())*one,
-		PrepareError: j.prepareErr,
+		PrepareError: cmp.Or(j.unnamed, j.prepareErr),
 	}
 }
 
@@ -408,6 +409,9 @@ func (j *Journal) Admit(pending int64, leave Reserve) error {
 func (j *Journal) admitLocked(pending int64, leave Reserve) error {
 	if err := j.usableLocked(); err != nil {
 		return err
+	}
+	if j.unnamed != nil {
+		return j.unnamed
 	}
 	remaining, written := j.remaining.Load(), j.writtenLocked()
 	if written == 0 && leave.Again {
@@ -590,9 +594,10 @@ func (j *Journal) shrink(name string) {
 	_ = f.Close()
 }
 
-// errNoName says that a full disk has no room for another name in the
-// directory: xfs takes blocks for one before it gives up the old one.
-var errNoName = errors.New("no room for another name")
+// errNoName is an ErrNoSpace that says that a full disk has no room for another name
+// in the directory: xfs takes blocks for one before it gives up the old one. Nothing
+// was changed.
+var errNoName = fmt.Errorf("%w: no room for another name", ErrNoSpace)
 
 // unname takes a segment's name away and gives its file another, durably. It
 // returns errNoName if nothing was changed for want of space. If the change

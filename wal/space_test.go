@@ -444,3 +444,71 @@ func TestTruncationHasRoom(t *testing.T) {
 	})
 	closeTest(t, v)
 }
+
+// TestNoRoomForASegmentsName: on a disk that has not even room for a segment's name,
+// what was admitted waits, nothing is poisoned, and all goes on when there is room;
+// or the volume is closed, and what was acknowledged is there.
+func TestNoRoomForASegmentsName(t *testing.T) {
+	for _, closed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("closed=%v", closed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				fs := disk.NewFaulty(disk.NewMem())
+				open := func(fs disk.FS) *Volume {
+					o := testOptions(fs)
+					o.Codec = "none"
+					v, err := Open(context.Background(), "/vol", o)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return v
+				}
+				v := open(fs)
+				mustCreate(t, v, "log")
+				fs.Inject(disk.Fault{
+					Kinds: []disk.OpKind{disk.OpRename}, Err: syscall.ENOSPC, Sticky: true,
+					Only: func(op disk.Op) bool { return strings.HasSuffix(op.To, ".wal") },
+				})
+				const records = 40
+				var acknowledged atomic.Int64
+				ended := make(chan error, 1)
+				go func() {
+					for n := range records {
+						_, err := v.Append(context.Background(), "log", ulid.ULID{}, 0, Batch{Run: run(text("log", LSN(n+1), 5000))})
+						if err != nil {
+							ended <- err
+							return
+						}
+						acknowledged.Add(1)
+					}
+					ended <- nil
+				}()
+				<-time.After(time.Minute)
+				before := acknowledged.Load()
+				if s := v.Status(); s.State == Poisoned || fs.Fired() == 0 || before == 0 || before == records {
+					t.Fatalf("%+v, %d names refused, %d records acknowledged", s, fs.Fired(), before)
+				}
+				if closed {
+					if err := v.Close(); !errors.Is(err, ErrClosed) {
+						t.Errorf("close: %v", err)
+					}
+					if err := <-ended; !errors.Is(err, ErrClosed) {
+						t.Errorf("append: %v", err)
+					}
+					fs.Clear()
+				} else {
+					fs.Clear()
+					if err := <-ended; err != nil {
+						t.Fatal(err)
+					}
+					before = records
+					closeTest(t, v)
+				}
+				v = open(fs)
+				if got := readAll(t, v, "log", 1); int64(len(got)) != before {
+					t.Errorf("%d records, %d were acknowledged", len(got), before)
+				}
+				closeTest(t, v)
+			})
+		})
+	}
+}

@@ -479,6 +479,7 @@ func (v *Volume) needsPromise() bool {
 func (v *Volume) Close() error {
 	var errs []error
 	if v.bus != nil {
+		v.journal.Drain() // whoever waits for room on a full disk holds up everybody behind
 		v.janitor.stop()
 		v.snapshots.stop()
 		err := v.bus.Flush(context.Background())

@@ -28,6 +28,7 @@ type Mem struct {
 	root     *memDir
 	locked   map[*memFile]bool
 	capacity int64 // bytes; 0 is no limit
+	names    bool  // whether a new name takes room, as on xfs
 }
 
 // NewMem returns an empty file system without a limit on its size.
@@ -42,6 +43,20 @@ func (m *Mem) SetCapacity(bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.capacity = bytes
+}
+
+// SetNamesTakeRoom has a disk without a free block refuse new names with ENOSPC, as
+// xfs does when the directory has to grow for one: of files that are created, and of
+// renamed ones, unless they replace another file.
+func (m *Mem) SetNamesTakeRoom(take bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.names = take
+}
+
+// nameless reports whether there is no room for another name in d. REQUIRES: mu.
+func (m *Mem) nameless(d *memDir, name string) bool {
+	return m.names && m.capacity > 0 && d.seen[name] == nil && m.root.used()+limits.BlockSize > m.capacity
 }
 
 // CrashClone returns what a power cut at this instant could leave behind; m
@@ -68,7 +83,7 @@ func (m *Mem) CrashClone(rng *rand.Rand, survive float64) *Mem {
 		}
 		return rng.Float64() < survive
 	}}
-	return &Mem{root: c.dir(m.root), locked: map[*memFile]bool{}, capacity: m.capacity}
+	return &Mem{root: c.dir(m.root), locked: map[*memFile]bool{}, capacity: m.capacity, names: m.names}
 }
 
 // FailSyncDir does what a failed SyncDir may do: the changes of the directory
@@ -92,6 +107,9 @@ func (m *Mem) Create(path string) (File, error) {
 	}
 	if d.seen[name] != nil {
 		return nil, pathError("open", path, syscall.EEXIST)
+	}
+	if m.nameless(d, name) {
+		return nil, pathError("open", path, syscall.ENOSPC)
 	}
 	f := &memFile{dirty: map[int]bool{}}
 	d.change(change{add: name, node: f})
@@ -133,6 +151,9 @@ func (m *Mem) Rename(from, to string) error {
 	_, toDir := d.seen[target].(*memDir)
 	if fromDir || toDir {
 		return linkError(fmt.Errorf("%w: renaming directories", fs.ErrInvalid))
+	}
+	if m.nameless(d, target) {
+		return linkError(syscall.ENOSPC)
 	}
 	if name != target {
 		d.change(change{remove: name, add: target, node: n})

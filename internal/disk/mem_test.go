@@ -601,6 +601,29 @@ func TestCapacity(t *testing.T) {
 	}
 }
 
+// TestNamesTakeRoom: without a free block there is no new name, but every file may
+// take the place of another one.
+func TestNamesTakeRoom(t *testing.T) {
+	m := NewMem()
+	m.SetNamesTakeRoom(true)
+	m.SetCapacity(2 * block)
+	create(t, m, "a", "x")
+	create(t, m, "b", "y")
+	m = m.CrashClone(nil, 1)
+	if _, err := m.Create("c"); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("create: %v", err)
+	}
+	if err := m.Rename("a", "c"); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("rename: %v", err)
+	}
+	if err := m.Rename("a", "b"); err != nil {
+		t.Errorf("rename in place of another: %v", err)
+	}
+	if err := m.Rename("b", "c"); err != nil {
+		t.Errorf("rename with a free block: %v", err)
+	}
+}
+
 // TestMemIsForConcurrentUse has readers, writers, syncs and crashes at once;
 // the race detector judges.
 func TestMemIsForConcurrentUse(t *testing.T) {
