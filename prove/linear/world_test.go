@@ -472,7 +472,7 @@ func (w *world) populate() {
 			c := w.newRaw("early", log, calls)
 			c.get()
 			c.listCursors()
-			for _, ask := range []func(){c.listCheckpoints, c.getCheckpoint, c.deleteCheckpoint, c.setCheckpoint, c.truncate, c.delete, c.read, c.append, c.burst, c.acquire, c.release, c.resolve, c.retire, c.setCursor, c.getCursor, c.deleteCursor} {
+			for _, ask := range []func(){c.listCheckpoints, c.getCheckpoint, c.deleteCheckpoint, c.setCheckpoint, c.truncate, c.delete, c.read, c.append, c.burst, c.burstWritten, c.acquire, c.release, c.resolve, c.retire, c.setCursor, c.getCursor, c.deleteCursor} {
 				ask()
 			}
 			c.ready()
