@@ -22,7 +22,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/oklog/ulid/v2"
+
 	"github.com/walsvc/walsvc/internal/codec"
+	"github.com/walsvc/walsvc/internal/crc32c"
 	"github.com/walsvc/walsvc/internal/disk"
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/replay"
@@ -102,6 +105,22 @@ const (
 	sawWholeKept      = "an unacknowledged batch over several logs kept"
 	sawWholeCutOff    = "an unacknowledged batch over several logs lost"
 	sawWholeRepeat    = "a repeat of a batch over several logs"
+	sawRewound        = "a log rewound"
+	sawRewindKept     = "an unacknowledged rewind kept"
+	sawRewindCutOff   = "an unacknowledged rewind lost"
+	sawRewindRepeat   = "a rewind asked for again"
+	sawRewindHeld     = "a rewind behind a checkpoint refused"
+	sawRewoundCopies  = "a log rewound whose records were moved"
+	sawBehindRewind   = "an append behind a rewind refused"
+	sawTaken          = "an acknowledged batch discarded by a rewind"
+	sawTakenInPart    = "an acknowledged batch discarded in part"
+	sawTakenRepeat    = "a repeat of a discarded batch"
+	sawTakenResolved  = "a discarded batch resolved"
+	sawTakenBack      = "a cursor taken back"
+	sawOverRate       = "an append over a log's rate refused"
+	sawOverQuota      = "an append over a log's quota refused"
+	sawRateAgain      = "a log's rate found again, and nothing spent of it"
+	sawQuotaAgain     = "a log's quota found again, and as much of it used"
 )
 
 var crashMustSee = []string{
@@ -111,6 +130,9 @@ var crashMustSee = []string{
 	sawCursorHolds, sawEvicted, sawSealed, sawEnded,
 	sawResolved, sawSuperseded, sawRetired,
 	sawWhole, sawWholeKept, sawWholeCutOff, sawWholeRepeat,
+	sawRewound, sawRewindKept, sawRewindCutOff, sawRewindRepeat, sawRewindHeld, sawRewoundCopies, sawBehindRewind,
+	sawTaken, sawTakenInPart, sawTakenRepeat, sawTakenResolved, sawTakenBack,
+	sawOverRate, sawOverQuota, sawRateAgain, sawQuotaAgain,
 }
 
 // crashCases says of every case of the tail rule whether a crash leads to it:
@@ -347,8 +369,11 @@ type crashOp struct {
 	records []string // of an append
 	// sequence is the producer's; 0 for an append without one.
 	sequence uint64
-	epoch    Epoch  // that an append states, or that begins with a writer
+	epoch    Epoch  // that an append states, or that begins with a writer or a rewind
 	holder   string // of a writer; empty when one is released
+	after    LSN    // of a rewind: the last record it keeps
+	request  ulid.ULID
+	options  LogOptions // of a creation
 	// incarnation is the producer's that an append states, or that begins when it is
 	// resolved.
 	incarnation uint64
@@ -364,6 +389,7 @@ type crashOp struct {
 	// events; 0 for never.
 	asked, answered int
 	refused         bool    // answered with a refusal: it must leave nothing behind
+	err             error   // why it was refused
 	verdict         Verdict // of an append that was acknowledged
 }
 
@@ -382,6 +408,7 @@ const (
 	crashResolve
 	crashRetire
 	crashSeal
+	crashRewind
 )
 
 // A crashWant is what a disk must hold and what it may hold: everything that the
@@ -409,11 +436,13 @@ type crashShown struct{ logs map[string]*shownLog }
 
 type shownLog struct {
 	info    LogInfo
-	records []string // from info.First on
+	records []string   // from info.First on
+	sums    []Checksum // the log's, in front of each record, and behind the last one
 	cp      Checkpoint
 	cursor  shownCursor
 	last    uint64 // the producer's last sequence
 	retries []retry
+	rewind  *crashOp // that began the epoch; nil if none did, or in an earlier life
 	// Of the producer; zero if it is not open.
 	incarnation uint64
 	retired     bool
@@ -423,12 +452,18 @@ type shownLog struct {
 type shownCursor struct {
 	exists, lost bool
 	lsn          LSN
+	rewound      Epoch // that the rewind began which took it back; 0 for one that was set since
+	was          LSN   // and from where
 }
 
 // A retry is a batch that its producer may send again.
 type retry struct {
 	op *crashOp
-	at LSN // where it is, 0 if it is nowhere
+	// at is where it is, and where its parts are, in the order of op.all; 0 for one
+	// whose log was deleted, and nil if it is nowhere.
+	at []LSN
+	// discarded says that a rewind took it, or some of it.
+	discarded bool
 }
 
 // crashProducer is the one producer of every log.
@@ -462,6 +497,9 @@ func (w *crashWant) verify(v *Volume, seen map[string]int) (*crashShown, error) 
 	if err := w.wholes(checks, seen); err != nil {
 		return nil, err
 	}
+	for name, c := range checks {
+		shown.logs[name].retries = c.retries(checks, shown.logs[name].last)
+	}
 	sure := map[string]bool{}
 	for name := range w.base.logs {
 		sure[name] = true
@@ -491,7 +529,7 @@ func (w *crashWant) wholes(checks map[string]*crashCheck, seen map[string]int) e
 			case c == nil: // deleted
 			case c.placed[op] != 0:
 				there = append(there, op.log)
-			case c.info.First <= c.base.info.Next: // all that came since is in sight
+			case c.inSight():
 				nowhere = append(nowhere, op.log)
 			}
 		}
@@ -518,7 +556,12 @@ type crashCheck struct {
 
 	info   LogInfo
 	got    []string // from info.First on
-	placed map[*crashOp]LSN
+	sums   []Checksum
+	placed map[*crashOp]LSN // where a batch begins
+	ends   map[*crashOp]LSN // and the last record of it that is there
+
+	rewinds []*crashOp // that the log went through since base, in the order of their epochs
+	keep    LSN        // the last record of base that they kept
 }
 
 func (c *crashCheck) log(v *Volume, info LogInfo) (*shownLog, error) {
@@ -526,7 +569,12 @@ func (c *crashCheck) log(v *Volume, info LogInfo) (*shownLog, error) {
 		if !slices.ContainsFunc(c.ops, func(op *crashOp) bool { return op.kind == crashCreate }) {
 			return nil, errors.New("was not there before, and nobody created it since")
 		}
-		c.base = &shownLog{info: LogInfo{ID: info.ID, Epoch: 1, First: 1, Next: 1}}
+		c.base = &shownLog{info: LogInfo{ID: info.ID, Epoch: 1, First: 1, Next: 1}, sums: []Checksum{0}}
+		for _, op := range c.ops {
+			if op.kind == crashCreate {
+				c.base.info.Options = op.options
+			}
+		}
 	}
 	for _, op := range c.ops {
 		if op.kind == crashDelete && c.want.must(op) {
@@ -536,7 +584,8 @@ func (c *crashCheck) log(v *Volume, info LogInfo) (*shownLog, error) {
 	if info.ID != c.base.info.ID {
 		return nil, fmt.Errorf("has ID %s, it was %s", info.ID, c.base.info.ID)
 	}
-	c.info, c.placed = info, map[*crashOp]LSN{}
+	c.info, c.placed, c.ends = info, map[*crashOp]LSN{}, map[*crashOp]LSN{}
+	c.findRewinds()
 	if err := c.floor(); err != nil {
 		return nil, err
 	}
@@ -547,7 +596,7 @@ func (c *crashCheck) log(v *Volume, info LogInfo) (*shownLog, error) {
 	if LSN(len(c.got)) != info.Next-info.First {
 		return nil, fmt.Errorf("has %d records from %d on, not up to %d", len(c.got), info.First, info.Next)
 	}
-	for _, check := range []func(*Volume) error{c.shownBefore, c.batches, c.acknowledged, c.writer, c.sealed, c.producer, c.checksums} {
+	for _, check := range []func(*Volume) error{c.limits, c.history, c.shownBefore, c.batches, c.acknowledged, c.writer, c.sealed, c.producer, c.checksums} {
 		if err := check(v); err != nil {
 			return nil, err
 		}
@@ -566,9 +615,12 @@ func (c *crashCheck) log(v *Volume, info LogInfo) (*shownLog, error) {
 	if cursor.lost && !c.base.cursor.lost {
 		c.seen[sawEvicted]++
 	}
+	if cursor.rewound != 0 && cursor.rewound != c.base.cursor.rewound {
+		c.seen[sawTakenBack]++
+	}
 	p := c.shownProducer(v)
 	return &shownLog{
-		info: info, records: c.got, cp: cp, cursor: cursor, last: p.last, retries: c.retries(), incarnation: p.incarnation, retired: p.retired,
+		info: info, records: c.got, sums: c.sums, cp: cp, cursor: cursor, last: p.last, rewind: c.began(), incarnation: p.incarnation, retired: p.retired,
 	}, nil
 }
 
@@ -606,10 +658,10 @@ func (c *crashCheck) floor() error {
 // shownBefore: what the volume showed once is there.
 func (c *crashCheck) shownBefore(*Volume) error {
 	b := c.base
-	if c.info.Next < b.info.Next {
-		return fmt.Errorf("LOST what it had shown: it ends at %d, it had %d", c.info.Next-1, b.info.Next-1)
+	if c.info.Durable() < c.keep {
+		return fmt.Errorf("LOST what it had shown: it ends at %d, it had %d, of which %d were kept", c.info.Durable(), b.info.Durable(), c.keep)
 	}
-	for lsn := max(c.info.First, b.info.First); lsn < b.info.Next; lsn++ {
+	for lsn := max(c.info.First, b.info.First); lsn <= c.keep; lsn++ {
 		if got, want := c.got[lsn-c.info.First], b.records[lsn-b.info.First]; got != want {
 			return fmt.Errorf("LSN %d is %.40q, it was %.40q", lsn, got, want)
 		}
@@ -627,7 +679,7 @@ func (c *crashCheck) batches(*Volume) error {
 		}
 	}
 	sequence, latest := uint64(0), 0
-	for at := max(c.info.First, c.base.info.Next); at < c.info.Next; {
+	for at := max(c.info.First, c.keep+1); at < c.info.Next; {
 		var id, k int
 		if _, err := fmt.Sscanf(c.got[at-c.info.First], "%d/%d/", &id, &k); err != nil {
 			return fmt.Errorf("LSN %d: %.40q: %w", at, c.got[at-c.info.First], err)
@@ -640,7 +692,7 @@ func (c *crashCheck) batches(*Volume) error {
 			return fmt.Errorf("LSN %d: batch %d begins with its record %d", at, id, k)
 		case c.placed[op] != 0:
 			return fmt.Errorf("LSN %d: batch %d is there twice", at, id)
-		case sequence != 0 && op.sequence != 0 && op.sequence != sequence+1:
+		case sequence != 0 && op.sequence != 0 && op.sequence != sequence+1 && (len(c.rewinds) == 0 || op.sequence <= sequence):
 			return fmt.Errorf("LSN %d: the producer's batch %d is behind its %d", at, op.sequence, sequence)
 		case op.answered != 0 && op.answered < latest:
 			return fmt.Errorf("LSN %d: batch %d was answered before one in front of it was sent", at, id)
@@ -648,13 +700,20 @@ func (c *crashCheck) batches(*Volume) error {
 		c.placed[op] = at - LSN(k)
 		latest = max(latest, op.asked)
 		sequence = cmp.Or(op.sequence, sequence)
-		for ; k < len(op.records); k, at = k+1, at+1 {
+		for begin := k; k < len(op.records); k, at = k+1, at+1 {
+			if k > begin && c.cutBehind(at-1) && (at == c.info.Next || c.got[at-c.info.First] != op.records[k]) {
+				break // a rewind has discarded the rest
+			}
 			if at >= c.info.Next {
 				return fmt.Errorf("ends within batch %d", id)
 			}
 			if got := c.got[at-c.info.First]; got != op.records[k] {
 				return fmt.Errorf("LSN %d: %.40q where record %d of batch %d was sent as %.40q", at, got, k, id, op.records[k])
 			}
+		}
+		c.ends[op] = at - 1
+		if op.epoch != 0 && c.clip(op.epoch, at-1) != at-1 {
+			return fmt.Errorf("LSN %d: batch %d, which states epoch %d, is behind where a later one began", at-1, id, op.epoch)
 		}
 	}
 	return nil
@@ -675,8 +734,19 @@ func (c *crashCheck) acknowledged(*Volume) error {
 			}
 			continue
 		}
-		switch first := op.verdict.First; {
-		case at == first, at == 0 && first+LSN(len(op.records)) <= c.info.First:
+		first := op.verdict.First
+		last := first + LSN(len(op.records)) - 1
+		kept := c.clip(op.verdict.Epoch, last)
+		switch {
+		case kept < first:
+			c.seen[sawTaken]++
+		case kept < last:
+			c.seen[sawTakenInPart]++
+		}
+		switch {
+		case at == first && c.ends[op] == kept, at == 0 && (kept < first || kept < c.info.First):
+		case at == first:
+			return fmt.Errorf("batch %d is at LSN %d to %d; of what was acknowledged, up to %d, rewinds kept %d", op.id, at, c.ends[op], last, kept)
 		case at == 0:
 			return fmt.Errorf("LOST batch %d, acknowledged at LSN %d; it has %d to %d", op.id, first, c.info.First, c.info.Next-1)
 		default:
@@ -691,16 +761,21 @@ func (c *crashCheck) acknowledged(*Volume) error {
 func (c *crashCheck) writer(*Volume) error {
 	began := c.info.Epoch == c.base.info.Epoch && c.info.Holder == c.base.info.Holder
 	for _, op := range c.ops {
-		if op.kind != crashWriter {
+		cutOff, kept := sawEpochCutOff, sawEpochKept
+		switch op.kind {
+		case crashWriter:
+		case crashRewind:
+			cutOff, kept = sawRewindCutOff, sawRewindKept
+		default:
 			continue
 		}
 		switch {
 		case op.epoch > c.info.Epoch && c.want.must(op):
 			return fmt.Errorf("LOST epoch %d of %q, which was told; it is in epoch %d", op.epoch, op.holder, c.info.Epoch)
 		case op.epoch > c.info.Epoch:
-			c.seen[sawEpochCutOff]++
+			c.seen[cutOff]++
 		case !c.want.must(op):
-			c.seen[sawEpochKept]++
+			c.seen[kept]++
 		}
 		began = began || op.epoch == c.info.Epoch && op.holder == c.info.Holder
 	}
@@ -758,8 +833,8 @@ func (c *crashCheck) producer(v *Volume) error {
 			}
 		}
 	}
-	if c.info.First <= c.base.info.Next {
-		high = low // all that came since is in sight
+	if c.inSight() {
+		high = low
 	}
 	if last < low || last > high {
 		return fmt.Errorf("the producer's last batch is %d, want %d to %d", last, low, high)
@@ -802,22 +877,41 @@ func (c *crashCheck) shownProducer(v *Volume) producerState {
 }
 
 // checksums: the log's checksum is that of its records, and what clients were
-// acknowledged can be proven.
+// acknowledged can be proven; of what was discarded they are told.
 func (c *crashCheck) checksums(v *Volume) error {
-	if c.info.First <= c.base.info.Next {
-		sum := c.base.info.Checksum
-		for _, rec := range c.got[c.base.info.Next-c.info.First:] {
-			sum = Checksum(crc32.Update(uint32(sum), castagnoli, run(rec)))
-		}
-		if sum != c.info.Checksum {
-			return fmt.Errorf("has checksum %08x, its records have %08x", c.info.Checksum, sum)
-		}
+	before := c.info.Checksum
+	if c.info.First <= c.keep+1 {
+		before = c.base.sums[c.info.First-c.base.info.First]
+	} else { // where it began nobody has seen
+		all := run(c.got...)
+		before = Checksum(crc32c.Before(uint32(before), crc32.Checksum(all, castagnoli), uint32(len(all))))
 	}
+	c.sums = append(c.sums, before)
+	for _, rec := range c.got {
+		before = Checksum(crc32.Update(uint32(before), castagnoli, run(rec)))
+		c.sums = append(c.sums, before)
+	}
+	if before != c.info.Checksum {
+		return fmt.Errorf("has checksum %08x, its records have %08x", c.info.Checksum, before)
+	}
+	proven, told := false, false
 	for _, op := range slices.Backward(c.ops) {
-		if op.kind == crashAppend && c.want.must(op) {
-			got := op.verdict
-			return v.CheckClaim(c.info.Name, Claim{Log: c.info.ID, Epoch: got.Epoch, LSN: got.First + LSN(got.Count) - 1, Checksum: got.Checksum})
+		if op.kind != crashAppend || !c.want.must(op) {
+			continue
 		}
+		got := op.verdict
+		claim := Claim{Log: c.info.ID, Epoch: got.Epoch, LSN: got.First + LSN(got.Count) - 1, Checksum: got.Checksum}
+		discarded := c.clip(claim.Epoch, claim.LSN) != claim.LSN
+		if discarded && told || !discarded && proven {
+			continue
+		}
+		switch err := v.CheckClaim(c.info.Name, claim); {
+		case !discarded && err != nil:
+			return err
+		case discarded && !errors.Is(err, ErrRewound) && (err != nil || claim.LSN >= c.info.First):
+			return fmt.Errorf("%+v was discarded, and its claim is taken: %w", claim, err)
+		}
+		proven, told = proven || !discarded, told || discarded
 	}
 	return nil
 }
@@ -869,7 +963,7 @@ func (c *crashCheck) cursor(v *Volume) (shownCursor, error) {
 	found, err := v.Cursor(c.info.Name, "reader")
 	switch {
 	case err == nil:
-		got = shownCursor{exists: true, lost: found.State == CursorLost, lsn: found.LSN}
+		got = shownCursor{exists: true, lost: found.State == CursorLost, lsn: found.LSN, rewound: found.Rewound, was: found.Was}
 	case !errors.Is(err, ErrCursorNotFound):
 		return got, err
 	}
@@ -882,11 +976,16 @@ func (c *crashCheck) cursor(v *Volume) (shownCursor, error) {
 		case op.lost && sure:
 			for _, was := range may {
 				if was.exists {
-					to = append(to, shownCursor{exists: true, lost: true, lsn: was.lsn})
+					was.lost = true
+					to = append(to, was)
 				}
 			}
 			may = to
 		case op.refused:
+		case op.kind == crashRewind && slices.Contains(c.rewinds, op):
+			for i := range may {
+				may[i] = may[i].rewind(op)
+			}
 		case op.kind == crashSetCursor || op.kind == crashDeleteCursor:
 			to = []shownCursor{{exists: op.kind == crashSetCursor, lsn: op.cursor.LSN}}
 			if !sure {
@@ -895,7 +994,10 @@ func (c *crashCheck) cursor(v *Volume) (shownCursor, error) {
 			may = to
 		}
 	}
-	if !slices.ContainsFunc(may, func(m shownCursor) bool { return m == got || got.lost && m == shownCursor{exists: true, lsn: got.lsn} }) {
+	if !slices.ContainsFunc(may, func(m shownCursor) bool {
+		m.lost = m.lost || got.lost && m.exists // it may have been evicted at any time
+		return m == got
+	}) {
 		return got, fmt.Errorf("cursor %+v, it may be one of %+v", got, may)
 	}
 	if !got.exists {
@@ -906,29 +1008,11 @@ func (c *crashCheck) cursor(v *Volume) (shownCursor, error) {
 	}
 	if c.info.First <= got.lsn+1 {
 		live := uint64(len(run(c.got[got.lsn+1-c.info.First:]...)))
-		if got.lost && live <= found.Cap || !got.lost && live != found.LiveBytes {
+		if got.lost && live <= found.Cap && len(c.info.Rewinds) == 0 || !got.lost && live != found.LiveBytes {
 			return got, fmt.Errorf("cursor %+v with %d bytes behind it", found, live)
 		}
 	}
 	return got, nil
-}
-
-// retries returns the producer's last batches, where they ended up.
-func (c *crashCheck) retries() (all []retry) {
-	for _, op := range c.ops {
-		if op.sequence == 0 {
-			continue
-		}
-		at := c.placed[op]
-		if at == 0 && c.want.must(op) {
-			at = op.verdict.First // truncated, and still remembered
-		}
-		all = append(all, retry{op, at})
-	}
-	if all == nil {
-		return c.base.retries
-	}
-	return all[max(0, len(all)-3):]
 }
 
 // A crashLife is a volume from one opening to its closing, with what was done to
@@ -973,6 +1057,8 @@ type clientLog struct {
 	// if it is shared.
 	epoch  Epoch
 	holder string
+	// options are those that it was created with.
+	options LogOptions
 }
 
 // states returns what epoch to state in an append.
@@ -1350,8 +1436,12 @@ func (l *crashLife) check(err error) {
 func (l *crashLife) meetClients() {
 	// All of them first: what is sent again may be for several.
 	for name, s := range l.base.logs {
-		l.logs[name] = &clientLog{sequence: s.last, epoch: s.info.Epoch, holder: s.info.Holder}
+		l.logs[name] = &clientLog{sequence: s.last, epoch: s.info.Epoch, holder: s.info.Holder, options: s.info.Options}
 	}
+	for _, name := range slices.Sorted(maps.Keys(l.base.logs)) {
+		l.check(l.rewoundBefore(name))
+	}
+	l.findLimits()
 	for _, name := range slices.Sorted(maps.Keys(l.base.logs)) {
 		s, c := l.base.logs[name], l.logs[name]
 		switch {
@@ -1366,7 +1456,7 @@ func (l *crashLife) meetClients() {
 			if !c.producer || r.op.sequence > c.sequence+1 {
 				break
 			}
-			if r.at == 0 {
+			if r.at == nil {
 				c.sequence = r.op.sequence // used, also if nobody ever says what became of it
 				again := &crashOp{kind: crashAppend, log: name, id: r.op.id, records: r.op.records, sequence: r.op.sequence, epoch: c.states(), incarnation: c.incarnation}
 				l.check(l.append(l.with(again, r.op)))
@@ -1378,7 +1468,12 @@ func (l *crashLife) meetClients() {
 			got, err := l.v.Append(context.Background(), name, crashProducer, 0, Batch{Sequence: r.op.sequence, Incarnation: c.incarnation, Run: run(r.op.records...), Parts: r.op.parts()})
 			switch {
 			case errors.Is(err, ErrPoisoned):
-			case err != nil || !got.Repeated || got.First != r.at || int(got.Count) != len(r.op.records):
+			case r.discarded:
+				if !errors.Is(err, ErrDiscarded) {
+					l.fail(fmt.Errorf("log %q: the producer's batch %d, which was discarded, sent again: %+v, %w", name, r.op.sequence, got, err))
+				}
+				l.r.seen[sawTakenRepeat]++
+			case err != nil || !got.Repeated || got.First != r.at[0] || int(got.Count) != len(r.op.records):
 				l.fail(fmt.Errorf("log %q: the producer's batch %d, sent again: %+v, %w; it is at LSN %d", name, r.op.sequence, got, err, r.at))
 			case r.op.whole != nil:
 				l.check(l.repeated(r.op, got.Parts))
@@ -1451,16 +1546,17 @@ func (l *crashLife) openProducer(name string, last uint64) {
 
 func (l *crashLife) create(name string) {
 	o := LogOptions{ColocationKey: "crash"}
+	l.limit(name, &o)
 	for k := range l.r.shape.labels / 480 {
 		if o.Labels == nil {
 			o.Labels = map[string]string{}
 		}
 		o.Labels[fmt.Sprintf("%d-%s", k, strings.Repeat("k", 238))] = strings.Repeat("v", 240)
 	}
-	op := l.ask(&crashOp{kind: crashCreate, log: name})
+	op := l.ask(&crashOp{kind: crashCreate, log: name, options: o})
 	_, _, err := l.v.CreateLog(context.Background(), name, o)
 	if l.answered(op, err) {
-		l.logs[name] = &clientLog{epoch: 1}
+		l.logs[name] = &clientLog{epoch: 1, options: o}
 		if l.rng.IntN(2) == 0 {
 			l.openProducer(name, 0)
 		}
@@ -1473,18 +1569,22 @@ func (l *crashLife) step() {
 	if len(names) == 0 {
 		return // not even one could be created
 	}
-	name := names[l.rng.IntN(len(names))]
+	name, last := names[l.rng.IntN(len(names))], names[len(names)-1]
 	if len(names) > 1 && l.rng.IntN(4) > 0 {
 		// The first one is idle mostly: what it keeps has to be carried forward.
 		names = names[1:]
 	}
-	switch n := l.rng.IntN(30); {
+	switch n := l.rng.IntN(34); {
+	case n >= 31:
+		l.rewind(name)
+	case n == 30:
+		l.tryLimits()
 	case n >= 28:
 		l.moveCursor(name)
-	case n == 27 && strings.HasPrefix(name, "log-"): // the others' producers go on
-		l.check(l.retire(&crashOp{kind: crashRetire, log: name}))
-	case n == 26 && strings.HasPrefix(name, "log-"):
-		l.check(l.seal(&crashOp{kind: crashSeal, log: name}))
+	case n == 27 && strings.HasPrefix(last, "log-"): // the others' producers go on
+		l.check(l.retire(&crashOp{kind: crashRetire, log: last}))
+	case n == 26 && strings.HasPrefix(last, "log-"):
+		l.check(l.seal(&crashOp{kind: crashSeal, log: last}))
 	case n >= 25:
 		l.resolveOne(name)
 	case n >= 23:
@@ -1513,7 +1613,7 @@ func (l *crashLife) step() {
 		l.r.batch++
 		l.create(fmt.Sprintf("log-%d", l.r.batch))
 	case n == 17:
-		l.delete(names[len(names)-1])
+		l.delete(last)
 	case n == 18: // until it is quiet
 		time.Sleep(2 * limits.IdlePromiseDelay)
 	default: // until readers have let go of released segments
@@ -1547,6 +1647,9 @@ func (l *crashLife) newWhole(name string) *crashOp {
 	for _, other := range []string{"a", "b", "c", "d", "e"} {
 		if other == name || l.logs[other] == nil || l.rng.IntN(2) == 0 {
 			continue
+		}
+		if l.logs[other].limited() && l.rng.IntN(3) > 0 {
+			continue // it would have most of them refused
 		}
 		part := &crashOp{kind: crashAppend, log: other, id: lead.id, epoch: l.logs[other].states()}
 		for k := range 1 + l.rng.IntN(3) {
@@ -1588,7 +1691,7 @@ func (l *crashLife) append(op *crashOp) error {
 
 // settle notes the verdict on a batch.
 func (l *crashLife) settle(op *crashOp, got Verdict, err error) error {
-	op.verdict = got
+	op.verdict, op.err = got, err
 	if known, err := l.answer(op, err); !known {
 		return err
 	}
@@ -1609,6 +1712,7 @@ func (l *crashLife) settle(op *crashOp, got Verdict, err error) error {
 	case errors.Is(err, ErrFenced) && !op.any(l.fences):
 		return fmt.Errorf("log %q: batch %d of the current epoch: %w", op.log, op.id, err)
 	case errors.Is(err, ErrFull), errors.Is(err, ErrSequenceGap), errors.Is(err, ErrAfterRefusal), errors.Is(err, ErrFenced),
+		errors.Is(err, ErrRewound) && op.any(l.overtaken), errors.Is(err, ErrRateQuota) && op.any(l.overRate), errors.Is(err, ErrQuota) && op.any(l.overQuota),
 		errors.Is(err, ErrSuperseded) && op.any(l.supersedes), errors.Is(err, ErrRetired) && op.any(l.retires),
 		errors.Is(err, ErrSealed) && op.any(func(op *crashOp) bool { return l.ended(op.log) }):
 		if errors.Is(err, ErrSealed) {
@@ -1616,6 +1720,15 @@ func (l *crashLife) settle(op *crashOp, got Verdict, err error) error {
 		}
 		if errors.Is(err, ErrFenced) {
 			l.r.seen[sawFenced]++
+		}
+		if errors.Is(err, ErrRewound) {
+			l.r.seen[sawBehindRewind]++
+		}
+		if errors.Is(err, ErrRateQuota) {
+			l.r.seen[sawOverRate]++
+		}
+		if errors.Is(err, ErrQuota) {
+			l.r.seen[sawOverQuota]++
 		}
 		if errors.Is(err, ErrSuperseded) {
 			l.r.seen[sawSuperseded]++
@@ -1689,28 +1802,33 @@ func (l *crashLife) burst(names []string) {
 }
 
 // fence has a writer acquired or released, or the producer resolved or retired,
-// between appends of one log that ride together: those in front of it land, those
-// behind it do not.
+// between appends of one log.
 func (l *crashLife) fence(names []string) {
 	name := names[l.rng.IntN(len(names))]
-	var ops []*crashOp
-	for range 1 + l.rng.IntN(2) {
-		ops = append(ops, l.newAppend(name))
-	}
 	c := l.logs[name]
 	switch n := l.rng.IntN(8); {
 	case n == 0 && strings.HasPrefix(name, "log-"):
-		ops = append(ops, &crashOp{kind: crashSeal, log: name})
+		l.between(&crashOp{kind: crashSeal, log: name})
 	case n < 4 || !c.producer:
-		ops = append(ops, l.newWriter(name))
+		l.between(l.newWriter(name))
 	case n == 7 && strings.HasPrefix(name, "log-"):
-		ops = append(ops, &crashOp{kind: crashRetire, log: name})
+		l.between(&crashOp{kind: crashRetire, log: name})
 	default:
-		ops = append(ops, &crashOp{kind: crashResolve, log: name, incarnation: c.incarnation + 1})
+		l.between(&crashOp{kind: crashResolve, log: name, incarnation: c.incarnation + 1})
 	}
+}
+
+// between has something done to a log between appends to it that ride together: those
+// in front of it land, those behind it do not.
+func (l *crashLife) between(op *crashOp) {
+	var ops []*crashOp
+	for range 1 + l.rng.IntN(2) {
+		ops = append(ops, l.newAppend(op.log))
+	}
+	ops = append(ops, op)
 	for range 1 + l.rng.IntN(2) {
 		// As one that has not heard of it.
-		late := l.newAppend(name)
+		late := l.newAppend(op.log)
 		late.epoch = ops[0].epoch
 		ops = append(ops, late)
 	}
@@ -1774,7 +1892,7 @@ func (l *crashLife) held(log string, epoch Epoch) bool {
 		return b.info.Holder != ""
 	}
 	return slices.ContainsFunc(l.ops, func(op *crashOp) bool {
-		return op.kind == crashWriter && op.log == log && op.epoch == epoch && op.holder != "" && !op.refused
+		return op.begins() && op.log == log && op.epoch == epoch && op.holder != "" && !op.refused
 	})
 }
 
@@ -1782,7 +1900,7 @@ func (l *crashLife) held(log string, epoch Epoch) bool {
 // REQUIRES: mu.
 func (l *crashLife) fences(late *crashOp) bool {
 	return slices.ContainsFunc(l.ops, func(op *crashOp) bool {
-		return op.kind == crashWriter && op.log == late.log && !op.refused && op.epoch > late.epoch && (late.epoch != 0 || op.holder != "")
+		return op.begins() && op.log == late.log && !op.refused && op.epoch > late.epoch && (late.epoch != 0 || op.holder != "")
 	})
 }
 
@@ -1807,6 +1925,13 @@ func (l *crashLife) resolve(op *crashOp, sequence uint64) error {
 	want := NotWritten
 	if sequence > 0 && sequence <= c.sequence {
 		want = Committed
+		switch gone, known := l.gone(op.log, sequence); {
+		case !known && got.Outcome == Discarded:
+			want = Discarded
+		case gone:
+			want = Discarded
+			l.r.seen[sawTakenResolved]++
+		}
 	}
 	switch {
 	case errors.Is(err, ErrFull):
@@ -1915,6 +2040,8 @@ func (l *crashLife) sendTogether(ops []*crashOp) {
 				errs[i] = l.retire(op)
 			case crashSeal:
 				errs[i] = l.seal(op)
+			case crashRewind:
+				errs[i] = l.setRewind(op)
 			default:
 				errs[i] = l.append(op)
 			}
@@ -1979,7 +2106,12 @@ func (l *crashLife) moveCursor(name string) {
 		op.lost = true
 		l.mu.Unlock()
 	}
-	l.answered(op, err, ErrCursorBackwards, ErrCursorLost, ErrLSNTruncated, ErrInvalid)
+	if l.answered(op, err, ErrCursorBackwards, ErrCursorLost, ErrLSNTruncated, ErrInvalid, ErrRewound) || !errors.Is(err, ErrRewound) {
+		return
+	}
+	if c, err := l.v.Cursor(name, "reader"); err != nil || c.Rewound == 0 {
+		l.fail(fmt.Errorf("log %q: cursor %+v is said to be rewound: %w", name, c, err))
+	}
 }
 
 // truncate gives up some of the oldest records.
@@ -1988,8 +2120,12 @@ func (l *crashLife) truncate(name string) {
 	if err != nil {
 		return // it was deleted
 	}
-	op := l.ask(&crashOp{kind: crashTruncate, log: name, first: info.First + LSN(l.rng.IntN(int(info.Next-info.First)+1))})
-	_, err = l.v.Truncate(context.Background(), name, op.first)
+	l.truncateTo(name, info.First+LSN(l.rng.IntN(int(info.Next-info.First)+1)))
+}
+
+func (l *crashLife) truncateTo(name string, first LSN) {
+	op := l.ask(&crashOp{kind: crashTruncate, log: name, first: first})
+	_, err := l.v.Truncate(context.Background(), name, op.first)
 	l.answered(op, err, ErrHeld)
 }
 
@@ -2046,7 +2182,10 @@ func TestCrashCheckNotices(t *testing.T) {
 	if err := verify(w); err != nil {
 		t.Fatal(err)
 	}
-	shown := func(w *crashWant, l shownLog) { w.base.logs["a"] = &l }
+	shown := func(w *crashWant, l shownLog) {
+		l.sums = make([]Checksum, len(l.records)+1) // behind records that are another's
+		w.base.logs["a"] = &l
+	}
 	also := func(w *crashWant, op crashOp) {
 		op.asked, op.answered = 9, 10
 		w.life.ops = append(w.life.ops, &op)
@@ -2119,6 +2258,14 @@ func TestCrashCheckNotices(t *testing.T) {
 		"a retired producer is back": func(w *crashWant, _, _, _, _ *crashOp) { also(w, crashOp{kind: crashRetire, log: "a"}) },
 		"a sealed log is not":        func(w *crashWant, _, _, _, _ *crashOp) { also(w, crashOp{kind: crashSeal, log: "a"}) },
 		"a claim does not hold":      func(_ *crashWant, _, _, two, _ *crashOp) { two.verdict.Checksum++ },
+		"a rewind that was told is lost": func(w *crashWant, _, _, _, _ *crashOp) {
+			also(w, crashOp{kind: crashRewind, log: "a", epoch: 2, after: 1})
+		},
+		"a log was rewound, and nobody asked for it": func(w *crashWant, _, _, _, _ *crashOp) {
+			shown(w, shownLog{info: LogInfo{ID: info.ID, Epoch: 1, First: 1, Next: 1, Rewinds: []Cut{{Epoch: 1, LSN: 3}}}})
+		},
+		"a log has another rate":  func(_ *crashWant, create, _, _, _ *crashOp) { create.options.RateBytes = limits.MinLogRate },
+		"a log has another quota": func(_ *crashWant, create, _, _, _ *crashOp) { create.options.QuotaBytes = 1 },
 	} {
 		w, create, one, two, cp := made()
 		unmet(w, create, one, two, cp)

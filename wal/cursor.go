@@ -427,7 +427,8 @@ func (v *Volume) describeCursor(l *logState, c *cursorState) Cursor {
 	d.LiveBytes = l.totalBytes - c.start
 	var b batchFrame
 	if h := l.history(); d.Records > 0 && v.seek(&b, l.name, l.number, c.lsn+1, &h) == nil {
-		at := b.frame.Header.Time
+		first, _ := b.covering(c.lsn + 1)
+		at := b.committed(first)
 		d.Oldest, d.Lag = timeOf(at), max(0, time.Duration(v.clock.now()-at))
 	}
 	return d

@@ -608,7 +608,11 @@ func (l *logState) truncation(first LSN, start uint64, asked bool) (*Command, er
 	if err := l.held(first, asked); err != nil {
 		return nil, err
 	}
-	return &Command{Kind: CommandTruncate, Log: l.number, First: first, LiveBytes: min(l.totalBytes-start, l.liveBytes)}, nil
+	live := min(l.totalBytes-start, l.liveBytes)
+	if first == l.next {
+		live = 0 // also if damage had it counted higher
+	}
+	return &Command{Kind: CommandTruncate, Log: l.number, First: first, LiveBytes: live}, nil
 }
 
 // doAll is do for many commands at once, of at most size bytes together, and at most

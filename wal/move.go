@@ -177,9 +177,11 @@ func (j *janitor) movable(number uint64) (s straggler, ok bool, err error) {
 	s.history = l.history()
 	first, size, total := l.first, l.liveBytes, l.totalBytes
 	v.mu.RUnlock()
-	if s.from > first && s.from < s.next {
+	if s.from > first {
 		// What is below the floor goes, and has to be counted out.
-		s.start, err = v.offsetAt(s.name, number, s.from, &s.history)
+		if s.start = total; s.from < s.next { // not all: the log's owner may have given up the rest since the survey
+			s.start, err = v.offsetAt(s.name, number, s.from, &s.history)
+		}
 		switch {
 		case errors.Is(err, ErrDataLoss):
 			return s, false, nil

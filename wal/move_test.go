@@ -423,6 +423,33 @@ func TestMoveGivesWay(t *testing.T) {
 	}
 }
 
+// TestGivenUpWhileMoving: a log that was found to keep a segment has given up all of it
+// by the time that it is to be moved. Nothing is copied, and nothing is counted as held.
+func TestGivenUpWhileMoving(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := newYard(t)
+		defer y.close()
+		mustCreate(t, y.v, "idle")
+		y.append("idle", 5, 20)
+		mustCheckpoint(t, y.v, "idle", "cp", 5, "")
+		synctest.Wait() // the janitor has looked, and has nothing to do from now on
+		j := &y.v.janitor
+		s, ok, err := j.movable(y.v.durable.names["idle"].number)
+		if err != nil || !ok || s.from != 6 {
+			t.Fatalf("%+v, %t, %v", s, ok, err)
+		}
+		if ok, err = j.collect(&s, new(moveSource)); err != nil || !ok || len(s.moves) != 0 {
+			t.Fatalf("%d batches, %t, %v", len(s.moves), ok, err)
+		}
+		if err := j.moveTogether([]straggler{s}, s.size); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := y.v.Log("idle"); err != nil || info.First != 6 || info.LiveBytes != 0 {
+			t.Errorf("%+v, %v", info, err)
+		}
+	})
+}
+
 // TestReadersGoOnAmongCopies reads and follows logs that are moved under the readers:
 // whatever lies where, they see every record once.
 func TestReadersGoOnAmongCopies(t *testing.T) {
@@ -570,6 +597,30 @@ func TestCutShortBehindCopies(t *testing.T) {
 		}
 		if got := y.read("idle"); got != "4 to 3" {
 			t.Errorf("the log has %s", got)
+		}
+	})
+}
+
+// TestLagOfWhatMoved: a cursor lags as far behind as before when what it holds is moved.
+func TestLagOfWhatMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := newYard(t)
+		defer y.close()
+		mustCreate(t, y.v, "idle")
+		y.append("idle", 3, 20)
+		mustCursor(t, y.v, "idle", CursorUpdate{Name: "c", LSN: 1})
+		was, err := y.v.Cursor("idle", "c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		y.busy(8)
+		passed := time.Since(began)
+		if end, _ := copiesOf(y.v, "idle"); end != 4 || passed == 0 {
+			t.Fatalf("copies end at LSN %d, %v have passed", end, passed)
+		}
+		if is, err := y.v.Cursor("idle", "c"); err != nil || !is.Oldest.Equal(was.Oldest) || is.Lag != was.Lag+passed {
+			t.Errorf("%+v, %v; %v ago it was %+v", is, err, passed, was)
 		}
 	})
 }

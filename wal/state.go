@@ -275,7 +275,7 @@ func (s *State) Apply(c *Command) error {
 		}
 		l.checkpoints = slices.Delete(l.checkpoints, i, i+1)
 	case CommandTruncate:
-		if c.First < l.first || c.First > l.next || c.LiveBytes > l.liveBytes {
+		if c.First < l.first || c.First > l.next || c.LiveBytes > l.liveBytes || c.First == l.next && c.LiveBytes > 0 {
 			return disagree(c, "to %d with %d bytes, it has %d to %d with %d", c.First, c.LiveBytes, l.first, l.next-1, l.liveBytes)
 		}
 		for i := range l.cursors {

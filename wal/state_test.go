@@ -147,6 +147,7 @@ func TestApplyDisagrees(t *testing.T) {
 		"checkpoint: deleted twice":        {Kind: CommandDeleteCheckpoint, Log: 2, Name: "gone"},
 		"truncate: backwards":              {Kind: CommandTruncate, Log: 2, First: 2, LiveBytes: 20},
 		"truncate: beyond the end":         {Kind: CommandTruncate, Log: 2, First: 6},
+		"truncate: nothing left, of bytes": {Kind: CommandTruncate, Log: 2, First: 5, LiveBytes: 1},
 		"truncate: to more bytes":          {Kind: CommandTruncate, Log: 2, First: 4, LiveBytes: 21},
 		"truncate: what a cursor holds":    {Kind: CommandTruncate, Log: 2, First: 4, LiveBytes: 10},
 		"checkpoint: one too many":         {Kind: CommandSetCheckpoint, Log: 8, Name: "more", Version: 1},
@@ -374,7 +375,9 @@ func randomCommand(rng *rand.Rand, s *State, step int) Command {
 				c.First = min(c.First, cur.lsn+1)
 			}
 		}
-		c.LiveBytes = uint64(rng.Int64N(int64(l.liveBytes) + 1))
+		if c.First < l.next {
+			c.LiveBytes = uint64(rng.Int64N(int64(l.liveBytes) + 1))
+		}
 	case 2, 3:
 		c.Kind, c.Name, c.LSN = CommandSetCheckpoint, string(rune('a'+rng.IntN(4))), l.next-1
 		c.Version, c.Size, c.RunSum, c.Time = 1, uint32(rng.IntN(9)), uint32(step), int64(step)
