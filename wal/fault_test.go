@@ -11,10 +11,12 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/oklog/ulid/v2"
 
 	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/segment"
 )
 
@@ -338,6 +340,10 @@ func (l *faultyLife) holds(what string, v *Volume) {
 		}
 		whole[log] = wholesIn(found)
 		begin[log] = first
+		if info, err := v.Log(log); log == faultLimited && err == nil && (info.Options.RateBytes != faultLimits.RateBytes ||
+			info.Options.QuotaBytes != faultLimits.QuotaBytes || info.LiveBytes != uint64(len(run(found...)))) {
+			l.errorf("%s: log %q has %+v, and is said to hold %d bytes; its records have %d", what, log, info.Options, info.LiveBytes, len(run(found...)))
+		}
 		if !within(found, l.submitted[log]) {
 			l.errorf("%s: log %q has records that were not submitted, or not in this order, or twice", what, log)
 		}
@@ -407,6 +413,43 @@ func (l *faultyLife) rewind(v *Volume) (failed bool) {
 	}
 	l.rewound = l.rewound || err == nil
 	return false
+}
+
+// faultLimited is the log that takes little, and faultLimits what it takes.
+const faultLimited = "q"
+
+var faultLimits = LogOptions{RateBytes: limits.MinLogRate, QuotaBytes: 12 << 10}
+
+// limit appends to a log that takes little what it takes, which is the first since the
+// volume was opened, and then what it refuses. It reports whether that failed.
+func (l *faultyLife) limit(v *Volume) (failed bool) {
+	ctx := context.Background()
+	if _, _, err := v.CreateLog(ctx, faultLimited, faultLimits); l.refused("create", err) || err != nil {
+		return err != nil
+	}
+	if l.acked[faultLimited] == nil {
+		l.acked[faultLimited] = map[LSN]string{}
+	}
+	rec := fmt.Sprintf("%d %s", len(l.submitted[faultLimited]), strings.Repeat("q", 4000))
+	l.submitted[faultLimited] = append(l.submitted[faultLimited], rec)
+	got, err := v.Append(ctx, faultLimited, ulid.ULID{}, 0, Batch{Run: run(rec)})
+	if l.refused("append", err) || err != nil {
+		return err != nil
+	}
+	l.acked[faultLimited][got.First] = rec
+	_, err = v.Append(ctx, faultLimited, ulid.ULID{}, 0, Batch{Run: run("over its rate")})
+	var rate *RateError
+	if !errors.As(err, &rate) && !errors.Is(err, ErrPoisoned) && !errors.Is(err, ErrFull) || rate != nil && (rate.Rate != faultLimits.RateBytes || rate.After <= 0 || rate.After > 3*time.Second) {
+		l.errorf("behind %d bytes, a log with a rate of %d: %v", len(rec), faultLimits.RateBytes, err)
+	}
+	if errors.Is(err, ErrPoisoned) {
+		return l.refused("append", err)
+	}
+	_, err = v.Append(ctx, faultLimited, ulid.ULID{}, 0, Batch{Run: run(strings.Repeat("over its quota", 900))})
+	if !errors.Is(err, ErrQuota) && !errors.Is(err, ErrPoisoned) {
+		l.errorf("%d bytes to a log with a quota of %d: %v", 14*900, faultLimits.QuotaBytes, err)
+	}
+	return errors.Is(err, ErrPoisoned) && l.refused("append", err)
 }
 
 // seal creates a log and seals it. It reports whether that failed.
@@ -562,7 +605,7 @@ func (l *faultyLife) use(v *Volume, rounds int, checkpoints bool) {
 		return
 	}
 	for round := range rounds {
-		if round == 2 && l.acquire(v) || round == 3 && (l.seal(v) || l.rewind(v)) || round == 4 && l.resolve(v) {
+		if round == 2 && l.acquire(v) || round == 3 && (l.seal(v) || l.rewind(v)) || round == 4 && (l.resolve(v) || l.limit(v)) {
 			break
 		}
 		l.append(v, round)
@@ -573,7 +616,7 @@ func (l *faultyLife) use(v *Volume, rounds int, checkpoints bool) {
 			continue
 		}
 		l.phase.Store(atCheckpoint)
-		for log := range l.acked {
+		for _, log := range []string{"a", "b"} { // the other one gives up nothing
 			info, err := v.Log(log)
 			if err == nil {
 				l.given[log] = max(info.Durable(), 1) - 1

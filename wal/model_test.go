@@ -30,6 +30,8 @@ type modelLog struct {
 	sealed  bool
 	// producer is the one it has, nil for none.
 	producer *modelProducer
+	// receipts are those of some of its batches, the oldest first.
+	receipts []Receipt
 }
 
 // floor returns what the log's holders keep.
@@ -87,6 +89,7 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 	seat := newSeat(t, v)
 	bindings := map[string]*Binding{}
 	tried, refused := 0, 0 // appends to a log that has a rate
+	moved := 0             // logs
 	for step := range 1500 {
 		name := fmt.Sprintf("log-%d", rng.IntN(6))
 		m := model[name]
@@ -98,7 +101,9 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 			model[name] = m
 			delete(bindings, name)
 		}
-		switch op := rng.IntN(53); {
+		switch op := rng.IntN(55); {
+		case op >= 53:
+			moved += modelMove(t, v, model)
 		case op == 52:
 			if !m.sealed {
 				modelRewind(t, v, name, m, rng, bindings[name], seat)
@@ -136,10 +141,11 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 				if got.Err != nil || got.First+LSN(got.Count)-1 != LSN(len(logs[0].records)) || len(got.Parts) != len(batches)-1 {
 					t.Fatalf("step %d: %+v", step, got)
 				}
-				for i, got := range got.Parts {
-					if got.First+LSN(got.Count)-1 != LSN(len(logs[1+i].records)) {
-						t.Fatalf("step %d: part %d: %+v", step, i, got)
+				for i, part := range got.Parts {
+					if part.First+LSN(part.Count)-1 != LSN(len(logs[1+i].records)) {
+						t.Fatalf("step %d: part %d: %+v", step, i, part)
 					}
+					logs[1+i].acknowledged(v, part.Name, part.Epoch, part.First, part.Count, part.Checksum, got.Committed)
 				}
 				continue
 			}
@@ -147,6 +153,7 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 				if got.Err != nil || got.First+LSN(got.Count)-1 != LSN(len(logs[i].records)) {
 					t.Fatalf("step %d: %+v", step, got)
 				}
+				logs[i].acknowledged(v, batches[i].Binding.name, got.Epoch, got.First, got.Count, got.Checksum, got.Committed)
 			}
 		case op < 32:
 			lsn := m.cp + LSN(rng.IntN(len(m.records)-int(m.cp)+1))
@@ -212,6 +219,9 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 	modelCompare(t, v, model, rng)
 	if refused == 0 || refused == tried {
 		t.Errorf("%d of %d appends were refused for the rate, want some", refused, tried)
+	}
+	if moved < 20 {
+		t.Errorf("only %d logs were moved", moved)
 	}
 	closeTest(t, v)
 }
