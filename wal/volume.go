@@ -599,6 +599,10 @@ func (v *Volume) Stalled() (s *Stall, changed <-chan struct{}) {
 
 func stallOf(s disk.Stall) *Stall { return &Stall{Operation: s.Op.String(), Since: s.Since} }
 
+// DurableFrame returns the sequence of the last frame that is durable: it grows with
+// every commit.
+func (v *Volume) DurableFrame() uint64 { return v.journal.Durable() }
+
 // Status returns the volume's state. A disk that hangs keeps it no longer than
 // Options.StallAfter.
 func (v *Volume) Status() Status {

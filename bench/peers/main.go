@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/walsvc/walsvc/internal/awake"
 	"github.com/walsvc/walsvc/internal/limits"
 )
 
@@ -46,6 +47,7 @@ func command(ctx context.Context, args []string) (err error) {
 		records = f.Int("records", 1_000_000, "`number` of records to read back; 0 for none")
 		only    = f.String("only", "", "measure those whose name contains one of these `words`, with commas, and walsvc")
 		out     = f.String("out", "", "`directory` for peers.json, peers.md and the plots; default none")
+		keep    = f.Bool("keep-awake", false, "keep processors from halting whoever is measured, and not only for walsvc --keep-awake")
 		format  = f.String("o", "table", "`format` printed: table, markdown or json")
 	)
 	if err := f.Parse(args); err != nil {
@@ -84,11 +86,24 @@ func command(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	entries, missing := everybody(ctx, *binary, o.dir)
+	if *keep {
+		held, err := awake.Hold()
+		if err != nil {
+			return err
+		}
+		defer func() { _ = held.Close() }() // it is let go, whatever closing says
+	} else if held, err := awake.Hold(); err != nil {
+		missing = append(missing, fmt.Sprintf("walsvc --keep-awake: %v", err))
+	} else {
+		_ = held.Close() // as above
+		entries = slices.Insert(entries, 1, entry{&walsvc{binary: *binary, args: []string{"--keep-awake"}, awake: true}, true})
+	}
 	entries = slices.DeleteFunc(entries, func(e entry) bool { return !wanted(e.about().Name, *only) })
 	m, err := look(ctx, o.dir)
 	if err != nil {
 		return fmt.Errorf("measure the disk: %w", err)
 	}
+	m.KeptAwake = *keep
 	for _, what := range missing {
 		o.say("not here: %s", what)
 	}

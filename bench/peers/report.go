@@ -27,6 +27,7 @@ type machine struct {
 	Go          string    `json:"go"`
 	Commit      string    `json:"commit,omitempty"`
 	LoadAverage float64   `json:"load_average"`    // of the minute before
+	KeptAwake   bool      `json:"kept_awake"`      // no processor halts, whoever is measured
 	SyncUS      float64   `json:"sync_us"`         // p50 of overwriting 4 KiB, and its sync
 	GrowingUS   float64   `json:"growing_sync_us"` // p50 of appending 4 KiB to a file, and its sync
 }
@@ -180,6 +181,9 @@ func (r *report) write(w io.Writer, markdown bool) error {
 	var b strings.Builder
 	m := r.Machine
 	fmt.Fprintf(&b, "%s, %d CPUs, %s, %s, %s", m.CPU, m.CPUs, m.Kernel, m.FileSystem, m.Go)
+	if m.KeptAwake {
+		b.WriteString(", processors kept from halting")
+	}
 	if m.Commit != "" {
 		fmt.Fprintf(&b, ", commit %s", m.Commit)
 	}

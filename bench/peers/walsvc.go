@@ -16,6 +16,7 @@ import (
 type walsvc struct {
 	binary string
 	each   bool // a connection and a log for each caller, instead of one for all
+	awake  bool // args keep processors awake
 	args   []string
 
 	process *service.Process
@@ -36,6 +37,9 @@ func (s *walsvc) about() about {
 		How: "as shipped; one SDK client and one log for all callers; segments recycled"}
 	if s.each {
 		a.Name, a.How = "walsvc, a connection each", "as shipped; a client and a log for each caller; segments recycled"
+	}
+	if s.awake {
+		a.Name, a.How = "walsvc --keep-awake", "no processor halts while there are appends; otherwise as walsvc"
 	}
 	return a
 }

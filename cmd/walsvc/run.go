@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/walsvc/walsvc/internal/awake"
 	"github.com/walsvc/walsvc/internal/config"
 	"github.com/walsvc/walsvc/internal/server"
 	"github.com/walsvc/walsvc/internal/telemetry"
@@ -101,6 +102,16 @@ func serve(ctx context.Context, signals <-chan os.Signal, c config.Config, stdou
 		log.Warn("clients are asked for no certificate: whoever reaches the address can read, append and delete", "listen", c.Listen)
 	}
 
+	if c.KeepAwake {
+		held, err := awake.Hold() // not to recover first and find then that it may not
+		if err == nil {
+			err = held.Close()
+		}
+		if err != nil {
+			return &failure{code: exitUsage, err: err, next: "run walsvc as a user who may write /dev/cpu_dma_latency, or without --keep-awake"}
+		}
+	}
+
 	metrics := telemetry.NewMetrics()
 	if c.Admin != "" { // also while the volume recovers
 		admin, err := serveAdmin(ctx, metrics, c.Admin, log, stdout)
@@ -132,6 +143,9 @@ func serve(ctx context.Context, signals <-chan os.Signal, c config.Config, stdou
 		}
 	}()
 	metrics.Watch(volume.Status)
+	if c.KeepAwake {
+		defer awake.Start(awake.Options{Work: volume.DurableFrame, Log: log}).Stop()
+	}
 	if err := printRecovery(stdout, c.Data, volume.Recovery()); err != nil {
 		return err
 	}

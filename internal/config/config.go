@@ -49,6 +49,10 @@ type Config struct {
 	// background may write; "unlimited" does not. Too low and appends wait for
 	// space; too high and they wait for the disk.
 	PrepareRate Size `yaml:"prepare-rate" json:"prepare-rate"`
+	// KeepAwake keeps the machine's processors from halting while frames become
+	// durable, see package internal/awake. It takes the right to write
+	// /dev/cpu_dma_latency, and power.
+	KeepAwake bool `yaml:"keep-awake" json:"keep-awake"`
 
 	// Admin is a TCP address, as host:port, for metrics, health and profiles over
 	// HTTP; empty means none. It asks nobody who they are. Profiles are there on
@@ -115,6 +119,7 @@ func Flags(fs *pflag.FlagSet) {
 	fs.TextVar(new(Size), "segment-size", d.SegmentSize, "`size` of segment files of a new volume")
 	fs.Bool("direct", d.Direct, "write past the page cache (O_DIRECT)")
 	fs.TextVar(new(Size), "prepare-rate", d.PrepareRate, "`bytes` per second for preparing segments, or \"unlimited\"")
+	fs.Bool("keep-awake", d.KeepAwake, "keep processors from halting while there are appends: quicker, for power (root)")
 	fs.String("admin", d.Admin, "TCP `address` for /metrics, /healthz, /readyz and, on loopback, /debug/pprof; off if empty")
 	fs.Duration("drain-deadline", d.DrainDeadline, "longest orderly stop")
 	fs.Int("max-connections", d.MaxConnections, "most connections at one time")

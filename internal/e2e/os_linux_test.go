@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -184,4 +185,34 @@ func TestMemory(t *testing.T) {
 	if peak > maxPeak {
 		t.Errorf("under load: %d MiB, the bound is %d", peak>>20, maxPeak>>20)
 	}
+}
+
+// TestKeepsAwake has a service with --keep-awake say to the kernel that processors
+// are not to halt, once there is something to do.
+func TestKeepsAwake(t *testing.T) {
+	proofs.Need(t, proofs.CPULatency)
+	latency := func() int32 {
+		t.Helper()
+		f, err := os.Open("/dev/cpu_dma_latency") // what is read is what holds for the machine
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = f.Close() }() // it was only read
+		var us int32
+		if err := binary.Read(f, binary.NativeEndian, &us); err != nil {
+			t.Fatal(err)
+		}
+		return us
+	}
+	p := start(t, filepath.Join(newDir(t), "v"), "--keep-awake")
+	l := create(t, open(t, p), "orders")
+	for deadline := time.Now().Add(limit); latency() != 0; {
+		if _, err := l.Append(t.Context(), []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("processors may take %d us to wake", latency())
+		}
+	}
+	stop(t, p)
 }

@@ -25,6 +25,7 @@ var directions = map[string]direction{
 	"internal/records": {nil, "a leaf: spells records and knows of nothing else"},
 	"internal/disk":    {nil, "a seam over the file system, not a part of the engine"},
 
+	"internal/awake":  {nil, "asks the kernel; for whom, its callers know"},
 	"internal/crc32c": {nil, "a leaf: arithmetic with checksums"},
 	"internal/gather": {nil, "a leaf: arithmetic for whoever lets rides begin"},
 
@@ -55,7 +56,7 @@ var directions = map[string]direction{
 	"testdata":          {nil, "data that never changes"},
 
 	"cmd":        {nil, "tests alone: scripts that run both binaries as their users do"},
-	"cmd/walsvc": {[]string{"internal/config", "internal/server", "internal/telemetry", "segment", "wal"}, "wiring and signals"},
+	"cmd/walsvc": {[]string{"internal/awake", "internal/config", "internal/server", "internal/telemetry", "segment", "wal"}, "wiring and signals"},
 	"cmd/walctl": {[]string{"client", "proto/walsvc/v1", "wal", "replay", "segment", "internal/server", "internal/disk", "internal/bench", "internal/certify", "internal/docstore", "internal/service", "testdata"},
 		"online through the client, offline and read-only through the engine; a command never imports another"},
 }
@@ -97,6 +98,7 @@ var strangers = []struct {
 	users map[string]string // who imports it, and what for
 }{
 	{"os", map[string]string{
+		"internal/awake":    "the device that takes the request",
 		"internal/disk":     "the only place that touches the files of a volume",
 		"internal/docstore": "the demonstration's engine has checkpoint files of its own",
 		"internal/bench":    "measures the user's disk below walsvc, and a naive log beside it",

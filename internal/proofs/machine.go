@@ -100,3 +100,11 @@ func probeImage(fileSystem string, size int64) error {
 		return err
 	})
 }
+
+func probeCPULatency() error {
+	f, err := os.OpenFile("/dev/cpu_dma_latency", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}

@@ -44,6 +44,8 @@ const (
 	Ext4 Thing = "ext4"
 	// XFS is the same with xfs.
 	XFS Thing = "xfs"
+	// CPULatency is the right to write /dev/cpu_dma_latency.
+	CPULatency Thing = "cpu-latency"
 )
 
 // probes try, once in a process, what the machine has of everything. They return
@@ -55,6 +57,8 @@ var probes = map[Thing]func() error{
 	Loop:  sync.OnceValue(probeLoop),
 	Ext4:  sync.OnceValue(func() error { return probeImage("ext4", 16<<20) }),
 	XFS:   sync.OnceValue(func() error { return probeImage("xfs", 300<<20) }), // mkfs.xfs makes none that is smaller
+
+	CPULatency: sync.OnceValue(probeCPULatency),
 }
 
 // Need goes on if the machine has everything that is asked for. Else it ends the
