@@ -285,6 +285,7 @@ func (l *faultyLife) open(phase string) *Volume {
 		l.errorf("%s: recovery calls it damage: %+v", phase, r)
 	}
 	l.poisoned.Store(false)
+	l.phase.Store(atRead) // no segment is open for reading yet
 	l.holds(phase, v)
 	return v
 }

@@ -220,7 +220,7 @@ func modelRun(t *testing.T, o Options, rng *rand.Rand) {
 	if refused == 0 || refused == tried {
 		t.Errorf("%d of %d appends were refused for the rate, want some", refused, tried)
 	}
-	if moved < 20 {
+	if moved < 5 {
 		t.Errorf("only %d logs were moved", moved)
 	}
 	closeTest(t, v)
