@@ -239,7 +239,7 @@ func TestLengthsAreNotBelieved(t *testing.T) {
 			return err
 		},
 		"references of an index": func(after []byte) error {
-			_, err := decodeSegmentIndex(1, append([]byte{sealVersion, 1, 1, 1, 9, 9}, after...))
+			_, err := decodeSegmentIndex(1, append([]byte{sealVersion, 1, 1, 1, 9, 9, 1}, after...))
 			return err
 		},
 	} {

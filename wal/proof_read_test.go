@@ -6,6 +6,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/oklog/ulid/v2"
@@ -74,8 +75,9 @@ func TestReadFailureReleasesNothing(t *testing.T) {
 	}
 	mustCreate(t, v, "busy")
 	mustCreate(t, v, "idle")
+	only := strings.Repeat("y", 300_000) // more than is worth moving out of a segment
 	mustAppend(t, v, "busy", wide)
-	mustAppend(t, v, "idle", "the only one")
+	mustAppend(t, v, "idle", only)
 	mustAppend(t, v, "busy", wide)
 	unsealed := frameOf(t, v, "idle", 1).Pos.Segment
 	cut := mem.CrashClone(nil, 1)
@@ -91,8 +93,14 @@ func TestReadFailureReleasesNothing(t *testing.T) {
 		if v, err = Open(ctx, "/vol", options(fs)); err != nil {
 			t.Fatal(err)
 		}
-		fs.Inject(disk.Fault{At: n, Kinds: []disk.OpKind{disk.OpRead}, Only: func(op disk.Op) bool {
-			return op.Name == unsealed.String()+".wal"
+		// Two in a row: what fails to be read ahead is asked for once more by itself.
+		var reads atomic.Int64
+		fs.Inject(disk.Fault{Sticky: true, Only: func(op disk.Op) bool {
+			if op.Name != unsealed.String()+".wal" || op.Kind != disk.OpRead {
+				return false
+			}
+			at := int(reads.Add(1)) - 1
+			return at == n || at == n+1
 		}})
 		for range 60 {
 			got, err := v.Append(ctx, "busy", ulid.ULID{}, 0, Batch{Run: run(wide)})
@@ -114,8 +122,8 @@ func TestReadFailureReleasesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		span, err := r.Next(context.Background())
-		if err != nil || !bytes.Equal(span.Run, run("the only one")) {
-			t.Errorf("read %d of the segment failed, and the idle log has %q, %v", n, span.Run, err)
+		if err != nil || !bytes.Equal(span.Run, run(only)) {
+			t.Errorf("read %d of the segment failed, and the idle log has %.20q, %v", n, span.Run, err)
 		}
 		_ = r.Close() // it never fails
 		closeTest(t, v)
