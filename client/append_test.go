@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -1003,6 +1004,41 @@ func TestForgottenProducer(t *testing.T) {
 	for id, p := range f.logs["orders"].producers {
 		if p.last != 1 && p.last != 0 {
 			t.Errorf("producer %s is at sequence %d", id, p.last)
+		}
+	}
+}
+
+// TestLargeRecords: a record that is too large to share a batch comes between those
+// before and behind it, whichever way it is appended, and its bytes are the caller's again at once.
+func TestLargeRecords(t *testing.T) {
+	f := newFake()
+	f.log("orders")
+	l := f.serve(t, Options{}).Log("orders")
+	large := bytes.Repeat([]byte("l"), 100_000)
+	told := make(chan Receipt, 1)
+	futures := []*Future{l.AppendAsync(t.Context(), []byte("1")), l.AppendAsync(t.Context(), large)}
+	l.AppendAsyncFunc(t.Context(), large, func(r Receipt, err error) {
+		if err != nil {
+			t.Error(err)
+		}
+		told <- r
+	})
+	clear(large)
+	futures = append(futures, l.AppendAsync(t.Context(), []byte("4")))
+	for i, want := range []LSN{1, 2, 4} {
+		if r, err := futures[i].Wait(t.Context()); err != nil || r.LSN != want {
+			t.Errorf("append %d: LSN %d, %v; want %d", i, r.LSN, err, want)
+		}
+	}
+	if r := <-told; r.LSN != 3 {
+		t.Errorf("the function was told of LSN %d, want 3", r.LSN)
+	}
+	if lsn, err := l.Append(t.Context(), large); err != nil || lsn != 5 {
+		t.Errorf("LSN %d, %v; want 5", lsn, err)
+	}
+	for lsn, size := range map[int]int{1: 1, 2: 100_000, 3: 100_000, 4: 1, 5: 100_000} {
+		if got := f.logs["orders"].records[lsn-1]; len(got) != size || lsn < 5 && bytes.IndexByte(got, 0) >= 0 {
+			t.Errorf("LSN %d has %d bytes, %.10q; want %d as they were", lsn, len(got), got, size)
 		}
 	}
 }
