@@ -21,8 +21,9 @@ const (
 	polyUnshift = (polyOne^crc32.Castagnoli)<<1 | 1
 )
 
-// JoinSize is from which size on computing is quicker than walking, in bytes:
-// both take less than a microsecond there (BenchmarkExtend).
+// JoinSize is from which size on computing is quicker than walking, in bytes. A walk
+// takes 345 ns there, and computing 40 to 450, by the bits that are set in the size
+// (BenchmarkExtend).
 const JoinSize = 8 << 10
 
 var table = crc32.MakeTable(crc32.Castagnoli)
