@@ -98,6 +98,17 @@ func openStored(path string, fr *segment.Frame, block int, stored, dst []byte) (
 	return raw, nil
 }
 
+// Prefetch has the disk read ahead n bytes from pos on, as far as the segment has
+// been written, and returns where that ends. It is a hint: it does not wait for the
+// disk, and what keeps a segment from being opened is for who reads it to say.
+func (f *Fetcher) Prefetch(pos segment.Pos, n int64) (end int64) {
+	_ = f.with(pos.Segment, func(r *segment.Reader) error {
+		end = r.Prefetch(pos.Offset, n)
+		return nil
+	})
+	return end
+}
+
 // Close closes the idle segments and makes every later call fail with
 // ErrFetcherClosed. Calls that are running end as they would have.
 func (f *Fetcher) Close() error {

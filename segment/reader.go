@@ -134,6 +134,17 @@ func (j *Journal) memberLocked(id ID) error {
 	return nil
 }
 
+// writtenOf returns up to where a segment may have been written: its end, unless it
+// is the current one.
+func (j *Journal) writtenOf(hdr *SegmentHeader) int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if n := len(j.segments); j.o.ReadOnly || n == 0 || j.segments[n-1].id != hdr.ID {
+		return hdr.Size
+	}
+	return limits.SegmentHeaderSize + j.room.Load() - j.remaining.Load()
+}
+
 // pin keeps the life that hdr began from being recycled.
 func (j *Journal) pin(hdr *SegmentHeader) error {
 	j.mu.Lock()
@@ -272,6 +283,16 @@ func (r *Reader) cached(off int64, n int) []byte {
 		return nil
 	}
 	return r.window[off-r.at:][:n]
+}
+
+// Prefetch has the disk read ahead n bytes from off on, as far as they have been
+// written, and returns where what it asked for ends. It does not wait for the disk.
+func (r *Reader) Prefetch(off, n int64) (end int64) {
+	end = min(off+n, r.j.writtenOf(r.hdr))
+	if end > off {
+		r.file.Prefetch(off, end-off)
+	}
+	return max(end, off)
 }
 
 // Block reads the stored bytes of block i of f, a frame that this Reader

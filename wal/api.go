@@ -244,7 +244,7 @@ type ReadOptions struct {
 type Options struct {
 	SegmentSize   int64  // bytes; only when the volume is created; default limits.DefaultSegmentSize
 	Codec         string // "auto" (default), "none", "s2", "zstd"
-	Direct        bool   // O_DIRECT for writes where the file system takes it
+	Direct        string // which writes bypass the page cache: "auto" (default), "always", "never"; see disk.Direct
 	PrepareRate   int64  // bytes/s for preparing segments; default 128 MiB/s; negative means unlimited
 	Create        bool   // make the volume if the directory is missing or empty
 	SnapshotEvery int64  // bytes of journal between snapshots; default 32 MiB

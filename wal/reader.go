@@ -34,7 +34,8 @@ type Reader struct {
 	codecs [codec.Zstd + 1]bool
 
 	batches batchFrame
-	block   int // in batches.frame, whose raw bytes are in raw; -1 for none
+	ahead   segment.Pos // up to where the disk was asked to read ahead
+	block   int         // in batches.frame, whose raw bytes are in raw; -1 for none
 	raw     []byte
 	run     []byte
 	stored  []byte
@@ -336,8 +337,38 @@ func (r *Reader) batch() (c *Command, last LSN, err error) {
 	if err := r.v.seek(&r.batches, r.name, r.number, r.next, &r.as); err != nil {
 		return nil, 0, err
 	}
+	r.prefetch()
 	c, last = r.batches.covering(r.next)
 	return c, last, nil
+}
+
+// prefetch has the disk read ahead behind the frame that was just read, if most of it
+// is the log's: who reads a log that is spread thin goes from place to place, and would
+// have the disk read what nobody wants.
+func (r *Reader) prefetch() {
+	if !r.batches.dense() {
+		return
+	}
+	next := r.batches.frame.End()
+	if r.ahead.Segment != next.Segment || r.ahead.Offset < next.Offset {
+		r.ahead = next
+	}
+	if r.ahead.Offset-next.Offset > limits.ReplayReadAhead/2 {
+		return
+	}
+	r.ahead.Offset = r.v.fetch.Prefetch(r.ahead, next.Offset+limits.ReplayReadAhead-r.ahead.Offset)
+}
+
+// dense reports whether a quarter of what the frame carries, or more, is the log's.
+func (b *batchFrame) dense() bool {
+	var own, all uint64
+	for _, o := range b.own {
+		own += uint64(b.commands[o.index].Size)
+	}
+	for i := range b.commands {
+		all += uint64(b.commands[i].Size)
+	}
+	return own >= all/4
 }
 
 // covering returns the command that has lsn, or nil, and its last record that is in

@@ -347,3 +347,100 @@ func TestClaimOfEveryRecord(t *testing.T) {
 	check("after a truncation", within)
 	closeTest(t, v)
 }
+
+// aheadFS notes what its files are asked to read ahead, by segment.
+type aheadFS struct {
+	disk.FS
+	asked map[string][]aheadRange
+}
+
+type aheadRange struct{ from, to int64 }
+
+func (a *aheadFS) Open(path string, write bool) (disk.File, error) {
+	f, err := a.FS.Open(path, write)
+	if err != nil {
+		return nil, err
+	}
+	return &aheadFile{f, a, path}, nil
+}
+
+type aheadFile struct {
+	disk.File
+	fs   *aheadFS
+	path string
+}
+
+func (f *aheadFile) Prefetch(off, n int64) {
+	f.fs.asked[f.path] = append(f.fs.asked[f.path], aheadRange{off, off + n})
+}
+
+// TestReadAhead: a reader of a log alone in its frames has the disk read ahead of it,
+// piece by piece, everything behind a segment's first frame and nothing that was not
+// written yet.
+func TestReadAhead(t *testing.T) {
+	fs := &aheadFS{disk.NewMem(), map[string][]aheadRange{}}
+	o := testOptions(fs)
+	const segmentSize = 3 * limits.ReplayReadAhead
+	o.SegmentSize, o.SnapshotEvery, o.Codec = segmentSize, 1<<30, "none"
+	v, err := Open(t.Context(), "/vol", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeTest(t, v)
+	mustCreate(t, v, "log")
+	big := strings.Repeat("x", 1<<20)
+	for range 30 {
+		mustAppend(t, v, "log", big)
+	}
+	if got := readAll(t, v, "log", 1); len(got) != 30 {
+		t.Fatalf("%d records", len(got))
+	}
+	ends := map[string]int64{} // of each segment's frames, and where the first one ends
+	firsts := map[string]int64{}
+	for lsn := LSN(1); lsn <= 30; lsn++ {
+		f := frameOf(t, v, "log", lsn)
+		path := "/vol/" + f.Pos.Segment.String() + ".wal"
+		ends[path] = f.End().Offset
+		if firsts[path] == 0 {
+			firsts[path] = f.End().Offset
+		}
+	}
+	if len(ends) < 2 {
+		t.Fatal("one segment has it all")
+	}
+	segments := v.journal.Segments()
+	current := "/vol/" + segments[len(segments)-1].String() + ".wal"
+	for path, end := range ends {
+		at := firsts[path]
+		for _, r := range fs.asked[path] {
+			if r.from != at || r.to <= r.from || r.to-r.from > limits.ReplayReadAhead {
+				t.Errorf("%s: asked for %d to %d, want a piece from %d", path, r.from, r.to, at)
+			}
+			at = r.to
+		}
+		// Behind the last record there is a frame that promises it, at most.
+		if path == current && at > end+limits.BlockSize || at < end || at > segmentSize {
+			t.Errorf("%s: read ahead up to %d of frames up to %d", path, at, end)
+		}
+	}
+}
+
+// TestDense: reading ahead is for logs that have a quarter of a frame or more.
+func TestDense(t *testing.T) {
+	for _, c := range []struct {
+		own, others uint32
+		want        bool
+	}{
+		{100, 0, true}, {100, 300, true}, {100, 304, false}, {0, 100, false},
+	} {
+		b := batchFrame{commands: []Command{
+			{Kind: CommandAppend, Log: 1, Place: Place{Size: c.own}}, {Kind: CommandAppend, Log: 2, Place: Place{Size: c.others}},
+		}}
+		if c.own > 0 {
+			b.own = []ownBatch{{index: 0}}
+		}
+		if got := b.dense(); got != c.want {
+			t.Errorf("%d bytes beside %d: %t", c.own, c.others, got)
+		}
+	}
+}

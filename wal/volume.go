@@ -215,8 +215,12 @@ func (v *Volume) wrap(err error) error {
 // next opening finds its way with; on a disk that hangs it waits, and Events tells.
 func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
 	began := time.Now()
+	direct, err := disk.ParseDirect(o.Direct)
+	if err != nil {
+		return nil, fmt.Errorf("open volume %s: %w: %w", dir, ErrInvalid, err)
+	}
 	if o.FS == nil {
-		o.FS = disk.OS(disk.OSOptions{Direct: o.Direct})
+		o.FS = disk.OS(disk.OSOptions{Direct: direct})
 	}
 	if o.Rand == nil {
 		o.Rand = rand.Reader

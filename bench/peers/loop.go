@@ -20,7 +20,7 @@ func (*loop) about() about {
 }
 
 func (s *loop) start(_ context.Context, dir string, _ bool) (err error) {
-	fsys := disk.OS(disk.OSOptions{})
+	fsys := disk.OS(disk.OSOptions{Direct: disk.DirectNever})
 	if s.f, err = fsys.Create(filepath.Join(dir, "log")); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/walsvc/walsvc/client"
+	"github.com/walsvc/walsvc/internal/disk"
 	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
 )
 
@@ -83,12 +84,20 @@ func (s *standing) reading() string {
 	return promiseKept
 }
 
-func (s *standing) durable() (state, now string) {
-	through := "through the page cache"
-	if s.info.GetDirect() {
-		through = "past the page cache, where the file system takes that,"
+// passing says how writes pass the page cache.
+func passing(direct string) string {
+	switch direct {
+	case disk.DirectNever.String():
+		return "through the page cache"
+	case disk.DirectAlways.String():
+		return "past the page cache, where the file system takes that"
 	}
-	now = "each ack waits for a write " + through + " and its sync; walctl certify says whether a disk keeps its word"
+	return "past the page cache, where the file system takes that and nobody reads along"
+}
+
+func (s *standing) durable() (state, now string) {
+	through := passing(s.info.GetDirect())
+	now = "each ack waits for a write " + through + ", and for its sync; walctl certify says whether a disk keeps its word"
 	switch {
 	case s.damaged():
 		now = fmt.Sprintf("the disk damaged what was acknowledged, in %d places; walctl status names them", len(s.status.GetRecovery().GetDamage()))
@@ -172,7 +181,7 @@ type contractResult struct {
 	State         string          `json:"state"`
 	Detail        string          `json:"detail"`
 	Codec         string          `json:"codec"`
-	Direct        bool            `json:"direct"`
+	Direct        string          `json:"direct"`
 	SegmentBytes  uint64          `json:"segment_bytes"`
 	Promises      []promiseResult `json:"promises"`
 	Limits        []limitResult   `json:"limits"`
@@ -247,10 +256,7 @@ func newContractResult(info *walsvcv1.GetServerInfoResponse, status *walsvcv1.Ge
 }
 
 func (c contractResult) tables() []grid {
-	cache := "through the page cache"
-	if c.Direct {
-		cache = "past the page cache"
-	}
+	cache := passing(c.Direct)
 	list := grid{title: "Promises (proofs by number: " + contractProof + ")"}
 	for _, p := range c.Promises {
 		list.rows = append(list.rows,

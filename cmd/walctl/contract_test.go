@@ -44,10 +44,10 @@ func TestContractIsTheReadme(t *testing.T) {
 
 // TestContractSaysHowItIs looks at services in every state.
 func TestContractSaysHowItIs(t *testing.T) {
-	info := &walsvcv1.GetServerInfoResponse{Version: "v1", Codec: "s2", Limits: []*walsvcv1.Limit{
+	info := &walsvcv1.GetServerInfoResponse{Version: "v1", Codec: "s2", Direct: "never", Limits: []*walsvcv1.Limit{
 		{Name: "ProducerWindow", Value: 64, Unit: "count"}, {Name: "IdlePromiseDelay", Value: 50, Unit: "ms"},
 	}}
-	direct := &walsvcv1.GetServerInfoResponse{Direct: true}
+	direct := &walsvcv1.GetServerInfoResponse{Direct: "always"}
 	in := func(state walsvcv1.VolumeState) *walsvcv1.GetStatusResponse {
 		return &walsvcv1.GetStatusResponse{State: state, Recovery: &walsvcv1.Recovery{Verdict: "clean", Case: "promised"}}
 	}

@@ -65,7 +65,12 @@ func (o DiskOptions) withDefaults() DiskOptions {
 		o.Space = 512 << 20
 	}
 	if o.fs == nil {
-		o.fs = func(direct bool) disk.FS { return disk.OS(disk.OSOptions{Direct: direct}) }
+		o.fs = func(direct bool) disk.FS {
+			if direct {
+				return disk.OS(disk.OSOptions{Direct: disk.DirectAlways})
+			}
+			return disk.OS(disk.OSOptions{Direct: disk.DirectNever})
+		}
 	}
 	if o.now == nil {
 		o.now = time.Now

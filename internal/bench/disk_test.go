@@ -23,7 +23,11 @@ func ticking(step time.Duration) func() time.Time {
 // recorded returns a factory of real file systems that share one transcript.
 func recorded(ops *[]disk.Op) func(bool) disk.FS {
 	return func(direct bool) disk.FS {
-		return disk.Record(disk.OS(disk.OSOptions{Direct: direct}), func(op disk.Op) {
+		mode := disk.DirectNever
+		if direct {
+			mode = disk.DirectAlways
+		}
+		return disk.Record(disk.OS(disk.OSOptions{Direct: mode}), func(op disk.Op) {
 			if op.Done() {
 				*ops = append(*ops, op)
 			}

@@ -10,13 +10,14 @@ import (
 	"time"
 
 	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
 )
 
 // Loop is how a log is written by whoever needs one in an afternoon: callers
 // take a mutex, append their record to a file, sync it (fdatasync) and let go.
 // It runs for about a duration and leaves nothing behind in dir.
 func Loop(ctx context.Context, dir string, callers, size int, duration time.Duration) (_ Throughput, err error) {
-	fsys := disk.OS(disk.OSOptions{})
+	fsys := disk.OS(disk.OSOptions{Direct: disk.DirectNever})
 	path := filepath.Join(dir, fmt.Sprintf("walctl-bench-%d.loop", os.Getpid()))
 	f, err := fsys.Create(path)
 	if err != nil {
@@ -55,6 +56,9 @@ func Overwrite(ctx context.Context, dir string, size int64, duration time.Durati
 	p := newProbe(DiskOptions{Dir: dir, Duration: duration}.withDefaults(), overwriteFile, size)
 	cell := DiskCell{Mode: Overwritten, Size: size}
 	err := p.write(ctx)
+	if size >= limits.DirectWriteSize && takesDirect(p.written) {
+		cell.Mode = Direct // the better way for what is large, and walsvc's own
+	}
 	if err == nil {
 		err = p.cell(ctx, &cell)
 	}

@@ -99,7 +99,7 @@ func judge(r *DiskReport) DiskVerdict {
 	case best < worth:
 		say("O_DIRECT gains nothing over the page cache: %s.", spell(least, best, at))
 	default:
-		say("O_DIRECT gains over the page cache: %s. Large commits may profit from walsvc --direct.", spell(least, best, at))
+		say("O_DIRECT gains over the page cache: %s. walsvc writes with it.", spell(least, best, at))
 	}
 
 	// 2. What it costs.

@@ -403,7 +403,7 @@ func (r *Report) aboutTime(m *bench.DiskReport) {
 	}
 	r.SyncTime = c.Latency
 	if m.Cell(bench.Direct, limits.BlockSize) == nil {
-		r.find(Good, "O_DIRECT", "it is not taken here: walsvc --direct changes nothing")
+		r.find(Good, "O_DIRECT", "it is not taken here: everything goes through the page cache")
 	}
 	rotational := false
 	if r.Place != nil {

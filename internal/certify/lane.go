@@ -111,6 +111,19 @@ func writeBlock(f disk.File, s stamp, at uint64) error {
 	return err
 }
 
+// writeHalves is writeBlock in two halves: whatever the file system takes, what is
+// less than a block goes through the page cache. Past it, nothing would be left that
+// a crash of the file system can drop.
+func writeHalves(f disk.File, s stamp, at uint64) error {
+	const half = limits.BlockSize / 2
+	b, off := s.encode(), int64(at)*limits.BlockSize
+	if _, err := f.WriteAt(b[:half], off); err != nil {
+		return err
+	}
+	_, err := f.WriteAt(b[half:], off+half)
+	return err
+}
+
 // readBlocks returns the first n blocks of a file, fewer if it has fewer, and
 // none if there is no such file.
 func (s *site) readBlocks(path string, n uint64) (blocks [][]byte, err error) {
@@ -178,7 +191,7 @@ func (l *blocksLane) begin(context.Context) (_ uint64, err error) {
 
 func (l *blocksLane) step(_ context.Context, n uint64) error {
 	slot := slotOf(n)
-	if err := writeBlock(l.unsynced, l.stamp(kindUnsynced, slot, n), slot); err != nil {
+	if err := writeHalves(l.unsynced, l.stamp(kindUnsynced, slot, n), slot); err != nil {
 		return err
 	}
 	if err := writeBlock(l.synced, l.stamp(kindBlock, slot, n), slot); err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/walsvc/walsvc/internal/disk"
 	"github.com/walsvc/walsvc/internal/limits"
 )
 
@@ -42,9 +43,9 @@ type Config struct {
 	// SegmentSize is the size of segment files. It counts when the volume is
 	// made and not afterwards; a multiple of 4 KiB from 64 KiB to 1 GiB.
 	SegmentSize Size `yaml:"segment-size" json:"segment-size"`
-	// Direct writes past the page cache where the file system takes it. It
-	// helps disks with a cache of their own and hurts most others.
-	Direct bool `yaml:"direct" json:"direct"`
+	// Direct is which writes bypass the page cache, where the file system takes
+	// that: auto, those that nobody reads back as they come; always; or never.
+	Direct string `yaml:"direct" json:"direct"`
 	// PrepareRate bounds the bytes per second that preparing segments in the
 	// background may write; "unlimited" does not. Too low and appends wait for
 	// space; too high and they wait for the disk.
@@ -92,6 +93,7 @@ func Defaults() Config {
 	return Config{
 		Data:           DefaultData,
 		Codec:          "auto",
+		Direct:         disk.DirectAuto.String(),
 		SegmentSize:    limits.DefaultSegmentSize,
 		PrepareRate:    128 << 20,
 		DrainDeadline:  limits.DrainDeadline,
@@ -117,7 +119,7 @@ func Flags(fs *pflag.FlagSet) {
 	fs.Bool("tls-any-client", d.TLSAnyClient, "beyond loopback, let in whoever reaches the address, without a certificate")
 	fs.String("codec", d.Codec, "compression on disk: auto, none, s2 or zstd")
 	fs.TextVar(new(Size), "segment-size", d.SegmentSize, "`size` of segment files of a new volume")
-	fs.Bool("direct", d.Direct, "write past the page cache (O_DIRECT)")
+	fs.String("direct", d.Direct, "which writes bypass the page cache (O_DIRECT): auto, always or never")
 	fs.TextVar(new(Size), "prepare-rate", d.PrepareRate, "`bytes` per second for preparing segments, or \"unlimited\"")
 	fs.Bool("keep-awake", d.KeepAwake, "keep processors from halting while there are appends: quicker, for power (root)")
 	fs.String("admin", d.Admin, "TCP `address` for /metrics, /healthz, /readyz and, on loopback, /debug/pprof; off if empty")

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/walsvc/walsvc/internal/codec"
+	"github.com/walsvc/walsvc/internal/disk"
 	"github.com/walsvc/walsvc/internal/limits"
 )
 
@@ -31,6 +32,9 @@ func (c Config) Validate() error {
 	c.validateTCP(refuse)
 	c.validateAdmin(refuse)
 
+	if _, err := disk.ParseDirect(c.Direct); err != nil {
+		refuse("%w", err)
+	}
 	if _, err := codec.Parse(c.Codec); err != nil && c.Codec != "auto" {
 		refuse("codec: %q is none of auto, none, s2, zstd", c.Codec)
 	}

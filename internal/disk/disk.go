@@ -76,6 +76,11 @@ type File interface {
 	// where that is what it takes). After an error nothing is known; never retry.
 	Sync() error
 
+	// Prefetch says that n bytes from off on will be read soon. It reads nothing
+	// for the caller, does not wait for the disk and cannot fail: a platform that
+	// has no use for it ignores it.
+	Prefetch(off, n int64)
+
 	// Size returns the file's length in bytes.
 	Size() (int64, error)
 

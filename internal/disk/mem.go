@@ -595,6 +595,9 @@ func (h *memHandle) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
+// Prefetch does nothing: it is all in memory.
+func (h *memHandle) Prefetch(int64, int64) {}
+
 func (h *memHandle) WriteAt(p []byte, off int64) (int, error) {
 	err := h.begin("write")
 	defer h.m.mu.Unlock()

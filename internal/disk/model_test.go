@@ -18,9 +18,9 @@ import (
 // TestMemAgreesWithOS runs the same random operations on the real file system
 // and on the one in memory: every result and every class of error is the same.
 func TestMemAgreesWithOS(t *testing.T) {
-	for _, o := range []OSOptions{{}, {Direct: true}} {
+	for _, o := range []OSOptions{{}, {Direct: DirectAlways}, {Direct: DirectNever}} {
 		for seed := range uint64(8) {
-			t.Run(fmt.Sprintf("direct=%t/seed=%d", o.Direct, seed), func(t *testing.T) {
+			t.Run(fmt.Sprintf("direct=%v/seed=%d", o.Direct, seed), func(t *testing.T) {
 				mem := NewMem()
 				if err := mem.MkdirAll("/vol"); err != nil {
 					t.Fatal(err)

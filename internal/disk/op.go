@@ -301,6 +301,9 @@ func (f *wrappedFile) FailSync() {
 	}
 }
 
+// Prefetch is no operation of its own: it changes nothing and cannot fail.
+func (f *wrappedFile) Prefetch(off, n int64) { f.f.Prefetch(off, n) }
+
 func (f *wrappedFile) Size() (size int64, err error) {
 	err = f.w.do(OpSize, f.path, func() error {
 		size, err = f.f.Size()

@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -17,16 +19,43 @@ import (
 
 // OSOptions configures OS. The zero value is good.
 type OSOptions struct {
-	// Direct asks for writes that bypass the page cache (O_DIRECT). It is a
-	// wish: a file system or a platform that does not take it gets buffered
-	// writes, and so does a single write whose offset or length is no multiple
-	// of 4 KiB. Reads are always buffered. It changes nothing about durability:
-	// that is File.Sync's in both cases.
-	//
-	// Without it, writes of limits.DirectWriteSize and more bypass the page cache
-	// where the file system says that it takes them: copying what is so large, and
-	// writing it back page by page, costs more than the disk does.
-	Direct bool
+	// Direct is which writes bypass the page cache (O_DIRECT). A file system or a
+	// platform that does not take them gets buffered writes, and so does a single
+	// write whose offset or length is no multiple of 4 KiB. Reads are always
+	// buffered. It changes nothing about durability: that is File.Sync's either way.
+	Direct Direct
+}
+
+// Direct is which writes bypass the page cache.
+type Direct uint8
+
+const (
+	// DirectAuto is for writes that nobody reads back as they come, where the file
+	// system says that it takes them: the way through the page cache costs a copy,
+	// and the sync has to find what was copied, page by page. While somebody follows
+	// what is written, so that it would be fetched from the disk at once, writes of
+	// less than limits.DirectWriteSize go through the page cache.
+	DirectAuto Direct = iota
+	// DirectAlways is for all writes, also where the file system does not say: one
+	// that takes the flag and then fails the writes fails them.
+	DirectAlways
+	// DirectNever is for none.
+	DirectNever
+)
+
+var directNames = [...]string{"auto", "always", "never"}
+
+func (d Direct) String() string { return directNames[d] }
+
+// ParseDirect reads what String writes; "" is auto.
+func ParseDirect(s string) (Direct, error) {
+	if i := slices.Index(directNames[:], s); i >= 0 {
+		return Direct(i), nil
+	}
+	if s == "" {
+		return DirectAuto, nil
+	}
+	return 0, fmt.Errorf("direct: %q is none of %s", s, strings.Join(directNames[:], ", "))
 }
 
 // OS returns the real file system. Files are made with mode 0600 and
@@ -34,9 +63,37 @@ type OSOptions struct {
 //
 // It is complete on Linux and macOS. Elsewhere it builds, Lock and Free return
 // errors.ErrUnsupported, and so no volume is opened for writing.
-func OS(o OSOptions) FS { return osFS{direct: o.Direct} }
+func OS(o OSOptions) FS { return osFS{direct: o.Direct, back: &readBack{}} }
 
-type osFS struct{ direct bool }
+type osFS struct {
+	direct Direct
+	back   *readBack
+}
+
+// A readBack knows how much of what is being written is read, by whatever
+// descriptor: who follows what is written reads each byte of it once, and whoever
+// looks something up reads a little of it now and then.
+type readBack struct {
+	tail   atomic.Pointer[osFile] // through which was last written
+	credit atomic.Int64           // bytes that will be written through the page cache
+}
+
+// reads notes that n bytes of f were read.
+func (b *readBack) reads(f *osFile, n int) {
+	if tail := b.tail.Load(); n > 0 && tail != nil && os.SameFile(tail.info, f.info) {
+		// Two who do this at a time may lose what one of them adds: it is an estimate.
+		b.credit.Store(min(b.credit.Load()+int64(n)*limits.ReadBackFactor, limits.MaxReadBack))
+	}
+}
+
+// writes notes that n bytes will be written to f, and reports whether it is worth
+// to keep them in the page cache.
+func (b *readBack) writes(f *osFile, n int) bool {
+	if b.tail.Load() != f {
+		b.tail.Store(f)
+	}
+	return b.credit.Load() > 0 && b.credit.Add(-int64(n)) >= 0
+}
 
 func (o osFS) Create(path string) (File, error) {
 	return o.open(path, os.O_RDWR|os.O_CREATE|os.O_EXCL)
@@ -54,12 +111,13 @@ func (o osFS) open(path string, flag int) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	file := &osFile{f: f, least: limits.DirectWriteSize}
-	if o.direct {
-		file.least = limits.BlockSize
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
-	if flag&os.O_RDWR != 0 {
-		if file.direct, err = openDirect(path, o.direct); err != nil {
+	file := &osFile{f: f, info: info, back: o.back, auto: o.direct == DirectAuto}
+	if flag&os.O_RDWR != 0 && o.direct != DirectNever {
+		if file.direct, err = openDirect(path, o.direct == DirectAlways); err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
 	}
@@ -206,13 +264,24 @@ type osFile struct {
 	// or nil. Linux keeps the two coherent: a direct write first writes back
 	// and then invalidates the pages it covers.
 	direct *os.File
-	least  int // bytes of a direct write
+	auto   bool        // direct is for what nobody reads back
+	info   fs.FileInfo // as it was opened: which file it is
+	back   *readBack
 }
 
-func (f *osFile) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p, off) }
+func (f *osFile) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.f.ReadAt(p, off)
+	f.back.reads(f, n)
+	return n, err
+}
+
+func (f *osFile) Prefetch(off, n int64) { willNeed(f.f, off, n) }
 
 func (f *osFile) WriteAt(p []byte, off int64) (int, error) {
-	if f.direct == nil || len(p) < f.least || len(p)%limits.BlockSize != 0 || off%limits.BlockSize != 0 {
+	if f.direct == nil || len(p)%limits.BlockSize != 0 || off%limits.BlockSize != 0 {
+		return f.f.WriteAt(p, off)
+	}
+	if f.auto && len(p) < limits.DirectWriteSize && f.back.writes(f, len(p)) {
 		return f.f.WriteAt(p, off)
 	}
 	if aligned(p) {

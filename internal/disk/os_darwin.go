@@ -10,6 +10,9 @@ import (
 // leaves the bytes in the drive's volatile cache.
 func datasync(f *os.File) error { return f.Sync() }
 
+// willNeed does nothing: the kernel reads ahead as it sees fit.
+func willNeed(*os.File, int64, int64) {}
+
 // openDirect returns nil: there is no O_DIRECT, and F_NOCACHE is only advice.
 func openDirect(string, bool) (*os.File, error) { return nil, nil }
 

@@ -34,6 +34,17 @@ func datasync(f *os.File) error {
 	return nil
 }
 
+// willNeed has the kernel read ahead into the page cache. It goes by reads one
+// after the other itself, and takes those of a frame's directory, behind its
+// blocks, for leaps.
+func willNeed(f *os.File, off, n int64) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = conn.Control(func(fd uintptr) { _ = unix.Fadvise(int(fd), off, n, unix.FADV_WILLNEED) })
+}
+
 // openDirect opens a file a second time, for direct writes. It returns nil
 // without an error if the file system does not do them in blocks of 4 KiB, or,
 // unless it is asked to try, if it does not say so.

@@ -28,7 +28,7 @@ func TestSyncsReachTheKernel(t *testing.T) {
 
 // TestDirectRefused opens a file whose file system knows no O_DIRECT.
 func TestDirectRefused(t *testing.T) {
-	f, err := OS(OSOptions{Direct: true}).Open("/proc/self/comm", true)
+	f, err := OS(OSOptions{Direct: DirectAlways}).Open("/proc/self/comm", true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,8 @@ import (
 
 func datasync(f *os.File) error { return f.Sync() }
 
+func willNeed(*os.File, int64, int64) {}
+
 func openDirect(string, bool) (*os.File, error) { return nil, nil }
 
 func flock(*os.File) error { return errors.ErrUnsupported }

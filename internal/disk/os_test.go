@@ -146,7 +146,7 @@ func TestLockOfAnotherProcess(t *testing.T) {
 // all back. It runs the same where the file system refuses O_DIRECT.
 func TestDirect(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "f")
-	f, err := OS(OSOptions{Direct: true}).Create(path)
+	f, err := OS(OSOptions{Direct: DirectAlways}).Create(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,37 +190,57 @@ func TestDirect(t *testing.T) {
 	}
 }
 
-// TestDirectTakesWholeBlocks puts two files behind one osFile and sees in which
+// TestWhichWritesAreDirect puts two files behind one osFile and sees in which
 // of them a write lands.
-func TestDirectTakesWholeBlocks(t *testing.T) {
+func TestWhichWritesAreDirect(t *testing.T) {
+	const large = limits.DirectWriteSize
 	for _, c := range []struct {
 		name   string
 		off    int64
 		n      int
-		least  int // default a block
+		auto   bool
+		read   int  // bytes, before the write
+		other  bool // what was read is another file
 		askew  bool
 		direct bool
 	}{
-		{name: "less than what is large", off: block, n: 3 * block, least: 4 * block},
-		{name: "what is large", off: block, n: 4 * block, least: 4 * block, direct: true},
 		{name: "a block", off: block, n: block, direct: true},
 		{name: "a block, askew in memory", off: block, n: block, askew: true, direct: true},
 		{name: "blocks at half a block", off: block / 2, n: 2 * block},
 		{name: "a sector at a sector", off: 512, n: 512},
 		{name: "a block and a half", off: 0, n: block + block/2},
 		{name: "a byte", off: 0, n: 1},
+		{name: "what is read", n: block, read: block, direct: true},
+		{name: "auto, not read", n: block, auto: true, direct: true},
+		{name: "auto, read", n: block, auto: true, read: block},
+		{name: "auto, a quarter read", n: 4 * block, auto: true, read: block},
+		{name: "auto, less than a quarter read", n: 4 * block, auto: true, read: block - 1, direct: true},
+		{name: "auto, read, and large", n: large, auto: true, read: large, direct: true},
+		{name: "auto, another file was read", n: block, auto: true, read: block, other: true, direct: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			var files [2]*os.File
+			back := &readBack{}
+			var files [2]*osFile
 			for i := range files {
 				f, err := os.Create(filepath.Join(dir, fmt.Sprint(i)))
 				if err != nil {
 					t.Fatal(err)
 				}
-				files[i] = f
+				info, err := f.Stat()
+				if err != nil {
+					t.Fatal(err)
+				}
+				files[i] = &osFile{f: f, info: info, back: back, auto: c.auto}
 			}
-			f := &osFile{f: files[0], direct: files[1], least: max(c.least, block)}
+			f, direct := files[0], files[1]
+			f.direct = direct.f
+			back.writes(f, block) // says what is being written
+			from := f
+			if c.other {
+				from = direct
+			}
+			back.reads(&osFile{info: from.info}, c.read) // through a descriptor of its own
 			p := AlignedBuffer(c.n + 1)[:c.n]
 			if c.askew {
 				p = AlignedBuffer(c.n + 1)[1:]
@@ -230,11 +250,11 @@ func TestDirectTakesWholeBlocks(t *testing.T) {
 			}
 			var sizes [2]int64
 			for i, f := range files {
-				info, err := f.Stat()
+				size, err := f.Size()
 				if err != nil {
 					t.Fatal(err)
 				}
-				sizes[i] = info.Size()
+				sizes[i] = size
 			}
 			want := [2]int64{c.off + int64(c.n), 0}
 			if c.direct {
@@ -250,18 +270,54 @@ func TestDirectTakesWholeBlocks(t *testing.T) {
 	}
 }
 
-// TestLargeWritesAreDirect: without being asked, where the file system says that
-// it takes them, and coherent with what went through the page cache.
-func TestLargeWritesAreDirect(t *testing.T) {
+// TestReadBack: what a follower reads is kept in the page cache, from the second frame
+// on; who looks something up now and then costs little of the direct way.
+func TestReadBack(t *testing.T) {
+	const frame, frames = 28 << 10, 1000
+	for _, c := range []struct {
+		name        string
+		read, every int // bytes, after so many frames
+		least, most int // frames that are kept
+	}{
+		{"nobody", 0, 1, 0, 0},
+		{"a follower", frame, 1, frames - 1, frames - 1},
+		{"a follower of a third of it", frame / 3, 1, frames - 1, frames - 1},
+		{"a reader of all of it, once", frames / 2 * frame, frames / 2, limits.MaxReadBack / frame, limits.MaxReadBack / frame},
+		{"lookups", 64 << 10, 100, 60, 100},
+	} {
+		opened, err := OS(OSOptions{}).Create(filepath.Join(t.TempDir(), "f"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := opened.(*osFile)
+		kept := 0
+		for i := range frames {
+			if f.back.writes(f, frame) {
+				kept++
+			}
+			if (i+1)%c.every == 0 {
+				f.back.reads(f, c.read)
+			}
+		}
+		if kept < c.least || kept > c.most {
+			t.Errorf("%s: %d of %d frames went through the page cache, want %d to %d", c.name, kept, frames, c.least, c.most)
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestCachedAndDirectAgree writes both ways, over each other and before what was
+// cached is written back: what is read is what was written last.
+func TestCachedAndDirectAgree(t *testing.T) {
 	opened, err := OS(OSOptions{}).Create(filepath.Join(t.TempDir(), "f"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := opened.(*osFile)
-	if f.least != limits.DirectWriteSize {
-		t.Errorf("writes from %d bytes on are direct, want %d", f.least, limits.DirectWriteSize)
-	}
-	want := AlignedBuffer(3 * limits.DirectWriteSize)
+	const large = limits.DirectWriteSize
+	want := AlignedBuffer(3 * large)
 	write := func(off, n int, with byte) {
 		t.Helper()
 		for i := range want[off : off+n] {
@@ -271,20 +327,45 @@ func TestLargeWritesAreDirect(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(0, 3*limits.DirectWriteSize, 'a')
-	write(limits.BlockSize, limits.BlockSize, 'b')             // through the page cache, over it ...
-	write(limits.DirectWriteSize, limits.DirectWriteSize, 'c') // ... direct beside it ...
-	write(0, limits.DirectWriteSize, 'd')                      // ... and over it, before it is written back
-	write(limits.DirectWriteSize-limits.BlockSize, 2*limits.BlockSize, 'e')
+	check := func() {
+		t.Helper()
+		got := make([]byte, len(want))
+		if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("read back other bytes, %v", err)
+		}
+	}
+	write(0, 3*large, 'a')
+	write(2*block, block, 'b') // nobody has read it
+	check()
+	write(block, block, 'c') // through the page cache ...
+	write(large, large, 'd') // ... direct beside it ...
+	write(0, large, 'e')     // ... and over it, before it is written back
+	write(large-block, 2*block, 'f')
+	check()
+	f.back.credit.Store(0) // much later
+	write(large, block, 'g')
+	check()
 	if err := f.Sync(); err != nil {
 		t.Fatal(err)
 	}
-	got := make([]byte, len(want))
-	if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("read back other bytes, %v", err)
-	}
+	check()
 	if err := f.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestParseDirect: what String writes is read again.
+func TestParseDirect(t *testing.T) {
+	for _, d := range []Direct{DirectAuto, DirectAlways, DirectNever} {
+		if got, err := ParseDirect(d.String()); got != d || err != nil {
+			t.Errorf("ParseDirect(%q) = %v, %v", d, got, err)
+		}
+	}
+	if got, err := ParseDirect(""); got != DirectAuto || err != nil {
+		t.Errorf("of nothing: %v, %v", got, err)
+	}
+	if _, err := ParseDirect("true"); err == nil {
+		t.Error("true is taken")
 	}
 }
 

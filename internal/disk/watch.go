@@ -264,6 +264,11 @@ func (f *watchedFile) Sync() error {
 	return f.f.Sync()
 }
 
+func (f *watchedFile) Prefetch(off, n int64) {
+	defer f.w.leave(f.w.enter(Op{Kind: OpRead, Name: f.name, Offset: off, Len: n}))
+	f.f.Prefetch(off, n)
+}
+
 func (f *watchedFile) Size() (int64, error) {
 	defer f.w.leave(f.w.enter(Op{Kind: OpSize, Name: f.name}))
 	return f.f.Size()

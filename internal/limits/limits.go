@@ -82,8 +82,15 @@ const (
 	LoneFrameSize = 16 << 10
 
 	// DirectWriteSize is from how many bytes on a single write bypasses the page
-	// cache, where the file system takes that.
+	// cache, where the file system takes that, even while what is written is read
+	// back at once.
 	DirectWriteSize = 1 << 20
+
+	// ReadBackFactor is how many bytes are written through the page cache for each byte
+	// that was read of the file that is being written: who follows one log of a few
+	// reads a part of it. MaxReadBack bounds how much that is before more is read.
+	ReadBackFactor = 4
+	MaxReadBack    = 4 << 20
 
 	// MaxCommandsPerFrame bounds the commands of one frame.
 	MaxCommandsPerFrame = 1 << 15
@@ -200,6 +207,10 @@ const (
 
 	// ReplayMessageSize is when a replay message is sent off, in bytes of records.
 	ReplayMessageSize = 256 << 10
+
+	// ReplayReadAhead is how much the disk is asked to read ahead of a replay, in
+	// bytes: what it reads while one message is on its way, with something to spare.
+	ReplayReadAhead = 8 << 20
 
 	// MaxReplays bounds the replays running at once.
 	MaxReplays = 1024

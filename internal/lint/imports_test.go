@@ -39,7 +39,7 @@ var directions = map[string]direction{
 	"internal/server": {[]string{"proto/walsvc/v1", "internal/wire", "wal"},
 		"what it needs of the journal it asks the engine for: a path around wal is a path around sequencing and promises"},
 	"internal/telemetry": {[]string{"wal"}, "it counts what the engine tells and asks for what the engine counts; neither knows Prometheus"},
-	"internal/config":    {nil, "settings are read before anything exists"},
+	"internal/config":    {[]string{"internal/disk"}, "settings are read before anything exists"},
 	"client":             {[]string{"proto/walsvc/v1", "internal/wire"}, "other programs import it: the engine must not come along, nor be needed"},
 
 	"internal/docstore": {[]string{"client"}, "an engine on top of walsvc sees of it what any user sees"},

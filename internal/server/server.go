@@ -58,7 +58,7 @@ type Options struct {
 	FormatVersion uint32
 	// Codec and Direct are what GetServerInfo says of the volume's options.
 	Codec  string
-	Direct bool
+	Direct string
 	// Heartbeat is how often a follower hears the durable LSN when nothing else
 	// comes; default limits.HeartbeatInterval.
 	Heartbeat time.Duration

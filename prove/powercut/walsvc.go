@@ -52,8 +52,12 @@ func (w *walsvc) start(ctx context.Context, d *power.Disk, mount string) error {
 	w.volume = filepath.Join(mount, volume)
 	w.address = filepath.Join(w.volume, "walsvc.sock")
 	line, ready := whenSaid("ready ")
+	mode := "never"
+	if w.direct {
+		mode = "always"
+	}
 	p, err := startProcess(program{name: w.binary, out: line,
-		args: []string{"--data", w.volume, "--create", "--segment-size", segmentSize, fmt.Sprintf("--direct=%t", w.direct)}})
+		args: []string{"--data", w.volume, "--create", "--segment-size", segmentSize, "--direct", mode}})
 	if err != nil {
 		return err
 	}

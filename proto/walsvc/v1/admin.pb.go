@@ -982,9 +982,10 @@ type GetServerInfoResponse struct {
 	// codec that blocks are compressed with on disk: "auto", "none", "s2" or
 	// "zstd". auto measures, and compresses when that pays for itself.
 	Codec string `protobuf:"bytes,5,opt,name=codec,proto3" json:"codec,omitempty"`
-	// direct says that frames are written past the page cache, where the file
-	// system takes that.
-	Direct        bool `protobuf:"varint,6,opt,name=direct,proto3" json:"direct,omitempty"`
+	// direct is which writes bypass the page cache, where the file system takes
+	// that: "auto", "always" or "never". auto are those that nobody reads back as
+	// they come.
+	Direct        string `protobuf:"bytes,6,opt,name=direct,proto3" json:"direct,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1054,11 +1055,11 @@ func (x *GetServerInfoResponse) GetCodec() string {
 	return ""
 }
 
-func (x *GetServerInfoResponse) GetDirect() bool {
+func (x *GetServerInfoResponse) GetDirect() string {
 	if x != nil {
 		return x.Direct
 	}
-	return false
+	return ""
 }
 
 // Holder is what keeps segments from being used again.
@@ -1633,7 +1634,7 @@ const file_walsvc_v1_admin_proto_rawDesc = "" +
 	"\x0eformat_version\x18\x03 \x01(\rR\rformatVersion\x12(\n" +
 	"\x06limits\x18\x04 \x03(\v2\x10.walsvc.v1.LimitR\x06limits\x12\x14\n" +
 	"\x05codec\x18\x05 \x01(\tR\x05codec\x12\x16\n" +
-	"\x06direct\x18\x06 \x01(\bR\x06direct\"\xb0\x02\n" +
+	"\x06direct\x18\x06 \x01(\tR\x06direct\"\xb0\x02\n" +
 	"\x06Holder\x12)\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x15.walsvc.v1.HolderKindR\x04kind\x12\x10\n" +
 	"\x03log\x18\x02 \x01(\tR\x03log\x12\x12\n" +
