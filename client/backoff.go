@@ -2,8 +2,11 @@ package client
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"time"
+
+	"google.golang.org/grpc"
 )
 
 // How long to wait between attempts: from the first to the last, doubling.
@@ -11,6 +14,31 @@ const (
 	firstBackoff = 20 * time.Millisecond
 	lastBackoff  = 5 * time.Second
 )
+
+// limitedTries is how often a call is made that the service has too many of: some ten
+// seconds, at the pause that it asks for.
+const limitedTries = 8
+
+// waitTurn makes a call again that the service refused because there were too many in
+// that second. Nothing was done then, so any call may be repeated; a program that
+// opens ten thousand logs when it starts has no better plan either.
+func waitTurn(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	var pause backoff
+	for {
+		err := call(ctx, method, req, reply, conn, opts...)
+		if err == nil || pause.failed == limitedTries-1 {
+			return err
+		}
+		refused := fromStatus(err)
+		if !errors.Is(refused, ErrRateLimited) {
+			return err
+		}
+		pause.first = max(firstBackoff, refused.RetryAfter)
+		if pause.wait(ctx) != nil {
+			return err
+		}
+	}
+}
 
 // backoff spaces attempts that fail: the first pause is of first, the next ones
 // double up to lastBackoff.

@@ -174,6 +174,7 @@ func newClient(conn *grpc.ClientConn, o Options) *Client {
 func transport(target string, o Options) (string, []grpc.DialOption, error) {
 	dial := []grpc.DialOption{
 		grpc.WithDefaultServiceConfig(retryReads),
+		grpc.WithUnaryInterceptor(waitTurn),
 		grpc.WithDefaultCallOptions(
 			grpc.ForceCodecV2(wire.Codec()),
 			grpc.MaxCallRecvMsgSize(limits.MaxMessageSize),

@@ -64,7 +64,7 @@ var (
 	ErrPoisoned            = errors.New("volume is poisoned by a failed write")
 	ErrUnavailable         = errors.New("service is stopping or cannot be reached")
 	ErrCreditExceeded      = errors.New("more unacknowledged than the stream's credit")
-	ErrRateLimited         = errors.New("too many calls per second")
+	ErrRateLimited         = errors.New("too many calls per second") // still, after some ten seconds of waiting
 	ErrTooManyReplays      = errors.New("too many replays at once")
 	ErrInternal            = errors.New("internal error of the service")
 )

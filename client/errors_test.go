@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -126,6 +127,46 @@ func TestBackoff(t *testing.T) {
 		defer cancel()
 		if err := b.wait(ctx); err != io.EOF {
 			t.Fatalf("got %v, want the context's cause", err)
+		}
+	})
+}
+
+// TestWaitTurn: a call that was refused because there were too many is made again, as
+// late as the service asks for, and no other one is.
+func TestWaitTurn(t *testing.T) {
+	limited := failure(codes.ResourceExhausted, "RATE_LIMITED", "text")
+	for _, c := range []struct {
+		name    string
+		answers []error // the last one for ever
+		calls   int
+		want    error
+	}{
+		{"taken at once", []error{nil}, 1, nil},
+		{"taken at last", []error{limited, limited, limited, nil}, 4, nil},
+		{"refused for another reason", []error{limited, failure(codes.ResourceExhausted, "FULL", "text")}, 2, ErrFull},
+		{"never taken", []error{limited}, limitedTries, ErrRateLimited},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			calls, last := 0, time.Now()
+			err := waitTurn(t.Context(), "/m", nil, nil, nil, func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+				if calls > 0 && time.Since(last) < firstBackoff<<(calls-1)/2 {
+					t.Errorf("%s: call %d after %v", c.name, calls+1, time.Since(last))
+				}
+				last = time.Now()
+				calls++
+				return c.answers[min(calls, len(c.answers))-1]
+			})
+			if calls != c.calls || c.want == nil && err != nil || c.want != nil && !errors.Is(called(err, "call"), c.want) {
+				t.Errorf("%s: %v after %d calls", c.name, err, calls)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), firstBackoff/4)
+		defer cancel()
+		err := waitTurn(ctx, "/m", nil, nil, nil, func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return limited })
+		if !errors.Is(called(err, "call"), ErrRateLimited) {
+			t.Errorf("when the caller gives up: %v", err)
 		}
 	})
 }
