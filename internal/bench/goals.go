@@ -175,6 +175,8 @@ func (a *arena) steps(o *CompareOptions, e *Echo, streams *EchoStreams) []step {
 		o.load(a.shipped, "1 caller", Load{Callers: 1}, latencyTo(oneCallerUS)),
 		o.loop(dir, 64, Loop64PerSecond),
 		o.load(a.shipped, "64 callers", Load{Callers: 64}, rateTo(callers64PerSecond)),
+		// Not behind what has volumes prepare segments long after it has ended.
+		a.openLoop(o),
 		{"bare gRPC, 64 connections", func(ctx context.Context, f Figures) error {
 			got, err := Load{Callers: goalEach, Size: o.Size, Duration: o.Duration}.Run(ctx, streams.Logs)
 			f[echo64PerSecond] = got.PerSecond
@@ -194,7 +196,6 @@ func (a *arena) steps(o *CompareOptions, e *Echo, streams *EchoStreams) []step {
 		o.load(a.raw, "1 MiB", Load{Callers: 1, Pipelined: true, Size: goalLarge}, func(f Figures, got AppendResult) {
 			f[largeBytesPerSecond] = got.BytesPerSecond
 		}),
-		a.openLoop(o),
 		a.replay(0, 1, o.own(), replayOwnPerSecond),
 		a.replay(1, goalShared, o.shared(), replaySharePerSecond),
 		{"walsvc, first record", func(ctx context.Context, f Figures) error {
