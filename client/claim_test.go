@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"google.golang.org/grpc/codes"
 
 	"github.com/walsvc/walsvc/internal/wire"
 	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
@@ -219,6 +220,32 @@ func TestReplayClaimsWhatItHasRead(t *testing.T) {
 				t.Errorf("it claims LSN %d", got)
 			}
 		})
+	}
+}
+
+// TestReplayWaitsForWhatItClaims: a service that stops while a replay asks it where the
+// log ends is asked again, and what the replay claims is what it says then.
+func TestReplayWaitsForWhatItClaims(t *testing.T) {
+	f := newFake()
+	l := f.log("orders")
+	l.add([]byte("record"))
+	failures := 5 // one more than the transport tries by itself
+	f.onGet = func() error {
+		if failures--; failures >= 0 {
+			return failure(codes.Unavailable, "DRAINING", "stopping")
+		}
+		return nil
+	}
+	c := f.serve(t, Options{})
+	for _, err := range c.Log("orders").Replay(t.Context(), ReplayOptions{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if failures >= 0 || len(f.claims) != 1 || f.claims[0].GetLsn() != 1 || !l.proves(f.claims[0]) {
+		t.Errorf("it claims %v, with %d failures to come", f.claims, failures)
 	}
 }
 

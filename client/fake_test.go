@@ -40,6 +40,8 @@ type fake struct {
 	onBatch func(log string, b *wire.Batch) *walsvcv1.Refusal
 	// onOpen says why a producer is not opened.
 	onOpen func() error
+	// onGet says why a log is not told of.
+	onGet func() error
 	// onBind says why a bind is refused.
 	onBind func(b *walsvcv1.Bind) *walsvcv1.Refusal
 	// onVerdict may change what is about to be said.
@@ -224,6 +226,11 @@ func (l *fakeLog) addRun(run []byte) (count uint32, checksum uint32) {
 func (f *fake) GetLog(_ context.Context, req *walsvcv1.GetLogRequest) (*walsvcv1.GetLogResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.onGet != nil {
+		if err := f.onGet(); err != nil {
+			return nil, err
+		}
+	}
 	l := f.logs[req.GetName()]
 	if l == nil {
 		return nil, failure(codes.NotFound, "LOG_NOT_FOUND", "no such log")

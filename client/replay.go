@@ -223,7 +223,10 @@ func (l *Log) receive(ctx context.Context, o ReplayOptions, parts chan<- part, l
 // end returns the log's end as a claim, or an *Error.
 func (l *Log) end(ctx context.Context) (Claim, error) {
 	info, err := l.Info(ctx)
-	return info.Claim(), err
+	if err != nil {
+		return Claim{}, err // who asks again must not find the claim of a log that he knows nothing of
+	}
+	return info.Claim(), nil
 }
 
 // receiveStream fills parts from one stream, and moves o behind what it got, its
