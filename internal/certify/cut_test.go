@@ -1,6 +1,7 @@
 package certify
 
 import (
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -129,23 +130,21 @@ func TestDamageInTheJournal(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		var newest string
 		for _, e := range entries {
-			if strings.HasSuffix(e.Name, ".wal") {
-				newest = e.Name
+			if !strings.HasSuffix(e.Name, ".wal") {
+				continue
 			}
-		}
-		f, err := mem.Open(volume+"/"+newest, true)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		// All of it but the header, as if nothing had been written.
-		if _, err := f.WriteAt(make([]byte, segmentSize-8192), 8192); err != nil {
-			t.Error(err)
-		}
-		if err := f.Sync(); err != nil {
-			t.Error(err)
+			f, err := mem.Open(volume+"/"+e.Name, true)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			// All but the header, as if nothing had been written: of every segment, since
+			// the newest one may have begun just before the cut.
+			_, err = f.WriteAt(make([]byte, segmentSize-8192), 8192)
+			if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 	r, err := Cuts(t.Context(), o, nil)
