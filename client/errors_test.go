@@ -8,9 +8,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/walsvc/walsvc/internal/server"
 	"github.com/walsvc/walsvc/internal/wire"
@@ -134,7 +136,13 @@ func TestBackoff(t *testing.T) {
 // TestWaitTurn: a call that was refused because there were too many is made again, as
 // late as the service asks for, and no other one is.
 func TestWaitTurn(t *testing.T) {
-	limited := failure(codes.ResourceExhausted, "RATE_LIMITED", "text")
+	const after = 5 * firstBackoff
+	s, err := status.New(codes.ResourceExhausted, "text").WithDetails(
+		&errdetails.ErrorInfo{Reason: "RATE_LIMITED", Domain: "walsvc"}, &errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited := s.Err()
 	for _, c := range []struct {
 		name    string
 		answers []error // the last one for ever
@@ -149,7 +157,7 @@ func TestWaitTurn(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			calls, last := 0, time.Now()
 			err := waitTurn(t.Context(), "/m", nil, nil, nil, func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
-				if calls > 0 && time.Since(last) < firstBackoff<<(calls-1)/2 {
+				if calls > 0 && time.Since(last) < min(after<<(calls-1), lastBackoff)/2 {
 					t.Errorf("%s: call %d after %v", c.name, calls+1, time.Since(last))
 				}
 				last = time.Now()

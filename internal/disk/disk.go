@@ -4,7 +4,8 @@
 // else, so that a fake is short and a review of "what did we ask the disk" is
 // a review of one interface. Six implementations stand behind it:
 //
-//	OS        the real one: fdatasync, directory sync, flock, optional O_DIRECT
+//	OS        the real one: fdatasync, directory sync, flock, and O_DIRECT for
+//	          what nobody reads back as it is written
 //	Mem       in memory, and it can crash: what was synced stays, each unsynced
 //	          4 KiB block and each unsynced directory entry survives at random
 //	Record    wraps another and tells of every operation when it begins and ends
@@ -77,8 +78,8 @@ type File interface {
 	Sync() error
 
 	// Prefetch says that n bytes from off on will be read soon. It reads nothing
-	// for the caller, does not wait for the disk and cannot fail: a platform that
-	// has no use for it ignores it.
+	// for the caller, does not wait for what it asks for and cannot fail: a
+	// platform that has no use for it ignores it. It makes nothing durable.
 	Prefetch(off, n int64)
 
 	// Size returns the file's length in bytes.

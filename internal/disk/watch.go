@@ -264,6 +264,7 @@ func (f *watchedFile) Sync() error {
 	return f.f.Sync()
 }
 
+// Prefetch is watched as a read: asking a disk that hangs may wait as well.
 func (f *watchedFile) Prefetch(off, n int64) {
 	defer f.w.leave(f.w.enter(Op{Kind: OpRead, Name: f.name, Offset: off, Len: n}))
 	f.f.Prefetch(off, n)

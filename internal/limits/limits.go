@@ -88,9 +88,12 @@ const (
 
 	// ReadBackFactor is how many bytes are written through the page cache for each byte
 	// that was read of the file that is being written: who follows one log of a few
-	// reads a part of it. MaxReadBack bounds how much that is before more is read.
+	// reads a part of it.
 	ReadBackFactor = 4
-	MaxReadBack    = 4 << 20
+
+	// MaxReadBack bounds what is written through the page cache for what was read, in
+	// bytes, until more is read.
+	MaxReadBack = 4 << 20
 
 	// MaxCommandsPerFrame bounds the commands of one frame.
 	MaxCommandsPerFrame = 1 << 15
