@@ -36,6 +36,9 @@ type Options struct {
 	Depth int
 	// Codec says how blocks are compressed; default Auto.
 	Codec CodecPolicy
+	// Memory returns n bytes for what frames are written from: see Frame.Image. Default
+	// is memory that begins anywhere; O_DIRECT wants it aligned.
+	Memory func(n int) []byte
 	// NoGathering seals as soon as the disk is ready, also when those who were
 	// just told would be back in a moment. It is there to be measured against.
 	NoGathering bool
@@ -155,6 +158,9 @@ func New(o Options) *Bus {
 	o.LoneSize = orDefault(o.LoneSize, limits.LoneFrameSize)
 	o.Depth = orDefault(o.Depth, 1)
 	o.IdleDelay = orDefault(o.IdleDelay, limits.IdlePromiseDelay)
+	if o.Memory == nil {
+		o.Memory = func(n int) []byte { return make([]byte, n) }
+	}
 	b := &Bus{
 		o:       o,
 		began:   time.Now(),
@@ -163,6 +169,7 @@ func New(o Options) *Bus {
 		free: freeList{
 			blockSize: o.BlockSize,
 			fullSize:  o.FullSize,
+			memory:    o.Memory,
 			keep:      (o.Depth + 1) * (o.FullSize/o.BlockSize + 1),
 		},
 		policy: newPolicy(o.Codec),

@@ -14,13 +14,16 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/cockroachdb/datadriven"
 	"go.uber.org/goleak"
 
 	"github.com/walsvc/walsvc/batcher"
 	"github.com/walsvc/walsvc/internal/codec"
+	"github.com/walsvc/walsvc/internal/disk"
 	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/segment"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -108,6 +111,30 @@ func (s *stage) take() string {
 		return "nothing\n"
 	}
 	return strings.Join(lines, "\n") + "\n"
+}
+
+// checkImage holds a frame's image against its contract: whoever writes from it writes
+// its blocks, and has room around them.
+func checkImage(t *testing.T, f *batcher.Frame) {
+	t.Helper()
+	image, at := f.Image(), limits.FrameHeaderSize
+	if p := uintptr(unsafe.Pointer(unsafe.SliceData(image))); p%limits.BlockSize != 0 {
+		t.Errorf("the image begins at %#x, and Options.Memory on whole disk blocks", p)
+	}
+	for i, block := range f.Blocks() {
+		if to := at + len(block.Stored); to > len(image) {
+			t.Fatalf("block %d ends at %d of an image of %d bytes", i, to, len(image))
+		} else if at < to && &image[at] != &block.Stored[0] {
+			t.Errorf("block %d does not lie at %d of the image", i, at)
+		}
+		at += len(block.Stored)
+	}
+	if at != len(image) {
+		t.Errorf("the image has %d bytes, its blocks end at %d", len(image), at)
+	}
+	if need := int(segment.FrameSize(len(f.Meta()), len(f.Blocks()), int64(at-limits.FrameHeaderSize))); cap(image) < need {
+		t.Errorf("the image has room for %d bytes, the frame takes %d", cap(image), need)
+	}
 }
 
 func (s *stage) submit(f *batcher.Frame) {
@@ -419,6 +446,7 @@ func TestBlocks(t *testing.T) {
 		{"zstd", batcher.Fixed(codec.Zstd), []run{{1, text[:9000]}}, "zstd:9000"},
 		{"noise", batcher.Fixed(codec.Zstd), []run{{1, noise[:9000]}}, "none:9000"},
 		{"none", batcher.Fixed(codec.None), []run{{1, text[:9000]}}, "none:9000"},
+		{"an image to the brim", batcher.Fixed(codec.None), []run{{1, text[:128<<10-limits.FrameHeaderSize]}}, "none:130944"},
 		{"filled", batcher.Fixed(codec.S2), []run{{1, text[:100_000]}, {1, text[:40_000]}, {1, text[:50]}}, "s2:140000 none:50"},
 		{"long run alone", batcher.Fixed(codec.S2), []run{{1, text[:1000]}, {1, text[:300_000]}, {1, text[:2000]}}, "s2:1000 s2:300000 s2:2000"},
 		{"pure", batcher.Fixed(codec.S2), []run{{1, text[:32<<10]}, {2, text[:500]}, {1, text[:500]}}, "s2:32768 s2:1000"},
@@ -433,7 +461,8 @@ func TestBlocks(t *testing.T) {
 			var bus *batcher.Bus
 			var got []string
 			var opened [][]byte
-			bus = open(t, batcher.Options{Codec: tt.policy, LoneSize: 1 << 30, Submit: func(f *batcher.Frame) {
+			bus = open(t, batcher.Options{Codec: tt.policy, LoneSize: 1 << 30, Memory: disk.AlignedBuffer, Submit: func(f *batcher.Frame) {
+				checkImage(t, f)
 				for _, block := range f.Blocks() {
 					if sum := crc32.Checksum(block.Stored, crc32.MakeTable(crc32.Castagnoli)); sum != block.Checksum {
 						t.Errorf("checksum %08x, want %08x", block.Checksum, sum)

@@ -66,8 +66,15 @@
 // takes nobody until it is sealed; Board waits. With Depth frames handed on, what
 // is on board is bounded by (Depth+1) x (FullSize + one caller's bytes) raw, and
 // the same compressed, besides one inserted frame that waits. Memory kept for
-// reuse is bounded by (Depth+1) x (FullSize/BlockSize + 1) buffers of four
-// BlockSize each, and as many frames as were in use at once.
+// reuse is bounded by (Depth+1) x (FullSize/BlockSize + 1) buffers for compressing, of four
+// BlockSize each, and as many frames as were in use at once, of twice FullSize.
+//
+// # Copies
+//
+// A run is copied once, into the image of the frame that it boards (Frame.Image): aligned
+// memory with room for a header in front, which the frame is written from. What is
+// stored as it came stays where it is; what is compressed is copied back into the
+// image, and what follows it moves up.
 //
 // # Compression
 //

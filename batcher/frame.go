@@ -64,8 +64,10 @@ type Frame struct {
 	Tag uint8
 
 	blockSize int
-	free      *freeList // nil for frames that are filled outside the lock
+	memory    func(n int) []byte // see Options.Memory
+	free      *freeList          // nil for frames that are filled outside the lock
 	meta      []byte
+	image     []byte // see Image
 	bufs      []*buffer
 	blocks    []Block
 	riders    []Rider
@@ -90,13 +92,16 @@ type Frame struct {
 	service                           int64 // from when the disk was free for the frame to its landing
 }
 
-// A buffer is a block under construction, reused together with its memory.
+// A buffer is a block under construction, reused together with its memory. What is
+// in it lies in the frame's image, which may move while the frame fills.
 type buffer struct {
 	next   *buffer // among those claimed together, or free
-	raw    []byte
-	summed int    // bytes at the front of raw that sum is the CRC-32C of
-	sum    uint32 // of what it was given with the sum of, and nothing else before it
-	packed []byte // what tried made of raw
+	at     int     // where it begins in the frame's image
+	size   int     // in bytes, raw
+	raw    []byte  // the same, once nothing more is added
+	summed int     // bytes at the front that sum is the CRC-32C of
+	sum    uint32  // of what it was given with the sum of, and nothing else before it
+	packed []byte  // what tried made of raw
 	group  uint64
 	mixed  bool        // holds runs of several groups
 	tried  codec.Codec // chosen when the block was claimed
@@ -137,7 +142,7 @@ func (f *Frame) AddRecords(group uint64, run []byte) (block, offset int) {
 func (f *Frame) AddSummed(group uint64, run []byte, sum uint32) (block, offset int) {
 	block, offset, buf := f.addRecords(group, run)
 	if buf.summed == offset && len(run) >= crc32c.JoinSize {
-		buf.summed, buf.sum = len(buf.raw), crc32c.Join(buf.sum, sum, uint32(len(run)))
+		buf.summed, buf.sum = buf.size, crc32c.Join(buf.sum, sum, uint32(len(run)))
 	}
 	return block, offset
 }
@@ -147,30 +152,49 @@ func (f *Frame) addRecords(group uint64, run []byte) (block, offset int, buf *bu
 		panic(fmt.Sprintf("batcher: run of %d bytes is over the limit %d", len(run), limits.MaxBlockRawSize))
 	}
 	buf = f.blockFor(group, len(run))
-	offset = len(buf.raw)
+	offset = buf.size
 	buf.mixed = buf.mixed || buf.group != group
-	buf.raw = append(buf.raw, run...)
+	f.reserve(len(run))
+	f.image = append(f.image, run...)
+	buf.size += len(run)
 	f.rawSize += len(run)
 	return len(f.bufs) - 1, offset, buf
+}
+
+// minImage is the smallest image, in bytes.
+const minImage = 16 << 10
+
+// reserve makes room in the image for n more bytes.
+func (f *Frame) reserve(n int) {
+	need := max(len(f.image), limits.FrameHeaderSize) + n
+	if need > cap(f.image) {
+		// Doubled, so that a frame which fills is copied once or twice. Whoever packs a
+		// block meanwhile goes on reading it where it was.
+		larger := f.memory(max(minImage, 2*cap(f.image), (need+limits.BlockSize-1)&^(limits.BlockSize-1)))
+		f.image = append(larger[:0], f.image...)
+	}
+	if len(f.image) == 0 {
+		f.image = f.image[:limits.FrameHeaderSize]
+	}
 }
 
 // blockFor returns the block that takes the next n bytes of group.
 func (f *Frame) blockFor(group uint64, n int) *buffer {
 	if last := len(f.bufs) - 1; last >= f.claimed {
 		buf := f.bufs[last]
-		held := len(buf.raw)
+		held := buf.size
 		switch {
 		case held >= f.blockSize:
 		case held > 0 && held+n > 2*f.blockSize:
-			// A long run gets a block of its own: pooled buffers stay small, and
-			// no block grows over limits.MaxBlockRawSize.
+			// A long run gets a block of its own: what is packed stays small, and no
+			// block grows over limits.MaxBlockRawSize.
 		case held >= pureSize && !buf.mixed && buf.group != group:
 		default:
 			return buf
 		}
 	}
 	buf := f.free.buffer()
-	buf.group = group
+	buf.group, buf.at = group, max(len(f.image), limits.FrameHeaderSize)
 	f.bufs = append(f.bufs, buf)
 	return buf
 }
@@ -208,6 +232,13 @@ func (f *Frame) Meta() []byte { return f.meta }
 // Publish when the frame landed without an error.
 func (f *Frame) Blocks() []Block { return f.blocks }
 
+// Image returns what the frame may be written from without copying its blocks: memory
+// from Options.Memory with room for a header of limits.FrameHeaderSize bytes, then the
+// blocks as they are stored, each behind the one before. Behind them it has
+// capacity for Meta, a table of the blocks and padding. It is nil for a frame without
+// blocks. It is for Submit, which may write around the blocks.
+func (f *Frame) Image() []byte { return f.image }
+
 // Attach remembers v with the frame until its riders have been told.
 func (f *Frame) Attach(v any) { f.attached = v }
 
@@ -221,12 +252,13 @@ func (f *Frame) bare() bool { return f.commands == 0 && !f.inserted }
 // to pack outside the lock. REQUIRES: the bus's lock.
 func (f *Frame) claim(p *policy) *buffer {
 	closed := len(f.bufs) - 1
-	if closed >= 0 && len(f.bufs[closed].raw) >= f.blockSize {
+	if closed >= 0 && f.bufs[closed].size >= f.blockSize {
 		closed++
 	}
 	var head *buffer
 	for ; f.claimed < closed; f.claimed++ {
 		buf := f.bufs[f.claimed]
+		buf.raw = f.image[buf.at : buf.at+buf.size]
 		buf.tried = p.chooseFilling()
 		buf.next, head = head, buf
 		f.working.Add(1)
@@ -245,20 +277,42 @@ func (f *Frame) pack(list *buffer, clock func() int64) {
 }
 
 // finish packs what nobody claimed, waits for what somebody did, and makes the
-// block table. REQUIRES: the frame is sealed, and the caller its driver.
+// block table and the image. REQUIRES: the frame is sealed, and the caller its driver.
 func (f *Frame) finish(clock func() int64) {
 	for _, buf := range f.bufs[f.claimed:] {
+		buf.raw = f.image[buf.at : buf.at+buf.size]
 		buf.pack(clock)
 	}
 	f.working.Wait()
 	f.stored = len(f.meta)
-	for _, buf := range f.bufs {
-		f.blocks = append(f.blocks, buf.block)
-		f.stored += len(buf.block.Stored)
+	if len(f.bufs) == 0 {
+		return
 	}
+	f.reserve(len(f.meta) + len(f.bufs)*tableEntry + limits.BlockSize)
+	at := limits.FrameHeaderSize
+	for _, buf := range f.bufs {
+		// A block that was compressed takes less than what it was made of, so what
+		// follows moves towards the front, and never over what has not moved yet.
+		b := buf.block
+		from := f.image[buf.at : buf.at+buf.size]
+		if b.Codec != codec.None {
+			from = b.Stored
+		}
+		b.Stored = f.image[at : at+len(from) : at+len(from)]
+		if b.Codec != codec.None || buf.at != at {
+			copy(b.Stored, from)
+		}
+		at += len(from)
+		f.blocks = append(f.blocks, b)
+	}
+	f.image = f.image[:at]
+	f.stored += at - limits.FrameHeaderSize
 }
 
-// pack makes the block that is stored.
+// tableEntry is at least what a block needs in a frame's directory, in bytes.
+const tableEntry = 32
+
+// pack makes the block that is stored; where it lies, finish says.
 func (buf *buffer) pack(clock func() int64) {
 	buf.block = Block{RawSize: uint32(len(buf.raw)), Stored: buf.raw}
 	if buf.tried != codec.None {
@@ -275,13 +329,14 @@ func (buf *buffer) pack(clock func() int64) {
 }
 
 // A freeList keeps frames and buffers for reuse, guarded by the bus's lock. It
-// never has more frames than were in use at once, nor more than keep buffers,
-// of four block sizes of memory at most.
+// never has more frames than were in use at once, with images of twice what makes
+// a frame full at most, nor more than keep buffers, of four block sizes of memory at most.
 type freeList struct {
 	frames    []*Frame
 	buffers   *buffer
 	blockSize int
 	fullSize  int
+	memory    func(n int) []byte
 	kept      int // buffers on the list
 	keep      int // most of them
 }
@@ -304,17 +359,17 @@ func (l *freeList) frame() *Frame {
 		l.frames = l.frames[:n-1]
 		return f
 	}
-	return &Frame{blockSize: l.blockSize}
+	return &Frame{blockSize: l.blockSize, memory: l.memory}
 }
 
 // put takes back a frame nobody refers to any more.
 func (l *freeList) put(f *Frame) {
 	for _, buf := range f.bufs {
 		// One giant batch must not hold its memory for ever.
-		if l.kept == l.keep || cap(buf.raw)+cap(buf.packed) > 4*l.blockSize {
+		if l.kept == l.keep || cap(buf.packed) > 4*l.blockSize {
 			continue
 		}
-		*buf = buffer{next: l.buffers, raw: buf.raw[:0], packed: buf.packed[:0]}
+		*buf = buffer{next: l.buffers, packed: buf.packed[:0]}
 		l.buffers = buf
 		l.kept++
 	}
@@ -326,9 +381,13 @@ func (l *freeList) put(f *Frame) {
 	if cap(meta) > 2*l.fullSize {
 		meta = nil
 	}
+	image := f.image[:0]
+	if cap(image) > max(minImage, 2*l.fullSize) {
+		image = nil
+	}
 	// Field by field: a WaitGroup is not copied.
 	f.Ticket, f.Serial, f.Tag = 0, 0, 0
-	f.free, f.meta, f.bufs, f.blocks, f.riders = nil, meta, f.bufs[:0], f.blocks[:0], f.riders[:0]
+	f.free, f.meta, f.image, f.bufs, f.blocks, f.riders = nil, meta, image, f.bufs[:0], f.blocks[:0], f.riders[:0]
 	f.watches = f.watches[:0]
 	f.attached, f.commands, f.rawSize, f.stored, f.claimed = nil, 0, 0, 0, 0
 	f.inserted, f.full, f.lone, f.err = false, false, false, nil

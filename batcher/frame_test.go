@@ -2,9 +2,12 @@ package batcher
 
 import (
 	"errors"
+	"math/rand/v2"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/walsvc/walsvc/internal/codec"
 )
 
 type nobody struct{ told int }
@@ -48,9 +51,11 @@ func TestLoneRideWakesNobody(t *testing.T) {
 func TestFreeListIsBounded(t *testing.T) {
 	var b *Bus
 	b = New(Options{
-		FullSize: 1000, BlockSize: 100, LoneSize: 1 << 30,
+		FullSize: 1000, BlockSize: 100, LoneSize: 1 << 30, Codec: Fixed(codec.S2),
 		Submit: func(f *Frame) { b.Landed(f.Ticket, nil) },
 	})
+	noise := make([]byte, 50_000)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(noise)
 	ride := func(runs, size int) {
 		f, err := b.Board()
 		if err != nil {
@@ -58,11 +63,11 @@ func TestFreeListIsBounded(t *testing.T) {
 		}
 		f.AppendCommand(make([]byte, size))
 		for range runs {
-			f.AddRecords(1, make([]byte, size))
+			f.AddRecords(1, noise[:size])
 		}
 		b.Leave()
 	}
-	ride(1, 10_000)
+	ride(1, len(noise))
 	if b.free.kept != 0 {
 		t.Errorf("%d buffers kept of a giant batch", b.free.kept)
 	}
@@ -71,12 +76,15 @@ func TestFreeListIsBounded(t *testing.T) {
 		t.Errorf("%d buffers kept, want %d", b.free.kept, want)
 	}
 	for buf := b.free.buffers; buf != nil; buf = buf.next {
-		if cap(buf.raw) > 400 {
-			t.Errorf("a buffer of %d bytes kept", cap(buf.raw))
+		if cap(buf.packed) > 400 {
+			t.Errorf("a buffer of %d bytes kept", cap(buf.packed))
 		}
 	}
 	ride(1, 100)
 	for _, f := range b.free.frames {
+		if cap(f.image) > minImage {
+			t.Errorf("an image of %d bytes kept", cap(f.image))
+		}
 		if cap(f.meta) > 2000 {
 			t.Errorf("%d bytes of commands kept", cap(f.meta))
 		}

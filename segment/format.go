@@ -9,6 +9,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/walsvc/walsvc/internal/codec"
+	"github.com/walsvc/walsvc/internal/limits"
 )
 
 // FormatVersion is the on-disk format this package writes, and the newest it reads.
@@ -116,6 +117,29 @@ type Draft struct {
 	// kind carries. This package only stores it.
 	Meta   []byte
 	Blocks []Block
+	// Image, if it has them, is memory that already holds the blocks as they lie on disk: the
+	// first one's Stored is at limits.FrameHeaderSize, and each further one's behind the one
+	// before. Append then writes the frame from it, instead of copying the blocks, and fills
+	// in what is in front of them and behind, up to its capacity. It should be from
+	// disk.AlignedBuffer. If the blocks lie elsewhere, or it has no capacity for the whole
+	// frame, it is not touched.
+	Image []byte
+}
+
+// inPlace reports whether a frame of size bytes can be written from d's image.
+func (d *Draft) inPlace(size int) bool {
+	if cap(d.Image) < size {
+		return false
+	}
+	image, at := d.Image[:size], limits.FrameHeaderSize
+	for i := range d.Blocks {
+		stored := d.Blocks[i].Stored
+		if len(stored) > 0 && &stored[0] != &image[at] {
+			return false
+		}
+		at += len(stored)
+	}
+	return true
 }
 
 // A Header is a frame's header, decoded and verified.

@@ -107,7 +107,7 @@ type tail struct {
 	chain    uint32 // its checksum
 	time     int64  // its commit time
 
-	buf []byte // aligned; the last frame written
+	buf []byte // aligned, for frames that bring no image
 }
 
 // Written says where a frame went.
@@ -886,16 +886,16 @@ func (j *Journal) successor() (name string, size int64, err error) {
 // anything tells that it does: a sealed segment without a successor is damage,
 // not a crash. It returns errNoName, with nothing changed, if there is no room for
 // the name.
-func (j *Journal) goOn(name string, size int64, seal *Header) error {
+func (j *Journal) goOn(name string, size int64, seal *assembled) error {
 	t := &j.tail
 	cut := Cut{End: Pos{t.id, t.off}, Last: t.last, Sequence: t.sequence, Chain: t.chain, Time: t.time}
 	if seal != nil {
 		cut = Cut{
-			End:      Pos{t.id, t.off + seal.Size()},
+			End:      Pos{t.id, t.off + int64(len(seal.bytes))},
 			Last:     Pos{t.id, t.off},
-			Sequence: seal.Sequence,
-			Chain:    seal.Checksum,
-			Time:     seal.Time,
+			Sequence: seal.header.Sequence,
+			Chain:    seal.header.Checksum,
+			Time:     seal.header.Time,
 		}
 	}
 	next, err := j.begin(name, size, cut)
@@ -965,16 +965,23 @@ func (t *tail) remaining() int64 {
 
 // write appends one frame.
 func (t *tail) write(d *Draft, promise uint64) (Written, error) {
-	h := t.assemble(d, promise)
-	ref := FrameRef{Pos: Pos{t.id, t.off}, Sequence: h.Sequence, Chain: h.Chain}
-	if err := t.put(&h); err != nil {
+	f := t.assemble(d, promise)
+	ref := FrameRef{Pos: Pos{t.id, t.off}, Sequence: f.header.Sequence, Chain: f.header.Chain}
+	if err := t.put(&f); err != nil {
 		return Written{}, err
 	}
-	return Written{Ref: ref, Header: h}, nil
+	return Written{Ref: ref, Header: f.header}, nil
 }
 
-// assemble builds the next frame in the buffer. Nothing counts before put.
-func (t *tail) assemble(d *Draft, promise uint64) Header {
+// assembled is a frame as it is written.
+type assembled struct {
+	header Header
+	bytes  []byte
+}
+
+// assemble builds the next frame, in the draft's image if it has one and in the tail's
+// buffer otherwise. Nothing counts before put.
+func (t *tail) assemble(d *Draft, promise uint64) assembled {
 	h := Header{
 		Version:       FormatVersion,
 		Kind:          d.Kind,
@@ -992,31 +999,39 @@ func (t *tail) assemble(d *Draft, promise uint64) Header {
 		h.BlocksRawSize += d.Blocks[i].RawSize
 	}
 	size := int(h.Size())
+	b, at := d.Image, limits.FrameHeaderSize+int(h.BlocksSize)
+	if d.inPlace(size) {
+		b = b[:at]
+	} else {
+		b = t.buffer(size)[:limits.FrameHeaderSize]
+		for i := range d.Blocks {
+			b = append(b, d.Blocks[i].Stored...)
+		}
+	}
+	b = appendDirectory(b, d.Blocks, d.Meta)
+	h.DirectorySum = checksum(b[at:])
+	clear(b[len(b):size])
+	h.encode(b, t.life, t.off)
+	return assembled{h, b[:size]}
+}
+
+// buffer returns the tail's own memory for a frame of size bytes.
+func (t *tail) buffer(size int) []byte {
 	if len(t.buf) < size || len(t.buf) > max(size, keepBuffer) {
 		// Doubled, so that frames that grow do not take a new one each.
 		t.buf = disk.AlignedBuffer(max(size, minBuffer, min(2*len(t.buf), keepBuffer)))
 	}
-	b := t.buf[:limits.FrameHeaderSize]
-	for i := range d.Blocks {
-		b = append(b, d.Blocks[i].Stored...)
-	}
-	at := len(b)
-	b = appendDirectory(b, d.Blocks, d.Meta)
-	h.DirectorySum = checksum(b[at:])
-	clear(t.buf[len(b):size])
-	h.encode(b, t.life, t.off)
-	return h
+	return t.buf
 }
 
 // put writes the frame that was assembled.
-func (t *tail) put(h *Header) error {
-	size := h.Size()
-	if _, err := t.file.WriteAt(t.buf[:size], t.off); err != nil {
+func (t *tail) put(f *assembled) error {
+	if _, err := t.file.WriteAt(f.bytes, t.off); err != nil {
 		return err
 	}
 	t.last = Pos{t.id, t.off}
-	t.off += size
-	t.sequence, t.chain, t.time = h.Sequence, h.Checksum, h.Time
+	t.off += int64(len(f.bytes))
+	t.sequence, t.chain, t.time = f.header.Sequence, f.header.Checksum, f.header.Time
 	return nil
 }
 

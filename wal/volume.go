@@ -148,7 +148,7 @@ type localOrderer struct{ v *Volume }
 func (l localOrderer) Submit(f *batcher.Frame) {
 	v := l.v
 	c := cargoOf(f)
-	d := segment.Draft{Time: v.clock.now(), Meta: f.Meta(), Blocks: c.blocks[:0]}
+	d := segment.Draft{Time: v.clock.now(), Meta: f.Meta(), Blocks: c.blocks[:0], Image: f.Image()}
 	for _, b := range f.Blocks() {
 		d.Blocks = append(d.Blocks, segment.Block(b))
 	}
@@ -277,6 +277,7 @@ func Open(ctx context.Context, dir string, o Options) (*Volume, error) {
 	v.maxBatch = min(limits.MaxBatchSize, maxFrame/2)
 	v.bus = batcher.New(batcher.Options{
 		FullSize: v.fullSize, MaxCommands: limits.FrameFullCommands, BlockSize: min(limits.TargetBlockSize, v.fullSize), Codec: policy,
+		Memory: disk.AlignedBuffer,
 		Submit: v.orderer.Submit, Publish: v.publish, Idle: v.promiseWhenIdle,
 		Events: batcher.Events{FrameLanded: v.landed},
 	})
