@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 
+	"github.com/walsvc/walsvc/internal/crc32c"
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/records"
 )
@@ -75,10 +76,13 @@ func (l *Log) AppendBatch(ctx context.Context, batch [][]byte, opts ...AppendOpt
 	return f.Wait(ctx)
 }
 
-// whole has a batch sent that nothing joins. It sums the batch here, where its bytes
-// were just copied and nobody waits, and not when it is acknowledged.
+// whole has a batch sent that nothing joins. It sums the batch here, if that is not
+// done, where its bytes were just copied and nobody waits, and not when it is
+// acknowledged.
 func (l *Log) whole(ctx context.Context, b *batch, largest int) error {
-	b.sum, b.summed = crc32.Checksum(b.run.Data, castagnoli), true
+	if !b.summed {
+		b.sum, b.summed = crc32.Checksum(b.run.Data, castagnoli), true
+	}
 	err := l.stream.take(ctx, b, largest)
 	if err != nil {
 		b.run.Release()
@@ -121,8 +125,9 @@ func (l *Log) enqueue(ctx context.Context, record []byte, fn func(Receipt, error
 	n := records.Size(len(record))
 	if n > targetBatch { // a batch of its own: copied before anybody is kept waiting
 		b := newBatch(l, n)
-		b.run.Data = records.Append(b.run.Data, record)
-		b.count, b.expected = 1, o.expected
+		run := records.AppendHead(b.run.Data, len(record))
+		b.run.Data, b.sum = crc32c.Append(run, record, crc32.Checksum(run, castagnoli))
+		b.summed, b.count, b.expected = true, 1, o.expected
 		if fn != nil {
 			b.waiting = append(b.waiting, callback{0, 1, fn})
 		}

@@ -9,7 +9,10 @@
 // also if nothing before it is kept.
 package crc32c
 
-import "hash/crc32"
+import (
+	"hash/crc32"
+	"slices"
+)
 
 // Polynomials are bit-reversed, as CRC-32C spells them: the highest bit is the
 // coefficient of 1.
@@ -74,4 +77,24 @@ func Extend(before uint32, run []byte, sum uint32) uint32 {
 		return crc32.Update(before, table, run)
 	}
 	return Join(before, sum, uint32(len(run)))
+}
+
+// stripSize is how much Append copies before it sums it, in bytes: what a second-level
+// cache holds twice. With 32 KiB records of 256 KiB took 3% longer, those of 1 MiB as long.
+const stripSize = 256 << 10
+
+// Append appends run to dst, whose checksum is before, and returns the longer dst and
+// its checksum. It does it strip by strip: each is summed from the cache that it was copied
+// into, and what reads the copy next finds it there, too, while a copy of a megabyte at
+// once would go past the cache (runtime.memmove, from 1 MiB on).
+func Append(dst, run []byte, before uint32) (_ []byte, after uint32) {
+	dst, after = slices.Grow(dst, len(run)), before
+	for len(run) > 0 {
+		strip := run[:min(stripSize, len(run))]
+		at := len(dst)
+		dst = append(dst, strip...)
+		after = crc32.Update(after, table, dst[at:])
+		run = run[len(strip):]
+	}
+	return dst, after
 }

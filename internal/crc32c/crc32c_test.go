@@ -1,6 +1,7 @@
 package crc32c
 
 import (
+	"bytes"
 	"fmt"
 	"hash/crc32"
 	"testing"
@@ -33,6 +34,23 @@ func TestArithmetic(t *testing.T) {
 	// The largest size there is.
 	if got := Before(Join(7, 9, 1<<32-1), 9, 1<<32-1); got != 7 {
 		t.Errorf("there and back is %08x, want 7", got)
+	}
+}
+
+// TestAppend: what is appended, and its checksum, are the same however much room
+// there was and wherever the strips end.
+func TestAppend(t *testing.T) {
+	data := make([]byte, 3*stripSize+1)
+	for i := range data {
+		data[i] = byte(i * i >> 3)
+	}
+	for _, size := range []int{0, 1, stripSize - 1, stripSize, stripSize + 1, len(data)} {
+		for _, room := range []int{0, 10, len(data) + 10} {
+			dst, sum := Append(append(make([]byte, 0, room), "in front"...), data[:size], crc32.Checksum([]byte("in front"), table))
+			if want := append([]byte("in front"), data[:size]...); !bytes.Equal(dst, want) || sum != crc32.Checksum(want, table) {
+				t.Errorf("%d bytes with room for %d: %d bytes and checksum %08x, want %d and %08x", size, room, len(dst), sum, len(want), crc32.Checksum(want, table))
+			}
+		}
 	}
 }
 

@@ -26,11 +26,11 @@ const tag = 0x0A
 var ErrMalformed = errors.New("malformed run of records")
 
 // Append appends one record to a run and returns the longer run.
-func Append(run, record []byte) []byte {
-	run = append(run, tag)
-	run = binary.AppendUvarint(run, uint64(len(record)))
-	return append(run, record...)
-}
+func Append(run, record []byte) []byte { return append(AppendHead(run, len(record)), record...) }
+
+// AppendHead appends what comes before a record of n bytes in a run: with the record
+// behind it, it is what Append makes.
+func AppendHead(run []byte, n int) []byte { return binary.AppendUvarint(append(run, tag), uint64(n)) }
 
 // Size returns the bytes a record of n bytes takes in a run.
 func Size(n int) int {
