@@ -141,7 +141,9 @@ type Bus struct {
 
 	gathering gather.Policy
 	decided   bool // the loop knows whether to wait for those who were told last
-	waiting   bool // it does
+	// waiting: the loop, or who may drive alone, lets others board. Nobody else seals
+	// meanwhile, or summons the loop.
+	waiting bool
 
 	// timer is set once for many landings: resetting it for each would cost a
 	// lone append more than the lock does. It goes off IdleDelay after the
@@ -237,7 +239,15 @@ func (b *Bus) Leave() (drove bool) {
 		return false
 	}
 	if b.fresh && f.rawSize <= b.o.LoneSize && b.isIdle() && !b.waiting {
-		return b.driveAlone()
+		size, riders := f.rawSize, len(f.riders)
+		b.letBoard()
+		switch {
+		case b.err != nil: // f has landed with it
+			b.unlock()
+			return false
+		case b.isIdle() && f.rawSize == size && len(f.riders) == riders:
+			return b.driveAlone()
+		}
 	}
 	if f.opened == 0 {
 		f.opened = b.clock()

@@ -15,8 +15,11 @@ func (b *Bus) loop() {
 	for {
 		b.mu.Lock()
 		b.summoned = false
-		for !b.driving {
+		for !b.driving && !b.waiting {
 			b.gather()
+			if b.sealable() {
+				b.letBoard()
+			}
 			f := b.next()
 			if f == nil {
 				break
@@ -100,6 +103,27 @@ func (b *Bus) gather() {
 		runtime.Gosched()
 		b.mu.Lock()
 	}
+	b.waiting = false
+}
+
+// letBoard lets everybody run who is ready to, if there is only one processor to run on:
+// who waits for the disk in a system call keeps it, and those behind find the disk
+// idle one after the other.
+//
+//	one processor: reader 1     boards, drives, syncs
+//	               reader 2                          boards, drives, syncs
+//	               reader 3                                               boards, ...
+//
+// With more of them, the others board while one waits. REQUIRES: mu, held again when it
+// returns, and that nobody drives or waits: nobody will have.
+func (b *Bus) letBoard() {
+	if runtime.GOMAXPROCS(0) > 1 {
+		return
+	}
+	b.waiting = true
+	b.mu.Unlock()
+	runtime.Gosched()
+	b.mu.Lock()
 	b.waiting = false
 }
 

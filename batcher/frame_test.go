@@ -3,6 +3,8 @@ package batcher
 import (
 	"errors"
 	"math/rand/v2"
+	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,6 +45,37 @@ func TestLoneRideWakesNobody(t *testing.T) {
 	}
 	if err := b.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestOneProcessor: on a single processor, which a driver keeps while it waits for the
+// disk, whoever is ready to board does so first.
+func TestOneProcessor(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	const callers, rounds = 64, 50
+	var b *Bus
+	b = New(Options{Submit: func(f *Frame) { b.Landed(f.Ticket, nil) }})
+	for range rounds {
+		var all sync.WaitGroup
+		for range callers {
+			all.Go(func() {
+				f, err := b.Board()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				f.AppendCommand([]byte("c"))
+				b.Leave()
+			})
+		}
+		all.Wait()
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	// By their time slices some may come apart, and not each of them.
+	if n := b.Stats().Frames; n > callers*rounds/8 {
+		t.Errorf("%d frames for %d commands of %d callers", n, callers*rounds, callers)
 	}
 }
 
