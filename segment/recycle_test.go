@@ -99,9 +99,11 @@ func TestWhatIsOver(t *testing.T) {
 	}
 }
 
-// TestShrink: a large file is given up bit by bit before it is removed, and a
-// file that cannot be is removed as it is.
-func TestShrink(t *testing.T) {
+// TestShrink: a large file is given up bit by bit before it is removed, with pauses, and
+// a file that cannot be is removed as it is.
+func TestShrink(t *testing.T) { synctest.Test(t, testShrink) }
+
+func testShrink(t *testing.T) {
 	fs := disk.NewFaulty(disk.NewMem())
 	j := newJournal(t, testOptions(fs))
 	path := filepath.Join(j.o.Dir, "over"+tmpSuffix)
@@ -120,7 +122,11 @@ func TestShrink(t *testing.T) {
 		sizes = append(sizes, op.Offset)
 		return len(sizes) > 2
 	}, Err: syscall.EIO})
+	began := time.Now()
 	j.shrink("over" + tmpSuffix)
+	if paused := time.Since(began); paused != 3*shrinkPause {
+		t.Errorf("paused for %v, want thrice %v", paused, shrinkPause)
+	}
 	if want := []int64{2*shrinkBy + 5, shrinkBy + 5, 5}; !slices.Equal(sizes, want) {
 		t.Errorf("shrunk to %d, want %d", sizes, want)
 	}
