@@ -342,6 +342,7 @@ func (b *Bus) arrived(f *Frame) {
 	}
 	if !f.bare() {
 		b.count(f)
+		b.policy.disk.processors = float64(runtime.GOMAXPROCS(0))
 		b.policy.learn(f)
 		if b.o.Idle != nil && !b.armed {
 			b.armed = true

@@ -88,9 +88,10 @@ type Journal struct {
 
 	tail tail // the appender's own
 
-	kick chan struct{} // capacity 1
-	stop context.CancelFunc
-	wg   sync.WaitGroup
+	kick     chan struct{} // capacity 1
+	stop     context.CancelFunc
+	stopping <-chan struct{} // closed by stop
+	wg       sync.WaitGroup
 }
 
 // A tail is where frames are appended.
@@ -305,7 +306,7 @@ func (j *Journal) Resume(r Resume) ([]FrameRef, error) {
 		return nil, j.poisoned(fmt.Sprintf("resume: begin segment %s", id), err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	j.stop = stop
+	j.stop, j.stopping = stop, ctx.Done()
 	j.mu.Lock()
 	j.resumed = true
 	j.announceLocked()

@@ -594,7 +594,10 @@ func (j *Journal) shrink(name string) {
 	size, err := f.Size()
 	for ; err == nil && size > shrinkBy; size -= shrinkBy {
 		err = f.Truncate(size - shrinkBy)
-		time.Sleep(shrinkPause)
+		select {
+		case <-j.stopping:
+		case <-time.After(shrinkPause):
+		}
 	}
 	_ = f.Close()
 }

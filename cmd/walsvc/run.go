@@ -18,6 +18,7 @@ import (
 
 	"github.com/walsvc/walsvc/internal/awake"
 	"github.com/walsvc/walsvc/internal/config"
+	"github.com/walsvc/walsvc/internal/processors"
 	"github.com/walsvc/walsvc/internal/server"
 	"github.com/walsvc/walsvc/internal/telemetry"
 	"github.com/walsvc/walsvc/segment"
@@ -170,6 +171,9 @@ func serve(ctx context.Context, signals <-chan os.Signal, c config.Config, stdou
 		Codec:          c.Codec,
 		Direct:         c.Direct,
 	})
+	if c.Processors == config.ProcessorsAuto {
+		defer processors.Start(processors.Options{Carried: s.Carried}).Stop()
+	}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(listeners...) }()
 	var ready strings.Builder // said in one piece: who has seen a line has all of them

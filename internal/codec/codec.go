@@ -65,19 +65,20 @@ func (c Codec) MaxSize(n int) int {
 }
 
 // zstdEncoder and zstdDecoder are used with EncodeAll and DecodeAll only, which
-// are safe for concurrent use, by as many at once as there are processors, and
-// keep no stream state.
+// are safe for concurrent use, by as many at once as there are processors when the
+// program starts, and keep no stream state.
 var (
+	processors  = runtime.GOMAXPROCS(0)
 	zstdEncoder = sync.OnceValue(func() *zstd.Encoder {
 		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false),
-			zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithWindowSize(256<<10), zstd.WithZeroFrames(true))
+			zstd.WithEncoderConcurrency(processors), zstd.WithWindowSize(256<<10), zstd.WithZeroFrames(true))
 		if err != nil {
 			panic("codec: zstd encoder options: " + err.Error())
 		}
 		return e
 	})
 	zstdDecoder = sync.OnceValue(func() *zstd.Decoder {
-		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithDecoderLowmem(true),
+		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(processors), zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxMemory(limits.MaxBlockRawSize), zstd.WithDecodeAllCapLimit(true))
 		if err != nil {
 			panic("codec: zstd decoder options: " + err.Error())

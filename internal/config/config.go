@@ -54,6 +54,9 @@ type Config struct {
 	// durable, see package internal/awake. It takes the right to write
 	// /dev/cpu_dma_latency, and power.
 	KeepAwake bool `yaml:"keep-awake" json:"keep-awake"`
+	// Processors is on how many processors the service runs: auto, on one while that
+	// carries more than all do, see package internal/processors; or all.
+	Processors string `yaml:"processors" json:"processors"`
 
 	// Admin is a TCP address, as host:port, for metrics, health and profiles over
 	// HTTP; empty means none. It asks nobody who they are. Profiles are there on
@@ -82,6 +85,12 @@ type Config struct {
 // DefaultData is the volume's directory if nobody names one.
 const DefaultData = "./walsvc-data"
 
+// ProcessorsAuto and ProcessorsAll are what Processors may be.
+const (
+	ProcessorsAuto = "auto"
+	ProcessorsAll  = "all"
+)
+
 // NoSocket as Socket means none.
 const NoSocket = "none"
 
@@ -96,6 +105,7 @@ func Defaults() Config {
 		Direct:         disk.DirectAuto.String(),
 		SegmentSize:    limits.DefaultSegmentSize,
 		PrepareRate:    128 << 20,
+		Processors:     ProcessorsAuto,
 		DrainDeadline:  limits.DrainDeadline,
 		MaxConnections: limits.MaxConnections,
 		AdminRate:      10_000,
@@ -121,6 +131,7 @@ func Flags(fs *pflag.FlagSet) {
 	fs.TextVar(new(Size), "segment-size", d.SegmentSize, "`size` of segment files of a new volume")
 	fs.String("direct", d.Direct, "which writes bypass the page cache (O_DIRECT): auto, always or never")
 	fs.TextVar(new(Size), "prepare-rate", d.PrepareRate, "`bytes` per second for preparing segments, or \"unlimited\"")
+	fs.String("processors", d.Processors, "how many processors are used: auto, one while that carries more than all; or all")
 	fs.Bool("keep-awake", d.KeepAwake, "keep processors from halting while there are appends: quicker, for power (root)")
 	fs.String("admin", d.Admin, "TCP `address` for /metrics, /healthz, /readyz and, on loopback, /debug/pprof; off if empty")
 	fs.Duration("drain-deadline", d.DrainDeadline, "longest orderly stop")

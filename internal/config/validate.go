@@ -45,6 +45,9 @@ func (c Config) Validate() error {
 	if c.PrepareRate == 0 {
 		refuse("prepare-rate: with none there would never be space to append to; use \"unlimited\" for no bound")
 	}
+	if c.Processors != ProcessorsAuto && c.Processors != ProcessorsAll {
+		refuse("processors: %q is neither %s nor %s", c.Processors, ProcessorsAuto, ProcessorsAll)
+	}
 	if c.DrainDeadline < minDrainDeadline {
 		refuse("drain-deadline: %v is below %v; write a unit, such as 10s", c.DrainDeadline, minDrainDeadline)
 	}

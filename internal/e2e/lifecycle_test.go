@@ -4,13 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/walsvc/walsvc/client"
+	"github.com/walsvc/walsvc/internal/service"
 )
 
 // inOrder checks that a log has exactly these records.
@@ -120,4 +125,47 @@ func TestStopAndContinue(t *testing.T) {
 		cancel()
 	}
 	inOrder(t, l, want)
+}
+
+// TestTriesOneProcessor has a service under load run on one processor, for a trial at
+// least, which its metrics tell. A machine with no more has it so from the beginning.
+func TestTriesOneProcessor(t *testing.T) {
+	processors := func(p *service.Process) (n int) {
+		t.Helper()
+		said := regexp.MustCompile(`(?m)^.*\badmin (http://\S+)$`).FindStringSubmatch(p.Said())
+		if said == nil {
+			t.Fatalf("the admin address is not told:\n%s", p.Said())
+		}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, said[1]+"/metrics", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		page, err := io.ReadAll(resp.Body)
+		if err = errors.Join(err, resp.Body.Close()); err != nil {
+			t.Fatal(err)
+		}
+		is := regexp.MustCompile(`(?m)^go_sched_gomaxprocs_threads (\d+)$`).FindSubmatch(page)
+		if is == nil {
+			t.Fatal("the number of processors is not told")
+		}
+		if n, err = strconv.Atoi(string(is[1])); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	p := start(t, filepath.Join(newDir(t), "v"), "--admin", "127.0.0.1:0")
+	l := create(t, open(t, p), "orders")
+	for deadline := time.Now().Add(limit); processors(p) != 1; {
+		if _, err := l.Append(t.Context(), []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it was never tried on one processor")
+		}
+	}
+	stop(t, p)
 }

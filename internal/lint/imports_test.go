@@ -29,6 +29,8 @@ var directions = map[string]direction{
 	"internal/crc32c": {nil, "a leaf: arithmetic with checksums"},
 	"internal/gather": {nil, "a leaf: arithmetic for whoever lets rides begin"},
 
+	"internal/processors": {nil, "asks Go's runtime; for whom, its callers know"},
+
 	"segment": {[]string{"internal/disk"}, "it keeps frames of opaque bytes, and does not know what a command or a log is"},
 	"replay":  {[]string{"segment"}, "it reads what segment wrote and never writes; it does not know what a log is"},
 	"batcher": {nil, "the bus knows neither its passengers nor where it goes, so it can be tested without a disk"},
@@ -56,7 +58,7 @@ var directions = map[string]direction{
 	"testdata":          {nil, "data that never changes"},
 
 	"cmd":        {nil, "tests alone: scripts that run both binaries as their users do"},
-	"cmd/walsvc": {[]string{"internal/awake", "internal/config", "internal/server", "internal/telemetry", "segment", "wal"}, "wiring and signals"},
+	"cmd/walsvc": {[]string{"internal/awake", "internal/config", "internal/processors", "internal/server", "internal/telemetry", "segment", "wal"}, "wiring and signals"},
 	"cmd/walctl": {[]string{"client", "proto/walsvc/v1", "wal", "replay", "segment", "internal/server", "internal/disk", "internal/bench", "internal/certify", "internal/docstore", "internal/service", "testdata"},
 		"online through the client, offline and read-only through the engine; a command never imports another"},
 }
@@ -98,17 +100,18 @@ var strangers = []struct {
 	users map[string]string // who imports it, and what for
 }{
 	{"os", map[string]string{
-		"internal/awake":    "the device that takes the request",
-		"internal/disk":     "the only place that touches the files of a volume",
-		"internal/docstore": "the demonstration's engine has checkpoint files of its own",
-		"internal/bench":    "measures the user's disk below walsvc, and a naive log beside it",
-		"internal/process":  "a process and its environment",
-		"internal/service":  "runs a process",
-		"internal/proofs":   "tries what the machine has",
-		"internal/mutants":  "reads patches",
-		"internal/server":   "the socket's file, and resident memory from /proc",
-		"cmd/walsvc":        "a process",
-		"cmd/walctl":        "a process",
+		"internal/awake":      "the device that takes the request",
+		"internal/disk":       "the only place that touches the files of a volume",
+		"internal/docstore":   "the demonstration's engine has checkpoint files of its own",
+		"internal/bench":      "measures the user's disk below walsvc, and a naive log beside it",
+		"internal/process":    "a process and its environment",
+		"internal/processors": "whether GOMAXPROCS was set",
+		"internal/service":    "runs a process",
+		"internal/proofs":     "tries what the machine has",
+		"internal/mutants":    "reads patches",
+		"internal/server":     "the socket's file, and resident memory from /proc",
+		"cmd/walsvc":          "a process",
+		"cmd/walctl":          "a process",
 	}},
 	{"os/exec", map[string]string{
 		"internal/process": "runs what is measured and proven",
@@ -122,8 +125,11 @@ var strangers = []struct {
 		"internal/process": "process groups",
 		"internal/service": "SIGTERM",
 		"internal/proofs":  "mounts FUSE",
-		"cmd/walsvc":       "SIGTERM",
-		"cmd/walctl":       "SIGTERM",
+
+		"internal/processors": "the time of processors that was used",
+
+		"cmd/walsvc": "SIGTERM",
+		"cmd/walctl": "SIGTERM",
 	}},
 	{"golang.org/x/sys", map[string]string{
 		"internal/disk":  "fdatasync, O_DIRECT and flock",

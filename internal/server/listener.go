@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -31,7 +32,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		}
 		s := l.server
 		if open := s.connections.Add(1); open <= int64(s.options.MaxConnections) {
-			return &countedConn{Conn: conn, closed: sync.OnceFunc(func() { s.connections.Add(-1) })}, nil
+			return &countedConn{Conn: conn, carried: &s.carried, closed: sync.OnceFunc(func() { s.connections.Add(-1) })}, nil
 		}
 		s.connections.Add(-1)
 		s.log.LogAttrs(context.Background(), slog.LevelWarn, "connection refused: too many",
@@ -40,10 +41,26 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// countedConn is a connection that is no longer open once it is closed.
+// countedConn is a connection that is no longer open once it is closed, and counts the
+// bytes on it.
 type countedConn struct {
 	net.Conn
-	closed func()
+	carried *atomic.Uint64
+	closed  func()
+}
+
+// Read implements net.Conn.
+func (c *countedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.carried.Add(uint64(n))
+	return n, err
+}
+
+// Write implements net.Conn.
+func (c *countedConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.carried.Add(uint64(n))
+	return n, err
 }
 
 // Close implements net.Conn.

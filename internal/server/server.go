@@ -96,6 +96,7 @@ type Server struct {
 	stop     context.CancelCauseFunc
 
 	connections atomic.Int64 // open now
+	carried     atomic.Uint64
 	replays     atomic.Int64 // running now
 
 	// background counts goroutines that may outlive their handler by a moment,
@@ -202,6 +203,10 @@ func (s *Server) Drain(ctx context.Context) error {
 	<-graceful
 	return err
 }
+
+// Carried returns how many bytes have gone over connections so far, in both
+// directions.
+func (s *Server) Carried() uint64 { return s.carried.Load() }
 
 // Stop cuts all connections and waits until nothing runs any more, if need be
 // for the disk: a write in its hands cannot be taken back. What was sequenced

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -452,4 +453,23 @@ func infoOf(t testing.TB, err error) *errdetails.ErrorInfo {
 	}
 	t.Fatalf("%v has no ErrorInfo", err)
 	return nil
+}
+
+// TestCarried: what goes over connections is counted, in both directions.
+func TestCarried(t *testing.T) {
+	w := newWorld(t, Options{})
+	w.create("orders")
+	before := w.Carried()
+	const size = 10_000
+	w.append("orders", strings.Repeat("x", size))
+	there := w.Carried()
+	if there < before+size {
+		t.Errorf("%d bytes carried for a record of %d", there-before, size)
+	}
+	if _, err := walsvcv1.NewReplayServiceClient(w.conn).Read(w.ctx, &walsvcv1.ReadRequest{Log: "orders"}); err != nil {
+		t.Fatal(err)
+	}
+	if back := w.Carried(); back < there+size {
+		t.Errorf("%d bytes carried for a record of %d on its way back", back-there, size)
+	}
 }
