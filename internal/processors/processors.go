@@ -52,6 +52,9 @@ const (
 	change = 0.25
 	// memory is how many turns the rate of a way is a mean of.
 	memory = 4
+	// clear is how much less one way carries than the other if chance is not the reason:
+	// the next trial comes later still.
+	clear = 0.9
 	// most is how much of one processor's time a load may take to be tried on one.
 	most = 1.0
 	// quiet is how many turns in a row carry nothing before all that is known is
@@ -88,7 +91,11 @@ func (p *Policy) Turn(rate, used float64) (one bool) {
 	case p.trial && better == p.one: // the one on trial wins, and proves itself soon
 		p.trial, p.turns, p.trust = false, 0, firstTrust
 	case p.trial:
-		p.one, p.trial, p.turns, p.trust = better, false, 0, min(max(2*p.trust, firstTrust), maxTrust)
+		grown := 2 * p.trust
+		if p.rates[1] < clear*p.rates[0] || p.rates[0] < clear*p.rates[1] {
+			grown *= 2
+		}
+		p.one, p.trial, p.turns, p.trust = better, false, 0, min(max(grown, firstTrust), maxTrust)
 	case !p.one && used > most:
 	case p.turns >= max(p.trust, firstTrust):
 		p.one, p.trial, p.turns = !p.one, true, 0
