@@ -44,22 +44,22 @@ const (
 	// one that carries the same has less to spare.
 	gain = 1.03
 	// The other way has a turn after firstTrust turns, then twice as many and so on up
-	// to maxTrust: where it is the worse one, for a thirty-third of the time.
+	// to maxTrust: where it is the worse one, for a sixty-fifth of the time.
 	firstTrust = 2
-	maxTrust   = 32
+	maxTrust   = 64
 	// change is by how much a turn differs from those before of the same way if the
 	// load is another one, of which the trials told nothing.
 	change = 0.25
 	// memory is how many turns the rate of a way is a mean of.
 	memory = 4
-	// clear is how much less one way carries than the other if chance is not the reason:
+	// clearly is how much less one way carries than the other if chance is not the reason:
 	// the next trial comes later still.
-	clear = 0.9
+	clearly = 0.9
 	// most is how much of one processor's time a load may take to be tried on one.
 	most = 1.0
 	// quiet is how many turns in a row carry nothing before all that is known is
-	// forgotten, and all processors are there for what comes.
-	quiet = 10
+	// forgotten. Until then, what comes back is taken for what was there before.
+	quiet = 1200
 )
 
 // Turn takes in a turn that ended: the rate at which something was carried, 0 for
@@ -92,7 +92,7 @@ func (p *Policy) Turn(rate, used float64) (one bool) {
 		p.trial, p.turns, p.trust = false, 0, firstTrust
 	case p.trial:
 		grown := 2 * p.trust
-		if p.rates[1] < clear*p.rates[0] || p.rates[0] < clear*p.rates[1] {
+		if p.rates[1] < clearly*p.rates[0] || p.rates[0] < clearly*p.rates[1] {
 			grown *= 2
 		}
 		p.one, p.trial, p.turns, p.trust = better, false, 0, min(max(grown, firstTrust), maxTrust)
@@ -104,7 +104,7 @@ func (p *Policy) Turn(rate, used float64) (one bool) {
 }
 
 // defaultTurn is what the zero value of Options.Turn means.
-const defaultTurn = 100 * time.Millisecond
+const defaultTurn = 50 * time.Millisecond
 
 // Options say what is carried.
 type Options struct {
@@ -112,7 +112,7 @@ type Options struct {
 	// whatever that is. It must be quick, and may be called at any time until Stop has
 	// returned. Required.
 	Carried func() uint64
-	// Turn is how long a turn takes; default 100 ms.
+	// Turn is how long a turn takes; default 50 ms.
 	Turn time.Duration
 
 	set  func(one bool)       // what setTo returns

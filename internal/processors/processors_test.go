@@ -21,6 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // a letter for each, 1 for one and a for all. What is known stays from one step to the next.
 //
 //	load all=R one=R [used=U] [noise=N] turns=N
+//	pause turns=N
 //
 // R is what is carried in a turn on so many processors, which takes U of the time of
 // one when all are used. Noise is how far a turn may be off, as a share.
@@ -40,6 +41,15 @@ func TestPolicy(t *testing.T) {
 		all, one, used, noise := number("all"), number("one"), number("used"), number("noise")
 		var turns int
 		d.ScanArgs(t, "turns", &turns)
+		if d.Cmd == "pause" {
+			for range turns {
+				p.Turn(0, 0)
+			}
+			if p.one {
+				return "1\n"
+			}
+			return "a\n"
+		}
 		var ways strings.Builder
 		carried := 0.0
 		for i := range turns {
@@ -126,7 +136,11 @@ func TestGovernor(t *testing.T) {
 		}
 		onOne.Store(0)
 		onAll.Store(0)
-		run(2 * time.Second)
+		run(30 * time.Second)
+		if !one.Load() {
+			t.Error("forgotten in a pause of half a minute")
+		}
+		run(quiet * 100 * time.Millisecond)
 		if one.Load() {
 			t.Error("on one processor with nothing to do")
 		}
