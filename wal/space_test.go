@@ -447,10 +447,11 @@ func TestTruncationHasRoom(t *testing.T) {
 
 // TestNoRoomForASegmentsName: on a disk that has not even room for a segment's name,
 // what was admitted waits, nothing is poisoned, and all goes on when there is room;
-// or the volume is closed, and what was acknowledged is there.
+// or the volume is closed, and what was acknowledged is there. If it was a snapshot
+// that had the segment begun, an append finds the disk full and is made again.
 func TestNoRoomForASegmentsName(t *testing.T) {
-	for _, closed := range []bool{false, true} {
-		t.Run(fmt.Sprintf("closed=%v", closed), func(t *testing.T) {
+	for _, c := range []struct{ closed, snapshots bool }{{}, {closed: true}, {snapshots: true}, {closed: true, snapshots: true}} {
+		t.Run(fmt.Sprintf("closed=%v,snapshots=%v", c.closed, c.snapshots), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				fs := disk.NewFaulty(disk.NewMem())
 				open := func(fs disk.FS) *Volume {
@@ -464,6 +465,9 @@ func TestNoRoomForASegmentsName(t *testing.T) {
 				}
 				v := open(fs)
 				mustCreate(t, v, "log")
+				if !c.snapshots {
+					v.snapshots.stop()
+				}
 				fs.Inject(disk.Fault{
 					Kinds: []disk.OpKind{disk.OpRename}, Err: syscall.ENOSPC, Sticky: true,
 					Only: func(op disk.Op) bool { return strings.HasSuffix(op.To, ".wal") },
@@ -474,6 +478,10 @@ func TestNoRoomForASegmentsName(t *testing.T) {
 				go func() {
 					for n := range records {
 						_, err := v.Append(context.Background(), "log", ulid.ULID{}, 0, Batch{Run: run(text("log", LSN(n+1), 5000))})
+						for c.snapshots && errors.Is(err, ErrFull) {
+							<-time.After(time.Second)
+							_, err = v.Append(context.Background(), "log", ulid.ULID{}, 0, Batch{Run: run(text("log", LSN(n+1), 5000))})
+						}
 						if err != nil {
 							ended <- err
 							return
@@ -487,7 +495,7 @@ func TestNoRoomForASegmentsName(t *testing.T) {
 				if s := v.Status(); s.State == Poisoned || fs.Fired() == 0 || before == 0 || before == records {
 					t.Fatalf("%+v, %d names refused, %d records acknowledged", s, fs.Fired(), before)
 				}
-				if closed {
+				if c.closed {
 					if err := v.Close(); !errors.Is(err, ErrClosed) {
 						t.Errorf("close: %v", err)
 					}
