@@ -150,7 +150,9 @@ func everybody(ctx context.Context, binary, dir string) (all []entry, missing []
 	if s, err := findRedis(ctx); err != nil {
 		missing = append(missing, err.Error())
 	} else {
-		all = append(all, entry{s, true})
+		library := *s
+		library.library = true
+		all = append(all, entry{s, true}, entry{&library, false})
 	}
 	if bin, v, as, err := findPostgres(ctx); err != nil {
 		missing = append(missing, err.Error())

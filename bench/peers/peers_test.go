@@ -51,7 +51,9 @@ func TestServers(t *testing.T) {
 	if s, err := findRedis(t.Context()); err != nil {
 		t.Logf("not here: %v", err)
 	} else {
-		all = append(all, entry{s, true})
+		library := *s
+		library.library = true
+		all = append(all, entry{s, true}, entry{&library, false})
 	}
 	r := run{options: quick(t), entries: all}
 	if err := r.measure(t.Context()); err != nil {

@@ -27,7 +27,7 @@ type benchFlags struct {
 	walsvc   string
 	dir      string
 	segment  sizeFlag
-	awake    bool
+	args     []string
 	size     sizeFlag
 	duration time.Duration
 }
@@ -48,7 +48,7 @@ func (f *benchFlags) registerDir(cmd *cobra.Command) {
 func (f *benchFlags) registerService(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.walsvc, "walsvc", "", "walsvc `executable` to start; looked for beside walctl and in PATH")
 	cmd.Flags().Var(&f.segment, "segment-size", "segments of the temporary volume; 0 B is walsvc's own default")
-	cmd.Flags().BoolVar(&f.awake, "keep-awake", false, "start walsvc with --keep-awake")
+	cmd.Flags().StringArrayVar(&f.args, "walsvc-arg", nil, "another `argument` for walsvc, as in --walsvc-arg=--keep-awake; may be given again")
 }
 
 func (f *benchFlags) registerDuration(cmd *cobra.Command, d time.Duration, what string) {
@@ -75,9 +75,7 @@ func (f *benchFlags) own(ctx context.Context, line *statusLine) (o bench.TargetO
 	}
 	done = func() { _ = os.RemoveAll(built) } // a binary in a temporary directory
 	o.Dir, o.SegmentSize = f.dir, int64(f.segment)
-	if f.awake {
-		o.Args = append(o.Args, "--keep-awake")
-	}
+	o.Args = f.args
 	o.Binary, err = service.Find(ctx, f.walsvc, built, func() { line.steps(0, 1, "building walsvc") })
 	if errors.Is(err, service.ErrNotFound) {
 		err = &failure{code: exitUnavailable, err: err, next: "name it with --walsvc, or put it beside walctl"}
