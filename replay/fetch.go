@@ -17,8 +17,8 @@ var ErrFetcherClosed = errors.New("fetcher closed")
 // A Fetcher reads frames and blocks at known places, for readers that have an
 // index. It keeps a few segments open, limits.MaxOpenSegments at most, those in
 // use included: a call beyond that waits for another's end. A segment that
-// nobody asked for in limits.OpenSegmentIdle is closed, so that an idle reader
-// holds no released segment back. Safe for concurrent use.
+// nobody asked for in limits.OpenSegmentIdle is closed, and one that is about to be
+// released at once (Forget), so that an idle reader holds no segment back. Safe for concurrent use.
 //
 // What it returns is segment.ErrReleased, wrapped, when the segment is gone,
 // also in the middle of a call.
@@ -30,6 +30,7 @@ type Fetcher struct {
 	idle   []idleReader // least recently used first
 	open   int          // readers, idle or in use
 	timer  *time.Timer  // set while idle holds something
+	floor  segment.ID   // readers of segments below are not kept
 	closed bool
 }
 
@@ -109,6 +110,17 @@ func (f *Fetcher) Prefetch(pos segment.Pos, n int64) (end int64) {
 	return end
 }
 
+// Forget closes the idle readers of segments below before, and from now on every other
+// when its call ends. It comes before they are released: a reader that is only kept in
+// case somebody asks again would keep a segment from being recycled, and the volume
+// would write new ones meanwhile.
+func (f *Fetcher) Forget(before segment.ID) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.floor = max(f.floor, before)
+	return f.closeIdle(func(r idleReader) bool { return r.id < f.floor })
+}
+
 // Close closes the idle segments and makes every later call fail with
 // ErrFetcherClosed. Calls that are running end as they would have.
 func (f *Fetcher) Close() error {
@@ -173,7 +185,7 @@ func (f *Fetcher) release(id segment.ID, r *segment.Reader, gone bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.room.Signal()
-	if gone || f.closed {
+	if gone || f.closed || id < f.floor {
 		f.open--
 		return r.Close()
 	}

@@ -97,6 +97,45 @@ func TestFetcherReleased(t *testing.T) {
 	}
 }
 
+// TestFetcherForgetsReleasedSegments says that nothing is kept of a segment that is
+// released: it is recycled at once, or when the call that is under way ends.
+func TestFetcherForgetsReleasedSegments(t *testing.T) {
+	v := newVolume(t, 1)
+	v.recover()
+	first := v.append(segment.KindCommands, "first", 9000)
+	for len(v.j.Segments()) < 4 {
+		v.append(segment.KindCommands, "more", 9000)
+	}
+	v.sync()
+	f := NewFetcher(v.j)
+	defer func() { must(t, f.Close()) }()
+	release := func(before segment.ID) (waiting int) {
+		t.Helper()
+		must(t, f.Forget(before))
+		must(t, v.j.Release(before))
+		_, waiting = v.j.Waiting()
+		return waiting
+	}
+	_, err := f.Frame(first.Ref.Pos)
+	must(t, err)
+	if waiting := release(2); waiting != 0 || f.open != 0 {
+		t.Errorf("%d segments wait for %d readers that nobody uses", waiting, f.open)
+	}
+	must(t, f.with(2, func(*segment.Reader) error {
+		if waiting := release(3); waiting != 1 {
+			t.Errorf("%d segments wait for the reader of one", waiting)
+		}
+		return nil
+	}))
+	if f.open != 0 {
+		t.Errorf("%d readers of a released segment are kept", f.open)
+	}
+	must(t, f.with(3, func(*segment.Reader) error { return nil }))
+	if f.open != 1 {
+		t.Errorf("%d readers of a segment that is not released are kept", f.open)
+	}
+}
+
 // TestFetcherErrors says that what does not verify is told, and where.
 func TestFetcherErrors(t *testing.T) {
 	v := newVolume(t, 1)

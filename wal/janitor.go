@@ -243,6 +243,7 @@ func (j *janitor) sweep() error {
 		return err
 	}
 	released := len(v.journal.Segments())
+	_ = v.fetch.Forget(s.before) // they were only read
 	if err := v.journal.Release(s.before); err != nil {
 		return err
 	}

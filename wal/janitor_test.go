@@ -215,3 +215,38 @@ func TestTogetherFitsAFrame(t *testing.T) {
 	equal(t, readAll(t, v, "log", 1), []string{"1"})
 	closeTest(t, v)
 }
+
+// TestWhatWasReadIsRecycledAtOnce: a segment that was read is released when its records
+// are given up, and waits for nobody who might ask again.
+func TestWhatWasReadIsRecycledAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := openPlain(t, disk.NewMem())
+		defer closeTest(t, v)
+		mustCreate(t, v, "log")
+		began, recycled, released := time.Now(), uint64(0), 0
+		for released < 3 {
+			var last LSN
+			for range 24 {
+				last = mustAppend(t, v, "log", strings.Repeat("x", 9000)).First
+			}
+			synctest.Wait() // a snapshot that is due
+			before := len(v.journal.Segments())
+			readAll(t, v, "log", last-23)
+			mustCheckpoint(t, v, "log", "cp", last, "")
+			synctest.Wait()
+			if len(v.journal.Segments()) < before {
+				released++
+			}
+			if id, n := v.journal.Waiting(); n != 0 {
+				t.Fatalf("%d segments from %s on wait for readers that nobody uses", n, id)
+			}
+			recycled = v.Status().Recycles
+		}
+		if recycled < 3 {
+			t.Errorf("%d segments were recycled", recycled)
+		}
+		if took := time.Since(began); took >= limits.OpenSegmentIdle {
+			t.Errorf("it took %v: readers were closed for being idle", took)
+		}
+	})
+}

@@ -658,9 +658,28 @@ func (m *maker) checkpoint(log, name string, lsn LSN, state string) {
 // roll appends until another segment begins.
 func (m *maker) roll(log string) {
 	m.t.Helper()
-	for was := filling(m.v); filling(m.v) == was; {
-		m.append(log, 3, 3500)
+	m.holding(func() {
+		for was := filling(m.v); filling(m.v) == was; {
+			m.append(log, 3, 3500)
+		}
+	})
+}
+
+// holding does what may begin a segment, for which a spare is prepared, and release
+// others, which become spares: a reader of the oldest keeps the one from happening beside
+// the other.
+func (m *maker) holding(act func()) {
+	m.t.Helper()
+	r, err := m.v.journal.Reader(m.v.journal.Segments()[0])
+	if err != nil {
+		m.t.Fatal(err)
 	}
+	act()
+	m.settle()
+	if err := r.Close(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.settle()
 }
 
 func (m *maker) snapshot() {
@@ -759,8 +778,7 @@ func (m *maker) moved() {
 // release has the janitor look, and waits until the files have other names.
 func (m *maker) release() {
 	m.t.Helper()
-	m.v.janitor.kick()
-	m.settle()
+	m.holding(m.v.janitor.kick)
 	m.idle()
 	if ids := m.v.journal.Segments(); ids[0] == 1 {
 		m.t.Fatalf("segments %v: the first is still there", ids)

@@ -157,6 +157,11 @@ func (o *CompareOptions) load(t *Target, what string, l Load, to func(f Figures,
 		l.Duration = o.Duration
 	}
 	return step{"walsvc, " + what, func(ctx context.Context, f Figures) error {
+		settle := l
+		settle.Duration = o.settle()
+		if _, err := t.Append(ctx, settle); err != nil {
+			return err
+		}
 		got, err := t.Append(ctx, l)
 		if err != nil {
 			return err
@@ -166,6 +171,10 @@ func (o *CompareOptions) load(t *Target, what string, l Load, to func(f Figures,
 		return nil
 	}}
 }
+
+// settle returns how long a load goes on before it counts: a service that stood still while
+// others were measured has given back its memory, and knows nothing of the load.
+func (o *CompareOptions) settle() time.Duration { return o.Duration / 2 }
 
 // These take one figure off what was measured.
 

@@ -178,7 +178,12 @@ func (a *arena) steps(o *CompareOptions, e *Echo, streams *EchoStreams) []step {
 		// Not behind what has volumes prepare segments long after it has ended.
 		a.openLoop(o),
 		{"bare gRPC, 64 connections", func(ctx context.Context, f Figures) error {
-			got, err := Load{Callers: goalEach, Size: o.Size, Duration: o.Duration}.Run(ctx, streams.Logs)
+			l := Load{Callers: goalEach, Size: o.Size, Duration: o.settle()}
+			if _, err := l.Run(ctx, streams.Logs); err != nil {
+				return err
+			}
+			l.Duration = o.Duration
+			got, err := l.Run(ctx, streams.Logs)
 			f[echo64PerSecond] = got.PerSecond
 			return err
 		}},
