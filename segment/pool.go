@@ -45,6 +45,7 @@ var zeroes = sync.OnceValue(func() []byte { return disk.AlignedBuffer(zeroChunk)
 type releasing struct {
 	file
 	deadline time.Time // from then on pins do not count
+	known    bool      // its header was seen to be its own
 }
 
 // createZeroed makes a file of size zeroes whose blocks are on disk, durably;
@@ -476,8 +477,9 @@ func (j *Journal) Release(before ID) error {
 	deadline := time.Now().Add(limits.PinLimit)
 	for len(j.segments) > 1 && j.segments[0].id < before {
 		f := j.segments[0]
+		known := j.headers[f.id] != nil
 		delete(j.headers, f.id)
-		j.released = append(j.released, releasing{file: f, deadline: deadline})
+		j.released = append(j.released, releasing{file: f, deadline: deadline, known: known})
 		j.segments = slices.Delete(j.segments, 0, 1)
 	}
 	j.mu.Unlock()
@@ -533,7 +535,7 @@ func (j *Journal) recycleReleased() (next time.Time, waiting bool) {
 		}
 		keep := r.size == j.volume.segmentSize && len(j.spares) < limits.MaxSpares
 		j.mu.Unlock()
-		err := j.recycle(r.file, keep)
+		err := j.recycle(r, keep)
 		if errors.Is(err, errNoName) {
 			// Nothing has changed. What took the room, often a spare that is being
 			// prepared at that moment, may give it back.
@@ -547,8 +549,19 @@ func (j *Journal) recycleReleased() (next time.Time, waiting bool) {
 }
 
 // recycle takes the name of a released segment away, durably before the next
-// one's and before the file begins another life. REQUIRES: j.releaseMu.
-func (j *Journal) recycle(f file, keep bool) error {
+// one's and before the file begins another life. A file whose header is not the
+// segment's own loses the name and nothing else: it may have another one. REQUIRES:
+// j.releaseMu.
+//
+//	one process                               the next one            a power cut
+//	1.wal becomes a spare, which is not
+//	proven, and undoing that fails as well    fills it as 9.wal       both names are there
+func (j *Journal) recycle(f releasing, keep bool) error {
+	if !f.known {
+		_, err := j.readHeader(f.id)
+		f.known = err == nil
+	}
+	keep = keep && f.known
 	name := f.name + tmpSuffix
 	if keep {
 		var err error
@@ -560,7 +573,9 @@ func (j *Journal) recycle(f file, keep bool) error {
 		return err
 	}
 	if !keep {
-		j.shrink(name)
+		if f.known {
+			j.shrink(name)
+		}
 		if err := j.o.FS.Remove(filepath.Join(j.o.Dir, name)); err != nil {
 			return err
 		}

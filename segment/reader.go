@@ -104,6 +104,25 @@ func (j *Journal) Header(id ID) (*SegmentHeader, error) {
 
 // readHeader reads and verifies the header of a listed segment.
 func (j *Journal) readHeader(id ID) (*SegmentHeader, error) {
+	hdr, err := j.headerIn(id)
+	if err == nil && (hdr.ID != id || hdr.Volume != j.volume.volume) {
+		err = placed(corrupt(ErrBadHeader, "it is the header of segment %s of volume %s", hdr.ID, hdr.Volume), filepath.Join(j.o.Dir, segmentName(id)), Pos{Segment: id})
+	}
+	if err != nil {
+		return nil, err
+	}
+	return hdr, nil
+}
+
+// BeganAnotherLife reports whether the file that has the name of segment id holds a later
+// segment of the volume. Then id was released, and its name has come back.
+func (j *Journal) BeganAnotherLife(id ID) bool {
+	hdr, err := j.headerIn(id)
+	return err == nil && hdr.Volume == j.volume.volume && hdr.ID > id
+}
+
+// headerIn reads the header in the file of a listed segment, whichever it is of.
+func (j *Journal) headerIn(id ID) (*SegmentHeader, error) {
 	f, err := j.fileOf(segmentName(id), false)
 	if err != nil {
 		return nil, j.openError(id, err)
@@ -114,9 +133,6 @@ func (j *Journal) readHeader(id ID) (*SegmentHeader, error) {
 		return nil, fmt.Errorf("segment %s: read header: %w", id, err)
 	}
 	hdr, err := DecodeSegmentHeader(b[:n])
-	if err == nil && (hdr.ID != id || hdr.Volume != j.volume.volume) {
-		err = corrupt(ErrBadHeader, "it is the header of segment %s of volume %s", hdr.ID, hdr.Volume)
-	}
 	if err != nil {
 		return nil, placed(err, filepath.Join(j.o.Dir, segmentName(id)), Pos{Segment: id})
 	}

@@ -99,6 +99,56 @@ func TestWhatIsOver(t *testing.T) {
 	}
 }
 
+// TestRecycleWhatHasAnotherName: a name that came back, of a file that holds another
+// segment by now, is removed, and the file neither shortened nor filled again.
+func TestRecycleWhatHasAnotherName(t *testing.T) {
+	fs := disk.NewMem()
+	o := testOptions(fs)
+	j := newJournal(t, o)
+	for n := uint64(1); len(j.Segments()) < 4; n++ {
+		appendSync(t, j, testDraft(n, 20_000))
+	}
+	awaitPool(t, j)
+	// The first is the third now, as a link would be, and nobody has looked at it.
+	j.mu.Lock()
+	delete(j.headers, 1)
+	j.mu.Unlock()
+	src, err := fs.Open(filepath.Join(o.Dir, segmentName(3)), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dst, err := fs.Open(filepath.Join(o.Dir, segmentName(1)), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, limits.SegmentHeaderSize)
+	if _, err := src.ReadAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dst.WriteAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(src.Close(), dst.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if !j.BeganAnotherLife(1) || j.BeganAnotherLife(2) {
+		t.Errorf("the first is another life: %v; the second: %v", j.BeganAnotherLife(1), j.BeganAnotherLife(2))
+	}
+	spares := j.Space().Spares
+	if err := j.Release(3); err != nil {
+		t.Fatal(err)
+	}
+	if got := j.Space().Spares - spares; got != 1 {
+		t.Errorf("%d spares more, want one", got)
+	}
+	if ids := j.Segments(); ids[0] != 3 {
+		t.Errorf("segments %v are left", ids)
+	}
+	if err := j.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestShrink: a large file is given up bit by bit before it is removed, with pauses, and
 // a file that cannot be is removed as it is.
 func TestShrink(t *testing.T) { synctest.Test(t, testShrink) }

@@ -100,3 +100,71 @@ func recovered(fs disk.FS) (state *State, oldest segment.ID, err error) {
 	}
 	return r.state, j.Segments()[0], nil
 }
+
+// TestReleasedSegmentComesBack: a name that was taken away, and of which nothing proves
+// it, may be there again after a power cut, although segments behind it are gone. That is
+// no damage if that is what the file shows, and what came back is released again.
+func TestReleasedSegmentComesBack(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		content func(first, last []byte) []byte // of the name that came back
+		damaged bool
+	}{
+		{"as it was", func(first, _ []byte) []byte { return first }, false},
+		{"as another segment", func(_, last []byte) []byte { return last }, false},
+		{"as nothing that is known", func(first, _ []byte) []byte { return make([]byte, len(first)) }, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			mem := disk.NewMem()
+			v := openPlain(t, mem)
+			mustCreate(t, v, "log")
+			giveUp := func() {
+				was := v.journal.Segments()
+				for now := was; now[len(now)-1] == was[len(was)-1]; now = v.journal.Segments() {
+					mustAppend(t, v, "log", strings.Repeat("x", 9000))
+				}
+				paceSnapshots(t, v)
+				info, err := v.Log("log")
+				if err != nil {
+					t.Fatal(err)
+				}
+				mustCheckpoint(t, v, "log", "cp", info.Durable(), "")
+			}
+			came := readFile(t, mem, nameOfSegment(1))
+			for v.journal.Segments()[0] < 3 {
+				if v.journal.Segments()[0] == 1 {
+					came = readFile(t, mem, nameOfSegment(1))
+				}
+				giveUp()
+			}
+			ids := v.journal.Segments()
+			closeTest(t, v)
+			f, err := mem.Create("/vol/" + nameOfSegment(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+			writeFile(t, mem, nameOfSegment(1), c.content(came, readFile(t, mem, nameOfSegment(ids[0]))))
+			v = openPlain(t, mem)
+			defer func() { closeTest(t, v) }()
+			if r := v.Recovery(); (r.Verdict == "damaged") != c.damaged {
+				t.Fatalf("%+v", r)
+			}
+			if c.damaged {
+				return
+			}
+			for v.journal.Segments()[0] == 1 {
+				giveUp()
+			}
+			want := readAll(t, v, "log", 0)
+			closeTest(t, v)
+			v = openPlain(t, mem)
+			if r := v.Recovery(); r.Verdict == "damaged" {
+				t.Errorf("released again: %+v", r)
+			}
+			equal(t, readAll(t, v, "log", 0), want)
+		})
+	}
+}

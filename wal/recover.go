@@ -112,8 +112,10 @@ func (v *Volume) missLost(from segment.ID) {
 		}
 		switch {
 		case len(d.Logs) > 0:
-		case before == 0, id <= repairedBelow(v.journal):
-			continue // released, or known
+		case before == 0, id <= repairedBelow(v.journal), !v.keepsAnyOf(ids[:i]):
+			// Released, or known. A segment whose release could not be made durable may be
+			// back, while those behind it were released by the next process.
+			continue
 		default:
 			d.Detail = fmt.Sprintf("the segments %s to %s were removed or lost, with nothing in them that a log keeps", before+1, id-1)
 		}
@@ -127,6 +129,26 @@ func (v *Volume) missLost(from segment.ID) {
 	if r.Verdict != replay.VerdictDamaged.String() {
 		r.Verdict, r.Case, r.Detail = replay.VerdictDamaged.String(), lost[0].Case, replay.CaseMissingSegment.Means()
 	}
+}
+
+// keepsAnyOf reports whether a log keeps anything that lies in one of the segments, or
+// may, as far as what can be read of them says.
+func (v *Volume) keepsAnyOf(ids []segment.ID) bool {
+	var logs []surveyed
+	for _, l := range v.durable.logs {
+		logs = append(logs, v.surveyed(l))
+	}
+	return slices.ContainsFunc(ids, func(id segment.ID) bool {
+		if v.journal.BeganAnotherLife(id) {
+			return false
+		}
+		s, err := v.index.cache.get(id)
+		if err != nil || v.index.places.in[id] > 0 {
+			return true
+		}
+		log, _, _ := blocking(logs, s)
+		return log != 0
+	})
 }
 
 // lostBefore returns the records that logs keep and that lay in a gap before

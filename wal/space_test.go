@@ -407,6 +407,12 @@ func TestTruncationHasRoom(t *testing.T) {
 	mem := disk.NewMem()
 	mem.SetCapacity(10 * limits.MinSegmentSize)
 	v := openTest(t, mem)
+	defer func() {
+		if t.Failed() {
+			holders, _, _ := v.Holders("", "", 10)
+			t.Logf("%+v\n%+v, segments %v\nheld by %+v", v.Status(), v.journal.Space(), v.journal.Segments(), holders)
+		}
+	}()
 	mustCreate(t, v, "log")
 	mustCreate(t, v, "other")
 	rec := strings.Repeat("x", 5000)
