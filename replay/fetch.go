@@ -113,7 +113,7 @@ func (f *Fetcher) Prefetch(pos segment.Pos, n int64) (end int64) {
 // Forget closes the idle readers of segments below before, and from now on every other
 // when its call ends. It comes before they are released: a reader that is only kept in
 // case somebody asks again would keep a segment from being recycled, and the volume
-// would write new ones meanwhile.
+// would write new ones meanwhile. The error is one of closing a file that was only read.
 func (f *Fetcher) Forget(before segment.ID) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

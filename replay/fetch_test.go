@@ -69,16 +69,22 @@ func TestFetcher(t *testing.T) {
 	}
 }
 
-// TestFetcherReleased says that a frame of a released segment is no damage, also
-// when its segment was open.
-func TestFetcherReleased(t *testing.T) {
-	v := newVolume(t, 1)
+// filled returns a volume of so many segments, and its first frame.
+func filled(t *testing.T, segments int) (v *volume, first segment.Written) {
+	v = newVolume(t, 1)
 	v.recover()
-	first := v.append(segment.KindCommands, "first", 9000)
-	for len(v.j.Segments()) < 3 {
+	first = v.append(segment.KindCommands, "first", 9000)
+	for len(v.j.Segments()) < segments {
 		v.append(segment.KindCommands, "more", 9000)
 	}
 	v.sync()
+	return v, first
+}
+
+// TestFetcherReleased says that a frame of a released segment is no damage, also
+// when its segment was open.
+func TestFetcherReleased(t *testing.T) {
+	v, first := filled(t, 3)
 	f := NewFetcher(v.j)
 	defer func() { must(t, f.Close()) }()
 	fr, err := f.Frame(first.Ref.Pos)
@@ -100,13 +106,7 @@ func TestFetcherReleased(t *testing.T) {
 // TestFetcherForgetsReleasedSegments says that nothing is kept of a segment that is
 // released: it is recycled at once, or when the call that is under way ends.
 func TestFetcherForgetsReleasedSegments(t *testing.T) {
-	v := newVolume(t, 1)
-	v.recover()
-	first := v.append(segment.KindCommands, "first", 9000)
-	for len(v.j.Segments()) < 4 {
-		v.append(segment.KindCommands, "more", 9000)
-	}
-	v.sync()
+	v, first := filled(t, 4)
 	f := NewFetcher(v.j)
 	defer func() { must(t, f.Close()) }()
 	release := func(before segment.ID) (waiting int) {

@@ -483,10 +483,14 @@ func TestNoRoomForASegmentsName(t *testing.T) {
 				ended := make(chan error, 1)
 				go func() {
 					for n := range records {
-						_, err := v.Append(context.Background(), "log", ulid.ULID{}, 0, Batch{Run: run(text("log", LSN(n+1), 5000))})
+						add := func() error {
+							_, err := v.Append(context.Background(), "log", ulid.ULID{}, 0, Batch{Run: run(text("log", LSN(n+1), 5000))})
+							return err
+						}
+						err := add()
 						for c.snapshots && errors.Is(err, ErrFull) {
 							<-time.After(time.Second)
-							_, err = v.Append(context.Background(), "log", ulid.ULID{}, 0, Batch{Run: run(text("log", LSN(n+1), 5000))})
+							err = add()
 						}
 						if err != nil {
 							ended <- err

@@ -26,7 +26,7 @@ import (
 // go into a stream with XADD. All callers share one pipelined connection, as with
 // the clients that pipeline by themselves (rueidis, StackExchange.Redis): 64
 // connections cost Redis a system call each. The client is redisConn, which does
-// less than any library, or rueidis, the quickest of those there are for Go.
+// less than any library, or rueidis, which users have.
 type redis struct {
 	binary  string
 	v       string
