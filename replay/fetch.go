@@ -58,6 +58,26 @@ func (f *Fetcher) Frame(pos segment.Pos) (*segment.Frame, error) {
 	return fr, err
 }
 
+// Head reads and verifies the header of the frame at pos alone, and has the disk read
+// ahead its directory, for Directory. The error is as for Frame.
+func (f *Fetcher) Head(pos segment.Pos) (h segment.Header, err error) {
+	err = f.with(pos.Segment, func(r *segment.Reader) (err error) {
+		h, err = r.Head(pos.Offset)
+		return err
+	})
+	return h, err
+}
+
+// Directory reads and verifies the directory of the frame at pos, which h heads. The
+// error is as for Frame.
+func (f *Fetcher) Directory(pos segment.Pos, h segment.Header) (fr *segment.Frame, err error) {
+	err = f.with(pos.Segment, func(r *segment.Reader) (err error) {
+		fr, err = r.Directory(pos.Offset, h)
+		return err
+	})
+	return fr, err
+}
+
 // Stored returns the stored bytes of a block of fr, verified by their checksum.
 // They lie in dst, whose content is lost and which grows as needed. The error is a *segment.CorruptError that Is segment.ErrBadBlock if
 // they do not verify.

@@ -184,6 +184,11 @@ type Frame struct {
 // End returns the position behind the frame.
 func (f *Frame) End() Pos { return Pos{f.Pos.Segment, f.Pos.Offset + f.Header.Size()} }
 
+// directory returns where the directory of the frame at off lies.
+func (h *Header) directory(off int64) int64 {
+	return off + limits.FrameHeaderSize + int64(h.BlocksSize)
+}
+
 // A FrameRef points at a frame together with what a scan that begins there has
 // to expect of it.
 type FrameRef struct {

@@ -259,20 +259,53 @@ func (r *Reader) frame(off int64) (*Frame, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Frame{Pos: Pos{r.hdr.ID, off}, Header: h}
-	at := off + limits.FrameHeaderSize + int64(h.BlocksSize)
-	if dir := r.cached(at, int(h.DirectorySize)); dir != nil {
+	if dir := r.cached(h.directory(off), int(h.DirectorySize)); dir != nil {
+		f := &Frame{Pos: Pos{r.hdr.ID, off}, Header: h}
 		f.Blocks, f.Meta, err = decodeDirectory(dir, &f.Header)
 		f.Meta = bytes.Clone(f.Meta)
 		return f, err
 	}
+	return r.directory(off, h)
+}
+
+// directory reads and verifies the directory of the frame at off, which h heads.
+func (r *Reader) directory(off int64, h Header) (*Frame, error) {
 	dir := make([]byte, h.DirectorySize) // Meta stays in it
-	n, err := readAt(r.file, dir, at)
+	n, err := readAt(r.file, dir, h.directory(off))
 	if err != nil {
 		return nil, fmt.Errorf("read directory: %w", err)
 	}
+	f := &Frame{Pos: Pos{r.hdr.ID, off}, Header: h}
 	f.Blocks, f.Meta, err = decodeDirectory(dir[:n], &f.Header)
 	return f, err
+}
+
+// Head reads the header of the frame at off and nothing else, and has the disk read
+// ahead the frame's directory, for Directory. Frame does both at once; apart, who
+// knows where several frames lie has the disk fetch the pieces of all of them at a
+// time. Its errors are those of Frame that concern the header.
+func (r *Reader) Head(off int64) (Header, error) {
+	var b [limits.FrameHeaderSize]byte
+	n, err := readAt(r.file, b[:], off)
+	if err != nil {
+		return Header{}, r.fault(off, fmt.Errorf("read: %w", err))
+	}
+	h, err := decodeFrameHeader(b[:n], r.life, off)
+	if err != nil {
+		return Header{}, r.fault(off, err)
+	}
+	r.Prefetch(h.directory(off), int64(h.DirectorySize))
+	return h, nil
+}
+
+// Directory reads the directory of the frame at off, whose header Head returned. Its
+// errors are those of Frame that concern the directory.
+func (r *Reader) Directory(off int64, h Header) (*Frame, error) {
+	f, err := r.directory(off, h)
+	if err != nil {
+		return f, r.fault(off, err)
+	}
+	return f, nil
 }
 
 // fill reads the window from off: one disk block of it, if the disk fails to read

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"reflect"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -311,6 +312,12 @@ func TestReleasedUnderReaders(t *testing.T) {
 			if _, err := r.Block(frames[i], 0, nil); !errors.Is(err, ErrReleased) {
 				t.Errorf("reader %d of a recycled segment, block: %v", i, err)
 			}
+			if _, err := r.Head(4096); !errors.Is(err, ErrReleased) {
+				t.Errorf("reader %d of a recycled segment, head: %v", i, err)
+			}
+			if _, err := r.Directory(4096, frames[i].Header); !errors.Is(err, ErrReleased) {
+				t.Errorf("reader %d of a recycled segment, directory: %v", i, err)
+			}
 			if err := r.Lookahead(0, func(Header, int64) bool { t.Error("found a frame"); return true }); !errors.Is(err, ErrReleased) {
 				t.Errorf("reader %d of a recycled segment, lookahead: %v", i, err)
 			}
@@ -319,4 +326,54 @@ func TestReleasedUnderReaders(t *testing.T) {
 			t.Errorf("the other process opens what is gone: %v", err)
 		}
 	})
+}
+
+// TestHeadAndDirectory: a frame's header and its directory, read apart, are what Frame
+// returns, and damage in either is told as Frame tells it.
+func TestHeadAndDirectory(t *testing.T) {
+	fsys := disk.NewMem()
+	j := newJournal(t, testOptions(fsys))
+	for n := range 5 {
+		appendSync(t, j, rawDraft("frame", 1, 3_000*(n+1)))
+	}
+	r := mustReader(t, j, 1)
+	var offs []int64
+	for off := int64(limits.SegmentHeaderSize); len(offs) < 5; {
+		f, err := r.Frame(off)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := r.Head(off)
+		if err != nil || h != f.Header {
+			t.Fatalf("header at %d: %+v, %v; want %+v", off, h, err, f.Header)
+		}
+		if got, err := r.Directory(off, h); err != nil || !reflect.DeepEqual(got, f) {
+			t.Fatalf("directory at %d: %+v, %v; want %+v", off, got, err, f)
+		}
+		offs = append(offs, off)
+		off += f.Header.Size()
+	}
+	h, err := r.Head(offs[3])
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := fsys.Open("v/0000000000000001.wal", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []int64{offs[2] + 20, h.directory(offs[3]) + 3} {
+		if _, err := file.WriteAt([]byte{0xee}, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var bad *CorruptError
+	if _, err := r.Head(offs[2]); !errors.Is(err, ErrNoFrame) || !errors.As(err, &bad) || bad.Pos.Offset != offs[2] {
+		t.Errorf("a header that does not verify: %v", err)
+	}
+	if f, err := r.Directory(offs[3], h); !errors.Is(err, ErrBadDirectory) || !errors.As(err, &bad) || bad.Pos.Offset != offs[3] || f == nil {
+		t.Errorf("a directory that does not verify: %v", err)
+	}
 }

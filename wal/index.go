@@ -197,6 +197,10 @@ func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error
 		return m.pos, nil
 	}
 	h := x.historyOf(log)
+	var first, next LSN // the log's
+	if l := x.v.durable.logs[log]; l != nil {
+		first, next = l.first, l.next
+	}
 	if a := x.active; a != nil && a.holds(log, lsn, &h) {
 		off, _ := a.find(log, lsn)
 		x.v.mu.RUnlock()
@@ -221,21 +225,29 @@ func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error
 		}
 	}
 
-	// Bisect by how far the log had come at each segment's end. Segments that
-	// do not know (cut short, without this log) are stepped over; if a whole
-	// half does not know, the search ends there and the walk below is longer. A
+	// Search by how far the log had come at each segment's end: where it would be had
+	// the log grown evenly, and in the middle, in turn, since a segment's index comes
+	// from the disk and the first record of a replay waits for it. Segments that
+	// do not know (cut short, without this log) are stepped over; if all of those up to
+	// one do not know, the search ends there and the walk below is longer. A
 	// rewind cuts what lies before it, so that ends never decrease.
 	lo, hi := 0, len(ids)
-	for lo < hi {
+	for even := true; lo < hi; even = !even {
 		mid := (lo + hi) / 2
-		p, next, known := x.endAtOrBefore(ids, lo, mid, log, &h)
+		if even {
+			mid = lo + interpolate(lsn, first, next, hi-lo)
+		}
+		p, s, end := x.endAtOrBefore(ids, lo, mid, log, &h)
 		switch {
-		case !known:
+		case s == nil:
 			hi = lo // nothing known in [lo, mid]: begin the walk at lo
-		case next <= lsn:
-			lo = mid + 1
+		case s.holds(log, lsn, &h):
+			off, _ := s.find(log, lsn)
+			return segment.Pos{Segment: s.id, Offset: off}, nil
+		case end <= lsn:
+			lo, first = mid+1, end
 		default:
-			hi = p
+			hi, next = p, end
 		}
 	}
 	var unread error // why a segment has no index; the record may be in another
@@ -251,6 +263,47 @@ func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error
 		}
 	}
 	return segment.Pos{}, fmt.Errorf("log %d, LSN %d: %w", log, lsn, cmp.Or(unread, errNotIndexed))
+}
+
+// following appends to dst where the log's records behind pos were appended, n frames
+// at most, up to record to: as far as the index of pos's segment and of the next one
+// knows, and whatever has been rewound or moved since. It is for who has the disk read
+// ahead.
+func (x *index) following(dst []segment.Pos, log uint64, pos segment.Pos, n int, to LSN) []segment.Pos {
+	for id := pos.Segment; id <= pos.Segment+1 && n > 0; id++ {
+		x.v.mu.RLock()
+		s := x.active
+		if s != nil && id >= s.id {
+			if id == s.id {
+				dst = s.following(dst, log, pos, n, to)
+			}
+			x.v.mu.RUnlock()
+			return dst
+		}
+		x.v.mu.RUnlock()
+		s, err := x.cache.get(id)
+		if err != nil {
+			return dst
+		}
+		had := len(dst)
+		dst = s.following(dst, log, pos, n, to)
+		n -= len(dst) - had
+	}
+	return dst
+}
+
+// following is index.following within the segment.
+func (s *segmentIndex) following(dst []segment.Pos, log uint64, pos segment.Pos, n int, to LSN) []segment.Pos {
+	refs := s.refs[log]
+	i := 0
+	if s.id == pos.Segment {
+		i = sort.Search(len(refs), func(i int) bool { return refs[i].off > pos.Offset })
+	}
+	for ; i < len(refs) && n > 0 && refs[i].lsn <= to; i++ {
+		dst = append(dst, segment.Pos{Segment: s.id, Offset: refs[i].off})
+		n--
+	}
+	return dst
 }
 
 // movedFrom reports whether a record that was looked for at pos has been moved since.
@@ -297,22 +350,32 @@ func (x *index) relocate(log uint64, lsn LSN) (segment.Pos, error) {
 // errNotIndexed is returned by locate for a record that no index knows.
 var errNotIndexed = errors.New("in no segment's index")
 
+// interpolate returns in which of n segments lsn is if they have the records from first
+// on up to next, each as many.
+func interpolate(lsn, first, next LSN, n int) int {
+	if lsn < first || next <= first {
+		return 0
+	}
+	return min(int(float64(lsn-first)/float64(next-first)*float64(n)), n-1)
+}
+
 // endAtOrBefore returns the newest segment of ids[lo..mid] that knows how far
-// the log had come at its end. One that cannot be read does not know.
-func (x *index) endAtOrBefore(ids []segment.ID, lo, mid int, log uint64, h *history) (p int, next LSN, known bool) {
+// the log had come at its end, and how far that was; a nil one if none knows. One that
+// cannot be read does not know.
+func (x *index) endAtOrBefore(ids []segment.ID, lo, mid int, log uint64, h *history) (p int, s *segmentIndex, next LSN) {
 	for p = mid; p >= lo; p-- {
 		s, err := x.cache.get(ids[p])
 		if err != nil {
 			continue
 		}
 		if end, ok := s.ends[log]; ok {
-			return p, h.end(end).next, true
+			return p, s, h.end(end).next
 		}
 		if s.complete { // the log did not exist yet
-			return p, 1, true
+			return p, s, 1
 		}
 	}
-	return 0, 0, false
+	return 0, nil, 0
 }
 
 // An indexCache holds the indexes of segments that are no longer filled.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/bits"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -90,6 +91,68 @@ func TestSegmentIndexIsBounded(t *testing.T) {
 	}
 	if s.stride > 64*stride || s.size > maxRefs+len(s.refs) {
 		t.Fatalf("stride %d, %d refs of %d logs", s.stride, s.size, len(s.refs))
+	}
+}
+
+// TestLocateReadsFew: a record's place in a log that has grown evenly is found with the
+// indexes of its segment and of a few around it; in one that has not, with no more
+// than twice what halving takes. Halving alone reads seven for each.
+func TestLocateReadsFew(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		each func(i int) int // bytes of record i
+		most int             // indexes read for a record, on average
+	}{
+		{"even", func(int) int { return 4 << 10 }, 4},
+		{"uneven", func(i int) int { return 1 + 40*max(i-900, 0) }, 7},
+	} {
+		v := openTest(t, disk.NewMem())
+		mustCreate(t, v, "log")
+		for i := range 1200 {
+			mustAppend(t, v, "log", strings.Repeat("x", c.each(i)))
+		}
+		segments := len(v.journal.Segments())
+		if segments < 64 {
+			t.Fatalf("%s: %d segments", c.name, segments)
+		}
+		worst, total, tries := 0, 0, 0
+		for lsn := LSN(1); lsn <= 1200; lsn += 7 {
+			var x index // one that has read nothing yet
+			x.init(v)
+			v.mu.RLock()
+			x.active, x.places = v.index.active, v.index.places
+			number := v.durable.names["log"].number
+			v.mu.RUnlock()
+			pos, err := x.locate(number, lsn, 0)
+			if f := frameOf(t, v, "log", lsn); err != nil || f.Pos != pos && !x.movedFrom(number, lsn, pos) {
+				t.Fatalf("%s: LSN %d is at %s, located at %s, %v", c.name, lsn, f.Pos, pos, err)
+			}
+			worst = max(worst, len(x.cache.entries))
+			total += len(x.cache.entries)
+			tries++
+		}
+		if total > c.most*tries {
+			t.Errorf("%s: %d indexes of %d segments were read for %d records", c.name, total, segments, tries)
+		}
+		if bound := 2 * bits.Len(uint(segments)); worst > bound {
+			t.Errorf("%s: %d indexes of %d segments were read for a record", c.name, worst, segments)
+		}
+		closeTest(t, v)
+	}
+}
+
+// TestInterpolate goes through the ends of what is interpolated.
+func TestInterpolate(t *testing.T) {
+	for _, c := range []struct {
+		lsn, first, next LSN
+		n, want          int
+	}{
+		{1, 1, 101, 10, 0}, {10, 1, 101, 10, 0}, {11, 1, 101, 10, 1}, {100, 1, 101, 10, 9}, {101, 1, 101, 10, 9}, {500, 1, 101, 10, 9},
+		{5, 50, 101, 10, 0}, {5, 5, 5, 10, 0}, {5, 5, 4, 10, 0}, {3, 1, 1 << 63, 2, 0}, {1<<63 + 5, 1, 1<<63 + 6, 2, 1},
+	} {
+		if got := interpolate(c.lsn, c.first, c.next, c.n); got != c.want {
+			t.Errorf("LSN %d of %d to %d in %d: %d, want %d", c.lsn, c.first, c.next, c.n, got, c.want)
+		}
 	}
 }
 

@@ -34,7 +34,10 @@ type Reader struct {
 	codecs [codec.Zstd + 1]bool
 
 	batches batchFrame
+	scouted scouted
+	share   share
 	ahead   segment.Pos // up to where the disk was asked to read ahead
+	window  int64       // how many bytes at a time: few at first, since the first record waits for the asking
 	block   int         // in batches.frame, whose raw bytes are in raw; -1 for none
 	raw     []byte
 	run     []byte
@@ -45,8 +48,10 @@ type Reader struct {
 // A batchFrame is a frame with its batches of one log.
 type batchFrame struct {
 	frame    *segment.Frame
-	commands []Command // all of the frame's
+	commands []Command // of the frame, all that carry records of the log among them
+	carried  int64     // bytes of records that the whole frame has, of any log
 	own      []ownBatch
+	scouted  *scouted // what its reader knows of frames ahead; nil for one that looks at no more than one
 }
 
 // An ownBatch is an append of the log, or a copy of one, of which something is in its history.
@@ -147,7 +152,7 @@ func (r *Reader) outside(l *logState, err error) error {
 
 // Close gives up what the Reader holds. It never fails.
 func (r *Reader) Close() error {
-	r.batches, r.raw, r.run, r.stored = batchFrame{}, nil, nil, nil
+	r.batches, r.scouted, r.raw, r.run, r.stored = batchFrame{}, scouted{}, nil, nil, nil
 	return nil
 }
 
@@ -344,32 +349,47 @@ func (r *Reader) batch() (c *Command, last LSN, err error) {
 
 // prefetch has the disk read ahead behind the frame that was just read, if most of it
 // is the log's: who reads a log that is spread thin goes from place to place, and would
-// have the disk read what nobody wants.
+// have the disk read what nobody wants. For that one scout asks for the places.
 func (r *Reader) prefetch() {
-	if !r.batches.dense() {
+	if r.share.see(&r.batches); !r.share.dense() {
+		r.scout()
 		return
 	}
 	next := r.batches.frame.End()
 	if r.ahead.Segment != next.Segment || r.ahead.Offset < next.Offset {
 		r.ahead = next
 	}
-	if r.ahead.Offset-next.Offset > limits.ReplayReadAhead/2 {
+	if r.ahead.Offset-next.Offset > r.window/2 {
 		return
 	}
-	r.ahead.Offset = r.v.fetch.Prefetch(r.ahead, next.Offset+limits.ReplayReadAhead-r.ahead.Offset)
+	r.window = min(max(2*r.window, limits.ReplayMessageSize, r.batches.frame.Header.Size()), limits.ReplayReadAhead)
+	r.ahead.Offset = r.v.fetch.Prefetch(r.ahead, next.Offset+r.window-r.ahead.Offset)
 }
 
-// dense reports whether a quarter of what the frame carries, or more, is the log's.
-func (b *batchFrame) dense() bool {
-	var own, all uint64
-	for _, o := range b.own {
-		own += uint64(b.commands[o.index].Size)
-	}
-	for i := range b.commands {
-		all += uint64(b.commands[i].Size)
-	}
-	return own >= all/4
+// A share is how much of what a Reader comes past is its log's.
+type share struct {
+	end      segment.Pos // of the last frame
+	own, all int64       // bytes, those of earlier frames counting less and less
 }
+
+// see counts a frame, and what lies between it and the one before: frames without a
+// record of the log.
+func (s *share) see(b *batchFrame) {
+	var own int64
+	for _, o := range b.own {
+		own += int64(b.commands[o.index].Size)
+	}
+	size := b.frame.Header.Size()
+	s.own += int64(float64(size)*float64(own)/float64(max(b.carried, 1))) - s.own/8
+	s.all += size - s.all/8
+	if pos := b.frame.Pos; pos.Segment == s.end.Segment && pos.Offset > s.end.Offset {
+		s.all += pos.Offset - s.end.Offset
+	}
+	s.end = b.frame.End()
+}
+
+// dense reports whether a quarter or more is the log's.
+func (s *share) dense() bool { return s.own >= s.all/4 }
 
 // covering returns the command that has lsn, or nil, and its last record that is in
 // the log.
@@ -483,6 +503,9 @@ func (v *Volume) live(name string, number uint64, lsn LSN, as *history) error {
 func (v *Volume) seekFrom(b *batchFrame, number uint64, lsn LSN, pos segment.Pos, h *history) error {
 	for {
 		f := b.frame
+		if (f == nil || f.Pos != pos) && b.scouted.take(pos, b) {
+			f = b.frame
+		}
 		if f == nil || f.Pos != pos {
 			var err error
 			if f, err = v.fetch.Frame(pos); err != nil {
@@ -505,12 +528,15 @@ func (v *Volume) seekFrom(b *batchFrame, number uint64, lsn LSN, pos segment.Pos
 
 // load decodes a frame's commands.
 func (b *batchFrame) load(f *segment.Frame) (err error) {
-	b.frame, b.own, b.commands = f, b.own[:0], b.commands[:0]
+	b.frame, b.own, b.commands, b.carried = f, b.own[:0], b.commands[:0], 0
 	if f.Header.Kind == segment.KindCommands {
 		b.commands, err = DecodeCommands(b.commands, f.Meta)
 	}
 	if err != nil {
 		b.frame = nil
+	}
+	for i := range b.commands {
+		b.carried += int64(b.commands[i].Size)
 	}
 	return err
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/walsvc/walsvc/internal/codec"
 	"github.com/walsvc/walsvc/internal/disk"
 	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/segment"
 )
 
 // openLarge opens a volume whose frames take blocks of every size.
@@ -410,6 +411,12 @@ func TestReadAhead(t *testing.T) {
 	}
 	segments := v.journal.Segments()
 	current := "/vol/" + segments[len(segments)-1].String() + ".wal"
+	// The first record does not wait until the disk has been asked for much: for as much
+	// as the first frame.
+	first := "/vol/" + segments[0].String() + ".wal"
+	if r := fs.asked[first][0]; r.to-r.from > 2<<20 {
+		t.Errorf("the first piece is %d to %d", r.from, r.to)
+	}
 	for path, end := range ends {
 		at := firsts[path]
 		for _, r := range fs.asked[path] {
@@ -425,22 +432,42 @@ func TestReadAhead(t *testing.T) {
 	}
 }
 
-// TestDense: reading ahead is for logs that have a quarter of a frame or more.
+// TestDense: reading ahead is for logs that have a quarter of what their readers come
+// past, or more, be it of each frame or of many a frame between those that have any.
 func TestDense(t *testing.T) {
 	for _, c := range []struct {
 		own, others uint32
+		between     int64 // bytes of frames without a record of the log, in front of each
 		want        bool
 	}{
-		{100, 0, true}, {100, 300, true}, {100, 304, false}, {0, 100, false},
+		{100, 0, 0, true}, {100, 300, 0, true}, {100, 304, 0, false}, {0, 100, 0, false},
+		{100, 0, 3 * limits.BlockSize, true}, {100, 0, 4 * limits.BlockSize, false},
+		{100, 100, limits.BlockSize, true}, {100, 100, 2 * limits.BlockSize, false},
 	} {
 		b := batchFrame{commands: []Command{
 			{Kind: CommandAppend, Log: 1, Place: Place{Size: c.own}}, {Kind: CommandAppend, Log: 2, Place: Place{Size: c.others}},
-		}}
+		}, carried: int64(c.own + c.others)}
 		if c.own > 0 {
 			b.own = []ownBatch{{index: 0}}
 		}
-		if got := b.dense(); got != c.want {
-			t.Errorf("%d bytes beside %d: %t", c.own, c.others, got)
+		var s share
+		pos := segment.Pos{Segment: 1, Offset: limits.SegmentHeaderSize}
+		for i := range 40 {
+			b.frame = &segment.Frame{Pos: pos, Header: segment.Header{BlocksSize: 1000}}
+			if b.frame.Header.Size() != limits.BlockSize {
+				t.Fatal("a frame of another size")
+			}
+			// Of what is in front of the first frame nothing is known.
+			if s.see(&b); i > 0 && s.dense() != c.want && i > 20 {
+				t.Errorf("%d bytes beside %d and behind %d others, frame %d: %t", c.own, c.others, c.between, i, s.dense())
+			}
+			pos = b.frame.End()
+			pos.Offset += c.between
+		}
+		// In another segment it goes on as it was.
+		b.frame = &segment.Frame{Pos: segment.Pos{Segment: 2, Offset: 900 * limits.BlockSize}, Header: segment.Header{BlocksSize: 1000}}
+		if s.see(&b); s.dense() != c.want {
+			t.Errorf("%d bytes beside %d and behind %d others, in the next segment: %t", c.own, c.others, c.between, s.dense())
 		}
 	}
 }

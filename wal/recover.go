@@ -174,7 +174,7 @@ func (v *Volume) lostBefore(ids []segment.ID, i int) (logs []DamagedLog, more in
 			r.First = max(r.First, m.end)
 		}
 		if i > 0 {
-			if _, next, known := v.index.endAtOrBefore(ids, 0, i-1, l.number, &h); known {
+			if _, s, next := v.index.endAtOrBefore(ids, 0, i-1, l.number, &h); s != nil {
 				r.First = max(r.First, next)
 			}
 		}

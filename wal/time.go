@@ -120,7 +120,7 @@ func (v *Volume) boundsOf(b *timeBounds, number uint64, ns int64, h *history) er
 	at = max(at, 0)
 
 	var before LSN // those below were committed before; 0 if nothing is known
-	if _, next, known := v.index.endAtOrBefore(ids, 0, at-1, number, h); known {
+	if _, s, next := v.index.endAtOrBefore(ids, 0, at-1, number, h); s != nil {
 		before = next
 	}
 	b.most = b.next

@@ -215,6 +215,10 @@ const (
 	// bytes: what it reads while one message is on its way, with something to spare.
 	ReplayReadAhead = 8 << 20
 
+	// ReplayFramesAhead is how many frames ahead a replay of a log that is spread thin
+	// asks the disk for what it will need of them.
+	ReplayFramesAhead = 128
+
 	// MaxReplays bounds the replays running at once.
 	MaxReplays = 1024
 

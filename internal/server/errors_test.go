@@ -202,7 +202,7 @@ func TestEveryLimitIsAdvertisedOrIsNobodysBusiness(t *testing.T) {
 	inside := []string{
 		"BlockSize", "SegmentHeaderSize", "FrameHeaderSize", "DefaultSegmentSize", "MinSegmentSize", "MaxSegmentSize",
 		"MaxFrameSize", "MaxDirectorySize", "MaxBlocksPerFrame", "MaxSealSize", "MaxSegments", "MaxSpares", "MaxLostRanges",
-		"TargetBlockSize", "FrameFullSize", "FrameFullCommands", "MaxCommandsPerFrame", "MaxOpenSegments", "OpenSegmentIdle", "LoneFrameSize", "DirectWriteSize", "ReadBackFactor", "MaxReadBack", "ReplayReadAhead",
+		"TargetBlockSize", "FrameFullSize", "FrameFullCommands", "MaxCommandsPerFrame", "MaxOpenSegments", "OpenSegmentIdle", "LoneFrameSize", "DirectWriteSize", "ReadBackFactor", "MaxReadBack", "ReplayReadAhead", "ReplayFramesAhead",
 		// Of a repair, of the listener for operators, and of certifying disks.
 		"MaxLostRanges", "MaxCommandsTogether", "MaxMovedBytes", "MaxMovedBatches", "MoveGain", "MoveRate", "AdminTimeout", "MaxAdminHeaderBytes", "MaxScrapes", "MaxWitnessLine", "MaxWitnessRuns", "MaxWitnessConnections",
 	}
