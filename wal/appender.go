@@ -356,12 +356,13 @@ func (v *Volume) checkRun(b *Binding, run []byte) check {
 	default:
 		n, err := records.Check(run, b.maxRecord)
 		c.count = n
-		var large *records.TooLargeError
 		switch {
-		case errors.As(err, &large):
-			c.err = fmt.Errorf("log %q: %w: %w", b.name, ErrTooLarge, err)
 		case err != nil:
-			c.err = fmt.Errorf("log %q: %w: %w", b.name, ErrMalformed, err)
+			what := ErrMalformed
+			if _, large := errors.AsType[*records.TooLargeError](err); large {
+				what = ErrTooLarge
+			}
+			c.err = fmt.Errorf("log %q: %w: %w", b.name, what, err)
 		case n > limits.MaxBatchRecords:
 			c.err = fmt.Errorf("log %q: batch of %d records: %w: it is %d", b.name, n, ErrTooLarge, limits.MaxBatchRecords)
 		}

@@ -334,7 +334,9 @@ func appendOptions(dst []byte, o *LogOptions) []byte {
 	dst = binary.AppendUvarint(dst, uint64(o.MaxRecordBytes))
 	dst = binary.AppendUvarint(dst, o.RateBytes)
 	dst = appendString(dst, o.ColocationKey)
-	dst = binary.AppendUvarint(dst, uint64(len(o.Labels)))
+	if dst = binary.AppendUvarint(dst, uint64(len(o.Labels))); len(o.Labels) == 0 {
+		return dst // most have none, and a snapshot spells every log
+	}
 	for _, k := range slices.Sorted(maps.Keys(o.Labels)) {
 		dst = appendString(dst, k)
 		dst = appendString(dst, o.Labels[k])

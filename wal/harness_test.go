@@ -59,9 +59,11 @@ func corrupt(t testing.TB, fs disk.FS, pos segment.Pos, within int64) {
 func frameOf(t testing.TB, v *Volume, log string, lsn LSN) *segment.Frame {
 	t.Helper()
 	var b batchFrame
+	v.mu.RLock()
 	l := v.durable.names[log]
-	h := l.history()
-	if err := v.seek(&b, log, l.number, lsn, &h); err != nil {
+	h, number := l.history(), l.number
+	v.mu.RUnlock()
+	if err := v.seek(&b, log, number, lsn, &h); err != nil {
 		t.Fatal(err)
 	}
 	return b.frame

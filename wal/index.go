@@ -35,17 +35,23 @@ type index struct {
 
 // A segmentIndex says which frames of one segment have records of which logs.
 type segmentIndex struct {
-	id   segment.ID
-	refs map[uint64][]ref
-	size int // refs in all
+	id segment.ID
+	// logs has every log of the volume if complete is set, as in a seal, else only
+	// those with records in the segment, or rewinds.
+	logs     map[uint64]*logIndex
+	complete bool
+	size     int // refs in all
+	firsts   int // logs that have any
 	// stride is 1, or a power of two when refs were thinned: then a frame
 	// between two refs may have records too.
 	stride int
-	// ends says how far each log had come at the segment's end. It covers every
-	// log of the volume if complete is set, as in a seal, else only those with
-	// records in the segment.
-	ends     map[uint64]logEnd
-	complete bool
+	room   []logIndex // for logs that come
+}
+
+// A logIndex is what a segment's index knows of a log.
+type logIndex struct {
+	end  logEnd // how far it had come at the segment's end
+	refs []ref  // in order
 }
 
 // A ref says that a frame has records of a log, from lsn on.
@@ -73,7 +79,36 @@ func (x *index) init(v *Volume) {
 }
 
 func newSegmentIndex(id segment.ID) *segmentIndex {
-	return &segmentIndex{id: id, refs: map[uint64][]ref{}, stride: 1, ends: map[uint64]logEnd{}}
+	return &segmentIndex{id: id, logs: map[uint64]*logIndex{}, stride: 1}
+}
+
+// log returns what the index knows of a log, to be changed: nothing, of one that comes.
+func (s *segmentIndex) log(number uint64) *logIndex {
+	l := s.logs[number]
+	if l == nil {
+		if len(s.room) == 0 {
+			s.room = make([]logIndex, min(1+len(s.logs), 256))
+		}
+		l, s.room = &s.room[0], s.room[1:]
+		s.logs[number] = l
+	}
+	return l
+}
+
+// refs returns a log's refs.
+func (s *segmentIndex) refs(log uint64) []ref {
+	if l := s.logs[log]; l != nil {
+		return l.refs
+	}
+	return nil
+}
+
+// end returns how far a log had come at the segment's end, if the index knows.
+func (s *segmentIndex) end(log uint64) (end logEnd, known bool) {
+	if l := s.logs[log]; l != nil {
+		return l.end, true
+	}
+	return logEnd{}, false
 }
 
 // apply notes where a durable command lies that s has applied. REQUIRES: the volume's mu.
@@ -112,50 +147,54 @@ func (x *index) apply(s *State, c *Command, pos segment.Pos) {
 
 // add notes an append, or a rewind, of the frame at off.
 func (s *segmentIndex) add(c *Command, off int64) {
+	l := s.log(c.Log)
 	if c.Kind == CommandRewind {
-		s.ends[c.Log] = logEnd{next: c.LSN + 1, total: c.Start, rewound: c.Epoch}
-		s.cut(c.Log, c.LSN)
+		l.end = logEnd{next: c.LSN + 1, total: c.Start, rewound: c.Epoch}
+		s.cut(l, c.LSN)
 		return
 	}
-	s.ends[c.Log] = logEnd{next: c.Last() + 1, total: c.Start + uint64(c.Size), rewound: c.Rewound}
+	l.end = logEnd{next: c.Last() + 1, total: c.Start + uint64(c.Size), rewound: c.Rewound}
 	// What is there already lies behind a rewind that did not verify.
-	s.cut(c.Log, c.First-1)
-	refs := s.refs[c.Log]
-	if n := len(refs); n > 0 && (refs[n-1].off == off || s.stride > 1 && off/limits.BlockSize%int64(s.stride) != 0) {
+	s.cut(l, c.First-1)
+	if n := len(l.refs); n > 0 && (l.refs[n-1].off == off || s.stride > 1 && off/limits.BlockSize%int64(s.stride) != 0) {
 		return
 	}
-	s.refs[c.Log] = append(refs, ref{c.First, off})
-	if s.size++; s.size-len(s.refs) >= maxRefs {
+	if len(l.refs) == 0 {
+		s.firsts++
+	}
+	l.refs = append(l.refs, ref{c.First, off})
+	if s.size++; s.size-s.firsts >= maxRefs {
 		s.thin()
 	}
 }
 
 // cut drops the refs of records behind lsn, so that they increase again.
-func (s *segmentIndex) cut(log uint64, lsn LSN) {
-	refs := s.refs[log]
-	n := len(refs)
-	for n > 0 && refs[n-1].lsn > lsn {
+func (s *segmentIndex) cut(l *logIndex, lsn LSN) {
+	n := len(l.refs)
+	for n > 0 && l.refs[n-1].lsn > lsn {
 		n--
 	}
-	if n == len(refs) {
+	if n == len(l.refs) {
 		return
 	}
-	if s.size -= len(refs) - n; n == 0 {
-		delete(s.refs, log)
-		return
+	if s.size -= len(l.refs) - n; n == 0 {
+		s.firsts--
 	}
-	s.refs[log] = refs[:n]
+	l.refs = l.refs[:n]
 }
 
 // thin halves the refs. The first of a log always stays.
 func (s *segmentIndex) thin() {
 	s.size = 0
-	for log, refs := range s.refs {
-		kept := refs[:1]
-		for i := 2; i < len(refs); i += 2 {
-			kept = append(kept, refs[i])
+	for _, l := range s.logs {
+		if len(l.refs) == 0 {
+			continue
 		}
-		s.refs[log] = kept
+		kept := l.refs[:1]
+		for i := 2; i < len(l.refs); i += 2 {
+			kept = append(kept, l.refs[i])
+		}
+		l.refs = kept
 		s.size += len(kept)
 	}
 	s.stride *= 2
@@ -164,7 +203,7 @@ func (s *segmentIndex) thin() {
 // find returns the offset of the last indexed frame with a record of the log at
 // or before lsn.
 func (s *segmentIndex) find(log uint64, lsn LSN) (off int64, ok bool) {
-	refs := s.refs[log]
+	refs := s.refs(log)
 	i := sort.Search(len(refs), func(i int) bool { return refs[i].lsn > lsn })
 	if i == 0 {
 		return 0, false
@@ -175,16 +214,8 @@ func (s *segmentIndex) find(log uint64, lsn LSN) (off int64, ok bool) {
 // holds reports whether the segment certainly has the record of a log with that
 // history.
 func (s *segmentIndex) holds(log uint64, lsn LSN, h *history) bool {
-	refs := s.refs[log]
-	return len(refs) > 0 && refs[0].lsn <= lsn && lsn < h.end(s.ends[log]).next
-}
-
-// historyOf returns the durable history of a log. REQUIRES: the volume's mu.
-func (x *index) historyOf(log uint64) (h history) {
-	if l := x.v.durable.logs[log]; l != nil {
-		h = l.history()
-	}
-	return h
+	l := s.logs[log]
+	return l != nil && len(l.refs) > 0 && l.refs[0].lsn <= lsn && lsn < h.end(l.end).next
 }
 
 // locate returns where to begin looking for a log's record, which must be
@@ -196,10 +227,10 @@ func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error
 		x.v.mu.RUnlock()
 		return m.pos, nil
 	}
-	h := x.historyOf(log)
+	var h history
 	var first, next LSN // the log's
 	if l := x.v.durable.logs[log]; l != nil {
-		first, next = l.first, l.next
+		h, first, next = l.history(), l.first, l.next
 	}
 	if a := x.active; a != nil && a.holds(log, lsn, &h) {
 		off, _ := a.find(log, lsn)
@@ -294,7 +325,7 @@ func (x *index) following(dst []segment.Pos, log uint64, pos segment.Pos, n int,
 
 // following is index.following within the segment.
 func (s *segmentIndex) following(dst []segment.Pos, log uint64, pos segment.Pos, n int, to LSN) []segment.Pos {
-	refs := s.refs[log]
+	refs := s.refs(log)
 	i := 0
 	if s.id == pos.Segment {
 		i = sort.Search(len(refs), func(i int) bool { return refs[i].off > pos.Offset })
@@ -321,7 +352,10 @@ func (x *index) movedFrom(log uint64, lsn LSN, pos segment.Pos) bool {
 func (x *index) relocate(log uint64, lsn LSN) (segment.Pos, error) {
 	x.v.mu.RLock()
 	var filling segment.ID
-	h := x.historyOf(log)
+	var h history
+	if l := x.v.durable.logs[log]; l != nil {
+		h = l.history()
+	}
 	if x.active != nil {
 		filling = x.active.id
 	}
@@ -368,7 +402,7 @@ func (x *index) endAtOrBefore(ids []segment.ID, lo, mid int, log uint64, h *hist
 		if err != nil {
 			continue
 		}
-		if end, ok := s.ends[log]; ok {
+		if end, ok := s.end(log); ok {
 			return p, s, h.end(end).next
 		}
 		if s.complete { // the log did not exist yet
@@ -390,7 +424,7 @@ type indexCache struct {
 // maxCachedRefs bounds the cache, in refs and ends together: some 16 bytes each.
 const maxCachedRefs = 1 << 20
 
-func (s *segmentIndex) weight() int { return s.size + len(s.ends) + 64 }
+func (s *segmentIndex) weight() int { return s.size + len(s.logs) + 64 }
 
 // get returns the index of a segment that is no longer filled, from the cache,
 // its seal, or a scan of its directories.
@@ -586,7 +620,7 @@ func (v *Volume) sealMeta(id segment.ID, limit int) []byte {
 		if len(meta) <= limit {
 			return meta
 		}
-		if s.size <= len(s.refs) {
+		if s.size <= s.firsts {
 			return nil
 		}
 		s.thin()
@@ -612,7 +646,7 @@ func appendSegmentIndex(dst []byte, s *segmentIndex, numbers []uint64, state *St
 		dst = binary.AppendUvarint(dst, l.totalBytes)
 		h := l.history()
 		dst = binary.AppendUvarint(dst, uint64(h.rewound()))
-		refs := s.refs[n]
+		refs := s.refs(n)
 		dst = binary.AppendUvarint(dst, uint64(len(refs)))
 		var was ref
 		for _, r := range refs {
@@ -648,7 +682,8 @@ func decodeSegmentIndex(id segment.ID, meta []byte) (*segmentIndex, error) {
 		if d.bad || step == 0 || number < step || end.next == 0 || n > uint64(len(d.buf)) {
 			return nil, bad
 		}
-		s.ends[number] = end
+		l := s.log(number)
+		l.end = end
 		if n == 0 {
 			continue
 		}
@@ -665,8 +700,9 @@ func decodeSegmentIndex(id segment.ID, meta []byte) (*segmentIndex, error) {
 			}
 			refs[i] = was
 		}
-		s.refs[number] = refs
+		l.refs = refs
 		s.size += len(refs)
+		s.firsts++
 	}
 	if d.bad || len(d.buf) != 0 {
 		return nil, bad

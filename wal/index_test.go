@@ -20,14 +20,15 @@ import (
 // encodeIndex spells an index that knows every log.
 func encodeIndex(s *segmentIndex) []byte {
 	state := NewState()
-	for n, e := range s.ends {
+	for n, x := range s.logs {
+		e := x.end
 		l := &logState{number: n, next: e.next, totalBytes: e.total}
 		if e.rewound > 0 {
 			l.cuts = []Cut{{Epoch: e.rewound}}
 		}
 		state.logs[n] = l
 	}
-	return appendSegmentIndex(nil, s, slices.Sorted(maps.Keys(s.ends)), state)
+	return appendSegmentIndex(nil, s, slices.Sorted(maps.Keys(s.logs)), state)
 }
 
 // TestSegmentIndexFind compares finding with looking at every frame, also in
@@ -89,8 +90,8 @@ func TestSegmentIndexIsBounded(t *testing.T) {
 	for i := range 2 * maxRefs {
 		s.add(&Command{Log: 10 + uint64(i), First: 1, Count: 1}, int64(i+1)*limits.BlockSize)
 	}
-	if s.stride > 64*stride || s.size > maxRefs+len(s.refs) {
-		t.Fatalf("stride %d, %d refs of %d logs", s.stride, s.size, len(s.refs))
+	if s.stride > 64*stride || s.size > maxRefs+s.firsts {
+		t.Fatalf("stride %d, %d refs of %d logs", s.stride, s.size, s.firsts)
 	}
 }
 

@@ -417,8 +417,9 @@ func (a *auditor) frame(f *segment.Frame, blockErrs []error) error {
 		// One without an index says nothing: it is a cache.
 		if s, err := decodeSegmentIndex(f.Pos.Segment, f.Meta); err == nil {
 			// In order, or what is found would be told in another one each time.
-			for _, number := range slices.Sorted(maps.Keys(s.ends)) {
-				a.reach(number, s.ends[number].next, s.ends[number].rewound, f.Pos)
+			for _, number := range slices.Sorted(maps.Keys(s.logs)) {
+				end := s.logs[number].end
+				a.reach(number, end.next, end.rewound, f.Pos)
 			}
 		}
 		return nil

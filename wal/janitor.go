@@ -135,7 +135,7 @@ func (l *surveyed) needs(s *segmentIndex) LSN {
 		}
 		return l.moved.end
 	}
-	if e, ok := s.ends[l.number]; ok {
+	if e, ok := s.end(l.number); ok {
 		if next := l.history.end(e).next; l.from < next {
 			return next
 		}
@@ -175,8 +175,8 @@ func (j *janitor) survey(limit segment.ID) (sweeping, error) {
 		if s.blocker, s.needed, s.epoch = blocking(s.logs, one); s.blocker != 0 {
 			break
 		}
-		for n, e := range one.ends {
-			s.ends[n] = e
+		for n, l := range one.logs {
+			s.ends[n] = l.end
 		}
 		s.addMoved(id)
 		s.before = id + 1

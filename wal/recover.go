@@ -160,13 +160,13 @@ func (v *Volume) lostBefore(ids []segment.ID, i int) (logs []DamagedLog, more in
 		return nil, 0
 	}
 	for _, l := range v.durable.logs {
-		end, ok := behind.ends[l.number]
+		end, ok := behind.end(l.number)
 		if !ok {
 			continue
 		}
 		h := l.history()
 		r := LSNRange{First: l.first, Last: h.end(end).next - 1}
-		if refs := behind.refs[l.number]; len(refs) > 0 {
+		if refs := behind.refs(l.number); len(refs) > 0 {
 			r.Last = min(r.Last, refs[0].lsn-1)
 		}
 		// What was moved does not lie where it was appended.

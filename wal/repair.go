@@ -597,8 +597,8 @@ func (s *salvage) frame(f *segment.Frame) error {
 
 // sealed takes what a seal says of all logs: how far they had come.
 func (s *salvage) sealed(x *segmentIndex) {
-	for n, end := range x.ends {
-		l := s.mutable(n)
+	for n, of := range x.logs {
+		l, end := s.mutable(n), of.end
 		if l == nil {
 			s.lostCreation(n)
 			continue
@@ -608,7 +608,7 @@ func (s *salvage) sealed(x *segmentIndex) {
 		s.told[n] = true
 	}
 	for n, l := range s.logs {
-		if _, ok := x.ends[n]; !ok {
+		if x.logs[n] == nil {
 			s.drop(l, "it was deleted in what is lost")
 		}
 	}
