@@ -20,6 +20,12 @@ import (
 // bytes: smaller ones are better put together.
 const minStored = 16 << 10
 
+// smallSpan is how long the second span is, in bytes; the first one is a batch. Each
+// is twice the one before, until they are as long as asked for: the first record must
+// not wait for a message full of others, which of a log that is spread thin lie in
+// hundreds of frames.
+const smallSpan = 4 << 10
+
 // A Reader reads one log, in order, as far as it is durable. One goroutine at a
 // time may use it.
 type Reader struct {
@@ -37,6 +43,7 @@ type Reader struct {
 	scouted scouted
 	share   share
 	ahead   segment.Pos // up to where the disk was asked to read ahead
+	full    int         // bytes of the next span beyond which nothing is added to it
 	window  int64       // how many bytes at a time: few at first, since the first record waits for the asking
 	block   int         // in batches.frame, whose raw bytes are in raw; -1 for none
 	raw     []byte
@@ -85,7 +92,7 @@ func (v *Volume) NewReader(log string, o ReadOptions) (*Reader, error) {
 	if o.Max <= 0 {
 		o.Max = limits.ReplayMessageSize
 	}
-	r := &Reader{v: v, name: log, number: l.number, cursor: o.Cursor, next: o.From, o: o, block: -1, as: l.history()}
+	r := &Reader{v: v, name: log, number: l.number, cursor: o.Cursor, next: o.From, o: o, block: -1, full: 1, as: l.history()}
 	if o.Cursor != "" {
 		c, err := l.cursor(o.Cursor)
 		if err != nil {
@@ -300,7 +307,9 @@ func (i *LogInfo) lostAt(lsn LSN) (LSNRange, bool) {
 func (r *Reader) read(end LSN) (Span, error) {
 	span := Span{First: r.next}
 	r.run = r.run[:0]
-	for r.next <= end && len(r.run) < r.o.Max {
+	full := r.full
+	r.full = min(max(2*full, smallSpan), r.o.Max)
+	for r.next <= end && len(r.run) < full {
 		c, last, err := r.batch()
 		if err == nil && span.Count == 0 {
 			var ok bool

@@ -349,6 +349,45 @@ func TestClaimOfEveryRecord(t *testing.T) {
 	closeTest(t, v)
 }
 
+// TestFirstSpanIsABatch: a reader's first span is the first batch, from where it begins,
+// and those behind it are each at most twice as long as the one before, until they are
+// as long as asked for. So there are few short ones.
+func TestFirstSpanIsABatch(t *testing.T) {
+	const most, each, batches = 64 << 10, 1000, 400
+	v := openTest(t, disk.NewMem())
+	defer closeTest(t, v)
+	mustCreate(t, v, "log")
+	size := len(run(strings.Repeat("x", each)))
+	end := func(s Span) LSN { return s.First + LSN(s.Count) }
+	for range batches {
+		mustAppend(t, v, "log", strings.Repeat("x", each), "y")
+	}
+	for _, from := range []LSN{1, 2, 301} {
+		r, err := v.NewReader("log", ReadOptions{From: from, Max: most})
+		if err != nil {
+			t.Fatal(err)
+		}
+		spans, err := drain(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first := spans[0]; first.First != from || end(first) != from+2-(from+1)%2 {
+			t.Errorf("from LSN %d: the first span is %d to %d", from, first.First, end(first)-1)
+		}
+		full := 1
+		for i, s := range spans {
+			// A batch more than that, since a span ends when it is long enough.
+			if n := len(s.Run); n >= full+2*size || n > most+2*size || i < len(spans)-1 && n < full {
+				t.Errorf("from LSN %d: span %d has %d bytes, want %d", from, i, n, full)
+			}
+			full = min(max(2*full, smallSpan), most)
+		}
+		if last := spans[len(spans)-1]; end(last) != 2*batches+1 || full < most {
+			t.Errorf("from LSN %d: the last of %d spans is %d to %d, %d bytes are full", from, len(spans), last.First, end(last)-1, full)
+		}
+	}
+}
+
 // aheadFS notes what its files are asked to read ahead, by segment.
 type aheadFS struct {
 	disk.FS

@@ -298,7 +298,8 @@ func TestRewindOvertakesReader(t *testing.T) {
 		for i := range 6 {
 			mustAppend(t, v, "log", fmt.Sprintf("new %d", i+4))
 		}
-		// As Next does, with what was known before.
+		// As Next does, with what was known before, in a span of several batches.
+		r.full = r.o.Max
 		_, err = r.read(6)
 		if !r.overtaken(err) {
 			t.Errorf("from LSN %d: what was read of two histories passes: %v", from, err)
