@@ -71,6 +71,7 @@ func TestPrepareFails(t *testing.T) {
 		if s := j.Space(); failed == 0 || s.PrepareError == nil || s.Spares != 1 {
 			t.Fatalf("told %d times, %+v", failed, s)
 		}
+		// An append may have woken it for another attempt at once: each doubles the wait.
 		once := failed
 		if err := j.Admit(j.MaxFrame(), Reserve{}); !errors.Is(err, ErrNoSpace) {
 			t.Errorf("admit: %v", err)
@@ -78,7 +79,7 @@ func TestPrepareFails(t *testing.T) {
 		if err := j.WaitSpace(t.Context(), j.MaxFrame(), Reserve{}); err != nil {
 			t.Errorf("waiting for what cannot be said: %v", err)
 		}
-		<-time.After(retryMin + retryMin/2)
+		<-time.After(retryMin<<(once-1) + retryMin/2)
 		synctest.Wait()
 		if failed != once+1 {
 			t.Errorf("%d attempts more", failed-once)
@@ -87,7 +88,7 @@ func TestPrepareFails(t *testing.T) {
 			t.Errorf("poisoned by the preparer: %v", j.Poisoned())
 		}
 		fs.Clear()
-		<-time.After(2 * retryMin)
+		<-time.After(retryMin << (once + 1))
 		synctest.Wait()
 		if s := j.Space(); s.PrepareError != nil || s.Spares != 2 {
 			t.Errorf("%+v", s)
