@@ -235,8 +235,8 @@ type ReadOptions struct {
 	Follow bool          // wait at the end instead of ending
 	Codecs []codec.Codec // if not empty, blocks of these may come as stored
 	// Max is how many bytes a span has, beyond which it is ended at a record; 0 means
-	// limits.ReplayMessageSize. The first one is a batch, and those behind it grow: who
-	// waits for the first record does not wait for many.
+	// limits.ReplayMessageSize. The first one is a batch or a stored block, and those
+	// behind it grow: who waits for the first record does not wait for many.
 	Max int
 	// Buffer, if not nil, is asked for empty memory of a capacity for each block
 	// that comes as stored: the span's bytes lie there, and stay valid.

@@ -165,6 +165,11 @@
 // filled in memory, of sealed ones in their seals, of segments that a crash cut
 // short by a scan when somebody asks. Opening reads none of it.
 //
+// A Reader has the disk read ahead of it. If a quarter or more of what it comes past
+// is its log's, all that lies behind its frame; else the pieces of its next frames that
+// it will need, which the index and each piece lead to (scouted). Either is advice: what
+// it gives out it has read, verified and held against the log's history by itself.
+//
 // # When records were committed
 //
 // Every frame has its commit time, which never falls. A time is looked for in the

@@ -387,8 +387,11 @@ var errNotIndexed = errors.New("in no segment's index")
 // interpolate returns in which of n segments lsn is if they have the records from first
 // on up to next, each as many.
 func interpolate(lsn, first, next LSN, n int) int {
-	if lsn < first || next <= first {
+	switch {
+	case lsn <= first, next <= first:
 		return 0
+	case lsn >= next: // it was rewound away meanwhile; further out, it would overflow
+		return n - 1
 	}
 	return min(int(float64(lsn-first)/float64(next-first)*float64(n)), n-1)
 }

@@ -150,6 +150,7 @@ func TestInterpolate(t *testing.T) {
 	}{
 		{1, 1, 101, 10, 0}, {10, 1, 101, 10, 0}, {11, 1, 101, 10, 1}, {100, 1, 101, 10, 9}, {101, 1, 101, 10, 9}, {500, 1, 101, 10, 9},
 		{5, 50, 101, 10, 0}, {5, 5, 5, 10, 0}, {5, 5, 4, 10, 0}, {3, 1, 1 << 63, 2, 0}, {1<<63 + 5, 1, 1<<63 + 6, 2, 1},
+		{1<<64 - 1, 1, 2, 1000, 999},
 	} {
 		if got := interpolate(c.lsn, c.first, c.next, c.n); got != c.want {
 			t.Errorf("LSN %d of %d to %d in %d: %d, want %d", c.lsn, c.first, c.next, c.n, got, c.want)

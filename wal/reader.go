@@ -22,8 +22,8 @@ const minStored = 16 << 10
 
 // smallSpan is how long the second span is, in bytes; the first one is a batch. Each
 // is twice the one before, until they are as long as asked for: the first record must
-// not wait for a message full of others, which of a log that is spread thin lie in
-// hundreds of frames.
+// not wait for a message full of others, which of a log that is spread thin may lie in
+// as many frames.
 const smallSpan = 4 << 10
 
 // A Reader reads one log, in order, as far as it is durable. One goroutine at a

@@ -29,12 +29,15 @@ const scoutStep = 8
 type scouted struct {
 	frames  []*scoutedFrame // in the order of their positions
 	from    segment.Pos     // of the Reader's frame
-	asked   int64           // by all frames
+	asked   int64           // of all frames
 	step    int             // grows with each frame: the first record must not wait for many others
 	places  []segment.Pos   // scratch
 	batches batchFrame      // scratch
-	spare   []*scoutedFrame // whose memory is used again
 }
+
+// commandSize is about what a Command takes in memory, in bytes: several times what it
+// takes in a directory.
+const commandSize = 256
 
 // A scoutedFrame is one that the Reader has not come to.
 type scoutedFrame struct {
@@ -44,7 +47,7 @@ type scoutedFrame struct {
 	frame    *segment.Frame // from scoutBlocks on, without its Meta
 	commands []Command      // of it, those that carry records of the log
 	carried  int64          // as in batchFrame
-	asked    int64          // bytes of it that the disk was asked for, its header left out
+	asked    int64          // bytes of it that the disk was asked for, its header left out, and of commands
 }
 
 // A scoutStage is what the disk was asked for last.
@@ -121,6 +124,7 @@ func (r *Reader) scoutBlocks(f *scoutedFrame) error {
 			asked = k
 		}
 	}
+	r.scouted.ask(f, int64(len(f.commands))*commandSize)
 	return nil
 }
 
@@ -144,12 +148,7 @@ func (s *scouted) advance(stage scoutStage, next func(*scoutedFrame) error) {
 
 // add notes a frame whose header was asked for.
 func (s *scouted) add(pos segment.Pos) {
-	f := &scoutedFrame{}
-	if n := len(s.spare); n > 0 {
-		f, s.spare = s.spare[n-1], s.spare[:n-1]
-	}
-	*f = scoutedFrame{pos: pos, commands: f.commands[:0]}
-	s.frames = append(s.frames, f)
+	s.frames = append(s.frames, &scoutedFrame{pos: pos})
 }
 
 // pass forgets the frames up to pos.
@@ -165,13 +164,11 @@ func (s *scouted) pass(pos segment.Pos) {
 func (s *scouted) drop(i, j int) {
 	for _, f := range s.frames[i:j] {
 		s.asked -= f.asked
-		f.frame = nil
-		s.spare = append(s.spare, f)
 	}
 	s.frames = slices.Delete(s.frames, i, j)
 }
 
-// ask counts what the disk was asked for.
+// ask counts what the disk was asked for, and what is kept.
 func (s *scouted) ask(f *scoutedFrame, n int64) {
 	f.asked += n
 	s.asked += n
@@ -188,7 +185,7 @@ func (s *scouted) take(pos segment.Pos, b *batchFrame) bool {
 	}
 	f := s.frames[i]
 	b.frame, b.carried, b.own = f.frame, f.carried, b.own[:0]
-	b.commands, f.commands = f.commands, b.commands
+	b.commands = append(b.commands[:0], f.commands...)
 	s.drop(0, i+1)
 	return true
 }

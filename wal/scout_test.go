@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"unsafe"
 
 	"github.com/oklog/ulid/v2"
 
@@ -48,6 +49,13 @@ func (c *coldFS) start() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.on, c.asked, c.cold = true, map[coldPage]bool{}, nil
+}
+
+// late returns the reads that had to wait for the disk, those from the nth on.
+func (c *coldFS) late(n int) []coldRead {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.cold[n:])
 }
 
 // vain counts the pages that were asked for and not read.
@@ -172,13 +180,13 @@ func TestScout(t *testing.T) {
 	var late []coldRead // cold reads once it has got ahead
 	scouted := 0
 	for n := range frames {
-		had := len(fs.cold)
+		had := len(fs.late(0))
 		span, err := r.Next(t.Context())
 		if err != nil || span.First != LSN(n+1) || string(span.Run) != string(run(thinRecord(7, n))) {
 			t.Fatalf("record %d: %+v, %v", n+1, span.First, err)
 		}
 		if n >= 4 {
-			late = append(late, fs.cold[had:]...)
+			late = append(late, fs.late(had)...)
 		}
 		scouted = max(scouted, len(r.scouted.frames))
 		asked := int64(0)
@@ -239,6 +247,9 @@ func TestScoutIsBounded(t *testing.T) {
 	var s scouted
 	for range limits.ReplayFramesAhead {
 		s.add(segment.Pos{Segment: 1, Offset: int64(len(s.frames)) * limits.BlockSize})
+	}
+	if size := unsafe.Sizeof(Command{}); size > commandSize || size < commandSize/2 {
+		t.Errorf("a command takes %d bytes", size)
 	}
 	const each = limits.ReplayReadAhead / 4
 	for range 10 {
