@@ -123,6 +123,9 @@ func (r benchAppendResult) tables() []grid {
 	if r.Late != nil {
 		t.rows = append(t.rows, []any{"of that, handed over late, p99", latency(r.Late.P99)})
 	}
+	if r.Replayed != nil {
+		t.rows = append(t.rows, []any{"replayed beside it", rate(*r.Replayed)})
+	}
 	t.rows = append(t.rows,
 		[]any{"syncs", r.Syncs},
 		[]any{"records per sync", fmt.Sprintf("%.1f", r.RecordsPerSync)},
@@ -147,6 +150,7 @@ func newBenchAppendCommand(g *globals) *cobra.Command {
 		pipelined   bool
 		due         float64
 		even        bool
+		beside      bool
 	)
 	cmd := &cobra.Command{
 		Use:   "append",
@@ -162,6 +166,10 @@ one says so. It has in it how late the append was handed over, because this
 program was not awake or the SDK had no room. A rate that is not reached is an
 error.
 
+With --beside-replay somebody else reads another log of %s records meanwhile,
+from its first record to its last, over and over and as fast as the service
+gives them. As long as that log keeps them, no segment behind it is recycled.
+
 Without --addr, a walsvc process is started on a temporary volume. Segments are
 recycled before the measurement and while it lasts, so the logs are truncated
 as they grow; of many logs, only some.
@@ -169,11 +177,13 @@ as they grow; of many logs, only some.
 JSON: appends_per_second, bytes_per_second, latency_us {p50, p99, p999}, syncs,
 records_per_sync, compression_ratio, segments_rolled, segments_recycled,
 server_rss_bytes; without --addr server_allocs_per_append, the objects that the
-service allocated on its heap; and with --rate late_us {p50, p99, p999}.`, grouped(bench.PipelineRecords), size(bench.PipelineBytes)),
+service allocated on its heap; with --rate late_us {p50, p99, p999}; and with
+--beside-replay replayed_per_second.`, grouped(bench.PipelineRecords), size(bench.PipelineBytes), grouped(bench.BesideRecords)),
 		Example: `  walctl bench append --callers 64
   walctl bench append --pipelined --size 128 -o json
   walctl bench append --pipelined --logs 10000
   walctl bench append --rate 50000 --segment-size 8MiB
+  walctl bench append --callers 1 --beside-replay
   walctl bench append --callers 64 --connections 64 --addr unix:/run/walsvc/walsvc.sock`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -199,7 +209,7 @@ service allocated on its heap; and with --rate late_us {p50, p99, p999}.`, group
 			}
 			// A log belongs to a connection.
 			logs = max(logs, connections)
-			return f.append(cmd, connections, logs, bench.Load{Callers: callers, Size: int(f.size), Pipelined: pipelined, Duration: f.duration, Rate: due, Even: even})
+			return f.append(cmd, connections, logs, bench.Load{Callers: callers, Size: int(f.size), Pipelined: pipelined, Duration: f.duration, Rate: due, Even: even, BesideReplay: beside})
 		},
 	}
 	f.register(cmd)
@@ -211,6 +221,7 @@ service allocated on its heap; and with --rate late_us {p50, p99, p999}.`, group
 	cmd.Flags().BoolVar(&pipelined, "pipelined", false, "do not wait for each append")
 	cmd.Flags().Float64Var(&due, "rate", 0, "appends per second that are due, however slow others are; 0 for callers or a pipeline")
 	cmd.Flags().BoolVar(&even, "even", false, "space the appends of --rate evenly, not by chance")
+	cmd.Flags().BoolVar(&beside, "beside-replay", false, "have another log replayed meanwhile, over and over")
 	return cmd
 }
 

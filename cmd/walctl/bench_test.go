@@ -117,6 +117,7 @@ func TestBenchAppendJSON(t *testing.T) {
 		{args: []string{"--pipelined", "--logs", "300"}},
 		{args: []string{"--callers", "4", "--connections", "2", "--logs", "3"}},
 		{args: []string{"--rate", "2000", "--even"}, more: []string{"late_us"}},
+		{args: []string{"--callers", "2", "--size", "16", "--beside-replay"}, more: []string{"replayed_per_second"}},
 	} {
 		t.Run(strings.Join(tc.args, " "), func(t *testing.T) {
 			t.Parallel()
@@ -133,6 +134,10 @@ func TestBenchAppendJSON(t *testing.T) {
 			}
 			positive(t, got, figures...)
 			present(t, got, "server_allocs_per_append")
+			if got["replayed_per_second"] != nil {
+				positive(t, got, "replayed_per_second")
+				tc.more = nil
+			}
 			for _, of := range append(tc.more, "latency_us") {
 				positive(t, keys(t, got[of], "p50", "p99", "p999"), "p50", "p99", "p999")
 			}

@@ -172,7 +172,7 @@ func serve(ctx context.Context, signals <-chan os.Signal, c config.Config, stdou
 		Direct:         c.Direct,
 	})
 	if c.Processors == config.ProcessorsAuto {
-		defer processors.Start(processors.Options{Carried: s.Carried}).Stop()
+		defer processors.Start(processors.Options{Carried: s.Received}).Stop()
 	}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(listeners...) }()

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -267,5 +269,28 @@ func TestEchoStreams(t *testing.T) {
 	}
 	if _, err := DialEchoStreams(t.Context(), filepath.Join(t.TempDir(), "nobody"), 2); err == nil {
 		t.Error("streams to nobody")
+	}
+}
+
+// TestStuck: warming up ends, instead of filling the disk, when much was written and
+// nothing recycled; not when it was little, or when some was.
+func TestStuck(t *testing.T) {
+	at := func(stored, rolls, recycles uint64) *walsvcv1.GetStatusResponse {
+		return &walsvcv1.GetStatusResponse{StoredBytes: stored, Rolls: rolls, Recycles: recycles}
+	}
+	before := at(5<<30, 80, 7)
+	for _, tc := range []struct {
+		now  *walsvcv1.GetStatusResponse
+		want bool
+	}{
+		{before, false},
+		{at(9<<30+1, 97, 7), true},
+		{at(9<<30, 97, 7), false},   // not so many bytes
+		{at(9<<30+1, 96, 7), false}, // not so many segments, which are large
+		{at(19<<30, 200, 8), false}, // there was one
+	} {
+		if got := stuck(before, tc.now); got != tc.want {
+			t.Errorf("%v: stuck is %v", tc.now, got)
+		}
 	}
 }

@@ -56,6 +56,10 @@ type Load struct {
 	Rate float64
 	Even bool
 
+	// BesideReplay has another log of the Target replayed from its first record to its
+	// last meanwhile, over and over. Run knows nothing of it.
+	BesideReplay bool
+
 	stop    <-chan struct{} // ends a pipeline or an open loop early, in order; nil never
 	grace   time.Duration   // see ErrBehind; 0 is ten seconds
 	latency *recorder       // of callers and of an open loop, for who looks meanwhile; nil for one of its own
@@ -91,7 +95,8 @@ func call(ctx context.Context, l Load, appenderOf func(caller int) appender) (Th
 		all     sync.WaitGroup
 		ready   sync.WaitGroup
 		begin   = make(chan struct{})
-		end     time.Time // set before begin is closed
+		clock   = time.Now()  // since then: what the clock is asked for costs half of asking for the time
+		end     time.Duration // set before begin is closed
 		latency = l.recorder()
 		counted atomic.Int64
 	)
@@ -102,16 +107,16 @@ func call(ctx context.Context, l Load, appenderOf func(caller int) appender) (Th
 			defer func() { counted.Add(n) }()
 			ready.Done()
 			<-begin
-			for start := time.Now(); start.Before(end); {
+			for start := time.Since(clock); start < end; {
 				if err := appendRecord(ctx, cut.Next()); err != nil {
 					cancel(err)
 					return
 				}
-				now := time.Now()
-				if now.After(end) {
+				now := time.Since(clock)
+				if now > end {
 					return // landed too late to count
 				}
-				latency.record(i, now.Sub(start))
+				latency.record(i, now-start)
 				n++
 				start = now
 				if ctx.Err() != nil {
@@ -121,7 +126,7 @@ func call(ctx context.Context, l Load, appenderOf func(caller int) appender) (Th
 		})
 	}
 	ready.Wait()
-	end = time.Now().Add(l.Duration)
+	end = time.Since(clock) + l.Duration
 	close(begin)
 	all.Wait()
 	if err := context.Cause(ctx); err != nil {

@@ -107,6 +107,57 @@ func (t *Target) readBack(ctx context.Context, log *client.Log, of int, l Replay
 	return r, nil
 }
 
+// BesideRecords is how many records the log has that is replayed beside a load: more than
+// any cache of a processor holds, and written within a second or two.
+const BesideRecords = 1_000_000
+
+// replayBeside fills another log, and has it replayed over and over, on a connection of
+// its own, until replayed is called, which returns how many records came back a second.
+func (t *Target) replayBeside(ctx context.Context, size int) (replayed func() (perSecond float64, err error), err error) {
+	log := t.clients[0].Log(t.prefix + "replayed")
+	if _, _, err := t.clients[0].CreateLog(ctx, log.Name(), client.LogOptions{}); err != nil {
+		return nil, err
+	}
+	t.beside = log
+	if err := fill(ctx, []Log{log}, ReplayLoad{Records: BesideRecords, Size: size}); err != nil {
+		return nil, err
+	}
+	open := t.o.Connect
+	if open == nil {
+		open = t.Connect
+	}
+	c, err := open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var (
+		n     int64
+		start = time.Now()
+		ended = make(chan error, 1)
+	)
+	go func() {
+		for {
+			for _, err := range c.Log(log.Name()).Replay(ctx, client.ReplayOptions{Reuse: true}) {
+				if err != nil {
+					ended <- err
+					return
+				}
+				n++
+			}
+		}
+	}()
+	return func() (float64, error) {
+		cancel()
+		err := <-ended
+		took := time.Since(start).Seconds()
+		if errors.Is(err, context.Canceled) {
+			err = nil
+		}
+		return float64(n) / took, errors.Join(err, c.Close(context.WithoutCancel(ctx)))
+	}, nil
+}
+
 // firstRecord asks a log of so many records for those from several places on,
 // and returns the longest time until the first record came, in microseconds.
 func (t *Target) firstRecord(ctx context.Context, log *client.Log, records int64, places int) (longest float64, err error) {

@@ -52,8 +52,10 @@ type Target struct {
 	process *service.Process
 	admin   *admin // of process
 	clients []*client.Client
+	prefix  string // of the names of logs
 	logs    []*client.Log
-	opened  bool // logs have been appended to
+	beside  *client.Log // that is replayed beside the load, if any
+	opened  bool        // logs have been appended to
 
 	truncating sync.WaitGroup
 	stop       context.CancelFunc // of truncating
@@ -80,9 +82,9 @@ func NewTarget(ctx context.Context, o TargetOptions) (_ *Target, err error) {
 	if err := t.connect(ctx); err != nil {
 		return nil, err
 	}
-	id := ulid.MustNew(ulid.Now(), rand.Reader)
+	t.prefix = fmt.Sprintf("walctl-bench/%s/", ulid.MustNew(ulid.Now(), rand.Reader))
 	for i := range o.Logs {
-		l := t.clients[i%o.Connections].Log(fmt.Sprintf("walctl-bench/%s/%05d", id, i))
+		l := t.clients[i%o.Connections].Log(fmt.Sprintf("%s%05d", t.prefix, i))
 		t.logs, t.Logs = append(t.logs, l), append(t.Logs, l)
 	}
 	if err := each(t.logs, func(l *client.Log) error {
@@ -212,6 +214,18 @@ func giveUp(ctx context.Context, l *client.Log) error {
 // before the next one is, so that what is written next was written before.
 const warmRecycles = 4
 
+// A service that recycles nothing when so much was written to it has a log that keeps
+// its records, and all segments behind them: going on would fill its disk.
+const (
+	warmBytes = 4 << 30
+	warmRolls = 16
+)
+
+// stuck reports whether so much was written between two looks at a service.
+func stuck(before, now *walsvcv1.GetStatusResponse) bool {
+	return now.GetRecycles() == before.GetRecycles() && now.GetStoredBytes()-before.GetStoredBytes() > warmBytes && now.GetRolls()-before.GetRolls() > warmRolls
+}
+
 // open appends to each log for the first time, for which it is opened: once in
 // the life of a client, a round trip and a sync each.
 func (t *Target) open(ctx context.Context) error {
@@ -251,6 +265,9 @@ func (t *Target) Warm(ctx context.Context, limit time.Duration, progress func(re
 			return false, err
 		}
 		recycled := int(now.GetRecycles() - before.GetRecycles())
+		if stuck(before, now) {
+			return false, fmt.Errorf("%w: %s were written, and a log keeps them; walctl holders says which", ErrNotWarm, SizeName(warmBytes))
+		}
 		if progress != nil {
 			progress(min(recycled, warmRecycles), warmRecycles)
 		}
@@ -308,6 +325,9 @@ func (t *Target) Close(ctx context.Context) error {
 	}
 	var errs []error
 	if t.o.Connect != nil {
+		if t.beside != nil {
+			t.logs = append(t.logs, t.beside)
+		}
 		errs = append(errs, each(t.logs, func(l *client.Log) error { return t.clients[0].DeleteLog(ctx, l.Name(), ulid.ULID{}) }))
 	}
 	for _, c := range t.clients {
@@ -342,10 +362,23 @@ type AppendResult struct {
 	// Late is how long after they were due appends were handed over; nil without
 	// a rate.
 	Late *Latency `json:"late_us,omitempty"`
+	// Replayed is how many records a second came back beside the load; nil if none were
+	// asked for.
+	Replayed *float64 `json:"replayed_per_second,omitempty"`
 }
 
 // Append puts a load on the target and measures both sides of it.
 func (t *Target) Append(ctx context.Context, l Load) (r AppendResult, err error) {
+	if l.BesideReplay {
+		replayed, err := t.replayBeside(ctx, l.Size)
+		if err != nil {
+			return r, fmt.Errorf("replay beside the load: %w", err)
+		}
+		defer func() {
+			perSecond, rerr := replayed()
+			r.Replayed, err = &perSecond, errors.Join(err, rerr)
+		}()
+	}
 	before, err := t.Status(ctx)
 	if err != nil {
 		return r, err

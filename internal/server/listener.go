@@ -32,7 +32,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		}
 		s := l.server
 		if open := s.connections.Add(1); open <= int64(s.options.MaxConnections) {
-			return &countedConn{Conn: conn, carried: &s.carried, closed: sync.OnceFunc(func() { s.connections.Add(-1) })}, nil
+			return &countedConn{Conn: conn, received: &s.received, closed: sync.OnceFunc(func() { s.connections.Add(-1) })}, nil
 		}
 		s.connections.Add(-1)
 		s.log.LogAttrs(context.Background(), slog.LevelWarn, "connection refused: too many",
@@ -41,25 +41,18 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// countedConn is a connection that is no longer open once it is closed, and counts the
-// bytes on it.
+// countedConn is a connection that is no longer open once it is closed, and counts what
+// comes in on it.
 type countedConn struct {
 	net.Conn
-	carried *atomic.Uint64
-	closed  func()
+	received *atomic.Uint64
+	closed   func()
 }
 
 // Read implements net.Conn.
 func (c *countedConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	c.carried.Add(uint64(n))
-	return n, err
-}
-
-// Write implements net.Conn.
-func (c *countedConn) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
-	c.carried.Add(uint64(n))
+	c.received.Add(uint64(n))
 	return n, err
 }
 

@@ -95,9 +95,9 @@ type Server struct {
 	stopping context.Context
 	stop     context.CancelCauseFunc
 
-	connections atomic.Int64 // open now
-	carried     atomic.Uint64
-	replays     atomic.Int64 // running now
+	connections atomic.Int64  // open now
+	received    atomic.Uint64 // bytes
+	replays     atomic.Int64  // running now
 
 	// background counts goroutines that may outlive their handler by a moment,
 	// and the one that watches the volume's health.
@@ -204,9 +204,11 @@ func (s *Server) Drain(ctx context.Context) error {
 	return err
 }
 
-// Carried returns how many bytes have gone over connections so far, in both
-// directions.
-func (s *Server) Carried() uint64 { return s.carried.Load() }
+// Received returns how many bytes have come in over connections so far: what the number
+// of processors is decided by. What goes out says less. A replay sends a hundred times
+// what the appends beside it bring, which would count for nothing then; and one that has
+// the service to itself is seen by the credit that its reader grants for what it takes.
+func (s *Server) Received() uint64 { return s.received.Load() }
 
 // Stop cuts all connections and waits until nothing runs any more, if need be
 // for the disk: a write in its hands cannot be taken back. What was sequenced
