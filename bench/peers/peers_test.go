@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -113,6 +114,37 @@ func (s *forgetful) replay(_ context.Context, yield func([]byte) error) error {
 }
 
 func (*forgetful) stop(context.Context) error { return nil }
+
+// TestOnOne: callers have one processor from the start of their subject until it is
+// stopped, as often as it is.
+func TestOnOne(t *testing.T) {
+	all := runtime.GOMAXPROCS(2)
+	defer runtime.GOMAXPROCS(all)
+	s := &onOne{subject: &watched{subject: &loop{}, processors: map[int]int{}}}
+	for range 2 {
+		err := within(t.Context(), s, t.TempDir(), false, func() error { return nil })
+		if now := runtime.GOMAXPROCS(0); err != nil || now != 2 {
+			t.Fatalf("%d processors afterwards, want 2: %v", now, err)
+		}
+	}
+	if seen := s.subject.(*watched).processors; len(seen) != 1 || seen[1] != 2 {
+		t.Errorf("started on so many processors so often: %v, want 1: 2", seen)
+	}
+	if name := s.about().Name; name != "mutex, append, sync, client on one processor" {
+		t.Errorf("it is called %q", name)
+	}
+}
+
+// watched counts on how many processors a subject is started.
+type watched struct {
+	subject
+	processors map[int]int
+}
+
+func (w *watched) start(ctx context.Context, dir string, keep bool) error {
+	w.processors[runtime.GOMAXPROCS(0)]++
+	return w.subject.start(ctx, dir, keep)
+}
 
 // TestReadBackIsCompared shows that a subject that loses, adds or changes
 // records is not measured, but reported.
