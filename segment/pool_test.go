@@ -28,6 +28,7 @@ func TestPrepareRate(t *testing.T) {
 		}
 		j := newJournal(t, o)
 		awaitPool(t, j)
+		synctest.Wait() // the last one is told when it is counted already
 		if len(took) != 2 || took[0] != 500*time.Millisecond || took[1] != 500*time.Millisecond {
 			t.Errorf("64 MiB at 128 MiB/s took %v", took)
 		}
