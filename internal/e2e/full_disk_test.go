@@ -237,7 +237,7 @@ func fillAndResume(t *testing.T, d *loopDisk, record int, args []string) {
 	fill := func() {
 		t.Helper()
 		for _, e := range engines {
-			must(t, e.append()) // there is room to begin with
+			e.resume(p) // there is room to begin with, or is being made
 		}
 		for took := true; took; {
 			took = false
