@@ -96,9 +96,8 @@ func command(ctx context.Context, args []string) (err error) {
 		missing = append(missing, fmt.Sprintf("walsvc --keep-awake: %v", err))
 	} else {
 		_ = held.Close() // as above
-		kept := walsvc{binary: *binary, args: []string{"--keep-awake"}, awake: true}
-		another := kept
-		entries = slices.Insert(entries, 2, entry{&kept, true}, entry{&onOne{subject: &another}, false})
+		kept := &walsvc{binary: *binary, args: []string{"--keep-awake"}, awake: true}
+		entries = slices.Insert(entries, 2, entry{kept, true}, entry{&onOne{subject: kept}, false})
 	}
 	entries = slices.DeleteFunc(entries, func(e entry) bool { return !wanted(e.about().Name, *only) })
 	m, err := look(ctx, o.dir)
@@ -142,7 +141,8 @@ func wanted(name, only string) bool {
 // everybody returns all subjects that are here, walsvc first, and says what is
 // not. Programs that are built are built into dir.
 func everybody(ctx context.Context, binary, dir string) (all []entry, missing []string) {
-	all = append(all, entry{&walsvc{binary: binary}, true}, entry{&onOne{subject: &walsvc{binary: binary}}, false},
+	shipped := &walsvc{binary: binary}
+	all = append(all, entry{shipped, true}, entry{&onOne{subject: shipped}, false},
 		entry{&walsvc{binary: binary, each: true}, false}, entry{&echo{}, false})
 	all = append(all, libraries()...)
 	if bin, v, err := buildNATS(ctx, dir); err != nil {
@@ -153,10 +153,9 @@ func everybody(ctx context.Context, binary, dir string) (all []entry, missing []
 	if s, err := findRedis(ctx); err != nil {
 		missing = append(missing, err.Error())
 	} else {
-		another, library := *s, *s
+		library := *s
 		library.library = true
-		anotherLibrary := library
-		all = append(all, entry{s, true}, entry{&onOne{subject: &another}, false}, entry{&library, false}, entry{&onOne{subject: &anotherLibrary}, false})
+		all = append(all, entry{s, true}, entry{&onOne{subject: s}, false}, entry{&library, false}, entry{&onOne{subject: &library}, false})
 	}
 	if bin, v, as, err := findPostgres(ctx); err != nil {
 		missing = append(missing, err.Error())

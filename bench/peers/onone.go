@@ -8,7 +8,8 @@ import (
 // onOne is a subject whose callers run on one processor (GOMAXPROCS), as a program
 // would be set that does little but append. Where client and server share two, a
 // client on both wakes threads that the server's displace. For servers alone: a
-// library works in the callers' process, and would have half of the machine.
+// library works in the callers' process, and would have half of the machine. The
+// subject may be an entry by itself, too: they have their turns one after the other.
 type onOne struct {
 	subject
 	processors int // before

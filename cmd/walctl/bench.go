@@ -166,9 +166,9 @@ one says so. It has in it how late the append was handed over, because this
 program was not awake or the SDK had no room. A rate that is not reached is an
 error.
 
-With --beside-replay somebody else reads another log of %s records meanwhile,
-from its first record to its last, over and over and as fast as the service
-gives them. As long as that log keeps them, no segment behind it is recycled.
+With --beside-replay somebody else reads another log meanwhile, of %s records
+or %s, from its first record to its last, over and over and as fast as
+the service gives them. What is behind that log's records is not recycled.
 
 Without --addr, a walsvc process is started on a temporary volume. Segments are
 recycled before the measurement and while it lasts, so the logs are truncated
@@ -178,7 +178,7 @@ JSON: appends_per_second, bytes_per_second, latency_us {p50, p99, p999}, syncs,
 records_per_sync, compression_ratio, segments_rolled, segments_recycled,
 server_rss_bytes; without --addr server_allocs_per_append, the objects that the
 service allocated on its heap; with --rate late_us {p50, p99, p999}; and with
---beside-replay replayed_per_second.`, grouped(bench.PipelineRecords), size(bench.PipelineBytes), grouped(bench.BesideRecords)),
+--beside-replay replayed_per_second.`, grouped(bench.PipelineRecords), size(bench.PipelineBytes), grouped(bench.BesideRecords), size(bench.BesideBytes)),
 		Example: `  walctl bench append --callers 64
   walctl bench append --pipelined --size 128 -o json
   walctl bench append --pipelined --logs 10000
@@ -209,7 +209,8 @@ service allocated on its heap; with --rate late_us {p50, p99, p999}; and with
 			}
 			// A log belongs to a connection.
 			logs = max(logs, connections)
-			return f.append(cmd, connections, logs, bench.Load{Callers: callers, Size: int(f.size), Pipelined: pipelined, Duration: f.duration, Rate: due, Even: even, BesideReplay: beside})
+			return f.append(cmd, bench.TargetOptions{Connections: connections, Logs: logs, BesideReplay: beside},
+				bench.Load{Callers: callers, Size: int(f.size), Pipelined: pipelined, Duration: f.duration, Rate: due, Even: even})
 		},
 	}
 	f.register(cmd)
@@ -225,8 +226,8 @@ service allocated on its heap; with --rate late_us {p50, p99, p999}; and with
 	return cmd
 }
 
-// append measures one load.
-func (f *benchFlags) append(cmd *cobra.Command, connections, logs int, l bench.Load) (err error) {
+// append measures one load, of a target that is like this and wherever the flags say.
+func (f *benchFlags) append(cmd *cobra.Command, like bench.TargetOptions, l bench.Load) (err error) {
 	ctx := cmd.Context()
 	line := newStatusLine(cmd.ErrOrStderr())
 	defer line.clear()
@@ -238,7 +239,7 @@ func (f *benchFlags) append(cmd *cobra.Command, connections, logs int, l bench.L
 		}
 		defer done()
 	}
-	o.Connections, o.Logs = connections, logs
+	o.Connections, o.Logs, o.BesideReplay = like.Connections, like.Logs, like.BesideReplay
 	line.steps(0, 1, "starting")
 	t, err := bench.NewTarget(ctx, o)
 	if err != nil {

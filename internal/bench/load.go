@@ -56,10 +56,6 @@ type Load struct {
 	Rate float64
 	Even bool
 
-	// BesideReplay has another log of the Target replayed from its first record to its
-	// last meanwhile, over and over. Run knows nothing of it.
-	BesideReplay bool
-
 	stop    <-chan struct{} // ends a pipeline or an open loop early, in order; nil never
 	grace   time.Duration   // see ErrBehind; 0 is ten seconds
 	latency *recorder       // of callers and of an open loop, for who looks meanwhile; nil for one of its own
@@ -95,7 +91,7 @@ func call(ctx context.Context, l Load, appenderOf func(caller int) appender) (Th
 		all     sync.WaitGroup
 		ready   sync.WaitGroup
 		begin   = make(chan struct{})
-		clock   = time.Now()  // since then: what the clock is asked for costs half of asking for the time
+		clock   = time.Now()  // what callers ask for is the time since: half of what the time of day costs
 		end     time.Duration // set before begin is closed
 		latency = l.recorder()
 		counted atomic.Int64

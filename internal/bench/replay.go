@@ -107,9 +107,13 @@ func (t *Target) readBack(ctx context.Context, log *client.Log, of int, l Replay
 	return r, nil
 }
 
-// BesideRecords is how many records the log has that is replayed beside a load: more than
-// any cache of a processor holds, and written within a second or two.
-const BesideRecords = 1_000_000
+// BesideRecords and BesideBytes are how much the log has that is replayed beside a load,
+// whichever is less: more than any cache of a processor holds, and written within a
+// second or two.
+const (
+	BesideRecords = 1_000_000
+	BesideBytes   = 512 << 20
+)
 
 // replayBeside fills another log, and has it replayed over and over, on a connection of
 // its own, until replayed is called, which returns how many records came back a second.
@@ -119,7 +123,7 @@ func (t *Target) replayBeside(ctx context.Context, size int) (replayed func() (p
 		return nil, err
 	}
 	t.beside = log
-	if err := fill(ctx, []Log{log}, ReplayLoad{Records: BesideRecords, Size: size}); err != nil {
+	if err := fill(ctx, []Log{log}, ReplayLoad{Records: min(BesideRecords, BesideBytes/int64(size)), Size: size}); err != nil {
 		return nil, err
 	}
 	open := t.o.Connect

@@ -39,6 +39,9 @@ type TargetOptions struct {
 	// Connections and Logs are how many of each there are; default 1. Logs are
 	// spread over connections.
 	Connections, Logs int
+	// BesideReplay has another log of the service replayed from its first record to its
+	// last while Append measures, over and over.
+	BesideReplay bool
 }
 
 // A Target is a service under load: its own process on a temporary volume, or
@@ -264,10 +267,10 @@ func (t *Target) Warm(ctx context.Context, limit time.Duration, progress func(re
 		if err != nil {
 			return false, err
 		}
-		recycled := int(now.GetRecycles() - before.GetRecycles())
 		if stuck(before, now) {
 			return false, fmt.Errorf("%w: %s were written, and a log keeps them; walctl holders says which", ErrNotWarm, SizeName(warmBytes))
 		}
+		recycled := int(now.GetRecycles() - before.GetRecycles())
 		if progress != nil {
 			progress(min(recycled, warmRecycles), warmRecycles)
 		}
@@ -369,7 +372,7 @@ type AppendResult struct {
 
 // Append puts a load on the target and measures both sides of it.
 func (t *Target) Append(ctx context.Context, l Load) (r AppendResult, err error) {
-	if l.BesideReplay {
+	if t.o.BesideReplay {
 		replayed, err := t.replayBeside(ctx, l.Size)
 		if err != nil {
 			return r, fmt.Errorf("replay beside the load: %w", err)
