@@ -106,9 +106,9 @@ func (e *evidence) promised() bool { return e.promise >= e.end.Sequence }
 var rules = []Rule{
 	{
 		Case: CaseMissingSegment, Verdict: VerdictDamaged,
-		Evidence: "the IDs of the segments have a gap, or the oldest one needed is gone",
+		Evidence: "IDs of segments are missing without a file that says that they were released, or the oldest one needed is gone",
 		Kept:     "everything promised before the gap; read-only",
-		Means:    "A segment file was removed or lost. Segments are only ever released from the oldest on.",
+		Means:    "A segment file was removed or lost: what is released between others that are kept, a file says.",
 		when:     func(e *evidence) bool { return e.stop == stopMissing },
 	}, {
 		Case: CaseDamagedSegmentHeader, Verdict: VerdictDamaged,

@@ -119,7 +119,7 @@ func (m *model) step() {
 		h, err := m.j.Header(ids[len(ids)-1])
 		must(m.t, err)
 		if before := h.OlderSnapshot.Pos.Segment; before > ids[0] {
-			must(m.t, m.j.Release(before))
+			must(m.t, m.j.Release(m.j.Below(before)))
 			m.released++
 		}
 	}

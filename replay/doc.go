@@ -30,6 +30,10 @@
 // A seal whose directory does not verify ends no scan if its successor proves
 // that it was durable: all it carries is an index, and that is a cache.
 //
+// No scan that rebuilds a state goes over a gap, which was released from the middle of the
+// journal: it ends there as at a segment that is missing. Opening begins behind all gaps,
+// unless no snapshot there opens. Walk goes over them.
+//
 // # The tail rule
 //
 // A bad frame is damage if something later that verifies proves that it was

@@ -3,6 +3,7 @@ package replay
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -30,7 +31,8 @@ type Fetcher struct {
 	idle   []idleReader // least recently used first
 	open   int          // readers, idle or in use
 	timer  *time.Timer  // set while idle holds something
-	floor  segment.ID   // readers of segments below are not kept
+	busy   map[segment.ID]int
+	forget map[segment.ID]bool // whose readers are not kept
 	closed bool
 }
 
@@ -42,7 +44,7 @@ type idleReader struct {
 
 // NewFetcher returns a Fetcher over src. It opens nothing yet.
 func NewFetcher(src Source) *Fetcher {
-	f := &Fetcher{src: src}
+	f := &Fetcher{src: src, busy: map[segment.ID]int{}, forget: map[segment.ID]bool{}}
 	f.room.L = &f.mu
 	return f
 }
@@ -130,15 +132,19 @@ func (f *Fetcher) Prefetch(pos segment.Pos, n int64) (end int64) {
 	return end
 }
 
-// Forget closes the idle readers of segments below before, and from now on every other
-// when its call ends. It comes before they are released: a reader that is only kept in
+// Forget closes the idle readers of segments, and from now on every other when its
+// call ends. It comes before they are released: a reader that is only kept in
 // case somebody asks again would keep a segment from being recycled, and the volume
 // would write new ones meanwhile. The error is one of closing a file that was only read.
-func (f *Fetcher) Forget(before segment.ID) error {
+func (f *Fetcher) Forget(ids []segment.ID) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.floor = max(f.floor, before)
-	return f.closeIdle(func(r idleReader) bool { return r.id < f.floor })
+	// Of those that were forgotten earlier, no reader is opened any more.
+	maps.DeleteFunc(f.forget, func(id segment.ID, _ bool) bool { return f.busy[id] == 0 })
+	for _, id := range ids {
+		f.forget[id] = true
+	}
+	return f.closeIdle(func(r idleReader) bool { return f.forget[r.id] })
 }
 
 // Close closes the idle segments and makes every later call fail with
@@ -171,6 +177,7 @@ func (f *Fetcher) acquire(id segment.ID) (*segment.Reader, error) {
 		if i := slices.IndexFunc(f.idle, func(r idleReader) bool { return r.id == id }); i >= 0 {
 			r := f.idle[i].Reader
 			f.idle = slices.Delete(f.idle, i, i+1)
+			f.busy[id]++
 			f.mu.Unlock()
 			return r, nil
 		}
@@ -183,11 +190,13 @@ func (f *Fetcher) acquire(id segment.ID) (*segment.Reader, error) {
 		}
 		if f.open < limits.MaxOpenSegments {
 			f.open++
+			f.busy[id]++
 			f.mu.Unlock()
 			r, err := f.src.Reader(id)
 			if err != nil {
 				f.mu.Lock()
 				f.open--
+				f.unused(id)
 				f.room.Signal()
 				f.mu.Unlock()
 				return nil, fmt.Errorf("segment %s: %w", id, err)
@@ -205,7 +214,8 @@ func (f *Fetcher) release(id segment.ID, r *segment.Reader, gone bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.room.Signal()
-	if gone || f.closed || id < f.floor {
+	f.unused(id)
+	if gone || f.closed || f.forget[id] {
 		f.open--
 		return r.Close()
 	}
@@ -214,6 +224,13 @@ func (f *Fetcher) release(id segment.ID, r *segment.Reader, gone bool) error {
 		f.timer = time.AfterFunc(limits.OpenSegmentIdle, f.expire)
 	}
 	return nil
+}
+
+// unused counts a reader in use less. REQUIRES: mu.
+func (f *Fetcher) unused(id segment.ID) {
+	if f.busy[id]--; f.busy[id] == 0 {
+		delete(f.busy, id)
+	}
 }
 
 // expire closes what has been idle for long, and comes back for the rest.

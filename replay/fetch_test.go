@@ -89,7 +89,7 @@ func TestFetcherReleased(t *testing.T) {
 	defer func() { must(t, f.Close()) }()
 	fr, err := f.Frame(first.Ref.Pos)
 	must(t, err)
-	must(t, v.j.Release(3))
+	must(t, v.j.Release(v.j.Below(3)))
 	if _, err := f.Frame(first.Ref.Pos); !errors.Is(err, segment.ErrReleased) && err != nil {
 		t.Errorf("frame: %v", err) // it is pinned, so either is fine
 	}
@@ -111,8 +111,8 @@ func TestFetcherForgetsReleasedSegments(t *testing.T) {
 	defer func() { must(t, f.Close()) }()
 	release := func(before segment.ID) (waiting int) {
 		t.Helper()
-		must(t, f.Forget(before))
-		must(t, v.j.Release(before))
+		must(t, f.Forget(v.j.Below(before)))
+		must(t, v.j.Release(v.j.Below(before)))
 		_, waiting = v.j.Waiting()
 		return waiting
 	}

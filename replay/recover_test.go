@@ -266,7 +266,7 @@ func TestReleasedSnapshot(t *testing.T) {
 		v.append(segment.KindCommands, "x", 9000)
 	}
 	v.sync()
-	must(t, v.j.Release(refs[1].Pos.Segment))
+	must(t, v.j.Release(v.j.Below(refs[1].Pos.Segment)))
 	rec, h := v.recover()
 	if rec.Verdict != VerdictClean || h.from != refs[1] || rec.Resume.Snapshot != refs[1] || !rec.Resume.OlderSnapshot.IsZero() {
 		t.Errorf("%s, %s: %+v", rec.Verdict, rec.Case, rec.Resume)
@@ -310,6 +310,7 @@ func (r *reopening) Segments() []segment.ID {
 	return j.Segments()
 }
 
+func (r *reopening) Gaps() []segment.Gap                                  { return r.now().Gaps() }
 func (r *reopening) Header(id segment.ID) (*segment.SegmentHeader, error) { return r.now().Header(id) }
 func (r *reopening) Reader(id segment.ID) (*segment.Reader, error)        { return r.now().Reader(id) }
 
@@ -339,7 +340,7 @@ func TestWalkOverReleases(t *testing.T) {
 		seqs = append(seqs, f.Header.Sequence)
 		if len(seqs) == 2 {
 			ids := v.j.Segments()
-			must(t, v.j.Release(ids[len(ids)-1]))
+			must(t, v.j.Release(v.j.Below(ids[len(ids)-1])))
 			grow(40) // so that the files have begun another life
 		}
 		return nil
@@ -366,7 +367,7 @@ func TestWalkPassesOverReleased(t *testing.T) {
 	o.ReadOnly = true
 	j, err := segment.Open(o)
 	must(t, err)
-	must(t, v.j.Release(3))
+	must(t, v.j.Release(v.j.Below(3)))
 	first := segment.ID(0)
 	rec, err := Walk(j, WalkOptions{}, func(f *segment.Frame, _ []error) error {
 		if first == 0 {
@@ -420,7 +421,7 @@ func TestStaleBytesAreNoTear(t *testing.T) {
 		if !w.Rolled {
 			continue
 		}
-		must(t, v.j.Release(w.Ref.Pos.Segment))
+		must(t, v.j.Release(v.j.Below(w.Ref.Pos.Segment)))
 		r, err := v.j.Reader(w.Ref.Pos.Segment)
 		must(t, err)
 		_, _, stale, err := r.Peek(w.Ref.Pos.Offset + 2*limits.BlockSize)

@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,7 +16,10 @@ import (
 type Source interface {
 	// Segments returns the IDs of the segments, oldest first.
 	Segments() []segment.ID
-	// Header returns a segment's header, verified.
+	// Gaps returns the runs of segments that were released while others before them
+	// are kept, oldest first.
+	Gaps() []segment.Gap
+	// Header returns a segment's header, verified; that of a gap's first one, too.
 	Header(segment.ID) (*segment.SegmentHeader, error)
 	// Reader opens a segment and pins it until the Reader is closed.
 	Reader(segment.ID) (*segment.Reader, error)
@@ -83,13 +87,18 @@ const (
 // successor's header records it crosses into the successor, so that what is
 // dead is never seen. It holds one Reader at a time and is for one goroutine.
 //
+// At a gap the scan ends as at a missing segment: what was in there, nobody needs, but
+// a state is not rebuilt without it. A scan over gaps goes on behind each.
+//
 // At a clean end, where the newest segment holds no frame yet, Next may be
 // called again later; any other end is final.
 type Scanner struct {
 	src    Source
+	over   bool // gaps
 	next   segment.FrameRef
-	reader *segment.Reader // of the segment of frame, later of the one of next
-	dir    string          // the volume's, as far as it is known
+	gap    segment.FrameRef // where the one begins that the scan ended at, or behind which; zero for none
+	reader *segment.Reader  // of the segment of frame, later of the one of next
+	dir    string           // the volume's, as far as it is known
 	frame  *segment.Frame
 
 	// The segment of next, as looked up when the scan came into it.
@@ -166,7 +175,9 @@ func (s *Scanner) Next() bool {
 			return s.end(stopError, err)
 		}
 		if s.successor != nil && follows(s.next, s.successor.Cut) {
-			s.next = firstFrame(s.successor.ID, s.successor.Cut)
+			if !s.cross() {
+				return false
+			}
 			continue
 		}
 		if s.successor != nil && s.next.Pos.Compare(s.successor.Cut.End) >= 0 {
@@ -181,6 +192,58 @@ func (s *Scanner) Next() bool {
 		}
 		return s.take(f, err)
 	}
+}
+
+// cross moves next into the successor, and over the gap that it is in. It reports
+// whether there is anything.
+func (s *Scanner) cross() bool {
+	gap, found := gapAt(s.src, s.successor.ID)
+	if found {
+		s.gap = s.next
+	}
+	s.next = firstFrame(s.successor.ID, s.successor.Cut)
+	switch {
+	case !found:
+		return true
+	case !s.over:
+		return s.end(stopMissing, &segment.CorruptError{
+			Path: s.path(gap.From), Pos: segment.Pos{Segment: gap.From},
+			Reason: fmt.Sprintf("the segments %s were released", gap), Err: segment.ErrMissingSegment,
+		})
+	}
+	// Listed, and not just asked for: of one that is not there a volume in use says that it
+	// was released since. If it was, the gap is a longer one by now.
+	ids := s.src.Segments()
+	if now, found := gapAt(s.src, gap.From); found {
+		gap = now
+	}
+	next := gap.To + 1
+	if _, listed := slices.BinarySearch(ids, next); !listed {
+		s.next = firstFrame(next, segment.Cut{})
+		return s.end(stopMissing, &segment.CorruptError{
+			Path: s.path(next), Pos: segment.Pos{Segment: next}, Reason: "it is not there", Err: segment.ErrMissingSegment,
+		})
+	}
+	h, err := s.src.Header(next)
+	switch {
+	case isCorrupt(err):
+		s.next = firstFrame(next, segment.Cut{})
+		return s.end(stopSegmentHeader, err)
+	case err != nil:
+		return s.end(stopError, err)
+	}
+	s.next, s.gap = firstFrame(h.ID, h.Cut), segment.FrameRef{}
+	return true
+}
+
+// gapAt returns the gap that a segment is in.
+func gapAt(src Source, id segment.ID) (segment.Gap, bool) {
+	gaps := src.Gaps()
+	i, _ := slices.BinarySearchFunc(gaps, id, func(g segment.Gap, id segment.ID) int { return cmp.Compare(g.To, id) })
+	if i == len(gaps) || gaps[i].From > id {
+		return segment.Gap{}, false
+	}
+	return gaps[i], true
 }
 
 // enter makes the reader and the successor those of the segment of next.
@@ -224,9 +287,12 @@ func (s *Scanner) lookUp(id segment.ID) {
 	if i == len(ids) {
 		return
 	}
-	h, err := s.src.Header(ids[i])
+	gap, released := gapAt(s.src, id+1)
+	h, err := s.src.Header(id + 1)
 	switch {
-	case ids[i] != id+1:
+	case released && gap.From <= id: // in a volume in use, while it still has its name
+		s.blocked, s.blockedBy = fmt.Errorf("segment %s: %w", id, segment.ErrReleased), stopError
+	case ids[i] != id+1 && (!released || err != nil):
 		s.blockedBy = stopMissing
 		s.blocked = &segment.CorruptError{
 			Path: s.path(id + 1), Pos: segment.Pos{Segment: id + 1},
@@ -282,6 +348,9 @@ func (s *Scanner) provenSeal(f *segment.Frame) (bool, error) {
 	if cut.Last != f.Pos || cut.End != f.End() || cut.Sequence != f.Header.Sequence || cut.Chain != f.Header.Checksum {
 		return false, nil
 	}
+	if _, released := gapAt(s.src, s.successor.ID); released {
+		return true, nil // only what something lies behind is released
+	}
 	return Live(s.src, firstFrame(s.successor.ID, cut))
 }
 
@@ -310,6 +379,9 @@ func (s *Scanner) end(why stop, err error) bool {
 // again forgets why the scan ended and tries once more: what did not verify in
 // a volume in use may have been on its way to the disk.
 func (s *Scanner) again() bool {
+	if !s.gap.IsZero() {
+		s.next, s.gap = s.gap, segment.FrameRef{}
+	}
 	s.stop, s.err = stopNot, nil
 	s.entered = 0
 	return s.Next()

@@ -112,7 +112,7 @@ func TestScannerErrors(t *testing.T) {
 			v.flip(segment.Pos{Segment: 1, Offset: 100})
 		}, segment.ErrBadHeader, 0},
 		{"behind the newest", func(v *volume, from *segment.FrameRef) { from.Pos.Segment = newest(v) + 1 }, fs.ErrNotExist, 0},
-		{"released", func(v *volume, _ *segment.FrameRef) { must(v.t, v.j.Release(newest(v))) }, segment.ErrReleased, 0},
+		{"released", func(v *volume, _ *segment.FrameRef) { must(v.t, v.j.Release(v.j.Below(newest(v)))) }, segment.ErrReleased, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			v := newVolume(t, 1)

@@ -112,7 +112,7 @@ func (s *script) run(d *datadriven.TestData) string {
 		s.v.j.SetSnapshots(s.ref(seq), s.ref(older))
 	case "release":
 		d.ScanArgs(s.t, "before", &seq)
-		must(s.t, s.v.j.Release(segment.ID(seq)))
+		must(s.t, s.v.j.Release(s.v.j.Below(segment.ID(seq))))
 	case "frames":
 		return s.frames()
 	case "crash":

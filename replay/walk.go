@@ -34,6 +34,8 @@ type WalkOptions struct {
 // frames are lost, not that Recover would say so: damage below the newest
 // snapshot does not keep a volume from opening.
 //
+// A gap is no damage: what was in there was released.
+//
 // On a volume in use, what lies behind the durable end may be on its way to the
 // disk, and looks torn. A segment that was released meanwhile is passed over.
 func Walk(src Source, o WalkOptions, fn func(f *segment.Frame, blockErrs []error) error) (*Recovery, error) {
@@ -106,11 +108,16 @@ func (w *walk) run() error {
 // and where to go on, if it is not the end.
 func (w *walk) stretch(from segment.FrameRef) (_ Case, next segment.FrameRef, more bool, err error) {
 	s := NewScanner(w.src, from)
+	s.over = true
 	defer func() { err = errors.Join(err, s.Close()) }()
 	e, rule, err := scanToEnd(w.src, s, &w.promise, false, func() error { return w.take(s) })
 	switch {
 	case errors.Is(err, segment.ErrReleased):
-		w.pending = nil // gone as well
+		// What is promised may lie in a segment that is kept: it need not be gone as well.
+		if err := w.keep(w.promise); err != nil {
+			return "", next, false, err
+		}
+		w.pending = nil
 		next, more, err = w.nextSegment(s.End().Pos.Segment)
 		return CaseClean, next, more, err
 	case err != nil:

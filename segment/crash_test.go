@@ -73,7 +73,7 @@ func TestPowerCuts(t *testing.T) {
 		awaitPool(t, j)
 		if ids := j.Segments(); len(ids) > 2 {
 			gone.Store(int64(lastBefore(t, j, ids[len(ids)-2])))
-			if err := j.Release(ids[len(ids)-2]); err != nil {
+			if err := j.Release(j.Below(ids[len(ids)-2])); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -190,7 +190,7 @@ func TestFailedDirectorySync(t *testing.T) {
 			awaitPool(t, j)
 			gone := lastBefore(t, j, 2)
 			fs.Inject(disk.Fault{Kinds: []disk.OpKind{disk.OpSyncDir}})
-			if err := j.Release(2); !errors.Is(err, ErrPoisoned) {
+			if err := j.Release(j.Below(2)); !errors.Is(err, ErrPoisoned) {
 				t.Fatalf("release: %v", err)
 			}
 			if err := j.Close(); err != nil {
@@ -202,7 +202,7 @@ func TestFailedDirectorySync(t *testing.T) {
 				t.Fatal(err)
 			}
 			gone = lastBefore(t, j, 4)
-			if err := j.Release(4); err != nil {
+			if err := j.Release(j.Below(4)); err != nil {
 				t.Fatal(err)
 			}
 			if err := j.Close(); err != nil {

@@ -38,6 +38,13 @@ func TestEveryFlippedBitIsSeen(t *testing.T) {
 		}
 	})
 
+	gap := sampleGap().encode()
+	flips(gap, func(bit int) {
+		if _, err := decodeGap(gap); !errors.Is(err, ErrBadHeader) {
+			t.Errorf("gap, bit %d: %v", bit, err)
+		}
+	})
+
 	h, dir := sampleFrame()
 	frame := make([]byte, limits.FrameHeaderSize)
 	l := sampleSegment().life()
@@ -83,6 +90,57 @@ func TestIdentity(t *testing.T) {
 	})
 	for bit := range 63 {
 		try("place", 8192^1<<bit)(bit)
+	}
+}
+
+// resealGap sets the checksums of a gap that a test has changed, also of its header.
+func resealGap(b []byte) {
+	header, end := b[:limits.SegmentHeaderSize], b[limits.SegmentHeaderSize:]
+	binary.LittleEndian.PutUint32(header[segChecksum:], checksum(header[:segChecksum]))
+	binary.LittleEndian.PutUint32(end[gapHeaderSum:], checksum(header[:segChecksum]))
+	binary.LittleEndian.PutUint32(end[gapChecksum:], checksum(end[:gapChecksum]))
+}
+
+// TestGapBounds feeds gaps whose checksums are right and whose content must not be
+// believed.
+func TestGapBounds(t *testing.T) {
+	put32, put64 := binary.LittleEndian.PutUint32, binary.LittleEndian.PutUint64
+	for _, tc := range []struct {
+		name   string
+		change func(header, end []byte)
+		want   error
+	}{
+		{"as it is", func(_, _ []byte) {}, nil},
+		{"of one segment", func(_, end []byte) { put64(end[gapTo:], 42) }, nil},
+		{"newer version", func(_, end []byte) { put32(end[gapVersion:], FormatVersion+1) }, ErrNewerVersion},
+		{"version 0", func(_, end []byte) { put32(end[gapVersion:], 0) }, ErrBadHeader},
+		{"another magic number", func(_, end []byte) { end[gapMagic] ^= 1 }, ErrBadHeader},
+		{"reserved", func(_, end []byte) { end[gapReserved0] = 1 }, ErrBadHeader},
+		{"reserved at the end", func(_, end []byte) { end[gapChecksum-1] = 1 }, ErrBadHeader},
+		{"ends before it begins", func(_, end []byte) { put64(end[gapTo:], 41) }, ErrBadHeader},
+		{"begins elsewhere than its header", func(_, end []byte) { put64(end[gapFrom:], 43) }, ErrBadHeader},
+		{"no header", func(header, _ []byte) { clear(header) }, ErrBadHeader},
+		{"newer header", func(header, _ []byte) { put32(header[segVersion:], FormatVersion+1) }, ErrNewerVersion},
+	} {
+		b := sampleGap().encode()
+		tc.change(b[:limits.SegmentHeaderSize], b[limits.SegmentHeaderSize:])
+		resealGap(b)
+		if _, err := decodeGap(b); !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
+		}
+	}
+	// A header that verifies, and not the one that the gap was written with.
+	b := sampleGap().encode()
+	other := sampleSegment()
+	other.Created++
+	other.encode(b)
+	if _, err := decodeGap(b); !errors.Is(err, ErrBadHeader) {
+		t.Errorf("another header: %v", err)
+	}
+	for _, b := range [][]byte{nil, make([]byte, gapFileSize-1), make([]byte, gapFileSize), append(sampleGap().encode(), 0)} {
+		if _, err := decodeGap(b); !errors.Is(err, ErrBadHeader) {
+			t.Errorf("%d bytes: %v", len(b), err)
+		}
 	}
 }
 

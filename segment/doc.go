@@ -7,6 +7,8 @@
 //	LOCK                          flock of the one process that writes
 //	VOLUME                        identity: format version, volume ULID, segment size, checksum
 //	000000000000002a.wal          a segment, named by its ID
+//	0000000000000005.gap          segments from this one on that were released while others
+//	                              before them are kept: see Gap
 //	spare-01jd....seg             a file written from end to end, waiting for its next life
 //	*.tmp                         unfinished work of a run that ended; removed at open
 //
@@ -23,9 +25,13 @@
 //	          segment will end, since the seal's bytes are known before they
 //	          are written. Then the seal is written and synced.
 //	release   whoever allows it has made the command that allows it durable.
-//	          The file is renamed to a spare (or removed); readers that hold it
-//	          open delay that for at most limits.PinLimit, afterwards every
-//	          frame they read fails its identity: ErrReleased.
+//	          If segments before it are kept, a gap that covers it is made durable
+//	          first, with the header of the gap's first segment: else it would seem
+//	          to be lost. The file is renamed to a spare (or removed), the oldest
+//	          first; readers that hold it open delay that for at most
+//	          limits.PinLimit, afterwards every frame they read fails its identity:
+//	          ErrReleased. A gap that no segment lies before any more is removed
+//	          when all in it have lost their names.
 //
 // A header is never rewritten in place, so one that does not verify is damage,
 // never a torn write.

@@ -111,8 +111,22 @@ const (
 	noteSize     = 64
 )
 
+// Offsets in the second disk block of a gap's file, behind a segment's header.
+const (
+	gapMagic     = 0  // 8
+	gapVersion   = 8  // 4
+	gapReserved0 = 12 // 4
+	gapFrom      = 16 // 8
+	gapTo        = 24 // 8
+	gapHeaderSum = 32 // 4
+	gapReserved1 = 36 // 4056
+	gapChecksum  = 4092
+	gapFileSize  = limits.SegmentHeaderSize + limits.BlockSize
+)
+
 const (
 	deadMagic    = "WALDEAD\n"
+	gapMagicText = "WALGAP\r\n"
 	volumeMagic  = "WALSVC\r\n" // the line end shows a transfer that took it for text
 	segmentMagic = "WALSEG\r\n"
 	frameMagic   = 0x4d524657 // "WFRM"

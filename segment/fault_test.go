@@ -111,7 +111,7 @@ func (l *lifeOfFaults) use(t *testing.T, j *Journal, n int) error {
 		return err
 	}
 	l.gone = s.n - 1
-	return j.Release(before)
+	return j.Release(j.Below(before))
 }
 
 // after checks a journal on which something failed.
@@ -135,7 +135,7 @@ func (l *lifeOfFaults) after(t *testing.T, fs *disk.Faulty, j *Journal) {
 	defer fs.Before(nil)
 	var p *PoisonedError
 	_, err := j.Append(testDraft(1, 1))
-	for what, err := range map[string]error{"Append": err, "Sync": j.Sync(), "Release": j.Release(1 << 40), "Admit": j.Admit(1, Reserve{Spare: TakeSpare})} {
+	for what, err := range map[string]error{"Append": err, "Sync": j.Sync(), "Release": j.Release(j.Below(1 << 40)), "Admit": j.Admit(1, Reserve{Spare: TakeSpare})} {
 		if !errors.Is(err, ErrPoisoned) || !errors.As(err, &p) || error(p) != cause {
 			t.Errorf("%s on a poisoned journal: %v, want %v", what, err, cause)
 		}

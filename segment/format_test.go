@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"bytes"
 	"encoding/binary"
 	"os"
 	"strconv"
@@ -50,6 +51,10 @@ var layouts = map[string]struct {
 	}},
 	"Note of dead space": {noteSize, []field{
 		{"magic", noteMagic, 8}, {"offset", noteOffset, 8}, {"reserved", noteReserved, 44}, {"checksum", noteChecksum, 4},
+	}},
+	"Gap": {limits.BlockSize, []field{
+		{"magic", gapMagic, 8}, {"version", gapVersion, 4}, {"reserved", gapReserved0, 4}, {"from", gapFrom, 8}, {"to", gapTo, 8},
+		{"header checksum", gapHeaderSum, 4}, {"reserved", gapReserved1, 4056}, {"checksum", gapChecksum, 4},
 	}},
 	"Block table entry": {blkSize, []field{
 		{"codec", blkCodec, 1}, {"version", blkVersion, 1}, {"key ID", blkKeyID, 2}, {"stored size", blkStoredSize, 4},
@@ -152,6 +157,10 @@ func sampleSegment() *SegmentHeader {
 	}
 }
 
+func sampleGap() *gapFile {
+	return &gapFile{Gap: Gap{From: 42, To: 45}, header: sampleSegment()}
+}
+
 func sampleFrame() (*Header, []byte) {
 	dir := appendDirectory(nil, []Block{
 		{Codec: codec.Zstd, RawSize: 500, Checksum: 0xdeadbeef, Stored: make([]byte, 300)},
@@ -187,6 +196,17 @@ func TestFormatBytes(t *testing.T) {
 	})
 	wantBytes(t, "Frame reference", ref, map[string]any{
 		"segment ID": uint64(40), "offset": uint64(4096), "sequence": uint64(900), "chain": uint64(0x11223344),
+	})
+
+	header := b
+	b = sampleGap().encode()
+	if !bytes.Equal(b[:limits.SegmentHeaderSize], header) {
+		t.Error("a gap does not begin with the header")
+	}
+	b = b[limits.SegmentHeaderSize:]
+	wantBytes(t, "Gap", b, map[string]any{
+		"magic": "WALGAP\r\n", "version": uint64(1), "from": uint64(42), "to": uint64(45),
+		"header checksum": uint64(checksum(header[:segChecksum])), "checksum": uint64(checksum(b[:gapChecksum])),
 	})
 
 	h, dir := sampleFrame()

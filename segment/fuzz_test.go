@@ -74,6 +74,48 @@ func FuzzHeaders(f *testing.F) {
 	})
 }
 
+// FuzzGap decodes the file of a gap, put together from what a segment's header and the
+// gap's own block begin with: their zeroes at the end, and what all files have in common,
+// are left out.
+func FuzzGap(f *testing.F) {
+	for _, g := range []*gapFile{
+		sampleGap(),
+		{Gap: Gap{From: 1, To: 1<<64 - 1}, header: &SegmentHeader{Version: FormatVersion, ID: 1}},
+		{Gap: Gap{From: 42, To: 41}, header: sampleSegment()},
+		{Gap: Gap{From: 43, To: 43}, header: sampleSegment()},
+	} {
+		b := g.encode()
+		f.Add(bytes.Clone(b[:segReserved2]), bytes.Clone(b[limits.SegmentHeaderSize:][:gapReserved1]), uint16(gapFileSize))
+	}
+	newer := sampleGap().encode()[limits.SegmentHeaderSize:]
+	newer[gapVersion]++
+	f.Add([]byte{}, bytes.Clone(newer[:gapReserved1]), uint16(gapFileSize))
+	f.Add([]byte{}, []byte{}, uint16(0))
+	f.Fuzz(func(t *testing.T, header, end []byte, size uint16) {
+		decode := func(b []byte) {
+			g, err := decodeGap(b)
+			if err != nil {
+				if !errors.Is(err, ErrBadHeader) && !errors.Is(err, ErrNewerVersion) {
+					t.Fatalf("an error of no kind: %v", err)
+				}
+				return
+			}
+			if g.To < g.From || g.header.ID != g.From {
+				t.Fatalf("accepted a gap of segments %s with the header of %s", g, g.header.ID)
+			}
+			if again := g.encode(); !bytes.Equal(again, b) {
+				t.Fatalf("accepted %x, which encodes as %x", b, again)
+			}
+		}
+		b := make([]byte, gapFileSize)
+		copy(b[:limits.SegmentHeaderSize], header)
+		copy(b[limits.SegmentHeaderSize:], end)
+		allocs.AtMost(t, 2*slack, func() { decode(b[:min(int(size), len(b))]) }) // encoded again, it is 8 KiB
+		resealGap(b)
+		decode(b)
+	})
+}
+
 // FuzzFrameHeader decodes a frame's header, read at an offset of a segment of a
 // size. Whatever passes may be believed: there are that many bytes in the
 // segment, and no more than a frame may have.
@@ -171,6 +213,7 @@ func FuzzNames(f *testing.F) {
 		"000000000000002a.wal", "000000000000002A.wal", "2a.wal", "0000000000000000.wal", "spare-01arz3ndektsv4rrffq69g5fav.seg",
 		"spare-81arz3ndektsv4rrffq69g5fav.seg", "x.seg", "VOLUME", "VOLUME.tmp", "000000000000002a/00001000", "000000000000002a/-1", "a.tmp.tmp",
 		"000000000000002a.wal.tmp", "spare-01arz3ndektsv4rrffq69g5fav.seg.tmp", "spare-01arz3ndektsv4rrffq69g5fao.seg", "LOCK", "LOCK.tmp",
+		"000000000000002a.gap", "000000000000002a.gap.tmp", "2a.gap", "0000000000000000.gap", "gap", ".gap",
 		"walsvc.sock", "ffffffffffffffff/7fffffffffffffff", "000000000000002a/0000000001000", "00000000000000+a.wal", "0x0000000000002a.wal",
 	} {
 		f.Add(name)
@@ -200,7 +243,7 @@ func FuzzNames(f *testing.F) {
 		if r == roleTmp {
 			of = strings.TrimSuffix(name, tmpSuffix)
 			was, wasID, err := classify(of)
-			if err != nil || was != roleVolume && was != roleSegment && was != roleSpare || wasID != id {
+			if err != nil || was != roleVolume && was != roleSegment && was != roleGap && was != roleSpare || wasID != id {
 				t.Fatalf("%q is taken for unfinished work, and what it would be is none: %d, %v", name, was, err)
 			}
 			r = was
@@ -209,6 +252,10 @@ func FuzzNames(f *testing.F) {
 		case roleSegment:
 			if id == 0 || segmentName(id) != of {
 				t.Fatalf("segment %q is named %q", name, segmentName(id))
+			}
+		case roleGap:
+			if id == 0 || gapName(id) != of {
+				t.Fatalf("gap %q is named %q", name, gapName(id))
 			}
 		case roleSpare:
 			if s := strings.TrimSuffix(strings.TrimPrefix(of, sparePrefix), spareSuffix); len(s) != 26 || strings.ToLower(s) != s || sparePrefix+s+spareSuffix != of {

@@ -32,7 +32,7 @@ func survivors(j *Journal) ([]survivor, Resume, error) {
 	if err != nil {
 		return nil, Resume{}, err
 	}
-	cut := first.Cut
+	cut, base := first.Cut, first.Cut
 	dead := Pos{ids[len(ids)-1], limits.SegmentHeaderSize}
 	for i, id := range ids {
 		hdr, err := j.Header(id)
@@ -44,6 +44,14 @@ func survivors(j *Journal) ([]survivor, Resume, error) {
 			return nil, Resume{}, err
 		}
 		last := i == len(ids)-1
+		if i > 0 && id != ids[i-1]+1 && id == j.Behind(ids[i-1]) {
+			// A gap. Its first header has the end of what is before.
+			first, err := j.Header(ids[i-1] + 1)
+			if err != nil || first.Cut != cut {
+				return nil, Resume{}, errors.Join(fmt.Errorf("the gap before %s begins behind %+v, the frames end at %+v: %w", id, first, cut, err), r.Close())
+			}
+			cut, base = hdr.Cut, hdr.Cut
+		}
 		if hdr.Cut != cut {
 			// Begun, and the predecessor's seal never became durable: then nothing
 			// can have been appended here.
@@ -85,13 +93,14 @@ func survivors(j *Journal) ([]survivor, Resume, error) {
 	}
 	// What is kept ends behind the last promised frame; the rest is rewritten,
 	// apart from a seal, of which there is one at most, at the end.
-	promised := first.Cut.Sequence
+	promised := base.Sequence
 	for _, s := range found {
 		promised = max(promised, s.Promise)
 	}
-	res := Resume{Cut: first.Cut, DeadFrom: dead}
+	res := Resume{Cut: base, DeadFrom: dead}
 	for _, s := range found {
 		switch {
+		case s.Sequence <= base.Sequence: // before the last gap
 		case s.Sequence <= promised:
 			res.Cut = s.end
 		case s.Kind != KindSeal:

@@ -61,7 +61,9 @@ type Journal struct {
 	names chan struct{}
 
 	mu         sync.Mutex
-	segments   []file // oldest first, dense
+	segments   []file    // oldest first
+	gaps       []gapFile // oldest first; all have a segment before them
+	obsolete   []Gap     // whose files are to be removed
 	headers    map[ID]*SegmentHeader
 	pins       map[ID]int  // open Readers
 	released   []releasing // oldest first
@@ -184,8 +186,8 @@ func (j *Journal) MaxFrame() int64 { return min(limits.MaxFrameSize, j.SegmentTa
 // as Open found them. They are left alone.
 func (j *Journal) Strangers() []string { return slices.Clone(j.strangers) }
 
-// Segments returns the segments, oldest first. A gap between their IDs is a
-// segment that was removed or lost.
+// Segments returns the segments, oldest first. IDs that are missing between them,
+// and in none of Gaps, are of segments that were removed or lost.
 func (j *Journal) Segments() []ID {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -290,13 +292,21 @@ func (j *Journal) Resume(r Resume) ([]FrameRef, error) {
 	}
 	j.mu.Lock()
 	n := len(j.segments)
+	released := ID(0) // the newest that was, and is in a gap
+	if g := len(j.gaps); g > 0 {
+		released = j.gaps[g-1].To
+	}
 	// The newest segment may be the one that is missing: then the cut is where it
 	// would begin, so that its ID is not used again.
-	fits := n == 0 && id == 1 || n > 0 && id >= j.segments[0].id && id <= j.segments[n-1].id+2
+	fits := n == 0 && id == 1 || n > 0 && id >= j.segments[0].id && id <= max(j.segments[n-1].id, released)+2
 	j.snapshot, j.older = r.Snapshot, r.OlderSnapshot
 	j.mu.Unlock()
 	if !fits {
 		return nil, fmt.Errorf("resume: the cut at %s is not in the journal", r.Cut.End)
+	}
+	if id <= released {
+		// The next opening would take the fresh segment for one that was released.
+		return nil, fmt.Errorf("resume: the cut at %s is before segments that were released, up to %s", r.Cut.End, released)
 	}
 	refs, err := j.resume(id, size, r)
 	if errors.Is(err, ErrNoSpace) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -207,11 +208,11 @@ func (j *Journal) reclaim() error {
 	j.releaseMu.Lock() // no file gets another name meanwhile
 	defer j.releaseMu.Unlock()
 	ids := j.Segments()
-	for i, id := range ids[:max(len(ids), 1)-1] {
+	for _, id := range ids[:max(len(ids), 1)-1] {
 		if id < j.reclaimed {
 			continue
 		}
-		next, err := j.Header(ids[i+1])
+		next, err := j.Header(id + 1)
 		if err != nil {
 			continue // where the segment ends is not known, and a reader will tell why
 		}
@@ -461,42 +462,121 @@ func segmentsFor(pending, remaining, each int64) int {
 	return int(2*((pending+each-1)/each) - 1)
 }
 
-// Release gives up the segments below before: their files become spares, or
-// are removed if there are spares enough. Whatever allows that must be durable.
-// The segment that is being written is never given up.
+// Release gives up segments: their files become spares, or are removed if there
+// are spares enough. Whatever allows that must be durable. What is not a segment of the
+// journal is passed over, and the one that is being written is never given up. Nor is
+// one in the middle of the journal if its header cannot be had: it stays until those
+// before it have gone.
 //
-// When it returns, the segments are not part of the journal any more, and what
+// When it returns, the others are not part of the journal any more, and what
 // no Reader pins is durably gone; the rest goes when it is unpinned, or after
-// limits.PinLimit. It goes oldest first, so a crash leaves no gap.
-func (j *Journal) Release(before ID) error {
-	j.mu.Lock()
-	if err := j.usableLocked(); err != nil {
-		j.mu.Unlock()
+// limits.PinLimit. They go oldest first, and those with segments before them that stay
+// after the file of a Gap is durable. It returns ErrNoSpace, wrapped, if there was no room
+// for such a file, and what it would have spoken of stays. Any other error that is no
+// poison has released nothing.
+func (j *Journal) Release(ids []ID) error {
+	if err := j.usable(); err != nil {
 		return err
 	}
-	deadline := time.Now().Add(limits.PinLimit)
-	for len(j.segments) > 1 && j.segments[0].id < before {
-		f := j.segments[0]
-		known := j.headers[f.id] != nil
-		delete(j.headers, f.id)
-		j.released = append(j.released, releasing{file: f, deadline: deadline, known: known})
-		j.segments = slices.Delete(j.segments, 0, 1)
-	}
-	j.mu.Unlock()
+	err := j.release(ids)
 	if _, waiting := j.recycleReleased(); waiting {
 		j.kickPool() // so that it sets its clock
 	}
-	return j.Poisoned()
+	return cmp.Or(j.Poisoned(), err)
 }
 
-// Releasable says what Release(before) would give back: full segments, which
+// release takes segments out of the journal.
+func (j *Journal) release(ids []ID) error {
+	j.releaseMu.Lock()
+	defer j.releaseMu.Unlock()
+	gone, asked := map[ID]bool{}, setOf(ids)
+	for _, id := range j.Below(math.MaxUint64) {
+		if asked[id] {
+			gone[id] = true
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	gaps := j.gapsBehind(gone)
+	j.mu.Lock()
+	was := j.gaps // nobody else changes them
+	j.mu.Unlock()
+	ends := make(map[ID]ID, len(was))
+	for _, w := range was {
+		ends[w.From] = w.To
+	}
+	var now []gapFile
+	var full error
+	for i := range gaps {
+		g := &gaps[i]
+		var err error
+		if ends[g.From] != g.To {
+			err = j.writeGap(g)
+		}
+		switch {
+		case err == nil:
+			now = append(now, *g)
+			continue
+		case !errors.Is(err, ErrNoSpace):
+			return err
+		}
+		full = err
+		for id := range gone {
+			if g.covers(id) {
+				delete(gone, id)
+			}
+		}
+		for _, w := range was {
+			if g.covers(w.From) {
+				now = append(now, w)
+			}
+		}
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	deadline := time.Now().Add(limits.PinLimit)
+	j.segments = slices.DeleteFunc(j.segments, func(f file) bool {
+		if !gone[f.id] {
+			return false
+		}
+		j.released = append(j.released, releasing{file: f, deadline: deadline, known: j.headers[f.id] != nil})
+		delete(j.headers, f.id)
+		return true
+	})
+	// Those with nothing before them go before what was in gaps: with them goes the gap,
+	// whose file may not be durable.
+	slices.SortFunc(j.released, func(a, b releasing) int { return cmp.Compare(a.id, b.id) })
+	j.gaps = now
+	for _, w := range was {
+		switch g, covered := j.gapLocked(w.From); {
+		case !covered:
+			j.obsolete = append(j.obsolete, w.Gap)
+		case g.From != w.From:
+			j.obsolete = append(j.obsolete, Gap{w.From, g.To})
+		}
+	}
+	return full
+}
+
+// Below returns the segments before before, oldest first, that one left out that is
+// being written.
+func (j *Journal) Below(before ID) []ID {
+	ids := j.Segments()
+	ids = ids[:max(len(ids), 1)-1]
+	i, _ := slices.BinarySearch(ids, before)
+	return ids[:i]
+}
+
+// Releasable says what releasing segments would give back: full segments, which
 // become spares, and the bytes on disk of those that are shorter.
-func (j *Journal) Releasable(before ID) (full int, bytes int64) {
+func (j *Journal) Releasable(ids []ID) (full int, bytes int64) {
+	asked := setOf(ids)
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, f := range j.segments[:max(len(j.segments), 1)-1] {
 		switch {
-		case f.id >= before:
+		case !asked[f.id]:
 		case f.size == j.volume.segmentSize:
 			full++
 		default:
@@ -504,6 +584,14 @@ func (j *Journal) Releasable(before ID) (full int, bytes int64) {
 		}
 	}
 	return full, bytes
+}
+
+func setOf(ids []ID) map[ID]bool {
+	set := make(map[ID]bool, len(ids))
+	for _, id := range ids {
+		set[id] = true
+	}
+	return set
 }
 
 // Waiting returns how many released segments are not recycled yet, since a Reader
@@ -517,11 +605,12 @@ func (j *Journal) Waiting() (oldest ID, segments int) {
 	return j.released[0].id, len(j.released)
 }
 
-// recycleReleased recycles released segments, oldest first, up to one that is
-// pinned, and says when that one's time is over.
+// recycleReleased recycles released segments, in order, up to one that is pinned, and
+// says when that one's time is over.
 func (j *Journal) recycleReleased() (next time.Time, waiting bool) {
 	j.releaseMu.Lock()
 	defer j.releaseMu.Unlock()
+	defer j.removeGaps()
 	for {
 		j.mu.Lock()
 		if len(j.released) == 0 || j.poison != nil {
@@ -535,8 +624,11 @@ func (j *Journal) recycleReleased() (next time.Time, waiting bool) {
 		}
 		keep := r.size == j.volume.segmentSize && len(j.spares) < limits.MaxSpares
 		j.mu.Unlock()
-		err := j.recycle(r, keep)
-		if errors.Is(err, errNoName) {
+		err := j.proveGap(r.id)
+		if err == nil {
+			err = j.recycle(r, keep)
+		}
+		if errors.Is(err, ErrNoSpace) {
 			// Nothing has changed. What took the room, often a spare that is being
 			// prepared at that moment, may give it back.
 			return time.Now().Add(retryMin), true

@@ -249,7 +249,7 @@ func TestFullDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		ids := j.Segments()
-		if err := j.Release(ids[len(ids)-1]); err != nil {
+		if err := j.Release(j.Below(ids[len(ids)-1])); err != nil {
 			t.Fatal(err)
 		}
 		if err := j.Admit(frame, Reserve{}); err != nil {
@@ -346,7 +346,7 @@ func TestPins(t *testing.T) {
 		}
 		r := mustReader(t, j, 2)
 		again := mustReader(t, j, 2)
-		if err := j.Release(4); err != nil {
+		if err := j.Release(j.Below(4)); err != nil {
 			t.Fatal(err)
 		}
 		if got := j.Segments(); got[0] != 4 {
@@ -374,7 +374,7 @@ func TestPins(t *testing.T) {
 		if _, err := fsys.Open("v/0000000000000003.wal", false); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%v", err)
 		}
-		if err := j.Release(1 << 40); err != nil {
+		if err := j.Release(j.Below(1 << 40)); err != nil {
 			t.Fatal(err)
 		}
 		if got := j.Segments(); len(got) != 1 {

@@ -46,7 +46,7 @@ type Reader struct {
 // Reader opens segment id for reading. It returns what Header returns if the
 // header cannot be had, ErrReleased among others.
 func (j *Journal) Reader(id ID) (*Reader, error) {
-	hdr, err := j.Header(id)
+	hdr, err := j.header(id)
 	if err != nil {
 		return nil, err
 	}
@@ -76,11 +76,25 @@ func (j *Journal) openError(id ID, err error) error {
 	return fmt.Errorf("segment %s: %w", id, err)
 }
 
-// Header returns the header of segment id, verified; it must not be changed.
-// It returns ErrReleased for a segment before the oldest, fs.ErrNotExist for
+// Header returns the header of segment id, verified; it must not be changed. That of
+// a gap's first segment is known, too.
+// It returns ErrReleased for a segment before the oldest or in a gap, fs.ErrNotExist for
 // one behind the newest, a *CorruptError that Is ErrBadHeader, or an error
 // that Is ErrNewerVersion, all wrapped.
 func (j *Journal) Header(id ID) (*SegmentHeader, error) {
+	j.mu.Lock()
+	g, found := j.gapLocked(id)
+	if found && g.From == id {
+		hdr := g.header
+		j.mu.Unlock()
+		return hdr, nil
+	}
+	j.mu.Unlock()
+	return j.header(id)
+}
+
+// header returns the header of a segment that is there.
+func (j *Journal) header(id ID) (*SegmentHeader, error) {
 	j.mu.Lock()
 	hdr, err := j.headers[id], j.memberLocked(id)
 	j.mu.Unlock()
@@ -145,6 +159,9 @@ func (j *Journal) memberLocked(id ID) error {
 	case n == 0 || id > j.segments[n-1].id:
 		return fmt.Errorf("segment %s: %w", id, fs.ErrNotExist)
 	case id < j.segments[0].id:
+		return fmt.Errorf("segment %s: %w", id, ErrReleased)
+	}
+	if _, released := j.gapLocked(id); released {
 		return fmt.Errorf("segment %s: %w", id, ErrReleased)
 	}
 	return nil

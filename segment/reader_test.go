@@ -276,7 +276,7 @@ func TestReleasedUnderReaders(t *testing.T) {
 			r.window = nil // read again, not from memory
 			frames = append(frames, f)
 		}
-		if err := j.Release(3); err != nil {
+		if err := j.Release(j.Below(3)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := j.Reader(1); !errors.Is(err, ErrReleased) {

@@ -44,7 +44,7 @@ func TestRecycleWithoutRoomForAName(t *testing.T) {
 			Kinds: []disk.OpKind{disk.OpRename}, Err: syscall.ENOSPC, Sticky: true,
 			Only: func(op disk.Op) bool { return strings.HasSuffix(op.Name, segmentName(1)) },
 		})
-		if err := j.Release(2); err != nil {
+		if err := j.Release(j.Below(2)); err != nil {
 			t.Fatalf("release: %v", err)
 		}
 		synctest.Wait()
@@ -81,7 +81,7 @@ func TestWhatIsOver(t *testing.T) {
 	}
 	awaitPool(t, j)
 	ids := j.Segments()
-	if err := j.Release(ids[len(ids)-1]); err != nil {
+	if err := j.Release(j.Below(ids[len(ids)-1])); err != nil {
 		t.Fatal(err)
 	}
 	if got := j.Space().Spares; got != limits.MaxSpares {
@@ -135,7 +135,7 @@ func TestRecycleWhatHasAnotherName(t *testing.T) {
 		t.Errorf("the first is another life: %v; the second: %v", j.BeganAnotherLife(1), j.BeganAnotherLife(2))
 	}
 	spares := j.Space().Spares
-	if err := j.Release(3); err != nil {
+	if err := j.Release(j.Below(3)); err != nil {
 		t.Fatal(err)
 	}
 	if got := j.Space().Spares - spares; got != 1 {
@@ -240,7 +240,7 @@ func TestRenamesAreSyncedOneByOne(t *testing.T) {
 	for n := uint64(1); n < 200; n++ {
 		appendSync(t, j, testDraft(n, 15_000))
 		if ids := j.Segments(); len(ids) > 4 {
-			if err := j.Release(ids[len(ids)-1]); err != nil {
+			if err := j.Release(j.Below(ids[len(ids)-1])); err != nil {
 				t.Fatal(err)
 			}
 		}

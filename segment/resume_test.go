@@ -25,7 +25,7 @@ func TestResumeRefuses(t *testing.T) {
 	if _, err := j.Resume(Resume{}); err == nil {
 		t.Error("resumed twice")
 	}
-	if err := j.Release(2); err != nil {
+	if err := j.Release(j.Below(2)); err != nil {
 		t.Fatal(err)
 	}
 	if err := j.Close(); err != nil {
@@ -44,7 +44,7 @@ func TestResumeRefuses(t *testing.T) {
 			t.Errorf("resumed: %s", name)
 		}
 	}
-	for what, err := range map[string]error{"Sync": j.Sync(), "Release": j.Release(3), "Admit": j.Admit(1, Reserve{Spare: TakeSpare})} {
+	for what, err := range map[string]error{"Sync": j.Sync(), "Release": j.Release(j.Below(3)), "Admit": j.Admit(1, Reserve{Spare: TakeSpare})} {
 		if !errors.Is(err, ErrNotResumed) {
 			t.Errorf("%s before Resume: %v", what, err)
 		}
@@ -368,7 +368,7 @@ func TestShortSegments(t *testing.T) {
 			t.Errorf("%+v", w)
 		}
 	}
-	if err := j.Release(3); err != nil {
+	if err := j.Release(j.Below(3)); err != nil {
 		t.Fatal(err)
 	}
 	if r, ok := recycled[1]; !ok || r || !recycled[2] {

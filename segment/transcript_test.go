@@ -25,6 +25,10 @@ import (
 //	append N size=B          append draft N with a block of B bytes, at most 10000
 //	sync                     sync
 //	release BEFORE           release the segments below
+//	release ids=(N,..)       release these segments
+//	pin N                    open a reader of segment N
+//	unpin                    close it
+//	gaps                     show the gaps, and where the frames before each end
 //	retry                    let the preparer try again after a failure
 //	close                    close the journal
 //	crash                    close the journal and lose what was not synced
@@ -41,6 +45,9 @@ func TestTranscript(t *testing.T) {
 				fmt.Fprintf(&s.out, "error: %v\n", err)
 			}
 			if s.j != nil {
+				if s.j.usable() == nil {
+					s.j.recycleReleased() // or wait until the pool has
+				}
 				s.preparer(t)
 			}
 			return spareULID.ReplaceAllStringFunc(s.out.String(), s.spareAlias)
@@ -65,6 +72,7 @@ type script struct {
 	spares  map[string]string // aliases, since ULIDs are no reading
 	gate    chan struct{}     // what the preparer waits for before each spare
 	closing func()            // lets it go on without
+	reader  *Reader           // of pin
 }
 
 // attach puts the recorder around s.mem.
@@ -153,6 +161,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) (err error) {
 			i := slices.IndexFunc(found, func(s survivor) bool { return s.n == n })
 			r.Cut, r.Rewrite = found[i].end, nil
 		}
+		s.j.releaseMu.Lock() // the pool comes after
+		defer s.j.releaseMu.Unlock()
 		refs, err := s.j.Resume(r)
 		for _, ref := range refs {
 			fmt.Fprintf(&s.out, "rewritten: frame %d at %s\n", ref.Sequence, ref.Pos)
@@ -173,9 +183,28 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) (err error) {
 		fmt.Fprintf(&s.out, "durable: %d\n", s.j.Durable())
 		return err
 	case "release":
+		if d.HasArg("ids") {
+			return s.j.Release(scanIDs(t, d))
+		}
 		var before uint64
 		scanKey(t, d, &before)
-		return s.j.Release(ID(before))
+		return s.j.Release(s.j.Below(ID(before)))
+	case "pin":
+		var id uint64
+		scanKey(t, d, &id)
+		s.reader, err = s.j.Reader(ID(id))
+		return err
+	case "unpin":
+		return s.reader.Close()
+	case "gaps":
+		for _, g := range s.j.Gaps() {
+			hdr, err := s.j.Header(g.From)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(&s.out, "%s behind %s\n", g, hdr.Cut.End)
+		}
+		return nil
 	case "retry":
 		s.j.mu.Lock()
 		s.j.prepareErr = nil // so that the end of the retry is seen
@@ -215,4 +244,15 @@ func scanKey(t *testing.T, d *datadriven.TestData, v any) {
 	if _, err := fmt.Sscan(d.CmdArgs[0].Key, v); err != nil {
 		d.Fatalf(t, "%v", err)
 	}
+}
+
+// scanIDs reads a command's ids.
+func scanIDs(t *testing.T, d *datadriven.TestData) (ids []ID) {
+	arg, _ := d.Arg("ids")
+	for i := range arg.Vals {
+		var id uint64
+		arg.Scan(t, i, &id)
+		ids = append(ids, ID(id))
+	}
+	return ids
 }

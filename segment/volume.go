@@ -21,6 +21,7 @@ const (
 	volumeName    = "VOLUME"
 	socketName    = "walsvc.sock" // the server's, not this package's, but no stranger
 	segmentSuffix = ".wal"
+	gapSuffix     = ".gap"
 	sparePrefix   = "spare-"
 	spareSuffix   = ".seg"
 	tmpSuffix     = ".tmp"
@@ -34,12 +35,13 @@ const (
 	roleKnown                // LOCK and the server's socket
 	roleVolume
 	roleSegment
+	roleGap
 	roleSpare
 	roleTmp
 )
 
-// classify says what a name is there for; for a segment it also returns the
-// ID. A name that is almost one of ours is an error: something else than
+// classify says what a name is there for; for a segment and a gap it also returns
+// the ID. A name that is almost one of ours is an error: something else than
 // walsvc was at work here, and guessing could lose a segment.
 func classify(name string) (role, ID, error) {
 	switch {
@@ -47,10 +49,14 @@ func classify(name string) (role, ID, error) {
 		return roleKnown, 0, nil
 	case name == volumeName:
 		return roleVolume, 0, nil
-	case strings.HasSuffix(name, segmentSuffix):
-		id, err := ParseID(strings.TrimSuffix(name, segmentSuffix))
+	case strings.HasSuffix(name, segmentSuffix), strings.HasSuffix(name, gapSuffix):
+		suffix := name[len(name)-len(segmentSuffix):] // both are as long
+		id, err := ParseID(strings.TrimSuffix(name, suffix))
 		if err != nil || id == 0 {
-			return 0, 0, fmt.Errorf("%q: %w: want 16 lower-case hexadecimal digits, not all zero, before %s", name, ErrBadName, segmentSuffix)
+			return 0, 0, fmt.Errorf("%q: %w: want 16 lower-case hexadecimal digits, not all zero, before %s", name, ErrBadName, suffix)
+		}
+		if suffix == gapSuffix {
+			return roleGap, id, nil
 		}
 		return roleSegment, id, nil
 	case strings.HasSuffix(name, spareSuffix):
@@ -61,7 +67,7 @@ func classify(name string) (role, ID, error) {
 	case strings.HasSuffix(name, tmpSuffix):
 		// Only what a run of walsvc leaves behind is removed.
 		switch r, id, err := classify(strings.TrimSuffix(name, tmpSuffix)); {
-		case err == nil && (r == roleVolume || r == roleSegment || r == roleSpare):
+		case err == nil && (r == roleVolume || r == roleSegment || r == roleGap || r == roleSpare):
 			return roleTmp, id, nil
 		}
 	}
@@ -95,6 +101,7 @@ type file struct {
 type listing struct {
 	volume    bool
 	segments  []file // by ID
+	gaps      []ID
 	spares    []file
 	tmp       []string
 	strangers []string
@@ -122,6 +129,8 @@ func list(o Options) (*listing, error) {
 			l.volume = true
 		case roleSegment:
 			l.segments = append(l.segments, file{id: id, name: e.Name, size: e.Size})
+		case roleGap:
+			l.gaps = append(l.gaps, id)
 		case roleSpare:
 			l.spares = append(l.spares, file{name: e.Name, size: e.Size})
 		case roleTmp:
@@ -238,12 +247,12 @@ func readVolume(o Options) (*volumeFile, error) {
 }
 
 // Open opens a volume: it takes the lock, reads the VOLUME file, lists the
-// segments and removes what an earlier run left unfinished. It reads no frame
-// and makes nothing durable. Its errors: ErrNotVolume, ErrVolumeFileLost,
+// segments, reads the files of gaps and removes what an earlier run left
+// unfinished. It reads no frame and makes nothing durable. Its errors: ErrNotVolume, ErrVolumeFileLost,
 // ErrBadVolumeFile, ErrNewerVersion, ErrBadName and disk.ErrLocked.
 //
-// A gap in the segments' IDs is none of them: what it means depends on what
-// stands in the segments around it, which is for recovery to say.
+// IDs that are missing without being in a gap are none of them: what that means
+// depends on what stands in the segments around them, which is for recovery to say.
 func Open(o Options) (_ *Journal, err error) {
 	o = o.withDefaults()
 	// Looked at before it is locked: a directory that is no volume gets no
@@ -283,7 +292,10 @@ func Open(o Options) (_ *Journal, err error) {
 		return nil, fmt.Errorf("open volume: %w", err)
 	}
 	j.target = o.spares(j.volume.segmentSize)
-	j.segments, j.strangers = l.segments, l.strangers
+	if l, err = j.openGaps(l); err != nil {
+		return nil, fmt.Errorf("open volume: %w", err)
+	}
+	j.strangers = l.strangers
 	for _, s := range l.spares {
 		if s.size == j.volume.segmentSize {
 			j.spares = append(j.spares, s.name)

@@ -54,6 +54,9 @@ func TestNames(t *testing.T) {
 		"walsvc.sock":                          roleKnown,
 		"000000000000002a.wal":                 roleSegment,
 		"ffffffffffffffff.wal":                 roleSegment,
+		"000000000000002a.gap":                 roleGap,
+		"000000000000002a.gap.tmp":             roleTmp,
+		"x.gap.tmp":                            roleStranger,
 		"spare-01arz3ndektsv4rrffq69g5fav.seg": roleSpare,
 		"VOLUME.tmp":                           roleTmp,
 		"000000000000002a.wal.tmp":             roleTmp,
@@ -72,6 +75,7 @@ func TestNames(t *testing.T) {
 	}
 	for _, name := range []string{
 		"2a.wal", "000000000000002A.wal", "0000000000000000.wal", "00000000000000002a.wal", ".wal", "00000000000000_1.wal",
+		"xyz.gap", ".gap", "2a.gap", "0000000000000000.gap", "000000000000002A.gap",
 		"+00000000000002a.wal", "spare.seg", ".seg", "spare-.seg", "spare-01ARZ3NDEKTSV4RRFFQ69G5FAV.seg",
 		"spare-81arz3ndektsv4rrffq69g5fav.seg", "spare-01arz3ndektsv4rrffq69g5fai.seg", "000000000000002a.seg",
 	} {
@@ -94,6 +98,10 @@ func TestOpenRefuses(t *testing.T) {
 		says   string
 	}{
 		{"no VOLUME and nothing else", func(fs *disk.Mem) { put(t, fs, "VOLUME", nil) }, ErrNotVolume, "mounted"},
+		{"no VOLUME and a gap", func(fs *disk.Mem) {
+			put(t, fs, "VOLUME", nil)
+			put(t, fs, "0000000000000001.gap", sampleGap().encode())
+		}, ErrNotVolume, ""},
 		{"no VOLUME and a spare", func(fs *disk.Mem) {
 			put(t, fs, "VOLUME", nil)
 			put(t, fs, "spare-01arz3ndektsv4rrffq69g5fav.seg", header)
@@ -107,7 +115,13 @@ func TestOpenRefuses(t *testing.T) {
 		{"VOLUME with a tail", func(fs *disk.Mem) { put(t, fs, "VOLUME", append(sampleVolume().encode(), 1)) }, ErrBadVolumeFile, "65 bytes"},
 		{"newer VOLUME", func(fs *disk.Mem) { put(t, fs, "VOLUME", newer.encode()) }, ErrNewerVersion, "format version 2"},
 		{"malformed segment name", func(fs *disk.Mem) { put(t, fs, "1.wal", header) }, ErrBadName, `"1.wal"`},
+		{"malformed gap name", func(fs *disk.Mem) { put(t, fs, "xyz.gap", header) }, ErrBadName, `"xyz.gap"`},
 		{"malformed spare name", func(fs *disk.Mem) { put(t, fs, "old.seg", header) }, ErrBadName, `"old.seg"`},
+		{"gap that is a directory", func(fs *disk.Mem) {
+			if err := fs.MkdirAll("v/0000000000000001.gap"); err != nil {
+				t.Fatal(err)
+			}
+		}, ErrBadName, "directory"},
 		{"segment that is a directory", func(fs *disk.Mem) {
 			if err := fs.MkdirAll("v/0000000000000001.wal"); err != nil {
 				t.Fatal(err)
@@ -219,7 +233,7 @@ func TestOpenTidies(t *testing.T) {
 	}
 	spare := "spare-01arz3ndektsv4rrffq69g5fav.seg"
 	short := "spare-01arz3ndektsv4rrffq69g5faw.seg"
-	for _, name := range []string{"VOLUME.tmp", "0000000000000009.wal.tmp", spare + ".tmp", short, "notes.txt", "x.tmp", "walsvc.sock"} {
+	for _, name := range []string{"VOLUME.tmp", "0000000000000009.wal.tmp", "0000000000000009.gap.tmp", spare + ".tmp", short, "notes.txt", "x.tmp", "walsvc.sock"} {
 		put(t, fs, name, []byte("?"))
 	}
 	put(t, fs, spare, make([]byte, limits.MinSegmentSize))
@@ -268,7 +282,7 @@ func TestLock(t *testing.T) {
 	j := mustOpen(t, o) // a volume in use can be looked at
 	_, err := j.Append(testDraft(1, 1))
 	_, err2 := j.Resume(Resume{})
-	for _, err := range []error{err, err2, j.Sync(), j.Release(1), j.Admit(1, Reserve{Spare: TakeSpare})} {
+	for _, err := range []error{err, err2, j.Sync(), j.Release(j.Below(1)), j.Admit(1, Reserve{Spare: TakeSpare})} {
 		if !errors.Is(err, ErrReadOnly) {
 			t.Errorf("writing to it: %v", err)
 		}

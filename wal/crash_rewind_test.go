@@ -217,8 +217,10 @@ func (l *crashLife) setRewind(op *crashOp) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	info, _ := l.v.Log(op.log)
 	switch {
-	case errors.Is(err, ErrHeld):
+	case errors.Is(err, ErrHeld), errors.Is(err, ErrLSNTruncated) && op.after+1 < info.First:
+		// What a checkpoint is above may have been given up since the rewind was thought of.
 		l.r.seen[sawRewindHeld]++
 		return nil
 	case errors.Is(err, ErrFull), errors.Is(err, ErrTooManyRewinds), errors.Is(err, ErrSealed) && l.ended(op.log):

@@ -35,6 +35,8 @@ type specimen struct {
 	acked  map[string][]string // by log, from LSN 1 on
 	first  map[string]LSN
 	claims map[string]Claim
+	// other is another volume that has a gap with the same name.
+	other *disk.Mem
 	// damaged is what a cell made of fs.
 	damaged *disk.Mem
 	// Where opening begins to scan, and where it would if that does not open.
@@ -184,6 +186,92 @@ func newSpecimen(t *testing.T, logs []string, crashed bool) *specimen {
 		s.claims[log] = c
 	}
 	return s
+}
+
+// newGapSpecimen makes a volume from the middle of which segments were released: one log
+// keeps what lies before them, and all keep what lies behind.
+func newGapSpecimen(t *testing.T) *specimen {
+	t.Helper()
+	fs := disk.NewMem()
+	v, err := Open(t.Context(), "/vol", Options{FS: fs, Create: true, SegmentSize: limits.MinSegmentSize, PrepareRate: -1, Codec: "none", SnapshotEvery: 32 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &specimen{acked: map[string][]string{}, first: map[string]LSN{}, claims: map[string]Claim{}}
+	for _, log := range []string{"idle", "orders"} {
+		s.first[log] = 1
+		s.claims[log] = Claim{Log: mustCreate(t, v, log).ID}
+	}
+	appendOne := func(log string) {
+		var recs []string
+		for i := range 3 {
+			recs = append(recs, fmt.Sprintf("%s/%d/%s", log, i, strings.Repeat(string(rune('a'+len(s.acked[log])/3%26)), 3000)))
+		}
+		got := mustAppend(t, v, log, recs...)
+		s.acked[log] = append(s.acked[log], recs...)
+		s.claims[log] = Claim{Log: s.claims[log].Log, LSN: got.First + 2, Epoch: got.Epoch, Checksum: got.Checksum}
+		synctest.Wait()
+	}
+	roll := func(logs ...string) {
+		for was := filling(v); filling(v) == was; {
+			for _, log := range logs {
+				appendOne(log)
+			}
+		}
+	}
+	for range 3 {
+		roll("idle", "orders")
+	}
+	for n := segment.ID(0); n < 4; { // segments in the gap
+		roll("orders")
+		s.first["orders"] = LSN(len(s.acked["orders"]) - 2)
+		if _, err := v.Truncate(t.Context(), "orders", s.first["orders"]); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if gaps := v.journal.Gaps(); len(gaps) > 0 {
+			if s.before == nil {
+				s.before = fs.CrashClone(nil, 1)
+			}
+			n = gaps[0].To - gaps[0].From + 1
+		}
+	}
+	for range 4 {
+		roll("idle", "orders")
+	}
+	for log := range s.first {
+		info, err := v.Log(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.first[log] = info.First
+	}
+	closeTest(t, v)
+	s.fs = fs.CrashClone(nil, 1)
+	s.read(t)
+	return s
+}
+
+// spotsAtGap returns the rows of the matrix for a specimen with a gap.
+func spotsAtGap(t *testing.T, s *specimen) (names []string, spots map[string]spot) {
+	t.Helper()
+	i := slices.IndexFunc(s.ids[1:], func(id segment.ID) bool { return !slices.Contains(s.ids, id-1) })
+	if i < 0 || i+2 >= len(s.ids)-3 {
+		t.Fatalf("the segments are %v", s.ids)
+	}
+	before, behind := s.ids[i], s.ids[i+1]
+	file := (before + 1).String() + ".gap"
+	if bytes.Equal(readFile(t, s.before, file), readFile(t, s.fs, file)) {
+		t.Fatal("the gap has not grown")
+	}
+	spots = map[string]spot{
+		"gap":                   {file: file, size: int64(len(readFile(t, s.fs, file)))},
+		"segment, before a gap": {file: nameOf(before), id: before, size: limits.SegmentHeaderSize},
+		"segment, behind a gap": {file: nameOf(behind), id: behind, size: limits.SegmentHeaderSize},
+	}
+	last := s.ids[len(s.ids)-1]
+	spots["segment, last of some with a gap"] = spot{file: nameOf(last), id: last, size: limits.SegmentHeaderSize}
+	return []string{"gap", "segment, before a gap", "segment, behind a gap", "segment, last of some with a gap"}, spots
 }
 
 // read lists the specimen's frames.
@@ -416,6 +504,10 @@ var damages = []struct {
 		return true
 	}},
 	{"stale", func(t *testing.T, s *specimen, fs *disk.Mem, p spot) bool {
+		if strings.HasSuffix(p.file, ".gap") { // of when the gap was shorter
+			writeFile(t, fs, p.file, readFile(t, s.before, p.file))
+			return true
+		}
 		if p.id == 0 { // the file is written once: an older one is another volume's
 			other := disk.NewMem()
 			if err := segment.Create(segment.Options{FS: other, Dir: "/vol", SegmentSize: limits.MinSegmentSize}); err != nil {
@@ -459,15 +551,28 @@ var damages = []struct {
 		if p.frame != nil || p.id == 0 {
 			return false
 		}
-		other := nameOf(p.id + 1)
-		if p.id == s.ids[len(s.ids)-1] {
-			other = nameOf(p.id - 1)
-		}
+		other := nameOf(s.neighbour(p.id))
 		a, b := readFile(t, fs, p.file), readFile(t, fs, other)
 		writeFile(t, fs, p.file, b)
 		writeFile(t, fs, other, a)
 		return true
 	}},
+	{"another volume's", func(t *testing.T, s *specimen, fs *disk.Mem, p spot) bool {
+		if !strings.HasSuffix(p.file, ".gap") {
+			return false
+		}
+		writeFile(t, fs, p.file, readFile(t, s.other, p.file))
+		return true
+	}},
+}
+
+// neighbour returns the next segment, or the one before if it is the last.
+func (s *specimen) neighbour(id segment.ID) segment.ID {
+	i, _ := slices.BinarySearch(s.ids, id)
+	if i == len(s.ids)-1 {
+		return s.ids[i-1]
+	}
+	return s.ids[i+1]
 }
 
 // overwriteBlock overwrites the disk's block that a spot lies in.
@@ -485,6 +590,26 @@ func overwriteBlock(t *testing.T, fs *disk.Mem, p spot, with []byte) {
 func TestDamage(t *testing.T) {
 	got := map[string]string{}
 	var order []string
+	damageAll := func(of string, s *specimen, names []string, spots map[string]spot) {
+		for _, name := range names {
+			for _, d := range damages {
+				p := spots[name]
+				fs := s.fs.CrashClone(nil, 1)
+				if !d.hit(t, s, fs, p) {
+					continue
+				}
+				cell := name + " | " + d.name
+				s.damaged = fs.CrashClone(nil, 1)
+				verdict := examine(t, of+" | "+cell, s, fs, p)
+				if was, ok := got[cell]; ok && was != verdict {
+					t.Errorf("%s: %s: %s; with one log: %s", of, cell, verdict, was)
+				} else if !ok {
+					order = append(order, cell)
+				}
+				got[cell] = verdict
+			}
+		}
+	}
 	for _, of := range []struct {
 		name string
 		logs []string
@@ -498,26 +623,14 @@ func TestDamage(t *testing.T) {
 			// goes on, and released segments are recycled at once.
 			synctest.Test(t, func(t *testing.T) { s = newSpecimen(t, of.logs, crashed) })
 			names, spots := spotsOf(t, s, crashed)
-			for _, name := range names {
-				for _, d := range damages {
-					p := spots[name]
-					fs := s.fs.CrashClone(nil, 1)
-					if !d.hit(t, s, fs, p) {
-						continue
-					}
-					cell := name + " | " + d.name
-					s.damaged = fs.CrashClone(nil, 1)
-					verdict := examine(t, of.name+" | "+cell, s, fs, p)
-					if was, ok := got[cell]; ok && was != verdict {
-						t.Errorf("%s: %s: %s; with one log: %s", of.name, cell, verdict, was)
-					} else if !ok {
-						order = append(order, cell)
-					}
-					got[cell] = verdict
-				}
-			}
+			damageAll(of.name, s, names, spots)
 		}
 	}
+	var s *specimen
+	synctest.Test(t, func(t *testing.T) { s = newGapSpecimen(t) })
+	synctest.Test(t, func(t *testing.T) { s.other = newGapSpecimen(t).fs })
+	names, spots := spotsAtGap(t, s)
+	damageAll("a gap", s, names, spots)
 	path := filepath.Join("testdata", "damage.txt")
 	if *damageRewrite {
 		writeVerdicts(t, path, order, got)
@@ -822,10 +935,7 @@ func (s *specimen) extent(set map[recordID]bool, p spot) string {
 	behind := func(f *specimenFrame) bool {
 		return p.frame != nil && f.Pos.Compare(p.frame.Pos) >= 0 || p.frame == nil && f.Pos.Segment >= p.id
 	}
-	neighbour := p.id + 1
-	if p.id == s.ids[len(s.ids)-1] {
-		neighbour = p.id - 1
-	}
+	neighbour := s.neighbour(p.id)
 	for _, e := range []struct {
 		word string
 		is   func(f *specimenFrame) bool
@@ -1041,6 +1151,55 @@ func TestDamageOfEveryBit(t *testing.T) {
 		flipped(nameOf(f.Pos.Segment), f.Pos.Offset, limits.FrameHeaderSize, check("header", replay.CaseDamagedHeader))
 		flipped(nameOf(f.Pos.Segment), f.Pos.Offset+limits.FrameHeaderSize+int64(f.Header.BlocksSize), int64(f.Header.DirectorySize),
 			check("directory", replay.CaseDamagedDirectory))
+	}
+}
+
+// TestMissingAtAGap removes the segment before a gap, the one behind it, and the gap's
+// file: opening and Verify name what is missing, and not what was released.
+func TestMissingAtAGap(t *testing.T) {
+	var s *specimen
+	synctest.Test(t, func(t *testing.T) { s = newGapSpecimen(t) })
+	_, spots := spotsAtGap(t, s)
+	gap := spots["segment, before a gap"].id + 1
+	for name, want := range map[string][2]string{ // as opening says, and Verify
+		"segment, before a gap": {nameOf(gap - 1), nameOf(gap - 1)},
+		"segment, behind a gap": {spots["segment, behind a gap"].file, spots["segment, behind a gap"].file},
+		"gap":                   {nameOf(spots["segment, behind a gap"].id - 1), nameOf(gap)},
+	} {
+		fs := s.fs.CrashClone(nil, 1)
+		if err := fs.Remove("/vol/" + spots[name].file); err != nil {
+			t.Fatal(err)
+		}
+		found, err := verifyOn(t.Context(), fs, "/vol", nil)
+		if err != nil || len(found.Damage) != 1 || found.Damage[0].File != want[1] {
+			t.Errorf("%s: verify: %s, %v; want %s", name, spell(found), err, want[1])
+		}
+		v := openTest(t, fs)
+		if r := v.Recovery(); len(r.Damage) != 1 || r.Damage[0].File != want[0] {
+			t.Errorf("%s: %s; want %s", name, spell(r), want[0])
+		}
+		closeTest(t, v)
+	}
+}
+
+// TestSnapshotsLostBehindAGap damages every snapshot behind a gap: the state cannot be
+// rebuilt over it, so the volume is read-only and says what is missing, and a repair
+// begins at a snapshot before the gap and gives up nothing that is kept.
+func TestSnapshotsLostBehindAGap(t *testing.T) {
+	var s *specimen
+	synctest.Test(t, func(t *testing.T) { s = newGapSpecimen(t) })
+	_, spots := spotsAtGap(t, s)
+	behind := spots["segment, behind a gap"].id
+	fs := s.fs.CrashClone(nil, 1)
+	for _, f := range s.frames {
+		if f.part != nil && f.Pos.Segment >= behind {
+			corrupt(t, fs, f.Pos, f.Blocks[0].Offset+4)
+		}
+	}
+	s.damaged = fs.CrashClone(nil, 1)
+	got := examine(t, "snapshots behind a gap", s, fs, spots["segment, behind a gap"])
+	if want := "read-only, missing-segment; loses all from there on; verify: damaged-block; repair: loses nothing"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
 

@@ -20,7 +20,7 @@ type Holder struct {
 	// records in between cannot be read.
 	Bytes uint64
 	// Segment is the oldest segment that it needs, and Segments how many there are
-	// from that one on; 0 if it needs none. Of HolderReaders it is how many
+	// from that one on, those that only others need among them; 0 if it needs none. Of HolderReaders it is how many
 	// released ones wait.
 	Segment  uint64
 	Segments int

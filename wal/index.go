@@ -45,6 +45,7 @@ type segmentIndex struct {
 	// stride is 1, or a power of two when refs were thinned: then a frame
 	// between two refs may have records too.
 	stride int
+	holed  bool       // frames of it do not verify: there may have been more records
 	room   []logIndex // for logs that come
 }
 
@@ -247,7 +248,7 @@ func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error
 	if activeID != 0 {
 		ids = ids[:sort.Search(len(ids), func(i int) bool { return ids[i] >= activeID })]
 	}
-	for _, id := range []segment.ID{hint, hint + 1} {
+	for _, id := range []segment.ID{hint, x.v.journal.Behind(hint)} {
 		if i := sort.Search(len(ids), func(i int) bool { return ids[i] >= id }); hint != 0 && i < len(ids) && ids[i] == id {
 			if s, err := x.cache.get(id); err == nil && s.holds(log, lsn, &h) {
 				off, _ := s.find(log, lsn)
@@ -301,7 +302,10 @@ func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error
 // knows, and whatever has been rewound or moved since. It is for who has the disk read
 // ahead.
 func (x *index) following(dst []segment.Pos, log uint64, pos segment.Pos, n int, to LSN) []segment.Pos {
-	for id := pos.Segment; id <= pos.Segment+1 && n > 0; id++ {
+	for _, id := range []segment.ID{pos.Segment, x.v.journal.Behind(pos.Segment)} {
+		if n <= 0 {
+			break
+		}
 		x.v.mu.RLock()
 		s := x.active
 		if s != nil && id >= s.id {
@@ -471,14 +475,12 @@ func (c *indexCache) drop(id segment.ID) {
 	}
 }
 
-// release forgets every segment before before.
-func (c *indexCache) release(before segment.ID) {
+// release forgets segments.
+func (c *indexCache) release(ids []segment.ID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, id := range slices.Sorted(maps.Keys(c.entries)) {
-		if id < before {
-			c.drop(id)
-		}
+	for _, id := range ids {
+		c.drop(id)
 	}
 }
 
@@ -513,7 +515,7 @@ func (c *indexCache) sealed(id segment.ID) *segmentIndex {
 // verify are passed over: whoever reads their records is told then.
 func (c *indexCache) scan(id segment.ID) (*segmentIndex, error) {
 	s := newSegmentIndex(id)
-	err := c.walk(id, func(f *segment.Frame, commands []Command) error {
+	holed, err := c.walk(id, func(f *segment.Frame, commands []Command) error {
 		for i := range commands {
 			if c := &commands[i]; c.Appends() || c.Kind == CommandRewind {
 				s.add(&commands[i], f.Pos.Offset)
@@ -521,6 +523,7 @@ func (c *indexCache) scan(id segment.ID) (*segmentIndex, error) {
 		}
 		return nil
 	})
+	s.holed = holed
 	if err != nil {
 		return nil, fmt.Errorf("index segment %s: %w", id, err)
 	}
@@ -529,11 +532,12 @@ func (c *indexCache) scan(id segment.ID) (*segmentIndex, error) {
 
 // walk calls each for every frame of commands of a segment that verifies, in
 // order, until that returns an error; errEnough ends the walk and is none. The
-// commands are valid until it returns.
-func (c *indexCache) walk(id segment.ID, each func(f *segment.Frame, commands []Command) error) error {
+// commands are valid until it returns. holed says that there are frames, or may be, that
+// do not.
+func (c *indexCache) walk(id segment.ID, each func(f *segment.Frame, commands []Command) error) (holed bool, err error) {
 	h, err := c.v.journal.Header(id)
 	if err != nil {
-		return err
+		return false, err
 	}
 	from := segment.FrameRef{
 		Pos: segment.Pos{Segment: id, Offset: limits.SegmentHeaderSize}, Sequence: h.Cut.Sequence + 1, Chain: h.Cut.Chain,
@@ -541,16 +545,17 @@ func (c *indexCache) walk(id segment.ID, each func(f *segment.Frame, commands []
 	for !from.IsZero() {
 		hole, err := c.walkRun(id, from, each)
 		if errors.Is(err, errEnough) {
-			return nil
+			return holed, nil
 		}
 		if err != nil {
-			return err
+			return holed, err
 		}
+		holed = holed || hole.Segment == id
 		if from, err = c.behind(hole, id); err != nil {
-			return err
+			return holed, err
 		}
 	}
-	return nil
+	return holed, nil
 }
 
 // walkRun walks over the frames from from on to the first that does not verify,

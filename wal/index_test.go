@@ -235,11 +235,15 @@ func TestLocate(t *testing.T) {
 				if err != nil {
 					t.Fatalf("%s: locate LSN %d of log %d (%d to %d), hint %s: %v", when, lsn, l.number, l.first, l.next-1, hint, err)
 				}
-				if want := at[l.number][lsn]; pos.Segment != want.Segment || pos.Offset > want.Offset {
+				want := at[l.number][lsn]
+				if v.index.movedFrom(l.number, lsn, want) {
+					continue // since all were looked at
+				}
+				if pos.Segment != want.Segment || pos.Offset > want.Offset {
 					t.Fatalf("%s: LSN %d of log %d is at %s, located at %s", when, lsn, l.number, want, pos)
 				}
 				h := l.history()
-				if err := v.seekFrom(&b, l.number, lsn, pos, &h); err != nil || b.frame.Pos != at[l.number][lsn] {
+				if err := v.seekFrom(&b, l.number, lsn, pos, &h); err != nil || b.frame.Pos != want {
 					t.Fatalf("%s: LSN %d of log %d is not found from %s on: %v", when, lsn, l.number, pos, err)
 				}
 			}

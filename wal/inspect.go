@@ -23,6 +23,7 @@ type Verification struct {
 	Recovery
 	Volume       ulid.ULID // zero if the VOLUME file does not verify
 	Segments     int
+	Gaps         int    // runs of segments that were released between those
 	Records      uint64 // in blocks that verify, of logs that exist or existed
 	DurableFrame uint64 // the last frame that something on the disk proves durable
 	// Lost are records that repairs gave up, by log, limits.MaxDamage ranges at
@@ -86,8 +87,8 @@ func audit(ctx context.Context, src replay.Source, progress func(done, total int
 		return nil, nil, nil, err
 	}
 	v.Recovery = describe(walked)
-	ids := src.Segments()
-	v.Segments, v.Records, v.DurableFrame = len(ids), a.records, walked.Promised
+	ids, gaps := src.Segments(), src.Gaps()
+	v.Segments, v.Gaps, v.Records, v.DurableFrame = len(ids), len(gaps), a.records, walked.Promised
 	oldest := segment.ID(0)
 	if len(ids) > 0 {
 		oldest = ids[0]
@@ -95,7 +96,7 @@ func audit(ctx context.Context, src replay.Source, progress func(done, total int
 	a.end(before)
 	logs := logsOf(src)
 	v.Lost = logs.givenUp()
-	a.explain(&v.Recovery, walked, logs, oldest)
+	a.explain(&v.Recovery, walked, logs, oldest, gaps)
 	sumUp(&v.Recovery, walked, len(v.Lost) > 0)
 	return v, walked, logs, nil
 }
@@ -242,6 +243,9 @@ func (s *liveSource) Segments() []segment.ID {
 	i, _ := slices.BinarySearch(ids, s.from)
 	return ids[i:]
 }
+
+// Gaps implements replay.Source.
+func (s *liveSource) Gaps() []segment.Gap { return s.now.Gaps() }
 
 // Header implements replay.Source.
 func (s *liveSource) Header(id segment.ID) (*segment.SegmentHeader, error) { return s.now.Header(id) }
@@ -526,8 +530,8 @@ func (a *auditor) end(before *knownLogs) {
 // explain adds to each damage the records it hit, and damage for holes that
 // nothing explains, and tells what a repair took account of from the rest.
 // Segments before oldest were released, some of them perhaps before the walk
-// came to them: holes that may be due to that are none.
-func (a *auditor) explain(r *Recovery, walked *replay.Recovery, logs *knownLogs, oldest segment.ID) {
+// came to them: holes that may be due to that are none. Nor is what was given up in a gap.
+func (a *auditor) explain(r *Recovery, walked *replay.Recovery, logs *knownLogs, oldest segment.ID, gaps []segment.Gap) {
 	found := walked.Damage
 	maps.Copy(logs.names, a.created)
 	for number, m := range logs.moved {
@@ -547,9 +551,11 @@ func (a *auditor) explain(r *Recovery, walked *replay.Recovery, logs *knownLogs,
 			return true
 		}
 		if h.pos != (segment.Pos{}) { // of a frame with copies
-			return logs.whole && logs.next[h.log] == 0
+			return logs.whole && (logs.next[h.log] == 0 || h.last < logs.first[h.log])
 		}
-		if h.first == 0 { // met for the first time, with nothing but the state to say where it begins
+		// The segments that the hole was met from, and behind, may be gone as well by now.
+		over := slices.ContainsFunc(gaps, func(g segment.Gap) bool { return h.after.Segment <= g.To && g.From <= h.before.Segment })
+		if h.first == 0 || over { // with nothing but the state to say where it begins
 			return !logs.whole || h.last < max(logs.first[h.log], 1) || logs.next[h.log] == 0
 		}
 		return h.after.Segment < oldest

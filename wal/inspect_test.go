@@ -349,6 +349,58 @@ func TestVerifyWhileInUse(t *testing.T) {
 	}
 }
 
+// TestVerifyWhileTheMiddleGoes is the same with a log that keeps what it has, so that
+// segments go from the middle, and the gap grows while it is read.
+func TestVerifyWhileTheMiddleGoes(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "volume")
+	v, err := Open(t.Context(), dir, Options{Create: true, SegmentSize: limits.MinSegmentSize, PrepareRate: -1, SnapshotEvery: 32 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, log := range []string{"idle", "orders", "users"} {
+		mustCreate(t, v, log)
+	}
+	for range 3 {
+		mustAppend(t, v, "idle", strings.Repeat("i", 20_000))
+		appendThrees(t, v, 5)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		defer cancel()
+		grown := segment.ID(0)
+		for i := 0; i < 8 || grown == 0; i++ {
+			found, err := Verify(t.Context(), dir, nil)
+			if err != nil || found.Verdict == "damaged" {
+				done <- errors.Join(err, fmt.Errorf("verification %d: %s", i, spell(found)))
+				return
+			}
+			if gaps := v.journal.Gaps(); len(gaps) > 0 {
+				grown = gaps[0].To
+			}
+		}
+		done <- nil
+	}()
+	for i := 0; ctx.Err() == nil; i++ {
+		appendThrees(t, v, 1)
+		if i%10 != 9 {
+			continue
+		}
+		for _, log := range []string{"orders", "users"} {
+			if _, err := v.Truncate(t.Context(), log, LSN(i*3-5)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	closeTest(t, v)
+	if found := verify(t, dir); found.Verdict != "clean" {
+		t.Errorf("after closing: %s", spell(found))
+	}
+}
+
 func TestDumpFromAndLimit(t *testing.T) {
 	dir := inspected(t, 20)
 	before := contents(t, dir)
@@ -427,19 +479,51 @@ func TestAuditorFindsAHole(t *testing.T) {
 	frame(2, Command{Kind: CommandAppend, Log: 7, First: 1, Count: 3})
 	frame(3, Command{Kind: CommandAppend, Log: 8, First: 100, Count: 1}) // its beginning is gone: no hole
 	frame(4, Command{Kind: CommandAppend, Log: 7, First: 6, Count: 1}, Command{Kind: CommandAppend, Log: 8, First: 101, Count: 1})
+	holes := slices.Clone(a.holes)
 	var r Recovery
 	logs := &knownLogs{names: map[uint64]string{}, first: map[uint64]LSN{}, state: NewState()}
 	walked := &replay.Recovery{Tail: replay.CaseClean}
-	a.explain(&r, walked, logs, 4)
+	a.explain(&r, walked, logs, 4, nil)
 	sumUp(&r, walked, false)
 	want := []DamagedLog{{Log: "orders", First: 4, Last: 5}}
 	if r.Verdict != "damaged" || len(r.Damage) != 1 || r.Damage[0].Case != caseHole || !slices.Equal(r.Damage[0].Logs, want) {
 		t.Errorf("found %s", spell(r))
 	}
 	r = Recovery{Verdict: "clean"}
-	a.explain(&r, walked, logs, 5)
+	a.explain(&r, walked, logs, 5, nil)
 	sumUp(&r, walked, false)
 	if r.Verdict != "clean" {
 		t.Errorf("frames that were released while they were read: %s", spell(r))
+	}
+	// From the middle, while they were read: of a hole at a gap's edge the log gave up all.
+	logs.whole, logs.next = true, map[uint64]LSN{7: 7, 8: 102}
+	for _, tc := range []struct {
+		gap   segment.Gap
+		first LSN // that the log keeps
+		want  string
+	}{
+		{segment.Gap{From: 4, To: 6}, 6, "clean"}, {segment.Gap{From: 2, To: 4}, 6, "clean"},
+		{segment.Gap{From: 4, To: 6}, 5, "damaged"}, {segment.Gap{From: 5, To: 6}, 6, "damaged"}, {segment.Gap{From: 2, To: 3}, 6, "damaged"},
+	} {
+		r, logs.first = Recovery{Verdict: "clean"}, map[uint64]LSN{7: tc.first, 8: 100}
+		b := *a
+		b.holes = slices.Clone(holes)
+		b.explain(&r, walked, logs, 1, []segment.Gap{tc.gap})
+		sumUp(&r, walked, false)
+		if r.Verdict != tc.want {
+			t.Errorf("gap %s, kept from %d: %s", tc.gap, tc.first, spell(r))
+		}
+	}
+
+	// A frame with copies, that went when what it has was truncated.
+	for first, want := range map[LSN]string{4: "clean", 3: "damaged"} {
+		r, logs.first = Recovery{Verdict: "clean"}, map[uint64]LSN{7: first}
+		b := *a
+		b.holes = []hole{{hit{log: 7, first: 1, last: 3, pos: pos(9)}, pos(8), pos(10)}}
+		b.explain(&r, walked, logs, 1, nil)
+		sumUp(&r, walked, false)
+		if r.Verdict != want {
+			t.Errorf("copies, kept from %d: %s", first, spell(r))
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync/atomic"
 
@@ -13,16 +14,17 @@ import (
 	"github.com/walsvc/walsvc/segment"
 )
 
-// A janitor gives segments back: those below every log's floor and below the
-// older snapshot that the newest segment's header records. It works through the
+// A janitor gives segments back: those below the older snapshot that the newest
+// segment's header records of which no log keeps anything, be they the oldest or between
+// others that somebody keeps. It works through the
 // same commands as everybody else: what allows a segment to be recycled is
 // durable before the segment is renamed.
 //
 //	evict      cursors over their caps hold nothing any more, durably
-//	floors     from the oldest segment on: may it go?
+//	survey     which segments may go?
 //	move       the last live records of stragglers are copied forward; see move.go
-//	states     checkpoints' states in it are carried forward
-//	truncate   each log that had records in it says so, durably
+//	states     checkpoints' states in them are carried forward
+//	truncate   each log that had records in them says so, durably
 //	release    the files become spares
 //
 // A full disk does not roll, and without a roll no header records newer
@@ -33,13 +35,10 @@ type janitor struct {
 	v *Volume
 	worker
 
-	// What the last sweep stopped at: while that log keeps records below
-	// needed, and no segment has begun that moving them would gain, looking at all
-	// the others is in vain.
-	blocker uint64
-	needed  LSN
-	epoch   Epoch // that the blocker was in: a rewind may have taken what it kept
-	newest  segment.ID
+	// kept says of segments why they stayed when they were looked at. While that is so,
+	// they are not looked at again: however much one log keeps, it costs one look each.
+	kept   map[segment.ID]keeper
+	newest segment.ID // when the last sweep ended
 
 	// unmovable are logs that were found to have more than may be moved, with the
 	// next LSN that they had then.
@@ -47,6 +46,15 @@ type janitor struct {
 
 	// seen is the last durable frame when the last turn began.
 	seen atomic.Uint64
+}
+
+// A keeper is why a segment stays: a log that keeps records of it. A zero one stands for a
+// segment of which nobody knows what is in it.
+type keeper struct {
+	log    uint64
+	needed LSN         // how far it would have to give its records up
+	epoch  Epoch       // that it was in: a rewind may have taken what it kept
+	moved  segment.Pos // where the copies of its records were
 }
 
 // refused hears that there was no room for something. If anything has happened
@@ -61,6 +69,7 @@ func (j *janitor) refused() {
 func (j *janitor) start(v *Volume) {
 	j.v = v
 	j.unmovable = map[uint64]LSN{}
+	j.kept = map[segment.ID]keeper{}
 	j.worker.start(j.turn)
 }
 
@@ -91,15 +100,12 @@ func (j *janitor) turn() (more bool) {
 
 // A sweeping is what may be released, as the durable state has it.
 type sweeping struct {
-	before segment.ID        // the oldest segment that stays; 0 if none may go
-	ends   map[uint64]logEnd // how far each log had come where that begins
-	logs   []surveyed
-
-	// blocker is the log that keeps the segment at before, 0 if that is not it,
-	// and needed how far it would have to give its records up.
-	blocker uint64
-	needed  LSN
-	epoch   Epoch // that the blocker is in
+	free []segment.ID      // in order
+	ends map[uint64]logEnd // how far each log had come that has records there
+	logs []surveyed
+	// behind has, of free segments that nobody knows the records of, one that says how far
+	// every log had come when it ended.
+	behind map[segment.ID]segment.ID
 }
 
 // A surveyed log is what of it decides what may be released. All that holds
@@ -108,6 +114,7 @@ type surveyed struct {
 	number      uint64
 	first, keep LSN
 	from        LSN        // first record that it keeps and that is anywhere
+	live        uint64     // bytes
 	moved       movedPlace // of copies
 	history     history
 }
@@ -115,7 +122,9 @@ type surveyed struct {
 // surveyed returns what there is to know of a durable log. REQUIRES: mu is held, for
 // reading at least.
 func (v *Volume) surveyed(l *logState) surveyed {
-	s := surveyed{number: l.number, first: l.first, keep: l.keep(), history: l.history(), moved: v.index.places.moved[l.number]}
+	s := surveyed{
+		number: l.number, first: l.first, keep: l.keep(), live: l.liveBytes, history: l.history(), moved: v.index.places.moved[l.number],
+	}
 	s.from = s.keep
 	if lost, ok := l.lostFrom(s.keep); ok && s.keep == l.first && lost.First == s.keep {
 		s.from = lost.Last + 1
@@ -123,134 +132,208 @@ func (v *Volume) surveyed(l *logState) surveyed {
 	return s
 }
 
-// needs returns how far a log would have to give its records up for a segment and
-// all before it to go; 0 if it needs none of them.
+// needs returns how far a log would have to give its records up for a segment to go;
+// 0 if it needs none of it.
 //
 // A log that was moved has all that it had until then in the copies, in one segment,
 // and everything else behind it. Records that a repair gave up are nowhere.
 func (l *surveyed) needs(s *segmentIndex) LSN {
-	if l.from < l.moved.end {
+	if l.from < l.moved.end && s.id <= l.moved.pos.Segment {
 		if s.id < l.moved.pos.Segment {
 			return 0
 		}
 		return l.moved.end
 	}
-	if e, ok := s.end(l.number); ok {
-		if next := l.history.end(e).next; l.from < next {
-			return next
-		}
+	own := s.logs[l.number]
+	if own == nil || len(own.refs) == 0 {
+		return 0
+	}
+	if next := l.history.end(own.end).next; max(l.from, own.refs[0].lsn) < next {
+		return next
 	}
 	return 0
 }
 
-// survey says which segments below limit may go, from the oldest on.
+// needsUpTo is needs for a segment and all before it.
+func (l *surveyed) needsUpTo(s *segmentIndex) bool {
+	if l.from < l.moved.end {
+		return s.id >= l.moved.pos.Segment
+	}
+	e, ok := s.end(l.number)
+	return ok && l.from < l.history.end(e).next
+}
+
+// keeps returns why a segment stays; ok is false if it need not. It rather names a log
+// that cannot be moved, which will keep it.
+func (j *janitor) keeps(logs []surveyed, s *segmentIndex) (k keeper, ok bool) {
+	for i := range logs {
+		l := &logs[i]
+		needed := l.needs(s)
+		if needed == 0 {
+			continue
+		}
+		fixed := int64(min(l.live, 1<<62)) > j.moveTakes()
+		if !ok || fixed {
+			k, ok = keeper{l.number, needed, l.history.epoch, l.moved.pos}, true
+		}
+		if fixed {
+			break
+		}
+	}
+	return k, ok
+}
+
+// still reports whether what kept a segment keeps it. REQUIRES: the volume's mu is held,
+// for reading at least.
+func (j *janitor) still(k keeper) bool {
+	if k == (keeper{}) {
+		return j.v.last.Pos.Segment == j.newest
+	}
+	l := j.v.durable.logs[k.log]
+	return l != nil && l.keep() < k.needed && l.epoch == k.epoch && j.v.index.places.moved[k.log].pos == k.moved
+}
+
+// idle reports whether nothing has happened since the last sweep that would let a
+// segment below limit go, or records be moved out of one.
+func (j *janitor) idle(limit segment.ID) bool {
+	v := j.v
+	ids := v.journal.Below(limit)
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return j.newest == v.last.Pos.Segment && !slices.ContainsFunc(ids, func(id segment.ID) bool {
+		k, known := j.kept[id]
+		return !known || !j.still(k)
+	})
+}
+
+// survey says which segments below limit may go.
 func (j *janitor) survey(limit segment.ID) (sweeping, error) {
 	v := j.v
-	s := sweeping{ends: map[uint64]logEnd{}}
+	s := sweeping{ends: map[uint64]logEnd{}, behind: map[segment.ID]segment.ID{}}
+	ids := v.journal.Below(limit)
 	v.mu.RLock()
 	s.logs = make([]surveyed, 0, len(v.durable.logs))
 	for _, l := range v.durable.logs {
 		s.logs = append(s.logs, v.surveyed(l))
 	}
+	maps.DeleteFunc(j.kept, func(id segment.ID, k keeper) bool {
+		return !j.still(k) || len(ids) > 0 && id < ids[0]
+	})
 	v.mu.RUnlock()
-	blind := false // there are segments at the end of what was looked at that say nothing
-	for _, id := range v.journal.Segments() {
-		if id >= limit {
-			break
+	var blind []segment.ID // segments at the end of what was looked at that say nothing
+	for _, id := range ids {
+		if k, known := j.kept[id]; known && k != (keeper{}) {
+			blind = nil
+			continue
 		}
 		one, err := v.index.cache.get(id)
-		if unreadable(err) {
-			// Nobody reads what it held, and where each log was at its end a later
-			// segment says, if that one knows of all of them.
-			blind = true
+		if unreadable(err) || err == nil && one.holed {
+			// What it held, nobody knows. It goes when a later segment knows of all logs
+			// that they keep nothing up to its own end.
+			blind = append(blind, id)
+			j.kept[id] = keeper{}
 			continue
 		}
 		if err != nil {
 			return s, err
 		}
-		if blind && !one.complete {
+		if k, kept := j.keeps(s.logs, one); kept {
+			j.kept[id] = k
+			blind = nil
 			continue
 		}
-		blind = false
-		if s.blocker, s.needed, s.epoch = blocking(s.logs, one); s.blocker != 0 {
-			break
+		s.free = append(s.free, id)
+		if len(blind) > 0 && one.complete && !slices.ContainsFunc(s.logs, func(l surveyed) bool { return l.needsUpTo(one) }) {
+			for _, b := range blind {
+				s.behind[b] = id
+			}
+			s.free = append(s.free, blind...)
+			blind = nil
 		}
-		for n, l := range one.logs {
-			s.ends[n] = l.end
-		}
-		s.addMoved(id)
-		s.before = id + 1
 	}
+	slices.Sort(s.free)
 	return s, nil
 }
 
-// addMoved notes how far the logs had come whose copies lie in a segment. It need
-// not say so itself: one that a crash cut short knows of what was appended in it alone,
-// and what the log had before would go and not be given up.
-func (s *sweeping) addMoved(id segment.ID) {
+// endsOf notes up to where each log has to be truncated for the free segments to go: to the
+// end of its records there. Not of those that a rewind discarded, and not where it keeps
+// them elsewhere: they were moved, or lost.
+func (j *janitor) endsOf(s *sweeping) error {
+	logs := make(map[uint64]*surveyed, len(s.logs))
 	for i := range s.logs {
-		l := &s.logs[i]
-		if l.moved.pos.Segment != id {
-			continue
-		}
-		if was, known := s.ends[l.number]; !known || l.history.end(was).next < l.moved.end {
-			s.ends[l.number] = logEnd{next: l.moved.end, total: l.moved.total, rewound: l.history.rewound()}
+		logs[s.logs[i].number] = &s.logs[i]
+	}
+	note := func(l *surveyed, e logEnd) {
+		was, known := s.ends[l.number]
+		if next := l.history.end(e).next; next <= l.keep && (!known || l.history.end(was).next < next) {
+			s.ends[l.number] = e
 		}
 	}
+	for _, id := range s.free {
+		from, blind := s.behind[id]
+		if !blind {
+			from = id
+		}
+		one, err := j.v.index.cache.get(from)
+		if err != nil {
+			return err
+		}
+		for n, own := range one.logs {
+			l := logs[n]
+			if l != nil && (blind || len(own.refs) > 0 && own.refs[0].lsn < l.history.end(own.end).next) {
+				note(l, own.end)
+			}
+		}
+		for i := range s.logs {
+			// The segment need not say how far the logs had come whose copies lie in it: one
+			// that a crash cut short knows of what was appended in it alone.
+			if l := &s.logs[i]; l.moved.pos.Segment == id {
+				note(l, logEnd{next: l.moved.end, total: l.moved.total, rewound: l.history.rewound()})
+			}
+		}
+	}
+	return nil
 }
 
 // sweep releases what may go.
 func (j *janitor) sweep() error {
 	v := j.v
 	limit, err := v.oldestNeeded()
-	if err != nil || limit == 0 {
+	if err != nil || limit == 0 || j.idle(limit) {
 		return err
 	}
 	v.mu.RLock()
 	newest := v.last.Pos.Segment
-	l := v.durable.logs[j.blocker]
-	blocked := l != nil && l.keep() < j.needed && l.epoch == j.epoch && newest == j.newest
 	v.mu.RUnlock()
-	if blocked {
-		return nil
-	}
-	j.blocker, j.newest = 0, newest
 	if err := j.moveStragglers(limit); err != nil {
 		return err
 	}
-	var s sweeping
-	for {
-		if limit = j.worthwhile(limit); limit == 0 {
-			return nil
-		}
-		if s, err = j.survey(limit); err != nil {
-			return err
-		}
-		if s.blocker != 0 {
-			j.blocker, j.needed, j.epoch = s.blocker, s.needed, s.epoch
-		}
-		if s.before == 0 {
-			return nil
-		}
-		if limit = s.before; j.worthwhile(limit) == limit {
-			break
-		}
+	s, err := j.survey(limit)
+	if err != nil {
+		return err
 	}
-	if err := j.carryStates(s.before); err != nil {
+	j.newest = newest
+	if s.free = j.worthwhile(&s); len(s.free) == 0 {
+		return nil
+	}
+	if err := j.endsOf(&s); err != nil {
+		return err
+	}
+	if err := j.carryStates(s.free); err != nil {
 		return err
 	}
 	if err := j.truncateAll(s); err != nil {
 		return err
 	}
-	released := len(v.journal.Segments())
-	_ = v.fetch.Forget(s.before) // they were only read
-	if err := v.journal.Release(s.before); err != nil {
-		return err
-	}
-	v.index.cache.release(s.before)
-	released -= len(v.journal.Segments())
-	if v.o.Events.Released != nil {
+	before := len(v.journal.Segments())
+	_ = v.fetch.Forget(s.free) // they were only read
+	err = v.journal.Release(s.free)
+	v.index.cache.release(s.free)
+	if released := before - len(v.journal.Segments()); v.o.Events.Released != nil && (released > 0 || err == nil) {
 		v.o.Events.Released(released)
+	}
+	if err != nil {
+		return err
 	}
 	// A snapshot that had no room may have some now.
 	if v.journal.Admit(snapshotPart, v.leave(forRecords)) == nil {
@@ -288,13 +371,17 @@ func (j *janitor) makeRoom() (made bool, err error) {
 	}
 	// What lies in there and has to be carried forward must fit in one segment.
 	room := v.journal.SegmentTakes() / 2
-	s.before = max(ids[0], j.farthest(s.before, func(carried, _ int64) bool { return carried <= room }))
-	if j.gain(s.before, current, s.logs) < v.journal.SegmentTakes()/8 {
+	s.free = j.most(&s, func(carried, _ int64) bool { return carried <= room })
+	if j.gain(s.free, current, s.logs) < v.journal.SegmentTakes()/8 {
 		return false, nil
+	}
+	before := ids[0]
+	if n := len(s.free); n > 0 {
+		before = s.free[n-1] + 1
 	}
 	for range 2 {
 		v.mu.RLock()
-		enough := v.snapshots.older.Pos.Segment >= s.before
+		enough := v.snapshots.older.Pos.Segment >= before
 		v.mu.RUnlock()
 		if enough {
 			break
@@ -311,12 +398,12 @@ func (j *janitor) makeRoom() (made bool, err error) {
 }
 
 // gain returns how many bytes of journal there would be room for in addition if
-// a segment were begun behind current and everything below before released.
-func (j *janitor) gain(before, current segment.ID, logs []surveyed) int64 {
+// a segment were begun behind current and those that are free released.
+func (j *janitor) gain(released []segment.ID, current segment.ID, logs []surveyed) int64 {
 	v := j.v
 	each, size := v.journal.SegmentTakes(), v.journal.SegmentSize()
 	space := v.journal.Space()
-	full, free := v.journal.Releasable(before)
+	full, free := v.journal.Releasable(released)
 	disk, err := v.fs.Free(v.dir)
 	if err != nil {
 		return 0
@@ -329,7 +416,7 @@ func (j *janitor) gain(before, current segment.ID, logs []surveyed) int64 {
 	}
 	// What the disk has room for alone, it has without this.
 	gain := (int64(full)+(free+left)/size-left/size)*each - space.Remaining
-	if gain <= 0 && each >= splittable && !j.keeps(current, logs) {
+	if gain <= 0 && each >= splittable && !j.keepsCurrent(current, logs) {
 		// Nothing but the current one is worth releasing. It goes when another one
 		// has been begun, in two steps: into the spare, and then into what is left
 		// of that, so that the file of this one becomes the spare.
@@ -338,16 +425,16 @@ func (j *janitor) gain(before, current segment.ID, logs []surveyed) int64 {
 	return gain
 }
 
-// keeps reports whether a log keeps records of the current segment.
-func (j *janitor) keeps(current segment.ID, logs []surveyed) bool {
+// keepsCurrent reports whether a log keeps records of the current segment.
+func (j *janitor) keepsCurrent(current segment.ID, logs []surveyed) bool {
 	v := j.v
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	if v.index.active.id != current {
 		return v.last.Pos.Segment != current // unless nothing was appended to it
 	}
-	blocker, _, _ := blocking(logs, v.index.active)
-	return blocker != 0
+	_, kept := j.keeps(logs, v.index.active)
+	return kept
 }
 
 // roll begins a segment, if there is room for one.
@@ -387,41 +474,42 @@ func (v *Volume) oldestNeeded() (segment.ID, error) {
 	return h.OlderSnapshot.Pos.Segment, nil
 }
 
-// blocking returns a log that keeps records of a segment or before, and how far
-// it would have to give them up, in its epoch; 0 if there is none.
-func blocking(logs []surveyed, s *segmentIndex) (number uint64, needed LSN, epoch Epoch) {
-	for i := range logs {
-		if needed := logs[i].needs(s); needed > 0 {
-			return logs[i].number, needed, logs[i].history.epoch
-		}
-	}
-	return 0, 0, 0
-}
-
-// farthest returns the newest segment, up to before, below which everything can be
-// released as far as fits says, by how many bytes of checkpoints' states would have
-// to be carried out of there and how many the files have; 0 if there is none.
-func (j *janitor) farthest(before segment.ID, fits func(carried, released int64) bool) (far segment.ID) {
+// most returns as many segments as can be released as far as fits says, by how many
+// bytes of checkpoints' states would have to be carried out of there and how many the
+// files have: those with the least to be carried, in order. Of which nobody knows what
+// is in them go with all before them, as the journal wants it.
+func (j *janitor) most(s *sweeping, fits func(carried, released int64) bool) []segment.ID {
 	v := j.v
-	ids := v.journal.Segments()
-	var carried, released int64
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	for _, id := range ids {
-		if id >= before {
-			break
-		}
+	free := slices.Clone(s.free)
+	slices.SortFunc(free, func(a, b segment.ID) int {
+		return cmp.Or(cmp.Compare(v.index.places.in[a], v.index.places.in[b]), cmp.Compare(a, b))
+	})
+	var carried, released int64
+	n := 0
+	for i, id := range free {
 		carried += v.index.places.in[id]
 		released += v.journal.SegmentSize()
 		if fits(carried, released) {
-			far = id + 1
+			n = i + 1
 		}
 	}
-	return far
+	free = free[:n]
+	slices.Sort(free)
+	ids := v.journal.Segments()
+	n = 0
+	for i, id := range free {
+		if _, blind := s.behind[id]; !blind || ids[i] == id {
+			free[n] = id
+			n++
+		}
+	}
+	return free[:n]
 }
 
-// worthwhile returns up to which segment, before at most, releasing is worth what
-// has to be carried forward; 0 if it is nowhere.
+// worthwhile returns which segments releasing is worth what has to be carried forward
+// of them.
 //
 // What is carried goes in front of the next sweep. States that nobody sets again
 // would go round and round, whether anybody appends or not. So no more than a quarter
@@ -429,12 +517,12 @@ func (j *janitor) farthest(before segment.ID, fits func(carried, released int64)
 // a quarter is what was appended, and pays for the rest. The journal is no longer than
 // four times the states that are kept, what logs keep aside. When space is short, an
 // eighth has to be gained, as in makeRoom.
-func (j *janitor) worthwhile(before segment.ID) segment.ID {
+func (j *janitor) worthwhile(s *sweeping) []segment.ID {
 	most := int64(2)
 	if j.short() {
 		most = 7
 	}
-	return j.farthest(before, func(carried, released int64) bool { return carried <= released/8*most })
+	return j.most(s, func(carried, released int64) bool { return carried <= released/8*most })
 }
 
 // short reports whether there is no room for a batch.
@@ -450,21 +538,19 @@ type stateMove struct {
 	state []byte
 }
 
-// carryStates moves the states of checkpoints out of segments before before,
-// many in a frame: alone each would take a disk block. One that does not verify
+// carryStates moves the states of checkpoints out of segments, many in a frame: alone each would take a disk block. One that does not verify
 // stays behind: it is lost already, Checkpoint says so, and it must not keep its
-// segment, and all behind it, for ever.
-func (j *janitor) carryStates(before segment.ID) error {
+// segment for ever.
+func (j *janitor) carryStates(out []segment.ID) error {
 	v := j.v
 	type source struct {
 		key stateKey
 		at  statePlace
 	}
 	var sources []source
-	oldest := v.journal.Segments()[0]
 	v.mu.RLock()
 	for k, at := range v.index.places.all() {
-		if oldest <= at.pos.Segment && at.pos.Segment < before {
+		if _, found := slices.BinarySearch(out, at.pos.Segment); found {
 			sources = append(sources, source{k, at})
 		}
 	}
@@ -529,15 +615,13 @@ func (s *State) checkpoint(k stateKey) (c checkpointState, found bool) {
 	return c, found
 }
 
-// truncateAll truncates every log up to where it had come at the end of what is
-// released, many in a frame; but not those whose records there were moved, or lost:
-// they keep them.
+// truncateAll truncates every log up to the last of its records in what is released,
+// many in a frame.
 func (j *janitor) truncateAll(s sweeping) error {
 	const most = 512
 	var due []surveyed
 	for _, l := range s.logs {
-		// Of a log that keeps some of it, the survey found that it keeps it elsewhere.
-		if e, ok := s.ends[l.number]; ok && e.next > l.first && l.history.end(e).next <= l.keep {
+		if e, ok := s.ends[l.number]; ok && e.next > l.first {
 			due = append(due, l)
 		}
 	}

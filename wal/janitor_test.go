@@ -149,9 +149,8 @@ func TestSegmentsAreReused(t *testing.T) {
 }
 
 // TestIdleLogsHoldWhatTheyKeep: a log without a checkpoint keeps everything, and,
-// unless that is little enough to be moved, with it every segment from its first
-// record on, however far others have come; once it gives that up, the journal lets
-// go of all of them.
+// unless that is little enough to be moved, the segments that have it, however far
+// others have come; once it gives that up, the journal lets go of them.
 func TestIdleLogsHoldWhatTheyKeep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := openPlain(t, disk.NewMem())
@@ -174,6 +173,9 @@ func TestIdleLogsHoldWhatTheyKeep(t *testing.T) {
 		busy(10)
 		if ids := v.journal.Segments(); ids[0] != 1 {
 			t.Fatalf("segments %s and before are gone, with a record that nobody gave up", ids[0]-1)
+		}
+		if ids := v.journal.Segments(); len(ids) > 7 {
+			t.Errorf("segments %s are kept for four records", ids)
 		}
 		equal(t, readAll(t, v, "idle", 1), kept)
 		mustCheckpoint(t, v, "idle", "cp", 4, "")

@@ -14,7 +14,7 @@ import (
 )
 
 // A straggler is a log whose few live records lie in segments that everybody else
-// has given up. The janitor copies all of them forward, in one frame, and the index
+// has given up, and that are released if it does not lie in them. The janitor copies all of them forward, in one frame, and the index
 // then finds them there:
 //
 //	journal   ... 7 8 ...... | ... 9 ... | ... 7' 8' 9' ... 10 11 ...
@@ -22,11 +22,11 @@ import (
 //
 // Always all that the log has: so what is appended later lies behind the copies, in
 // the journal as in the log, and two places are all there is to know. When their
-// segment comes to be the oldest, they are moved again, with what came behind them.
+// segment comes to be kept for little, they are moved again, with what came behind them.
 //
 // A copy is its batch as it was, with its epoch, LSNs, checksums and commit time. Of
 // one that does not verify only that is told: it is lost already, and must not keep
-// its segment, and all behind it, for ever.
+// its segment for ever.
 type straggler struct {
 	number  uint64
 	name    string
@@ -48,8 +48,8 @@ type recordMove struct {
 // with it.
 const maxMoveBytes = 128
 
-// worthMoving returns how many of the oldest segments it is worth to move records
-// out of: as many as can be, so long as that frees limits.MoveGain times what is
+// worthMoving returns how many of some segments, from the oldest on, it is worth to move
+// records out of: as many as can be, so long as that frees limits.MoveGain times what is
 // written for it. costs are the bytes that each of them adds to that, size is a
 // segment's.
 func worthMoving(costs []int64, size int64) (segments int) {
@@ -62,13 +62,31 @@ func worthMoving(costs []int64, size int64) (segments int) {
 	return segments
 }
 
-// moveStragglers moves the records of logs that keep the oldest segments below limit,
-// as far as that is worth it.
+// moveStragglers moves the records of logs that keep segments below limit, as far as
+// that is worth it. A segment that a log keeps which cannot be moved is passed over: it
+// stays, whatever becomes of the others.
 func (j *janitor) moveStragglers(limit segment.ID) error {
 	v := j.v
 	s, err := j.survey(limit)
-	if err != nil || s.blocker == 0 {
+	if err != nil {
 		return err
+	}
+	v.mu.RLock()
+	maps.DeleteFunc(j.unmovable, func(number uint64, next LSN) bool {
+		l := v.durable.logs[number]
+		return l == nil || l.next != next
+	})
+	v.mu.RUnlock()
+	fixed := map[uint64]bool{} // logs that cannot be moved
+	ids := slices.DeleteFunc(v.journal.Below(limit), func(id segment.ID) bool {
+		k, kept := j.kept[id]
+		if _, known := fixed[k.log]; !known {
+			fixed[k.log] = j.tooMuch(k.log)
+		}
+		return !kept || k == (keeper{}) || fixed[k.log]
+	})
+	if len(ids) == 0 {
+		return nil
 	}
 	var costs []int64
 	var found []straggler
@@ -77,47 +95,39 @@ func (j *janitor) moveStragglers(limit segment.ID) error {
 	slices.SortFunc(s.logs, func(a, b surveyed) int {
 		return cmp.Or(a.moved.pos.Compare(b.moved.pos), cmp.Compare(a.number, b.number))
 	})
-	v.mu.RLock()
-	maps.DeleteFunc(j.unmovable, func(number uint64, next LSN) bool {
-		l := v.durable.logs[number]
-		return l == nil || l.next != next
-	})
-	v.mu.RUnlock()
-	for _, id := range v.journal.Segments() {
-		if id < s.before {
-			continue
-		}
-		if id >= limit {
-			break
-		}
+	for _, id := range ids {
 		one, err := v.index.cache.get(id)
-		if unreadable(err) {
-			costs = append(costs, 0)
-			continue
-		}
 		if err != nil {
 			return err
 		}
 		var cost int64
-		fixed := false
+		var here []straggler
+		ok := true
 		for i := range s.logs {
 			l := &s.logs[i]
 			if seen[l.number] || l.needs(one) == 0 {
 				continue
 			}
-			seen[l.number] = true
-			strag, ok, err := j.movable(l.number)
-			if err != nil {
-				return err
+			var strag straggler
+			if ok = !fixed[l.number]; ok {
+				if strag, ok, err = j.movable(l.number); err != nil {
+					return err
+				}
 			}
-			if fixed = !ok; fixed {
+			if !ok {
+				fixed[l.number] = true
+				j.kept[id] = keeper{l.number, l.needs(one), l.history.epoch, l.moved.pos}
 				break
 			}
 			cost += strag.size
-			found, until = append(found, strag), append(until, len(costs))
+			here = append(here, strag)
 		}
-		if fixed {
-			break
+		if !ok {
+			continue
+		}
+		for _, strag := range here {
+			seen[strag.number] = true
+			found, until = append(found, strag), append(until, len(costs))
 		}
 		costs = append(costs, cost)
 	}
@@ -157,6 +167,16 @@ func (j *janitor) moveStragglers(limit segment.ID) error {
 
 // moveTakes returns how many bytes are moved in one frame at most.
 func (j *janitor) moveTakes() int64 { return int64(min(limits.MaxMovedBytes, j.v.fullSize)) }
+
+// tooMuch reports whether a log has more than may be moved, without looking for what it
+// has.
+func (j *janitor) tooMuch(number uint64) bool {
+	_, known := j.unmovable[number]
+	j.v.mu.RLock()
+	defer j.v.mu.RUnlock()
+	l := j.v.durable.logs[number]
+	return known || l != nil && (len(l.cuts) > 0 || l.keep() == l.first && int64(min(l.liveBytes, 1<<62)) > j.moveTakes())
+}
 
 // movable returns a log as a straggler, if it may be one: with no more than fits
 // in a frame, as far as sizes tell.

@@ -98,11 +98,19 @@ func (v *Volume) missLost(from segment.ID) {
 		if i > 0 {
 			before = ids[i-1]
 		}
-		if id == before+1 || id > from {
-			continue // what lies behind the snapshot, the scan has met
+		// What lies behind the snapshot, the scan has met, and a gap says that nobody keeps
+		// anything of what was in it.
+		if v.journal.Behind(before) == id || id > from {
+			continue
+		}
+		last := id - 1
+		for _, g := range slices.Backward(v.journal.Gaps()) {
+			if g.To == last {
+				last = g.From - 1 // what was released is not missing
+			}
 		}
 		d := Damage{
-			File: nameOfSegment(id - 1), Case: string(replay.CaseMissingSegment),
+			File: nameOfSegment(last), Case: string(replay.CaseMissingSegment),
 			Detail: "it, and perhaps others before it, were removed or lost: the logs keep records that were there",
 		}
 		var more int
@@ -117,7 +125,7 @@ func (v *Volume) missLost(from segment.ID) {
 			// back, while those behind it were released by the next process.
 			continue
 		default:
-			d.Detail = fmt.Sprintf("the segments %s to %s were removed or lost, with nothing in them that a log keeps", before+1, id-1)
+			d.Detail = fmt.Sprintf("the segments %s to %s were removed or lost, with nothing in them that a log keeps", v.journal.Behind(before), last)
 		}
 		lost = append(lost, d)
 	}
@@ -146,8 +154,7 @@ func (v *Volume) keepsAnyOf(ids []segment.ID) bool {
 		if err != nil || v.index.places.in[id] > 0 {
 			return true
 		}
-		log, _, _ := blocking(logs, s)
-		return log != 0
+		return slices.ContainsFunc(logs, func(l surveyed) bool { return l.needs(s) > 0 })
 	})
 }
 

@@ -192,7 +192,7 @@ func planIdentity(dir string, o RepairOptions) (*RepairPlan, error) {
 func (p *RepairPlan) seal(entries []disk.Entry) {
 	h := sha256.New()
 	for _, e := range entries {
-		if filepath.Ext(e.Name) == ".wal" || e.Name == "VOLUME" {
+		if ext := filepath.Ext(e.Name); ext == ".wal" || ext == ".gap" || e.Name == "VOLUME" {
 			fmt.Fprintf(h, "%s %d\n", e.Name, e.Size)
 		}
 	}
@@ -371,7 +371,7 @@ func (s *survey) snapshot(f *segment.Frame, blockErrs []error) error {
 // end returns the cut that the fresh segment's header has to record: behind all
 // that verifies, and in the newest segment that is known to have been there.
 func (s *survey) end(walked *replay.Recovery) (segment.Cut, error) {
-	ids := s.src.Segments()
+	ids, gaps := s.src.Segments(), s.src.Gaps()
 	newest := ids[len(ids)-1]
 	var cut segment.Cut
 	if f := s.last; f != nil {
@@ -386,6 +386,9 @@ func (s *survey) end(walked *replay.Recovery) (segment.Cut, error) {
 	}
 	if walked.Tail == replay.CaseSealedLast {
 		newest++ // its ID was used, and is not used again
+	}
+	if n := len(gaps); n > 0 && gaps[n-1].To >= newest {
+		newest = gaps[n-1].To + 1 // what lay behind it is lost
 	}
 	if cut.End.Segment != newest {
 		cut.End, cut.Last = segment.Pos{Segment: newest, Offset: limits.SegmentHeaderSize}, segment.Pos{}

@@ -604,7 +604,7 @@ func TestRewindManyTimes(t *testing.T) {
 			for name, m := range logs {
 				m.compare(t, v, name, rng)
 			}
-			if n := len(v.journal.Segments()); rewinds < 50 || n < 4 {
+			if n := len(v.journal.Segments()); rewinds < 50 || n < 3 {
 				t.Errorf("%d rewinds, %d segments", rewinds, n)
 			}
 			closeTest(t, v)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 	"time"
 
@@ -120,11 +121,13 @@ func (v *Volume) boundsOf(b *timeBounds, number uint64, ns int64, h *history) er
 	at = max(at, 0)
 
 	var before LSN // those below were committed before; 0 if nothing is known
+	over := false  // there is a gap behind what says so
 	if _, s, next := v.index.endAtOrBefore(ids, 0, at-1, number, h); s != nil {
 		before = next
+		over = slices.ContainsFunc(v.journal.Gaps(), func(g segment.Gap) bool { return s.id < g.From && g.To < ids[at] })
 	}
 	b.most = b.next
-	err = v.index.cache.walk(ids[at], func(f *segment.Frame, commands []Command) error {
+	_, err = v.index.cache.walk(ids[at], func(f *segment.Frame, commands []Command) error {
 		for i := range commands {
 			switch c := &commands[i]; {
 			case !c.Appends() || c.Log != number || h.clip(c.Epoch, c.Last()) < c.First:
@@ -152,6 +155,9 @@ func (v *Volume) boundsOf(b *timeBounds, number uint64, ns int64, h *history) er
 		if b.most, err = v.index.firstFrom(ids[at:], number, max(before, 1), b.next, h); err != nil {
 			return err
 		}
+	}
+	if over {
+		before = max(before, b.first) // what was released is older, and given up
 	}
 	switch {
 	case before > 0:
@@ -248,7 +254,7 @@ func (x *index) firstFrom(ids []segment.ID, number uint64, lsn, next LSN, h *his
 		}
 	}
 	for _, id := range ids {
-		err := x.cache.walk(id, func(_ *segment.Frame, commands []Command) error {
+		_, err := x.cache.walk(id, func(_ *segment.Frame, commands []Command) error {
 			for i := range commands {
 				if c := &commands[i]; c.Appends() && c.Log == number && c.First >= lsn && h.clip(c.Epoch, c.Last()) >= c.First {
 					first = min(first, c.First)

@@ -8,12 +8,14 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/datadriven"
 	"github.com/oklog/ulid/v2"
 
 	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
 )
 
 // midnight is when the clocks of these tests start.
@@ -233,6 +235,104 @@ func TestTimesOfEveryRecord(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestTimesAroundAGap looks for times before, in and behind gaps: a log that keeps what
+// lies before one is answered as if nothing had been released, and so is any other, but
+// that what it gave up in the gap may have been committed at any time in there.
+func TestTimesAroundAGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gapped, whole := newTimekeeper(t), newTimekeeper(t)
+		defer func() { closeTest(t, gapped.v); closeTest(t, whole.v) }()
+		whole.v.janitor.stop()
+		first := map[string]LSN{}
+		one := func(log string, size int, give bool) {
+			for _, k := range []*timekeeper{gapped, whole} {
+				got := mustAppend(t, k.v, log, strings.Repeat("x", size))
+				if first[log] = 1; give {
+					first[log] = got.First
+					if _, err := k.v.Truncate(context.Background(), log, got.First); err != nil {
+						t.Fatal(err)
+					}
+				}
+				k.wall.Add(int64(time.Minute))
+			}
+			time.Sleep(2 * limits.OpenSegmentIdle) // of the bubble's clock
+			synctest.Wait()
+		}
+		busy := func(segments int) {
+			for until := gapped.v.Status().Rolls + uint64(segments); gapped.v.Status().Rolls < until; {
+				one("busy", 9000, true)
+			}
+		}
+		for _, k := range []*timekeeper{gapped, whole} {
+			for _, log := range []string{"idle", "gone", "busy", "late"} {
+				mustCreate(t, k.v, log)
+			}
+		}
+		one("gone", 10, false)
+		for range 8 {
+			one("idle", 9000, false)
+		}
+		one("gone", 10, false)
+		busy(2)
+		one("gone", 10, false)
+		one("gone", 10, true)
+		busy(8)
+		one("idle", 100, false)
+		one("gone", 10, true)
+		busy(1)
+		one("idle", 100, false)
+		one("late", 100, false)
+		one("gone", 10, false)
+		busy(2)
+		one("idle", 100, false)
+		for round := range 2 {
+			j := gapped.v.journal
+			gaps := j.Gaps()
+			if len(gaps) == 0 || len(whole.v.journal.Gaps()) > 0 {
+				t.Fatalf("round %d: the gaps are %v, in segments %v", round, gaps, j.Segments())
+			}
+			within := func(at time.Time) bool {
+				for _, g := range gaps {
+					from, err := j.Header(g.From)
+					if err != nil {
+						t.Fatal(err)
+					}
+					behind, err := j.Header(g.To + 1)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if ns := at.UnixNano(); from.Cut.Time < ns && ns <= behind.Cut.Time {
+						return true
+					}
+				}
+				return false
+			}
+			in := 0
+			for at := midnight; at.UnixNano() <= gapped.wall.Load(); at = at.Add(30 * time.Second) {
+				if within(at) {
+					in++
+				}
+				for _, log := range []string{"idle", "late", "gone", "busy"} {
+					got, want := gapped.at(log, at), whole.at(log, at)
+					inGap := got == "truncated" && within(at) && log != "idle" && log != "late"
+					if got != want && !inGap {
+						t.Errorf("round %d: log %q at %s: %s, want %s; in a gap: %v", round, log, at, got, want, within(at))
+					}
+					got, want = gapped.replay(log, time.Time{}, at), whole.replay(log, time.Time{}, at)
+					if got != want {
+						t.Errorf("round %d: log %q until %s: %s, want %s; in a gap: %v", round, log, at, got, want, within(at))
+					}
+				}
+			}
+			if in < 10 {
+				t.Errorf("round %d: only %d times were in the gaps %v among %v", round, in, gaps, j.Segments())
+			}
+			gapped.restart()
+			synctest.Wait()
+		}
+	})
 }
 
 // TestFollowFromATime begins a follower at a time that is yet to come: it hears of

@@ -244,6 +244,28 @@ var madeVolumes = []madeVolume{
 		m.close()
 		m.with(CommandMoveRecords)
 	}},
+	{name: "gap", about: "a segment was released between others that a log keeps", make: func(m *maker) {
+		m.gapped()
+		m.close()
+	}},
+	{name: "gap-begun", about: "killed when the file of a gap was durable, and its segment still had its name", make: func(m *maker) {
+		m.gapped()
+		m.close()
+		m.fs = m.between
+	}},
+	{name: "flipped-gap", about: "the file of a gap has a flipped bit", make: func(m *maker) {
+		m.gapped()
+		m.close()
+		m.edit(gapOf(4), func(b []byte) []byte {
+			b[limits.SegmentHeaderSize+24] ^= 1
+			return b
+		})
+	}},
+	{name: "lost-gap", about: "the file of a gap is gone", make: func(m *maker) {
+		m.gapped()
+		m.close()
+		m.remove(gapOf(4))
+	}},
 	{name: "dead-space", about: "opened on a full disk, which gave up the dead space of the segment before", make: func(m *maker) {
 		m.segmentSize = 4 * limits.MinSegmentSize
 		m.base()
@@ -349,6 +371,8 @@ type maker struct {
 	at      disk.OpKind
 	toCome  int
 	crashed *disk.Mem
+
+	between *disk.Mem // see gapped
 }
 
 // dice gives identities, names and salts. The preparer draws names while
@@ -775,6 +799,41 @@ func (m *maker) moved() {
 	m.append("orders", 1, 100)
 }
 
+// gapped has the fourth segment released, while audit keeps those before it. between
+// is the disk when the gap had its file and the segment still its name.
+func (m *maker) gapped() {
+	m.t.Helper()
+	m.base()
+	m.roll("audit")
+	m.roll("audit") // more than is moved
+	m.roll("users")
+	m.roll("users")
+	info, err := m.v.Log("users")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.truncate("users", info.Next)
+	m.snapshot()
+	m.append("audit", 1, 100)
+	m.snapshot()
+	r, err := m.v.journal.Reader(4)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.roll("users")
+	m.v.janitor.kick()
+	m.settle()
+	m.between = m.fs.CrashClone(nil, 1)
+	if err := r.Close(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.idle()
+	if gaps := m.v.journal.Gaps(); !slices.Equal(gaps, []segment.Gap{{From: 4, To: 4}}) {
+		m.t.Fatalf("segments %v, gaps %v", m.v.journal.Segments(), gaps)
+	}
+	m.append("orders", 1, 100)
+}
+
 // release has the janitor look, and waits until the files have other names.
 func (m *maker) release() {
 	m.t.Helper()
@@ -1071,3 +1130,6 @@ func loadFiles(t testing.TB, files map[string][]byte) *disk.Mem {
 	}
 	return fs
 }
+
+// gapOf returns the name of the file of the gap that begins with a segment.
+func gapOf(id segment.ID) string { return id.String() + ".gap" }

@@ -87,7 +87,7 @@ by the service itself; MOVED says up to which LSN.
 JSON: holders [], each with kind (checkpoint, cursor, log, snapshot or readers), log,
 name, lsn (first record that it holds), lowest (nobody of the log holds an older one),
 cursor_state, live_bytes, segment (oldest that it needs, as its file is called),
-segments (from that one on), moved_lsn (records from lsn up to it were moved forward).`,
+segments (from that one on, also those that only others need), moved_lsn (records from lsn up to it were moved forward).`,
 		Example:           "  walctl holders --most 10",
 		GroupID:           groupOnline,
 		Args:              maxArgs(1),

@@ -18,6 +18,7 @@ type verifyResult struct {
 	Case           string         `json:"case"`
 	Detail         string         `json:"detail"`
 	Segments       int            `json:"segments"`
+	Gaps           int            `json:"gaps"`
 	Frames         uint64         `json:"frames"`
 	Records        uint64         `json:"records"`
 	DurableFrame   uint64         `json:"durable_frame"`
@@ -44,7 +45,7 @@ type verifyLog struct {
 
 func newVerifyResult(dir string, v *wal.Verification) verifyResult {
 	r := verifyResult{
-		Dir: dir, Verdict: v.Verdict, Case: v.Case, Detail: v.Detail, Segments: v.Segments, Frames: v.Frames,
+		Dir: dir, Verdict: v.Verdict, Case: v.Case, Detail: v.Detail, Segments: v.Segments, Gaps: v.Gaps, Frames: v.Frames,
 		Records: v.Records, DurableFrame: v.DurableFrame, DiscardedBytes: v.DiscardedBytes,
 		Damage: newVerifyDamage(v.Damage), Lost: newVerifyLogs(v.Lost),
 	}
@@ -75,6 +76,7 @@ func (r verifyResult) tables() []grid {
 		{"verdict", mood{fmt.Sprintf("%s (%s)", r.Verdict, r.Case), r.damaged()}},
 		{"", r.Detail},
 		{"segments", r.Segments},
+		{"gaps", r.Gaps},
 		{"frames", r.Frames},
 		{"records", r.Records},
 		{"durable frame", r.DurableFrame},
@@ -127,10 +129,10 @@ was acknowledged is lost), repaired (what is damaged was given up by walctl
 repair) or damaged. Damage names file, offset, and the logs and LSNs that are
 lost. The exit code is ` + strconv.Itoa(exitDamage) + ` for damaged, else 0.
 
-JSON: dir, verdict, case, detail, segments, frames, records, durable_frame,
-discarded_bytes, damage [] with file, offset, sequence, case, detail, logs []
-of log, first_lsn and last_lsn, and repaired; lost [] of log, first_lsn and
-last_lsn.`,
+JSON: dir, verdict, case, detail, segments, gaps (where others were released between
+them), frames, records, durable_frame, discarded_bytes, damage [] with file, offset,
+sequence, case, detail, logs [] of log, first_lsn and last_lsn, and repaired; lost []
+of log, first_lsn and last_lsn.`,
 		Example: `  walctl verify /var/lib/walsvc
   walctl verify /var/lib/walsvc -o json | jq -r '.damage[].logs[].log'`,
 		GroupID: groupOffline,

@@ -22,7 +22,7 @@ func spoil(t *testing.T, dir string, offset int64) {
 	}
 }
 
-var verifyKeys = []string{"dir", "verdict", "case", "detail", "segments", "frames", "records", "durable_frame", "discarded_bytes", "damage", "lost"}
+var verifyKeys = []string{"dir", "verdict", "case", "detail", "segments", "gaps", "frames", "records", "durable_frame", "discarded_bytes", "damage", "lost"}
 
 func TestVerifyClean(t *testing.T) {
 	dir := fixedVolume(t)

@@ -131,7 +131,7 @@ func (r *Rig) begin(so segment.Options) (err error) {
 // volume would whose logs are truncated.
 func (r *Rig) recycle() {
 	for id := range r.rolled {
-		if err := r.journal.Release(id); err != nil {
+		if err := r.journal.Release(r.journal.Below(id)); err != nil {
 			r.Fail(err)
 		}
 	}

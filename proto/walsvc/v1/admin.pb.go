@@ -1083,7 +1083,8 @@ type Holder struct {
 	LiveBytes uint64 `protobuf:"varint,7,opt,name=live_bytes,json=liveBytes,proto3" json:"live_bytes,omitempty"`
 	// segment is the oldest one that it needs, by its number; 0 for none.
 	Segment uint64 `protobuf:"varint,8,opt,name=segment,proto3" json:"segment,omitempty"`
-	// segments is how many there are from that one on; of readers, how many released
+	// segments is how many there are from that one on, those that only others need
+	// among them; of readers, how many released
 	// ones wait.
 	Segments uint64 `protobuf:"varint,9,opt,name=segments,proto3" json:"segments,omitempty"`
 	// moved_lsn, if not 0, is up to which LSN the records that it holds were moved
