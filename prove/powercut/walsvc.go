@@ -77,36 +77,46 @@ func (w *walsvc) verify(ctx context.Context, l *ledger, say func(string, ...any)
 	}
 	defer func() { err = errors.Join(err, c.Close(ctx)) }()
 	for _, name := range l.names() {
-		info, err := c.GetLog(ctx, name)
-		if errors.Is(err, client.ErrLogNotFound) {
-			t.add(l.compare(name, false, 1, nil, say))
-			continue
+		first, records, err := readBack(ctx, c, name, say)
+		for errors.Is(err, client.ErrLSNTruncated) {
+			first, records, err = readBack(ctx, c, name, say) // what checkpoints cover goes meanwhile
 		}
-		if err != nil {
+		there := !errors.Is(err, client.ErrLogNotFound)
+		if err != nil && there {
 			return t, err
 		}
-		var records []found
-		if info.First < info.Next {
-			for r, err := range c.Log(name).Replay(ctx, client.ReplayOptions{From: info.First, To: info.Durable()}) {
-				if errors.Is(err, client.ErrDataLoss) {
-					say("%v", err) // what is missing is counted by its records
-					break
-				}
-				if err != nil {
-					return t, err
-				}
-				records = append(records, found{uint64(r.LSN), r.Data})
-			}
-		}
-		t.add(l.compare(name, true, uint64(info.First), records, say))
+		t.add(l.compare(name, there, first, records, say))
 	}
 	return t, nil
+}
+
+// readBack reads all that a log has, and says where that begins.
+func readBack(ctx context.Context, c *client.Client, name string, say func(string, ...any)) (first uint64, records []found, err error) {
+	info, err := c.GetLog(ctx, name)
+	if err != nil {
+		return 1, nil, err
+	}
+	if info.First == info.Next {
+		return uint64(info.First), nil, nil
+	}
+	for r, err := range c.Log(name).Replay(ctx, client.ReplayOptions{From: info.First, To: info.Durable()}) {
+		if errors.Is(err, client.ErrDataLoss) {
+			say("%v", err) // what is missing is counted by its records
+			break
+		}
+		if err != nil {
+			return 1, nil, err
+		}
+		records = append(records, found{uint64(r.LSN), r.Data})
+	}
+	return uint64(info.First), records, nil
 }
 
 const (
 	window  = 64 // appends of a client in flight at most
 	shared  = "shared"
-	keptEnd = 64 // records of its own log that a client does not truncate
+	burst   = 250 // appends in which some go to the shared log, of four times as many: segments without it go from between others
+	keptEnd = 64  // records of its own log that a client does not truncate
 )
 
 // load appends from several clients at once, until ctx ends. The clients give
@@ -183,7 +193,7 @@ func (w *walsvc) client(ctx context.Context, l *ledger, i int, number uint32, rn
 	err = func() error {
 		for n := uint64(1); ; n++ {
 			name := own
-			if rng.IntN(3) == 0 {
+			if rng.IntN(3) == 0 && n/burst%4 == 0 {
 				name = shared
 			}
 			count := 1
@@ -231,12 +241,13 @@ func appendBatch(ctx context.Context, c *client.Client, l *ledger, u *unit) erro
 	return nil
 }
 
-// forget sets a checkpoint and gives up the records that it covers.
+// forget sets a checkpoint and gives up the records that it covers. The service may do
+// that by itself as soon as the checkpoint is set, whether anybody hears of it or not.
 func forget(ctx context.Context, c *client.Client, l *ledger, log string, upTo uint64) error {
+	l.truncating(log, upTo+1)
 	if _, err := c.Log(log).SetCheckpoint(ctx, "engine", client.LSN(upTo), []byte("state")); err != nil {
 		return err
 	}
-	l.truncating(log, upTo+1)
 	if _, err := c.Log(log).Truncate(ctx, client.LSN(upTo+1)); err != nil {
 		return err
 	}
