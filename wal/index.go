@@ -615,9 +615,17 @@ func (c *indexCache) behind(hole segment.Pos, id segment.ID) (next segment.Frame
 
 // sealMeta spells the index of the segment being sealed, in at most limit
 // bytes: thinned if it must be, nil if even one ref for each log is too much.
+//
+// What the index says is believed when segments are released, so that it must have
+// every frame of the segment. It has, while the bus takes no frame to the disk before
+// the one before it was published (batcher.Options.Depth is 1). Whoever changes that
+// gets seals without an index, and segments that are scanned instead.
 func (v *Volume) sealMeta(id segment.ID, limit int) []byte {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.last.Sequence <= v.journal.Durable() {
+		return nil
+	}
 	s := v.index.active
 	if s == nil || s.id != id {
 		s = newSegmentIndex(id)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/walsvc/walsvc/internal/disk"
 	"github.com/walsvc/walsvc/segment"
@@ -229,5 +230,32 @@ func TestHoledSegmentWaitsForAll(t *testing.T) {
 	pollUntil(t, "the damaged segment goes", func() bool {
 		turn()
 		return v.journal.Segments()[0] > at.Segment
+	})
+}
+
+// TestSealOfWhatIsNotPublished: while a durable frame of the segment has not been
+// published, the seal has no index. One that lacks a frame would have the segment released
+// with what the frame has.
+func TestSealOfWhatIsNotPublished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // so that nothing lands meanwhile
+		v := openTest(t, disk.NewMem())
+		defer closeTest(t, v)
+		mustCreate(t, v, "log")
+		mustAppend(t, v, "log", "1")
+		v.mu.Lock()
+		id := v.last.Pos.Segment
+		v.mu.Unlock()
+		if meta := v.sealMeta(id, 1<<20); meta == nil {
+			t.Error("no index of a segment whose frames are all published")
+		}
+		v.mu.Lock()
+		v.last.Sequence--
+		v.mu.Unlock()
+		if meta := v.sealMeta(id, 1<<20); meta != nil {
+			t.Error("an index of a segment with a frame that is not published")
+		}
+		v.mu.Lock()
+		v.last.Sequence++
+		v.mu.Unlock()
 	})
 }
