@@ -85,6 +85,27 @@ func TestTruncatedBehindARewind(t *testing.T) {
 	equal(t, readAll(t, v, "log", 7), []string{"7", "8"})
 }
 
+// holed damages the frame at a place and the seal of its segment, which opening needs no
+// more, and opens the volume again.
+func holed(t *testing.T, mem *disk.Mem, v *Volume, at segment.Pos, fill func(segments int)) *Volume {
+	t.Helper()
+	for range 2 {
+		if err := v.snapshots.write(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill(1)
+	h, err := v.journal.Header(at.Segment + 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seal := h.Cut.Last
+	closeTest(t, v)
+	corrupt(t, mem, at, 20)
+	corrupt(t, mem, seal, 20)
+	return openPlain(t, mem)
+}
+
 // TestHoledSegmentStays damages a frame of a segment, and its seal: what the frame had
 // nobody knows, and the segment stays when those behind it go, however little the rest
 // of it is needed.
@@ -104,21 +125,7 @@ func TestHoledSegmentStays(t *testing.T) {
 	mustAppend(t, v, "other", "x") // so that a frame lies before the one that is damaged
 	at := frameOf(t, v, "kept", mustAppend(t, v, "kept", "lost").First).Pos
 	fill(3)
-	for range 2 {
-		if err := v.snapshots.write(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	fill(1)
-	h, err := v.journal.Header(at.Segment + 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	seal := h.Cut.Last
-	closeTest(t, v)
-	corrupt(t, mem, at, 20)
-	corrupt(t, mem, seal, 20)
-	v = openPlain(t, mem)
+	v = holed(t, mem, v, at, fill)
 	defer func() { closeTest(t, v) }()
 	ids := v.journal.Segments()
 	if !slices.Contains(ids, at.Segment) || !slices.Contains(ids, at.Segment+1) {
@@ -191,21 +198,7 @@ func TestHoledSegmentWaitsForAll(t *testing.T) {
 	mustAppend(t, v, "kept", "discarded")
 	mustRewind(t, v, "kept", Rewind{After: 1}) // so that it is not moved
 	fill(4)
-	for range 2 {
-		if err := v.snapshots.write(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	fill(1)
-	h, err := v.journal.Header(at.Segment + 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	seal := h.Cut.Last
-	closeTest(t, v)
-	corrupt(t, mem, at, 20)
-	corrupt(t, mem, seal, 20)
-	v = openPlain(t, mem)
+	v = holed(t, mem, v, at, fill)
 	defer func() { closeTest(t, v) }()
 	turn := func() {
 		fill(1)
