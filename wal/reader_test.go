@@ -418,6 +418,10 @@ func (f *aheadFile) Prefetch(off, n int64) {
 // piece by piece, everything behind a segment's first frame and nothing that was not
 // written yet.
 func TestReadAhead(t *testing.T) {
+	synctest.Test(t, testReadAhead) // so that no frame comes in between for want of appends
+}
+
+func testReadAhead(t *testing.T) {
 	fs := &aheadFS{disk.NewMem(), map[string][]aheadRange{}}
 	o := testOptions(fs)
 	const segmentSize = 3 * limits.ReplayReadAhead
