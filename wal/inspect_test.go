@@ -314,69 +314,22 @@ func TestVerifyWhileInUse(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() {
-		defer cancel()
-		for i := range 8 {
-			found, err := Verify(t.Context(), dir, nil)
-			if err != nil || found.Verdict == "damaged" {
-				done <- errors.Join(err, fmt.Errorf("verification %d: %s", i, spell(found)))
-				return
-			}
-		}
-		done <- nil
-	}()
-	for i := 0; ctx.Err() == nil; i++ {
-		appendThrees(t, v, 1)
-		if i%10 != 9 {
-			continue
-		}
-		for _, log := range []string{"orders", "users"} {
-			if _, err := v.Truncate(t.Context(), log, LSN(i*3-5)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	if err := v.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if found := verify(t, dir); found.Verdict != "clean" {
-		t.Errorf("after closing: %s", spell(found))
-	}
+	verifyInUse(t, v, dir, func(i int) bool { return i < 8 })
 }
 
-// TestVerifyWhileTheMiddleGoes is the same with a log that keeps what it has, so that
-// segments go from the middle, and the gap grows while it is read.
-func TestVerifyWhileTheMiddleGoes(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "volume")
-	v, err := Open(t.Context(), dir, Options{Create: true, SegmentSize: limits.MinSegmentSize, PrepareRate: -1, SnapshotEvery: 32 << 10})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, log := range []string{"idle", "orders", "users"} {
-		mustCreate(t, v, log)
-	}
-	for range 3 {
-		mustAppend(t, v, "idle", strings.Repeat("i", 20_000))
-		appendThrees(t, v, 5)
-	}
+// verifyInUse verifies a volume, as often as again says, while its logs are appended to and
+// truncated, and once more when it is closed.
+func verifyInUse(t *testing.T, v *Volume, dir string, again func(i int) bool) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
 		defer cancel()
-		grown := segment.ID(0)
-		for i := 0; i < 8 || grown == 0; i++ {
+		for i := 0; again(i); i++ {
 			found, err := Verify(t.Context(), dir, nil)
 			if err != nil || found.Verdict == "damaged" {
 				done <- errors.Join(err, fmt.Errorf("verification %d: %s", i, spell(found)))
 				return
-			}
-			if gaps := v.journal.Gaps(); len(gaps) > 0 {
-				grown = gaps[0].To
 			}
 		}
 		done <- nil
@@ -399,6 +352,24 @@ func TestVerifyWhileTheMiddleGoes(t *testing.T) {
 	if found := verify(t, dir); found.Verdict != "clean" {
 		t.Errorf("after closing: %s", spell(found))
 	}
+}
+
+// TestVerifyWhileTheMiddleGoes is the same with a log that keeps what it has, so that
+// segments go from the middle, and the gap grows while it is read.
+func TestVerifyWhileTheMiddleGoes(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "volume")
+	v, err := Open(t.Context(), dir, Options{Create: true, SegmentSize: limits.MinSegmentSize, PrepareRate: -1, SnapshotEvery: 32 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, log := range []string{"idle", "orders", "users"} {
+		mustCreate(t, v, log)
+	}
+	for range 3 {
+		mustAppend(t, v, "idle", strings.Repeat("i", 20_000))
+		appendThrees(t, v, 5)
+	}
+	verifyInUse(t, v, dir, func(i int) bool { return i < 8 || len(v.journal.Gaps()) == 0 })
 }
 
 func TestDumpFromAndLimit(t *testing.T) {
