@@ -54,7 +54,7 @@ func TestEveryAckHasItsSync(t *testing.T) {
 	recorded := slices.Clone(ops)
 	mu.Unlock()
 
-	l := v.durable.names["log"]
+	l := v.durable.named("log")
 	h := l.history()
 	for _, a := range acks {
 		var b batchFrame

@@ -479,7 +479,7 @@ func (v *Volume) sequence(f *batcher.Frame, batch *Batch, checks []check, full e
 	verdict.First, verdict.Count, verdict.Checksum, verdict.Epoch = cmd.First, cmd.Count, cmd.Checksum, cmd.Epoch
 	for i := range batch.Parts {
 		t := &batch.Parts[i]
-		part := t.Binding.command(v.ahead.logs[t.Binding.number], t.Run, &checks[1+i])
+		part := t.Binding.command(v.ahead.logs.get(t.Binding.number), t.Run, &checks[1+i])
 		part.Kind, part.Lead = CommandAppendPart, b.number
 		v.put(f, &part, t.Run)
 		verdict.add(t.Binding, &part)
@@ -554,7 +554,7 @@ func (b *Binding) takes(l *logState, expected LSN, run []byte, c *check) error {
 // to be one that could append: who was superseded has somebody who goes on for it.
 func (v *Volume) takesPart(t *Part, c *check) error {
 	b := t.Binding
-	l := v.ahead.logs[b.number]
+	l := v.ahead.logs.get(b.number)
 	if l == nil {
 		return b.deleted()
 	}
@@ -590,7 +590,7 @@ func (v *Volume) spend(batch *Batch, l *logState) error {
 	}
 	for i := range batch.Parts {
 		b := batch.Parts[i].Binding
-		if err := late(v.ahead.logs[b.number]); err != nil {
+		if err := late(v.ahead.logs.get(b.number)); err != nil {
 			return &PartError{b.name, err}
 		}
 	}
@@ -599,7 +599,7 @@ func (v *Volume) spend(batch *Batch, l *logState) error {
 	}
 	for i := range batch.Parts {
 		t := &batch.Parts[i]
-		if rate := v.ahead.logs[t.Binding.number].options.RateBytes; rate != 0 {
+		if rate := v.ahead.logs.get(t.Binding.number).options.RateBytes; rate != 0 {
 			v.rates.spend(t.Binding.number, rate, len(t.Run), now)
 		}
 	}

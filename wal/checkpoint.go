@@ -43,7 +43,7 @@ func (v *Volume) SetCheckpointIn(ctx context.Context, log string, epoch Epoch, c
 	sum := crc32.Checksum(cp.State, castagnoli)
 	var set Command
 	err = v.do(ctx, maxSmallCommand+len(cp.State), forState(len(cp.State)), func(s *State) (*Command, []byte, error) {
-		l := s.names[log]
+		l := s.named(log)
 		if l == nil || l.id != info.ID {
 			return nil, nil, notFound(log)
 		}
@@ -206,7 +206,7 @@ func (v *Volume) Checkpoints(log string) ([]Checkpoint, error) {
 func (v *Volume) DeleteCheckpoint(ctx context.Context, log, name string, expected *uint64) error {
 	defer v.janitor.kick()
 	return v.do(ctx, maxSmallCommand, forTruncation, func(s *State) (*Command, []byte, error) {
-		l := s.names[log]
+		l := s.named(log)
 		if l == nil {
 			return nil, nil, notFound(log)
 		}

@@ -237,7 +237,7 @@ func TestCheckpointDamagedState(t *testing.T) {
 	state := strings.Repeat("damaged-state ", 500)
 	mustAppend(t, v, "log", "1")
 	mustCheckpoint(t, v, "log", "cp", 1, state)
-	l := v.durable.names["log"]
+	l := v.durable.named("log")
 	at := v.index.places.of[l.number][0].statePlace
 	corrupt(t, mem, at.pos, limits.FrameHeaderSize+2)
 	_, err := v.Checkpoint(context.Background(), "log", "cp")

@@ -209,7 +209,7 @@ func (l *crashLife) rewind(name string) {
 func (l *crashLife) setRewind(op *crashOp) error {
 	l.ask(op)
 	l.v.mu.RLock()
-	moved := l.v.index.places.moved[l.v.durable.names[op.log].number].end != 0
+	moved := l.v.index.places.moved[l.v.durable.named(op.log).number].end != 0
 	l.v.mu.RUnlock()
 	got, err := l.v.Rewind(context.Background(), op.log, Rewind{After: op.after, Epoch: op.epoch - 1, Holder: op.holder, Request: op.request})
 	if known, unknown := l.answer(op, err); !known {

@@ -869,7 +869,7 @@ func (c *crashCheck) incarnation(p producerState) error {
 func (c *crashCheck) shownProducer(v *Volume) producerState {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	l := v.durable.names[c.info.Name]
+	l := v.durable.named(c.info.Name)
 	if slot := l.slot(crashProducer); slot != 0 {
 		return *l.producers[slot-1]
 	}
@@ -1302,7 +1302,7 @@ func (l *crashLife) lookAtDisk() {
 	if r.state == nil {
 		return // nothing was ever written
 	}
-	for _, log := range r.state.logs {
+	for _, log := range r.state.logs.all() {
 		for _, c := range log.cursors {
 			if c.holds() && log.first > c.lsn+1 {
 				l.fail(fmt.Errorf("log %q: cursor at LSN %d holds what was given up: the log begins at %d", log.name, c.lsn, log.first))

@@ -207,7 +207,7 @@ func (v *Volume) SetCursor(ctx context.Context, log string, u CursorUpdate) (Cur
 	}
 	var was logState // with the cursor as it is then
 	err = v.do(ctx, maxSmallCommand, forRoom, func(s *State) (*Command, []byte, error) {
-		l := s.names[log]
+		l := s.named(log)
 		if l == nil || l.id != id {
 			return nil, nil, notFound(log)
 		}
@@ -440,7 +440,7 @@ func (v *Volume) describeCursor(l *logState, c *cursorState) Cursor {
 func (v *Volume) DeleteCursor(ctx context.Context, log, name string, expected *LSN) error {
 	defer v.janitor.kick()
 	return v.do(ctx, maxSmallCommand, forTruncation, func(s *State) (*Command, []byte, error) {
-		l := s.names[log]
+		l := s.named(log)
 		if l == nil {
 			return nil, nil, notFound(log)
 		}
@@ -466,7 +466,7 @@ func (j *janitor) evict() error {
 	v.durable.crowded = false
 	var over []stateKey
 	if crowded {
-		for n, l := range v.durable.logs {
+		for n, l := range v.durable.logs.all() {
 			for i := range l.cursors {
 				if l.cursors[i].over(l.totalBytes) {
 					over = append(over, stateKey{n, l.cursors[i].name})
@@ -478,7 +478,7 @@ func (j *janitor) evict() error {
 	for some := range slices.Chunk(over, evictTogether) {
 		err := v.doAll(j.quit, len(some)*maxEvictBytes, forRelease, func(s *State, put func(*Command, []byte)) {
 			for _, k := range some {
-				l := s.logs[k.log]
+				l := s.logs.get(k.log)
 				if l == nil {
 					continue // deleted meanwhile
 				}

@@ -322,7 +322,7 @@ func TestEvictionIsDurableBeforeRelease(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c := state.names["log"].cursors; len(c) != 1 || c[0].holds() {
+		if c := state.named("log").cursors; len(c) != 1 || c[0].holds() {
 			t.Fatalf("%+v; its segment is gone", c)
 		}
 	})

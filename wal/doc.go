@@ -89,6 +89,7 @@
 // Logs of one batch share a colocation key. Today a service has one volume and could
 // do without; with several, it keeps together what has a key, and nobody may have
 // come to depend on more.
+//
 // # Rewinding
 //
 // A replicated engine takes back what its group did not agree on: it discards the log's

@@ -479,7 +479,7 @@ func (l *faultyLife) seal(v *Volume) (failed bool) {
 func (l *faultyLife) producer(v *Volume) producerState {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	if r := v.durable.names["r"]; r != nil {
+	if r := v.durable.named("r"); r != nil {
 		if slot := r.slot(producerID(1)); slot != 0 {
 			return *r.producers[slot-1]
 		}

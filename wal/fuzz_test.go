@@ -54,7 +54,7 @@ func FuzzCommands(f *testing.F) {
 		{Kind: CommandSetWriter, Log: 2, Epoch: 3},
 		{Kind: CommandOpenProducer, Log: 2, Producer: producerID(3)},
 		{Kind: CommandAppend, Log: 2, Epoch: 1, First: 5, Count: 1<<32 - 1, Start: 40, Place: Place{Size: 1<<32 - 1}},
-		{Kind: CommandAppend, Log: 1, Epoch: 1, Slot: 1, Sequence: 1, First: base.logs[1].next, Count: 1, Start: base.logs[1].totalBytes, Place: Place{Size: 2}},
+		{Kind: CommandAppend, Log: 1, Epoch: 1, Slot: 1, Sequence: 1, First: base.logs.get(1).next, Count: 1, Start: base.logs.get(1).totalBytes, Place: Place{Size: 2}},
 		{Kind: CommandSetCheckpoint, Log: 2, Name: "cp", LSN: 4, Version: 2, Place: Place{Size: 9}},
 		{Kind: CommandTruncate, Log: 2, First: 5},
 		{Kind: CommandTruncate, Log: 2, First: 4, LiveBytes: 20},
@@ -71,8 +71,8 @@ func FuzzCommands(f *testing.F) {
 	} {
 		f.Add(AppendCommand(nil, &next))
 	}
-	whole := AppendCommand(nil, &Command{Kind: CommandAppend, Log: 1, Epoch: 1, First: base.logs[1].next, Count: 1, Start: base.logs[1].totalBytes, Place: Place{Size: 2}, Parts: 1})
-	f.Add(AppendCommand(whole, &Command{Kind: CommandAppendPart, Log: 5, Lead: 1, Epoch: 1, First: base.logs[5].next, Count: 1, Start: base.logs[5].totalBytes, Place: Place{Size: 2}}))
+	whole := AppendCommand(nil, &Command{Kind: CommandAppend, Log: 1, Epoch: 1, First: base.logs.get(1).next, Count: 1, Start: base.logs.get(1).totalBytes, Place: Place{Size: 2}, Parts: 1})
+	f.Add(AppendCommand(whole, &Command{Kind: CommandAppendPart, Log: 5, Lead: 1, Epoch: 1, First: base.logs.get(5).next, Count: 1, Start: base.logs.get(5).totalBytes, Place: Place{Size: 2}}))
 	f.Fuzz(func(t *testing.T, meta []byte) {
 		var commands []Command
 		var err error
@@ -106,6 +106,14 @@ func FuzzCommands(f *testing.F) {
 	})
 }
 
+// stateWith returns the state of a volume with one log.
+func stateWith(l *logState) *State {
+	s := NewState()
+	s.put(l)
+	s.next = l.number + 1
+	return s
+}
+
 // FuzzSnapshot decodes a part's own fields, and the parts put together.
 func FuzzSnapshot(f *testing.F) {
 	state, at := sampleState(f)
@@ -113,19 +121,19 @@ func FuzzSnapshot(f *testing.F) {
 	f.Add(encodeSnapshot(NewState(), places{}))
 	last := &producerState{last: 1<<64 - 1, incarnation: 1<<64 - 1, retired: true} // of whose batches nothing is known
 	l := &logState{number: 1, name: "log", first: 1, next: 1, producers: []*producerState{last}, former: []formerProducer{{producerID(1), 7, 1, false}, {producerID(2), 1<<64 - 1, 1<<64 - 1, true}}}
-	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: l}, next: 2}, places{}))
+	f.Add(encodeSnapshot(stateWith(l), places{}))
 	lost := &logState{number: 1, name: "log", first: 2, next: 20, lost: []LSNRange{{2, 3}, {7, 7}, {9, 19}}}
-	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: lost}, next: 2}, places{}))
+	f.Add(encodeSnapshot(stateWith(lost), places{}))
 	lost.lost = []LSNRange{{2, 3}, {4, 7}} // these are one
-	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: lost}, next: 2}, places{}))
+	f.Add(encodeSnapshot(stateWith(lost), places{}))
 	read := &logState{number: 1, name: "log", first: 5, next: 9, totalBytes: 40, cursors: []cursorState{
 		{name: "end", lsn: 8, start: 40, cap: 1}, {name: "held", lsn: 4, start: 20, cap: 1, hold: true}, {name: "lost", start: 0, cap: 9, evicted: 7}}}
-	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: read}, next: 2}, places{}))
+	f.Add(encodeSnapshot(stateWith(read), places{}))
 	read.cursors = []cursorState{{name: "below", lsn: 3, start: 10, cap: 1}} // it would hold what is gone
-	f.Add(encodeSnapshot(&State{logs: map[uint64]*logState{1: read}, next: 2}, places{}))
+	f.Add(encodeSnapshot(stateWith(read), places{}))
 	many := NewState()
 	for many.next = 1; many.next < 20; many.next++ {
-		many.logs[many.next] = &logState{number: many.next, name: string(rune('a' + many.next)), first: 1, next: LSN(many.next)}
+		many.put(&logState{number: many.next, name: string(rune('a' + many.next)), first: 1, next: LSN(many.next)})
 	}
 	f.Add(encodeSnapshot(many, places{}))
 	f.Add(encodeSnapshot(many, places{moved: map[uint64]movedPlace{
@@ -196,7 +204,7 @@ func FuzzSegmentIndex(f *testing.F) {
 		if s.size > len(meta) {
 			t.Fatalf("%d refs from %d bytes", s.size, len(meta))
 		}
-		for log, l := range s.logs {
+		for log, l := range s.logs.all() {
 			refs := l.refs
 			for i, r := range refs {
 				if i > 0 && (r.lsn <= refs[i-1].lsn || r.off <= refs[i-1].off) {

@@ -60,7 +60,7 @@ func frameOf(t testing.TB, v *Volume, log string, lsn LSN) *segment.Frame {
 	t.Helper()
 	var b batchFrame
 	v.mu.RLock()
-	l := v.durable.names[log]
+	l := v.durable.named(log)
 	h, number := l.history(), l.number
 	v.mu.RUnlock()
 	if err := v.seek(&b, log, number, lsn, &h); err != nil {

@@ -235,7 +235,7 @@ func newHistory(seed uint64, length int) (steps []historyStep, logs map[string]*
 // createAs creates a log with an ID of the caller's choice.
 func createAs(ctx context.Context, v *Volume, name string, id ulid.ULID) error {
 	return v.do(ctx, maxCommandBytes, forRecords, func(s *State) (*Command, []byte, error) {
-		if s.names[name] != nil {
+		if s.named(name) != nil {
 			return nil, nil, nil
 		}
 		return &Command{Kind: CommandCreateLog, Log: s.next, ID: id, Name: name, Time: v.clock.now(), Options: LogOptions{ColocationKey: "history"}}, nil, nil

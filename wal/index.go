@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sort"
 	"sync"
@@ -38,7 +37,7 @@ type segmentIndex struct {
 	id segment.ID
 	// logs has every log of the volume if complete is set, as in a seal, else only
 	// those with records in the segment, or rewinds.
-	logs     map[uint64]*logIndex
+	logs     table[logIndex]
 	complete bool
 	size     int // refs in all
 	firsts   int // logs that have any
@@ -80,25 +79,25 @@ func (x *index) init(v *Volume) {
 }
 
 func newSegmentIndex(id segment.ID) *segmentIndex {
-	return &segmentIndex{id: id, logs: map[uint64]*logIndex{}, stride: 1}
+	return &segmentIndex{id: id, logs: newTable[logIndex](), stride: 1}
 }
 
 // log returns what the index knows of a log, to be changed: nothing, of one that comes.
 func (s *segmentIndex) log(number uint64) *logIndex {
-	l := s.logs[number]
+	l := s.logs.get(number)
 	if l == nil {
 		if len(s.room) == 0 {
-			s.room = make([]logIndex, min(1+len(s.logs), 256))
+			s.room = make([]logIndex, min(1+s.logs.len(), 256))
 		}
 		l, s.room = &s.room[0], s.room[1:]
-		s.logs[number] = l
+		s.logs.set(number, l)
 	}
 	return l
 }
 
 // refs returns a log's refs.
 func (s *segmentIndex) refs(log uint64) []ref {
-	if l := s.logs[log]; l != nil {
+	if l := s.logs.get(log); l != nil {
 		return l.refs
 	}
 	return nil
@@ -106,7 +105,7 @@ func (s *segmentIndex) refs(log uint64) []ref {
 
 // end returns how far a log had come at the segment's end, if the index knows.
 func (s *segmentIndex) end(log uint64) (end logEnd, known bool) {
-	if l := s.logs[log]; l != nil {
+	if l := s.logs.get(log); l != nil {
 		return l.end, true
 	}
 	return logEnd{}, false
@@ -122,18 +121,18 @@ func (x *index) apply(s *State, c *Command, pos segment.Pos) {
 	case CommandDeleteLog:
 		x.places.removeLog(c.Log)
 	case CommandTruncate:
-		if m, ok := x.places.moved[c.Log]; ok && s.logs[c.Log].first >= m.end {
+		if m, ok := x.places.moved[c.Log]; ok && s.logs.get(c.Log).first >= m.end {
 			delete(x.places.moved, c.Log)
 		}
 	case CommandMoveRecords:
 		// Whatever of the log is not in this frame, nobody could read: a move takes
 		// all that it has.
-		l := s.logs[c.Log]
+		l := s.logs.get(c.Log)
 		x.places.moved[c.Log] = movedPlace{end: l.next, total: l.totalBytes, pos: pos}
 	case CommandRewind, CommandAppend, CommandAppendPart:
 		if m, ok := x.places.moved[c.Log]; ok && c.Kind == CommandRewind && m.end > c.LSN+1 {
 			// What is appended from now on lies behind the copies, under LSNs that they had.
-			if m.end, m.total = c.LSN+1, c.Start; m.end <= s.logs[c.Log].first {
+			if m.end, m.total = c.LSN+1, c.Start; m.end <= s.logs.get(c.Log).first {
 				delete(x.places.moved, c.Log)
 			} else {
 				x.places.moved[c.Log] = m
@@ -187,7 +186,7 @@ func (s *segmentIndex) cut(l *logIndex, lsn LSN) {
 // thin halves the refs. The first of a log always stays.
 func (s *segmentIndex) thin() {
 	s.size = 0
-	for _, l := range s.logs {
+	for _, l := range s.logs.all() {
 		if len(l.refs) == 0 {
 			continue
 		}
@@ -215,7 +214,7 @@ func (s *segmentIndex) find(log uint64, lsn LSN) (off int64, ok bool) {
 // holds reports whether the segment certainly has the record of a log with that
 // history.
 func (s *segmentIndex) holds(log uint64, lsn LSN, h *history) bool {
-	l := s.logs[log]
+	l := s.logs.get(log)
 	return l != nil && len(l.refs) > 0 && l.refs[0].lsn <= lsn && lsn < h.end(l.end).next
 }
 
@@ -230,7 +229,7 @@ func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error
 	}
 	var h history
 	var first, next LSN // the log's
-	if l := x.v.durable.logs[log]; l != nil {
+	if l := x.v.durable.logs.get(log); l != nil {
 		h, first, next = l.history(), l.first, l.next
 	}
 	if a := x.active; a != nil && a.holds(log, lsn, &h) {
@@ -357,7 +356,7 @@ func (x *index) relocate(log uint64, lsn LSN) (segment.Pos, error) {
 	x.v.mu.RLock()
 	var filling segment.ID
 	var h history
-	if l := x.v.durable.logs[log]; l != nil {
+	if l := x.v.durable.logs.get(log); l != nil {
 		h = l.history()
 	}
 	if x.active != nil {
@@ -431,7 +430,7 @@ type indexCache struct {
 // maxCachedRefs bounds the cache, in refs and ends together: some 16 bytes each.
 const maxCachedRefs = 1 << 20
 
-func (s *segmentIndex) weight() int { return s.size + len(s.logs) + 64 }
+func (s *segmentIndex) weight() int { return s.size + s.logs.len() + 64 }
 
 // get returns the index of a segment that is no longer filled, from the cache,
 // its seal, or a scan of its directories.
@@ -630,9 +629,8 @@ func (v *Volume) sealMeta(id segment.ID, limit int) []byte {
 	if s == nil || s.id != id {
 		s = newSegmentIndex(id)
 	}
-	numbers := slices.Sorted(maps.Keys(v.durable.logs))
 	for {
-		meta := appendSegmentIndex(nil, s, numbers, v.durable)
+		meta := appendSegmentIndex(nil, s, v.durable)
 		if len(meta) <= limit {
 			return meta
 		}
@@ -649,13 +647,12 @@ const sealVersion = 1
 // appendSegmentIndex spells an index: version, stride, number of logs; then for
 // each log of the volume, in the order of their numbers, the difference to the
 // number before, how far it had come, and its refs as differences.
-func appendSegmentIndex(dst []byte, s *segmentIndex, numbers []uint64, state *State) []byte {
+func appendSegmentIndex(dst []byte, s *segmentIndex, state *State) []byte {
 	dst = append(dst, sealVersion)
 	dst = binary.AppendUvarint(dst, uint64(s.stride))
-	dst = binary.AppendUvarint(dst, uint64(len(numbers)))
+	dst = binary.AppendUvarint(dst, uint64(state.logs.len()))
 	last := uint64(0)
-	for _, n := range numbers {
-		l := state.logs[n]
+	for n, l := range state.logs.all() {
 		dst = binary.AppendUvarint(dst, n-last)
 		last = n
 		dst = binary.AppendUvarint(dst, uint64(l.next))

@@ -3,7 +3,6 @@ package wal
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"math/bits"
 	"math/rand/v2"
 	"slices"
@@ -20,15 +19,15 @@ import (
 // encodeIndex spells an index that knows every log.
 func encodeIndex(s *segmentIndex) []byte {
 	state := NewState()
-	for n, x := range s.logs {
+	for n, x := range s.logs.all() {
 		e := x.end
-		l := &logState{number: n, next: e.next, totalBytes: e.total}
+		l := &logState{number: n, name: fmt.Sprint(n), next: e.next, totalBytes: e.total}
 		if e.rewound > 0 {
 			l.cuts = []Cut{{Epoch: e.rewound}}
 		}
-		state.logs[n] = l
+		state.put(l)
 	}
-	return appendSegmentIndex(nil, s, slices.Sorted(maps.Keys(s.logs)), state)
+	return appendSegmentIndex(nil, s, state)
 }
 
 // TestSegmentIndexFind compares finding with looking at every frame, also in
@@ -122,7 +121,7 @@ func TestLocateReadsFew(t *testing.T) {
 			x.init(v)
 			v.mu.RLock()
 			x.active, x.places = v.index.active, v.index.places
-			number := v.durable.names["log"].number
+			number := v.durable.named("log").number
 			v.mu.RUnlock()
 			pos, err := x.locate(number, lsn, 0)
 			if f := frameOf(t, v, "log", lsn); err != nil || f.Pos != pos && !x.movedFrom(number, lsn, pos) {
@@ -219,7 +218,7 @@ func TestLocate(t *testing.T) {
 		var b batchFrame
 		ids := v.journal.Segments()
 		v.mu.Lock()
-		logs := v.durable.frozen()
+		logs := v.durable.freeze()
 		v.mu.Unlock()
 		for _, l := range logs {
 			for n := 0; n < 6 && l.next > l.first; n++ {

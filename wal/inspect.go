@@ -284,7 +284,7 @@ func logsOf(src replay.Source) *knownLogs {
 	if found, err := replay.Recover(src, r); err == nil && r.state != nil {
 		k.state, k.whole, k.moved = r.state, !found.ReadOnly, r.places.moved
 		k.newest = found.Resume.Cut.End.Segment
-		for number, l := range r.state.logs {
+		for number, l := range r.state.logs.all() {
 			k.names[number], k.first[number], k.next[number] = l.name, l.first, l.next
 		}
 	}
@@ -293,7 +293,7 @@ func logsOf(src replay.Source) *knownLogs {
 
 // kept returns what of a hit no rewind discarded.
 func (k *knownLogs) kept(h hit) hit {
-	if l := k.state.logs[h.log]; l != nil {
+	if l := k.state.logs.get(h.log); l != nil {
 		as := l.history()
 		if cut, ok := as.since(h.rewound); ok {
 			h.last = min(h.last, cut.LSN)
@@ -318,7 +318,7 @@ func (k *knownLogs) elsewhere(log uint64, last LSN, pos segment.Pos) bool {
 func (k *knownLogs) lost(hits []hit) bool {
 	for _, h := range hits {
 		h = k.kept(h)
-		switch l := k.state.logs[h.log]; {
+		switch l := k.state.logs.get(h.log); {
 		case l == nil && k.whole: // deleted
 		case l == nil, !l.loses(LSNRange{First: h.first, Last: h.last}):
 			return false
@@ -420,10 +420,8 @@ func (a *auditor) frame(f *segment.Frame, blockErrs []error) error {
 	case segment.KindSeal:
 		// One without an index says nothing: it is a cache.
 		if s, err := decodeSegmentIndex(f.Pos.Segment, f.Meta); err == nil {
-			// In order, or what is found would be told in another one each time.
-			for _, number := range slices.Sorted(maps.Keys(s.logs)) {
-				end := s.logs[number].end
-				a.reach(number, end.next, end.rewound, f.Pos)
+			for number, l := range s.logs.all() {
+				a.reach(number, l.end.next, l.end.rewound, f.Pos)
 			}
 		}
 		return nil
@@ -522,7 +520,7 @@ var endOfJournal = segment.Pos{Segment: math.MaxUint64}
 func (a *auditor) end(before *knownLogs) {
 	a.copies(endOfJournal)
 	for _, number := range slices.Sorted(maps.Keys(before.next)) {
-		h := before.state.logs[number].history()
+		h := before.state.logs.get(number).history()
 		a.reach(number, before.next[number], h.rewound(), endOfJournal)
 	}
 }

@@ -144,7 +144,7 @@ func (l *surveyed) needs(s *segmentIndex) LSN {
 		}
 		return l.moved.end
 	}
-	own := s.logs[l.number]
+	own := s.logs.get(l.number)
 	if own == nil || len(own.refs) == 0 {
 		return 0
 	}
@@ -189,7 +189,7 @@ func (j *janitor) still(k keeper) bool {
 	if k == (keeper{}) {
 		return j.v.last.Pos.Segment == j.newest
 	}
-	l := j.v.durable.logs[k.log]
+	l := j.v.durable.logs.get(k.log)
 	return l != nil && l.keep() < k.needed && l.epoch == k.epoch && j.v.index.places.moved[k.log].pos == k.moved
 }
 
@@ -212,8 +212,8 @@ func (j *janitor) survey(limit segment.ID) (sweeping, error) {
 	s := sweeping{ends: map[uint64]logEnd{}, behind: map[segment.ID]segment.ID{}}
 	ids := v.journal.Below(limit)
 	v.mu.RLock()
-	s.logs = make([]surveyed, 0, len(v.durable.logs))
-	for _, l := range v.durable.logs {
+	s.logs = make([]surveyed, 0, v.durable.logs.len())
+	for _, l := range v.durable.logs.all() {
 		s.logs = append(s.logs, v.surveyed(l))
 	}
 	maps.DeleteFunc(j.kept, func(id segment.ID, k keeper) bool {
@@ -278,7 +278,7 @@ func (j *janitor) endsOf(s *sweeping) error {
 		if err != nil {
 			return err
 		}
-		for n, own := range one.logs {
+		for n, own := range one.logs.all() {
 			l := logs[n]
 			if l != nil && (blind || len(own.refs) > 0 && own.refs[0].lsn < l.history.end(own.end).next) {
 				note(l, own.end)
@@ -604,7 +604,7 @@ func (j *janitor) move(moves []stateMove, size int) error {
 
 // checkpoint returns a checkpoint.
 func (s *State) checkpoint(k stateKey) (c checkpointState, found bool) {
-	l := s.logs[k.log]
+	l := s.logs.get(k.log)
 	if l == nil {
 		return c, false
 	}
@@ -629,7 +629,7 @@ func (j *janitor) truncateAll(s sweeping) error {
 		var refused error
 		err := j.v.doAll(j.quit, len(some)*maxTruncateBytes, forRelease, func(state *State, put func(*Command, []byte)) {
 			for _, was := range some {
-				l := state.logs[was.number]
+				l := state.logs.get(was.number)
 				if l == nil {
 					continue // deleted meanwhile
 				}
@@ -664,7 +664,7 @@ const maxTruncateBytes = 64
 // covers.
 func (v *Volume) truncate(ctx context.Context, name string, number uint64, first LSN, start uint64, epoch Epoch) (info LogInfo, err error) {
 	err = v.do(ctx, maxTruncateBytes, forTruncation, func(s *State) (*Command, []byte, error) {
-		l := s.logs[number]
+		l := s.logs.get(number)
 		if l == nil {
 			return nil, nil, notFound(name)
 		}

@@ -194,7 +194,7 @@ func TestTogetherFitsAFrame(t *testing.T) {
 	v := openLarge(t, fs, "none")
 	info := mustCreate(t, v, "log")
 	mustAppend(t, v, "log", "1")
-	number := v.durable.names["log"].number
+	number := v.durable.named("log").number
 	keep := &Command{Kind: CommandTruncate, Log: number, First: info.First, LiveBytes: uint64(len(run("1")))}
 	f, full, err := v.board(context.Background(), 0, forRoom)
 	if err != nil || full != nil {

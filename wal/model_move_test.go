@@ -127,7 +127,7 @@ func modelMove(t *testing.T, v *Volume, model map[string]*modelLog) (moved int) 
 	for name, m := range model {
 		before[name] = m.view(t, v, name)
 		v.mu.RLock()
-		number := v.durable.names[name].number
+		number := v.durable.named(name).number
 		v.mu.RUnlock()
 		s, ok, err := j.movable(number)
 		if err == nil && ok {

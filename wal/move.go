@@ -73,7 +73,7 @@ func (j *janitor) moveStragglers(limit segment.ID) error {
 	}
 	v.mu.RLock()
 	maps.DeleteFunc(j.unmovable, func(number uint64, next LSN) bool {
-		l := v.durable.logs[number]
+		l := v.durable.logs.get(number)
 		return l == nil || l.next != next
 	})
 	v.mu.RUnlock()
@@ -174,7 +174,7 @@ func (j *janitor) tooMuch(number uint64) bool {
 	_, known := j.unmovable[number]
 	j.v.mu.RLock()
 	defer j.v.mu.RUnlock()
-	l := j.v.durable.logs[number]
+	l := j.v.durable.logs.get(number)
 	return known || l != nil && (len(l.cuts) > 0 || l.keep() == l.first && int64(min(l.liveBytes, 1<<62)) > j.moveTakes())
 }
 
@@ -186,7 +186,7 @@ func (j *janitor) movable(number uint64) (s straggler, ok bool, err error) {
 		return s, false, nil
 	}
 	v.mu.RLock()
-	l := v.durable.logs[number]
+	l := v.durable.logs.get(number)
 	if l == nil || len(l.cuts) > 0 {
 		v.mu.RUnlock()
 		// A log that was deleted has nothing. Of one that was rewound not all that a batch
@@ -247,7 +247,7 @@ func (j *janitor) collect(s *straggler, from *moveSource) (ok bool, err error) {
 	s.size = 0
 	for lsn := s.from; lsn < s.next; {
 		v.mu.RLock()
-		l := v.durable.logs[s.number]
+		l := v.durable.logs.get(s.number)
 		if l == nil || len(l.cuts) > 0 || l.next != s.next {
 			v.mu.RUnlock()
 			return false, nil
@@ -304,7 +304,7 @@ func (j *janitor) moveTogether(some []straggler, size int64) error {
 	err := v.doAll(j.quit, int(size)+len(some)*maxTruncateBytes, forRoom, func(state *State, put func(*Command, []byte)) {
 		for i := range some {
 			s := &some[i]
-			l := state.logs[s.number]
+			l := state.logs.get(s.number)
 			// All or nothing: beside what was appended since, or what somebody wants
 			// kept in addition, the copies would not be all that the log has.
 			if l == nil || len(l.cuts) > 0 || l.next != s.next || l.keep() < s.from {
@@ -315,7 +315,7 @@ func (j *janitor) moveTogether(some []straggler, size int64) error {
 				put(cmd, nil)
 				touched = true
 			}
-			first := state.logs[s.number].first
+			first := state.logs.get(s.number).first
 			if first < s.from {
 				continue
 			}

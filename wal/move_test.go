@@ -250,8 +250,8 @@ func (y *yard) do(args []string) string {
 			if err != nil {
 				y.t.Fatal(err)
 			}
-			for name, l := range y.v.durable.names {
-				if name != "busy" && len(one.refs(l.number)) > 0 {
+			for name, number := range y.v.durable.names {
+				if name != "busy" && len(one.refs(number)) > 0 {
 					nobodys--
 					break
 				}
@@ -376,7 +376,7 @@ func TestThousandStragglers(t *testing.T) {
 func copiesOf(v *Volume, log string) (end LSN, pos segment.Pos) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	m := v.index.places.moved[v.durable.names[log].number]
+	m := v.index.places.moved[v.durable.named(log).number]
 	return m.end, m.pos
 }
 
@@ -423,7 +423,7 @@ func TestMoveGivesWay(t *testing.T) {
 		"appended":       func(y *yard) { y.append("idle", 1, 20) },
 		"wanted earlier": func(y *yard) { mustCursor(t, y.v, "idle", CursorUpdate{Name: "c", LSN: 1}) },
 		"deleted": func(y *yard) {
-			if err := y.v.DeleteLog(context.Background(), "idle", y.v.durable.names["idle"].id); err != nil {
+			if err := y.v.DeleteLog(context.Background(), "idle", y.v.durable.named("idle").id); err != nil {
 				t.Fatal(err)
 			}
 		},
@@ -438,7 +438,7 @@ func TestMoveGivesWay(t *testing.T) {
 				mustCheckpoint(t, y.v, "idle", "cp", 3, "")
 				synctest.Wait() // the janitor has looked, and has nothing to do from now on
 				j := &y.v.janitor
-				s, ok, err := j.movable(y.v.durable.names["idle"].number)
+				s, ok, err := j.movable(y.v.durable.named("idle").number)
 				if err != nil || !ok || s.from != 4 {
 					t.Fatalf("%+v, %t, %v", s, ok, err)
 				}
@@ -476,7 +476,7 @@ func TestGivenUpWhileMoving(t *testing.T) {
 		mustCheckpoint(t, y.v, "idle", "cp", 5, "")
 		synctest.Wait() // the janitor has looked, and has nothing to do from now on
 		j := &y.v.janitor
-		s, ok, err := j.movable(y.v.durable.names["idle"].number)
+		s, ok, err := j.movable(y.v.durable.named("idle").number)
 		if err != nil || !ok || s.from != 6 {
 			t.Fatalf("%+v, %t, %v", s, ok, err)
 		}
@@ -505,7 +505,7 @@ func TestReadersGoOnAmongCopies(t *testing.T) {
 		want = append(want, fmt.Sprint(i))
 		mustAppend(t, v, "idle", want[i])
 	}
-	number := v.durable.names["idle"].number
+	number := v.durable.named("idle").number
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -605,7 +605,7 @@ func TestCutShortBehindCopies(t *testing.T) {
 		defer func() { y.close() }()
 		mustCreate(t, y.v, "idle")
 		y.append("idle", 3, 20)
-		number := y.v.durable.names["idle"].number
+		number := y.v.durable.named("idle").number
 		for y.v.index.places.moved[number].end == 0 {
 			y.busy(1)
 		}
@@ -630,7 +630,7 @@ func TestCutShortBehindCopies(t *testing.T) {
 		}
 		// Not once more, when their segment is the oldest one.
 		synctest.Wait()
-		y.v.janitor.unmovable[number] = y.v.durable.logs[number].next
+		y.v.janitor.unmovable[number] = y.v.durable.logs.get(number).next
 		for y.v.journal.Segments()[0] < copies {
 			y.busy(1)
 		}
@@ -682,7 +682,7 @@ func TestReceiptOfWhatMoved(t *testing.T) {
 		y.append("idle", 2, 20)
 		r := receipt(t, y.v, "idle", mustAppend(t, y.v, "idle", "3", "4"))
 		y.append("idle", 1, 20)
-		number := y.v.durable.names["idle"].number
+		number := y.v.durable.named("idle").number
 		for first := y.v.journal.Segments()[0]; y.v.index.places.moved[number].end == 0 || y.v.journal.Segments()[0] == first; {
 			y.busy(1)
 		}

@@ -84,7 +84,12 @@ type news struct {
 // note notes what a command is about to change. REQUIRES: mu; the durable state is
 // the one before it.
 func (n *news) note(s *State, c *Command) {
-	l := s.logs[c.Log]
+	switch c.Kind {
+	case CommandSetWriter, CommandRetireProducer, CommandResolveProducer, CommandOpenProducer:
+	default:
+		return // also of an append, and without a look at its log
+	}
+	l := s.logs.get(c.Log)
 	if l == nil {
 		return
 	}

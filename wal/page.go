@@ -85,7 +85,7 @@ func (v *Volume) name(c *Command) {
 	case CommandCreateLog:
 		v.names.insert(c.Name)
 	case CommandDeleteLog:
-		if l := v.durable.logs[c.Log]; l != nil {
+		if l := v.durable.logs.get(c.Log); l != nil {
 			v.names.remove(l.name)
 		}
 	default:
@@ -105,7 +105,7 @@ func (v *Volume) page(prefix, after string, limit int) (logs []*logState, more b
 		case len(logs) == max(limit, 1):
 			return logs, true
 		}
-		logs = append(logs, v.durable.names[name])
+		logs = append(logs, v.durable.named(name))
 	}
 	return logs, false
 }

@@ -31,7 +31,7 @@ func (v *Volume) ReopenProducer(ctx context.Context, log string, producer ulid.U
 	}
 	info := ProducerInfo{Window: limits.ProducerWindow}
 	err := v.do(ctx, maxSmallCommand, forRecords, func(s *State) (*Command, []byte, error) {
-		l := s.names[log]
+		l := s.named(log)
 		if l == nil {
 			return nil, nil, notFound(log)
 		}
@@ -101,7 +101,7 @@ func (v *Volume) Producers(log string, after ulid.ULID, limit int) (producers []
 // ErrFull.
 func (v *Volume) RetireProducer(ctx context.Context, log string, producer ulid.ULID) error {
 	return v.do(ctx, maxSmallCommand, forRoom, func(s *State) (*Command, []byte, error) {
-		l := s.names[log]
+		l := s.named(log)
 		if l == nil {
 			return nil, nil, notFound(log)
 		}
@@ -138,7 +138,7 @@ func (v *Volume) Resolve(ctx context.Context, log string, producer ulid.ULID, se
 	}
 	var r Resolution
 	err := v.do(ctx, maxSmallCommand, forRoom, func(s *State) (*Command, []byte, error) {
-		l := s.names[log]
+		l := s.named(log)
 		if l == nil {
 			return nil, nil, notFound(log)
 		}
@@ -185,7 +185,7 @@ func (v *Volume) Resolve(ctx context.Context, log string, producer ulid.ULID, se
 func (s *State) partsOf(p *producerState, sequence uint64) (parts []PartVerdict) {
 	for _, t := range p.partsOf(sequence) {
 		v := PartVerdict{First: t.first, Count: t.count, Checksum: t.checksum, Epoch: t.epoch}
-		if l := s.logs[t.log]; l != nil {
+		if l := s.logs.get(t.log); l != nil {
 			v.Log, v.Name = l.id, l.name
 		}
 		parts = append(parts, v)

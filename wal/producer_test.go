@@ -118,7 +118,7 @@ func TestMakeWay(t *testing.T) {
 	apply(Command{Kind: CommandRetireProducer, Log: 1, Producer: id(700)})
 	apply(Command{Kind: CommandOpenProducer, Log: 1, Producer: id(2000)}) // 700 makes way
 	apply(Command{Kind: CommandOpenProducer, Log: 1, Producer: id(2001)}) // 0 does
-	l := s.logs[1]
+	l := s.logs.get(1)
 	if _, err := l.open(id(700)); !errors.Is(err, ErrRetired) {
 		t.Errorf("700 was retired and made way: %v", err)
 	}
@@ -129,7 +129,7 @@ func TestMakeWay(t *testing.T) {
 		t.Errorf("700 is retired: %v", err)
 	}
 	apply(Command{Kind: CommandOpenProducer, Log: 1, Producer: id(0)}) // 1 makes way
-	l = s.logs[1]
+	l = s.logs.get(1)
 	p := l.producers[l.slot(id(0))-1]
 	if p.last != 100 || p.incarnation != 2 {
 		t.Errorf("0 came back as %d, incarnation %d", p.last, p.incarnation)
@@ -144,16 +144,16 @@ func TestMakeWay(t *testing.T) {
 		t.Errorf("its batch 101 is %+v, %t", b, kept)
 	}
 	restored, _, err := decodeSnapshot(encodeSnapshot(s, places{}))
-	if err != nil || restored.Hash() != s.Hash() || restored.logs[1].formerly(id(700)) < 0 {
+	if err != nil || restored.Hash() != s.Hash() || restored.logs.get(1).formerly(id(700)) < 0 {
 		t.Fatalf("from a snapshot: %v", err)
 	}
 	for n := range limits.MaxFormerProducers {
 		apply(Command{Kind: CommandOpenProducer, Log: 1, Producer: id(10000 + n)})
 	}
-	if l := s.logs[1]; len(l.former) != limits.MaxFormerProducers || len(l.producers) != limits.MaxProducersPerLog || l.formerly(id(700)) >= 0 {
+	if l := s.logs.get(1); len(l.former) != limits.MaxFormerProducers || len(l.producers) != limits.MaxProducersPerLog || l.formerly(id(700)) >= 0 {
 		t.Errorf("%d producers, %d made way", len(l.producers), len(l.former))
 	}
-	if len(restored.logs[1].former) != 2 {
+	if len(restored.logs.get(1).former) != 2 {
 		t.Error("what was shared has changed")
 	}
 

@@ -65,7 +65,7 @@ func TestRecycledAfterItsCommand(t *testing.T) {
 		closeTest(t, v)
 		for i, cut := range cuts {
 			state, oldest := stateOf(t, cut)
-			if first := state.names["log"].first; first <= last[oldest-1] {
+			if first := state.named("log").first; first <= last[oldest-1] {
 				t.Errorf("power cut %d: the journal begins with segment %s, the log with LSN %d, and those up to %d are gone",
 					i, oldest, first, last[oldest-1])
 			}

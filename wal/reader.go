@@ -234,7 +234,7 @@ func (r *Reader) follow(l *logState) error {
 func (r *Reader) overtaken(err error) bool {
 	r.v.mu.RLock()
 	defer r.v.mu.RUnlock()
-	l := r.v.durable.logs[r.number]
+	l := r.v.durable.logs.get(r.number)
 	return l != nil && l.epoch != r.as.epoch && (err != nil || r.held != nil || l.moved(r.as.epoch, r.next-1) != nil)
 }
 
@@ -247,7 +247,7 @@ func (r *Reader) endless() bool { return r.o.Follow && r.o.To == 0 }
 func (r *Reader) reach() (durable, whole LSN, changed <-chan struct{}, err error) {
 	v := r.v
 	v.mu.RLock()
-	l := v.durable.logs[r.number]
+	l := v.durable.logs.get(r.number)
 	failed := v.failed
 	if l != nil {
 		if err := r.follow(l); err != nil {
@@ -283,7 +283,7 @@ func (r *Reader) reach() (durable, whole LSN, changed <-chan struct{}, err error
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if l = v.durable.logs[r.number]; l == nil || r.next != l.next || l.sealed != 0 {
+	if l = v.durable.logs.get(r.number); l == nil || r.next != l.next || l.sealed != 0 {
 		closed := make(chan struct{})
 		close(closed)
 		return r.next - 1, r.next - 1, closed, nil // look again
@@ -493,7 +493,7 @@ func readFailed(log string, lsn LSN, cause error) error {
 func (v *Volume) live(name string, number uint64, lsn LSN, as *history) error {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	l := v.durable.logs[number]
+	l := v.durable.logs.get(number)
 	switch {
 	case errors.Is(v.failed, ErrClosed):
 		return v.failed

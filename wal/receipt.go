@@ -160,7 +160,7 @@ func (v *Volume) receiptLog(r *Receipt) (info LogInfo, number uint64, found *Rec
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	found = &ReceiptFinding{}
-	named := v.durable.names[r.Name]
+	named := v.durable.named(r.Name)
 	switch l := v.durable.byID(r.Log); {
 	case l != nil && l == named:
 		if err := l.moved(r.Epoch, r.Through); err != nil {
@@ -183,7 +183,7 @@ func (v *Volume) receiptLog(r *Receipt) (info LogInfo, number uint64, found *Rec
 
 // byID returns the log that has an id, nil if none has. It looks at every one.
 func (s *State) byID(id ulid.ULID) *logState {
-	for _, l := range s.logs {
+	for _, l := range s.logs.all() {
 		if l.id == id {
 			return l
 		}

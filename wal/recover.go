@@ -143,7 +143,7 @@ func (v *Volume) missLost(from segment.ID) {
 // may, as far as what can be read of them says.
 func (v *Volume) keepsAnyOf(ids []segment.ID) bool {
 	var logs []surveyed
-	for _, l := range v.durable.logs {
+	for _, l := range v.durable.logs.all() {
 		logs = append(logs, v.surveyed(l))
 	}
 	return slices.ContainsFunc(ids, func(id segment.ID) bool {
@@ -166,7 +166,7 @@ func (v *Volume) lostBefore(ids []segment.ID, i int) (logs []DamagedLog, more in
 	if behind == nil {
 		return nil, 0
 	}
-	for _, l := range v.durable.logs {
+	for _, l := range v.durable.logs.all() {
 		end, ok := behind.end(l.number)
 		if !ok {
 			continue

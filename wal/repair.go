@@ -249,7 +249,7 @@ func plan(ctx context.Context, src replay.Source, volume ulid.ULID, dir string, 
 			p.Files = append(p.Files, e.Name)
 		}
 	}
-	frozen := state.frozen()
+	frozen := state.freeze()
 	p.snapshot = appendSnapshotStart(nil, state.next, len(frozen))
 	for _, l := range frozen {
 		p.snapshot = appendSnapshotLog(p.snapshot, l, state.places.log(l.number))
@@ -447,7 +447,7 @@ func (s *survey) rebuild(ctx context.Context, walked *replay.Recovery) (*salvage
 		b.hole(max(walked.Promised+1, b.expect) - b.expect)
 	}
 	b.markOpenEnds()
-	for _, l := range b.logs {
+	for _, l := range b.logs.all() {
 		b.lose(l.number, missing(LSNRange{l.first, l.next - 1}, b.proven(l, s.holds(b, l.number))))
 	}
 	return b, nil
@@ -530,7 +530,7 @@ func newSalvage(state *State, at places, from segment.FrameRef) *salvage {
 		State: state, places: at, from: from, expect: from.Sequence, told: map[uint64]bool{}, epochs: map[uint64]bool{}, unsure: map[uint64]bool{}, slots: map[uint64]int{},
 		opened: map[uint64]int{}, gone: map[uint64]LostLog{}, open: map[uint64]LSN{}, known: map[uint64][]LSNRange{}, unproven: map[uint64]LSN{},
 	}
-	for n, l := range state.logs {
+	for n, l := range state.logs.all() {
 		s.known[n] = l.lost
 	}
 	return s
@@ -542,7 +542,7 @@ func (s *salvage) hole(frames uint64) {
 	s.frames += frames
 	clear(s.told)
 	clear(s.epochs)
-	for n := range s.logs {
+	for n := range s.logs.all() {
 		l := s.mutable(n)
 		if len(l.producers) == limits.MaxProducersPerLog {
 			// A slot may have changed hands.
@@ -600,7 +600,7 @@ func (s *salvage) frame(f *segment.Frame) error {
 
 // sealed takes what a seal says of all logs: how far they had come.
 func (s *salvage) sealed(x *segmentIndex) {
-	for n, of := range x.logs {
+	for n, of := range x.logs.all() {
 		l, end := s.mutable(n), of.end
 		if l == nil {
 			s.lostCreation(n)
@@ -610,8 +610,8 @@ func (s *salvage) sealed(x *segmentIndex) {
 		l.reach(end.next, end.total)
 		s.told[n] = true
 	}
-	for n, l := range s.logs {
-		if x.logs[n] == nil {
+	for n, l := range s.logs.all() {
+		if x.logs.get(n) == nil {
 			s.drop(l, "it was deleted in what is lost")
 		}
 	}
@@ -626,8 +626,7 @@ func (s *salvage) lostCreation(number uint64) {
 
 func (s *salvage) drop(l *logState, why string) {
 	s.gone[l.number] = LostLog{Number: l.number, Name: l.name, Detail: why}
-	delete(s.logs, l.number)
-	delete(s.names, l.name)
+	s.remove(l)
 	s.places.removeLog(l.number)
 }
 
@@ -674,7 +673,7 @@ func (s *salvage) makeWay(c *Command) bool {
 		for n := s.next; n < c.Log; n++ {
 			s.lostCreation(n)
 		}
-		if l := s.names[c.Name]; l != nil {
+		if l := s.named(c.Name); l != nil {
 			s.drop(l, "it was deleted in what is lost, and another log created under its name")
 		}
 		s.told[c.Log], s.epochs[c.Log] = true, true
@@ -853,7 +852,7 @@ func (s *salvage) markOpenEnds() {
 	if s.holes == 0 {
 		return
 	}
-	for n := range s.logs {
+	for n := range s.logs.all() {
 		l := s.mutable(n)
 		if l.sealed != 0 {
 			continue // nothing can have come behind its seal
@@ -884,7 +883,8 @@ func (s *salvage) lose(number uint64, gaps []LSNRange) {
 // tell fills in what is given up.
 func (p *RepairPlan) tell(s *survey, b *salvage) {
 	p.Frames = b.frames
-	for _, l := range slices.SortedFunc(maps.Values(b.logs), func(x, y *logState) int { return cmp.Compare(x.name, y.name) }) {
+	for _, name := range slices.Sorted(maps.Keys(b.names)) {
+		l := b.named(name)
 		for _, r := range l.lost {
 			if was := (&logState{first: l.first, lost: b.known[l.number]}); was.loses(r) {
 				continue

@@ -539,8 +539,10 @@ func TestRepairMakesWay(t *testing.T) {
 		}
 		s := newSalvage(state, places{}, segment.FrameRef{})
 		s.hole(1)
-		s.sealed(&segmentIndex{logs: map[uint64]*logIndex{1: {end: logEnd{next: 4, total: 33, rewound: 2}}}})
-		l := s.logs[1]
+		seal := newSegmentIndex(1)
+		seal.log(1).end = logEnd{next: 4, total: 33, rewound: 2}
+		s.sealed(seal)
+		l := s.logs.get(1)
 		if l.next != 4 || l.totalBytes != 33 || l.epoch != 2 || l.holder != lostHolder || len(l.checkpoints) != 0 || s.unproven[1] != 3 {
 			t.Errorf("%+v, nothing is proven up to %d", l, s.unproven[1])
 		}

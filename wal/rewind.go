@@ -265,7 +265,7 @@ func (v *Volume) Rewind(ctx context.Context, log string, r Rewind) (Rewound, err
 		}
 		var done Rewound
 		err = v.do(ctx, maxSmallCommand, forRoom, func(s *State) (*Command, []byte, error) {
-			l := s.names[log]
+			l := s.named(log)
 			if l == nil {
 				return nil, nil, notFound(log)
 			}
@@ -434,7 +434,7 @@ func (s *State) discarded(log string, b batchState, parts []partState) error {
 		return &DiscardedError{Log: log, Sequence: b.sequence, First: b.first, Count: b.count, Rewound: b.discarded, Kept: b.kept}
 	}
 	for _, p := range parts {
-		l := s.logs[p.log]
+		l := s.logs.get(p.log)
 		if l == nil {
 			continue // deleted since
 		}

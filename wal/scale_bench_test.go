@@ -51,7 +51,7 @@ func BenchmarkSpellSnapshot(b *testing.B) {
 			for b.Loop() {
 				size = 0
 				var buf []byte
-				for _, l := range s.frozen() {
+				for _, l := range s.freeze() {
 					buf = appendSnapshotLog(buf[:0], l, logPlaces{})
 					size += len(buf)
 				}

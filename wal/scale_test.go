@@ -51,7 +51,7 @@ func apply(tb testing.TB, s *State, c Command) {
 
 // appendTo is the next batch of a slot.
 func appendTo(s *State, log, slot uint64) Command {
-	l := s.logs[log]
+	l := s.logs.get(log)
 	return Command{
 		Kind: CommandAppend, Log: log, Epoch: l.epoch, Slot: slot, Sequence: l.producers[slot-1].last + 1,
 		First: l.next, Count: 1, RunSum: uint32(l.next) * 2654435761, Checksum: l.checksum + 1, Start: l.totalBytes, Place: Place{Size: 100},
@@ -127,11 +127,11 @@ func TestManyProducers(t *testing.T) {
 		t.Errorf("opening %d producers where as many make way allocates %d bytes, not at most %d", producers, got, most)
 	}
 	for _, p := range []int{n - 1, n - producers} {
-		if slot := s.logs[1].slot(scaleID(p)); slot == 0 || s.logs[1].producers[slot-1].id != scaleID(p) {
+		if slot := s.logs.get(1).slot(scaleID(p)); slot == 0 || s.logs.get(1).producers[slot-1].id != scaleID(p) {
 			t.Errorf("producer %d has slot %d", p, slot)
 		}
 	}
-	if s.logs[1].slot(scaleID(n-producers-1)) != 0 || s.logs[1].slot(scaleID(n)) != 0 {
+	if s.logs.get(1).slot(scaleID(n-producers-1)) != 0 || s.logs.get(1).slot(scaleID(n)) != 0 {
 		t.Error("who made way has a slot, or who never came")
 	}
 }

@@ -24,7 +24,7 @@ func (v *Volume) SealLog(ctx context.Context, name string, expected *Epoch) (Log
 	var info LogInfo
 	// On a full disk, too: who seals adds nothing, and may be about to make room.
 	err := v.do(ctx, maxSmallCommand, forRoom, func(s *State) (*Command, []byte, error) {
-		l := s.names[name]
+		l := s.named(name)
 		switch {
 		case l == nil:
 			return nil, nil, notFound(name)

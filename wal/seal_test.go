@@ -171,7 +171,7 @@ func TestSealKnowsFormerProducers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if p := s.logs[1].producers[s.logs[1].slot(producerID(1))-1]; p.last != 1 {
+	if p := s.logs.get(1).producers[s.logs.get(1).slot(producerID(1))-1]; p.last != 1 {
 		t.Errorf("it comes back at %d", p.last)
 	}
 	if err := s.Apply(&Command{Kind: CommandOpenProducer, Log: 1, Producer: producerID(2)}); !errors.Is(err, errDisagree) {

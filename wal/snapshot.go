@@ -1,12 +1,10 @@
 package wal
 
 import (
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"slices"
 	"sync"
 	"time"
 
@@ -185,15 +183,14 @@ type cutLog struct {
 }
 
 // cut takes the durable state as it is. Commits wait for no more than a look at
-// each log; the order comes later.
+// each log's places.
 func (v *Volume) cut() cut {
 	v.mu.Lock()
-	c := cut{from: v.last, next: v.durable.next, bytes: v.bytes, logs: make([]cutLog, 0, len(v.durable.logs))}
+	c := cut{from: v.last, next: v.durable.next, bytes: v.bytes, logs: make([]cutLog, 0, v.durable.logs.len())}
 	for _, l := range v.durable.freeze() {
 		c.logs = append(c.logs, cutLog{l, v.index.places.log(l.number)})
 	}
 	v.mu.Unlock()
-	slices.SortFunc(c.logs, func(a, b cutLog) int { return cmp.Compare(a.number, b.number) })
 	return c
 }
 

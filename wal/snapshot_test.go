@@ -22,7 +22,7 @@ func sampleState(t testing.TB) (*State, places) {
 		t.Fatal(err)
 	}
 	at := newPlaces()
-	for _, l := range s.logs {
+	for _, l := range s.logs.all() {
 		if l.next > l.first {
 			at.moved[l.number] = movedPlace{l.next, l.totalBytes, segment.Pos{Segment: 9, Offset: limits.BlockSize}}
 		}
@@ -37,7 +37,7 @@ func sampleState(t testing.TB) (*State, places) {
 
 // encodeSnapshot spells a state in one piece, as a snapshot's parts do together.
 func encodeSnapshot(s *State, at places) []byte {
-	logs := s.frozen()
+	logs := s.freeze()
 	buf := appendSnapshotStart(nil, s.next, len(logs))
 	for _, l := range logs {
 		buf = appendSnapshotLog(buf, l, at.log(l.number))

@@ -32,9 +32,9 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // A State is not safe for concurrent use. Freeze makes a copy at the cost of a
 // slice of pointers.
 type State struct {
-	logs  map[uint64]*logState
-	names map[string]*logState
-	next  uint64 // number of the next log
+	logs  table[logState]
+	names map[string]uint64 // their numbers
+	next  uint64            // number of the next log
 	// generation counts freezes: a logState of an older one is shared with a
 	// frozen copy and is cloned before it changes.
 	generation uint64
@@ -111,9 +111,9 @@ func lostFrom(lost []LSNRange, first LSN) []LSNRange {
 
 // lossy names the logs that have lost records, in order.
 func (s *State) lossy() (names []string) {
-	for name, l := range s.names {
+	for _, l := range s.logs.all() {
 		if len(l.lost) > 0 {
-			names = append(names, name)
+			names = append(names, l.name)
 		}
 	}
 	slices.Sort(names)
@@ -124,7 +124,7 @@ func (s *State) lossy() (names []string) {
 // counts all of them.
 func (s *State) lost(names []string) (lost []DamagedLog, records uint64) {
 	for _, name := range names {
-		l := s.names[name]
+		l := s.named(name)
 		if l == nil { // deleted since
 			continue
 		}
@@ -165,7 +165,28 @@ type formerProducer struct {
 
 // NewState returns the state of a volume that has seen no command.
 func NewState() *State {
-	return &State{logs: map[uint64]*logState{}, names: map[string]*logState{}, next: 1}
+	return &State{logs: newTable[logState](), names: map[string]uint64{}, next: 1}
+}
+
+// named returns a log by its name, nil if there is none.
+func (s *State) named(name string) *logState {
+	if number, ok := s.names[name]; ok {
+		return s.logs.get(number)
+	}
+	return nil
+}
+
+// put puts a log into the state, in the place of none.
+func (s *State) put(l *logState) {
+	l.generation = s.generation
+	s.logs.set(l.number, l)
+	s.names[l.name] = l.number
+}
+
+// remove takes a log out.
+func (s *State) remove(l *logState) {
+	s.logs.remove(l.number)
+	delete(s.names, l.name)
 }
 
 // newLogState returns a log as it is when a CommandCreateLog made it.
@@ -175,7 +196,7 @@ func newLogState(c *Command) *logState {
 
 // mutable returns a log that may be changed: a clone, if a frozen copy shares it.
 func (s *State) mutable(number uint64) *logState {
-	l := s.logs[number]
+	l := s.logs.get(number)
 	if l == nil || l.generation == s.generation {
 		return l
 	}
@@ -185,7 +206,7 @@ func (s *State) mutable(number uint64) *logState {
 	c.cursors = slices.Clone(l.cursors)
 	c.producers = slices.Clone(l.producers) // pointers: each is copied when it changes
 	c.former = slices.Clip(l.former)
-	s.logs[number], s.names[l.name] = &c, &c
+	s.logs.set(number, &c)
 	return &c
 }
 
@@ -205,12 +226,10 @@ func (s *State) Apply(c *Command) error {
 		return disagree(c, "%d parts of a batch of log %d have to follow", s.awaited.left, s.awaited.lead)
 	}
 	if c.Kind == CommandCreateLog {
-		if c.Log != s.next || s.names[c.Name] != nil {
+		if c.Log != s.next || s.named(c.Name) != nil {
 			return disagree(c, "number %d where %d is next, or name %q taken", c.Log, s.next, c.Name)
 		}
-		l := newLogState(c)
-		l.generation = s.generation
-		s.logs[c.Log], s.names[c.Name] = l, l
+		s.put(newLogState(c))
 		s.next++
 		return nil
 	}
@@ -220,8 +239,7 @@ func (s *State) Apply(c *Command) error {
 	}
 	switch c.Kind {
 	case CommandDeleteLog:
-		delete(s.logs, l.number)
-		delete(s.names, l.name)
+		s.remove(l)
 	case CommandOpenProducer:
 		if l.slot(c.Producer) != 0 {
 			return disagree(c, "producer %s is open", c.Producer)
@@ -502,36 +520,28 @@ func (l *logState) maxRecord() int {
 	return limits.MaxRecordSize
 }
 
-// Freeze returns the logs as they are, in no order, for as long as the caller
-// wants: the state clones what it changes from now on.
+// freeze returns the logs as they are, by number, for as long as the caller wants: the
+// state clones what it changes from now on.
 func (s *State) freeze() []*logState {
 	s.generation++
-	return slices.AppendSeq(make([]*logState, 0, len(s.logs)), maps.Values(s.logs))
-}
-
-// frozen returns what freeze does, by number.
-func (s *State) frozen() []*logState {
-	logs := s.freeze()
-	slices.SortFunc(logs, func(a, b *logState) int { return cmp.Compare(a.number, b.number) })
+	logs := make([]*logState, 0, s.logs.len())
+	for _, l := range s.logs.all() {
+		logs = append(logs, l)
+	}
 	return logs
 }
 
 // Clone returns a state of its own.
 func (s *State) Clone() *State {
-	c := &State{logs: make(map[uint64]*logState, len(s.logs)), names: make(map[string]*logState, len(s.names)),
-		next: s.next, generation: 1}
-	for _, l := range s.freeze() { // shared until either side changes it: both are of a newer generation now
-		c.logs[l.number], c.names[l.name] = l, l
-	}
-	c.generation = s.generation
-	return c
+	s.generation++ // shared until either side changes it: both are of a newer generation now
+	return &State{logs: s.logs.clone(), names: maps.Clone(s.names), next: s.next, generation: s.generation}
 }
 
 // Hash returns a checksum of everything in the state.
 func (s *State) Hash() uint64 {
 	buf := binary.AppendUvarint(nil, s.next)
 	crc, size := crc32.Checksum(buf, castagnoli), uint64(len(buf))
-	for _, l := range s.frozen() {
+	for _, l := range s.freeze() {
 		buf = appendLogState(buf[:0], l)
 		crc = crc32.Update(crc, castagnoli, buf)
 		size += uint64(len(buf))
@@ -811,11 +821,10 @@ func (p *producerState) decodeParts(d *decoder) error {
 
 // insert puts a decoded log into a state that is being restored.
 func (s *State) insert(l *logState) error {
-	if s.logs[l.number] != nil || s.names[l.name] != nil || l.number >= s.next {
+	if s.logs.get(l.number) != nil || s.named(l.name) != nil || l.number >= s.next {
 		return fmt.Errorf("log %d %q: %w: twice in a snapshot", l.number, l.name, ErrBadCommand)
 	}
-	l.generation = s.generation
-	s.logs[l.number], s.names[l.name] = l, l
+	s.put(l)
 	s.crowded = s.crowded || l.crowded()
 	return nil
 }

@@ -112,7 +112,7 @@ func TestApplyDisagrees(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := s.logs[1]
+	l := s.logs.get(1)
 	good := Command{Kind: CommandAppend, Log: 1, Epoch: 1, First: l.next, Count: 1, Start: l.totalBytes, Place: Place{Size: 1}}
 	with := func(change func(c *Command)) Command {
 		c := good
@@ -220,11 +220,11 @@ func TestApplyParts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := s.logs[1]
+	l := s.logs.get(1)
 	sequence := l.producers[1].last + 1
 	lead := Command{Kind: CommandAppend, Log: 1, Epoch: 1, Slot: 2, Sequence: sequence, First: l.next, Count: 1, Start: l.totalBytes, Place: Place{Size: 1}, Parts: 2}
 	part := func(log uint64) Command {
-		l := s.logs[log]
+		l := s.logs.get(log)
 		return Command{Kind: CommandAppendPart, Log: log, Lead: 1, Epoch: l.epoch, First: l.next, Count: 1, RunSum: uint32(log), Start: l.totalBytes, Place: Place{Size: 1}}
 	}
 	first, second := part(6), part(5)
@@ -248,7 +248,7 @@ func TestApplyParts(t *testing.T) {
 	disagrees("a log that has another colocation key", part(7))
 	disagrees("a log that has none", part(2))
 	disagrees("something else in between", Command{Kind: CommandDeleteLog, Log: 5})
-	disagrees("the next batch", Command{Kind: CommandAppend, Log: 5, Epoch: 1, First: s.logs[5].next, Count: 1, Start: s.logs[5].totalBytes})
+	disagrees("the next batch", Command{Kind: CommandAppend, Log: 5, Epoch: 1, First: s.logs.get(5).next, Count: 1, Start: s.logs.get(5).totalBytes})
 	if err := s.whole(); !errors.Is(err, errDisagree) {
 		t.Errorf("the frame ends before the parts: %v", err)
 	}
@@ -267,7 +267,7 @@ func TestApplyParts(t *testing.T) {
 		{sequence: sequence, log: 6, first: first.First, epoch: 1, count: 1, runSum: 6},
 		{sequence: sequence, log: 5, first: second.First, epoch: 1, count: 1, runSum: 5},
 	}
-	p := s.logs[1].producers[1]
+	p := s.logs.get(1).producers[1]
 	if got := p.partsOf(sequence); !slices.Equal(got, want) {
 		t.Errorf("the producer remembers %+v, want %+v", got, want)
 	}
@@ -308,7 +308,7 @@ func TestProducerWindow(t *testing.T) {
 func randomCommand(rng *rand.Rand, s *State, step int) Command {
 	var numbers []uint64
 	open := 0 // logs that are not sealed
-	for _, l := range s.frozen() {
+	for _, l := range s.freeze() {
 		if s.awaited.left > 0 && l.sealed == 0 && !slices.Contains(s.awaited.logs, l.number) {
 			return Command{Kind: CommandAppendPart, Log: l.number, Lead: s.awaited.lead, Epoch: l.epoch, Rewound: l.rewound(), First: l.next, Count: 1 + uint32(rng.IntN(5)),
 				Start: l.totalBytes, RunSum: rng.Uint32(), Checksum: Checksum(rng.Uint32()), Place: Place{Size: uint32(rng.IntN(100))}}
@@ -322,7 +322,7 @@ func randomCommand(rng *rand.Rand, s *State, step int) Command {
 		return Command{Kind: CommandCreateLog, Log: s.next, Name: fmt.Sprintf("log-%d", step), ID: ulid.ULID{byte(step)}, Time: int64(step),
 			Options: LogOptions{ColocationKey: "random"}}
 	}
-	l := s.logs[numbers[rng.IntN(len(numbers))]]
+	l := s.logs.get(numbers[rng.IntN(len(numbers))])
 	c := Command{Log: l.number}
 	var p *producerState
 	if n := len(l.producers); n > 0 {
@@ -461,7 +461,7 @@ func TestStateSharing(t *testing.T) {
 			switch {
 			case w.state.whole() != nil: // nobody looks within a frame
 			case rng.IntN(20) == 0:
-				logs := w.state.frozen()
+				logs := w.state.freeze()
 				copies = append(copies, frozen{logs, strings.Clone(spell(logs))})
 			case rng.IntN(40) == 0 && len(twins) < 6:
 				twins = append(twins, twin{w.state.Clone(), deepCopy(w.deep)})
@@ -471,8 +471,8 @@ func TestStateSharing(t *testing.T) {
 			if w.state.Hash() != w.deep.Hash() || w.state.next != w.deep.next {
 				t.Fatalf("seed %d: clone %d has changed with another one", seed, i)
 			}
-			for name, l := range w.state.names {
-				if w.state.logs[l.number] != l || l.name != name {
+			for name, number := range w.state.names {
+				if l := w.state.logs.get(number); l == nil || l.number != number || l.name != name || len(w.state.names) != w.state.logs.len() {
 					t.Fatalf("seed %d: clone %d: name %q leads to another log than its number", seed, i, name)
 				}
 			}

@@ -167,7 +167,7 @@ func (k *timekeeper) do(cmd string, args []string) string {
 func committed(t testing.TB, v *Volume, log string, lsn LSN) int64 {
 	t.Helper()
 	var b batchFrame
-	l := v.durable.names[log]
+	l := v.durable.named(log)
 	h := l.history()
 	if err := v.seek(&b, log, l.number, lsn, &h); err != nil {
 		t.Fatal(err)

@@ -362,7 +362,7 @@ func (v *Volume) publish(f *batcher.Frame, err error) {
 				v.counters.movedBytes.Add(uint64(cmd.Size))
 			}
 		case CommandEvictCursor:
-			l := v.durable.logs[cmd.Log]
+			l := v.durable.logs.get(cmd.Log)
 			evicted = append(evicted, CursorLostError{
 				Log: l.name, Cursor: cmd.Name, LSN: cmd.LSN, First: l.first, Next: l.next, Cap: cmd.Cap, Evicted: timeOf(cmd.Time),
 			})
@@ -634,7 +634,7 @@ func (v *Volume) Status() Status {
 	}
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	s.Logs = len(v.durable.logs)
+	s.Logs = v.durable.logs.len()
 	s.Lost, s.LostRecords = v.durable.lost(v.lossy)
 	return s
 }
@@ -693,7 +693,7 @@ func (v *Volume) poisoned() error {
 
 // lookup returns a durable log by name. REQUIRES: mu is held, for reading at least.
 func (v *Volume) lookup(name string) (*logState, error) {
-	if l := v.durable.names[name]; l != nil {
+	if l := v.durable.named(name); l != nil {
 		return l, nil
 	}
 	return nil, notFound(name)
@@ -728,7 +728,7 @@ func (v *Volume) CreateLog(ctx context.Context, name string, o LogOptions) (info
 		return LogInfo{}, false, fmt.Errorf("create log %q: %w", name, err)
 	}
 	decide := func(s *State) (*Command, []byte, error) {
-		if l := s.names[name]; l != nil {
+		if l := s.named(name); l != nil {
 			if !l.equalOptions(&o) {
 				return nil, nil, fmt.Errorf("log %q: %w", name, ErrLogExists)
 			}
@@ -742,7 +742,7 @@ func (v *Volume) CreateLog(ctx context.Context, name string, o LogOptions) (info
 			// contradicted, for that the name was taken by another log.
 			return nil, nil, errLookAgain
 		}
-		if len(s.logs) >= limits.MaxLogs {
+		if s.logs.len() >= limits.MaxLogs {
 			return nil, nil, fmt.Errorf("create log %q: %w: the limit is %d", name, ErrTooManyLogs, limits.MaxLogs)
 		}
 		created = true
@@ -801,7 +801,7 @@ func (v *Volume) ListLogs(prefix, after string, limit int) (logs []LogInfo, more
 func (v *Volume) DeleteLog(ctx context.Context, name string, id ulid.ULID) error {
 	defer v.janitor.kick()
 	return v.do(ctx, maxSmallCommand, forTruncation, func(s *State) (*Command, []byte, error) {
-		l := s.names[name]
+		l := s.named(name)
 		switch {
 		case id == (ulid.ULID{}) && l == nil:
 			return nil, nil, notFound(name)
@@ -820,7 +820,7 @@ func (s *State) gone(name string, id ulid.ULID) error {
 	if !validName(name, limits.MaxLogNameBytes) {
 		return invalidName("log", name, limits.MaxLogNameBytes)
 	}
-	for _, l := range s.logs {
+	for _, l := range s.logs.all() {
 		if l.id == id {
 			return fmt.Errorf("log %q: %w: it is log %q that has id %s", name, ErrLogNotFound, l.name, id)
 		}

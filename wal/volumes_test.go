@@ -302,9 +302,9 @@ func writeLogs(t *testing.T, out *strings.Builder, v *Volume) []LogInfo {
 		t.Fatal("more logs than one page has")
 	}
 	for _, l := range logs {
-		fmt.Fprintf(out, "\nlog %s: %s, number %d, epoch %d, created %s\n", l.Name, l.ID, v.durable.names[l.Name].number, l.Epoch, l.Created.Format(time.RFC3339Nano))
+		fmt.Fprintf(out, "\nlog %s: %s, number %d, epoch %d, created %s\n", l.Name, l.ID, v.durable.named(l.Name).number, l.Epoch, l.Created.Format(time.RFC3339Nano))
 		if l.Holder != "" {
-			fmt.Fprintf(out, "  writer %s, by request %s\n", l.Holder, v.durable.names[l.Name].acquired)
+			fmt.Fprintf(out, "  writer %s, by request %s\n", l.Holder, v.durable.named(l.Name).acquired)
 		}
 		if !l.Sealed.IsZero() {
 			fmt.Fprintf(out, "  sealed %s\n", l.Sealed.Format(time.RFC3339Nano))
@@ -409,7 +409,7 @@ func writeCursors(t *testing.T, out *strings.Builder, v *Volume, log string) {
 // every batch whose records are still there was answered with it.
 func writeProducers(t *testing.T, out *strings.Builder, v *Volume, l LogInfo, held map[LSN]string) {
 	t.Helper()
-	for _, p := range v.durable.names[l.Name].producers {
+	for _, p := range v.durable.named(l.Name).producers {
 		sum := crc32.NewIEEE()
 		retried := 0
 		for q := p.last - p.kept() + 1; q <= p.last; q++ {
@@ -431,7 +431,7 @@ func writeProducers(t *testing.T, out *strings.Builder, v *Volume, l LogInfo, he
 			var parts []PartVerdict
 			for _, part := range p.partsOf(q) {
 				fmt.Fprintf(sum, "%d %d %d %08x %08x %d ", part.log, part.first, part.count, part.runSum, uint32(part.checksum), part.epoch)
-				other := v.durable.logs[part.log]
+				other := v.durable.logs.get(part.log)
 				parts = append(parts, PartVerdict{Log: other.id, Name: other.name, First: part.first, Count: part.count, Checksum: part.checksum, Epoch: part.epoch})
 				again.Parts = append(again.Parts, Part{Log: other.name, Run: run(readAll(t, v, other.name, part.first)[:part.count]...)})
 			}

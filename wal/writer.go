@@ -47,7 +47,7 @@ func (v *Volume) AcquireWriter(ctx context.Context, log string, a Acquire) (Writ
 	var w Writer
 	// On a full disk, too: an engine that recovers acquires before it makes room.
 	err := v.do(ctx, maxSmallCommand, forRoom, func(s *State) (*Command, []byte, error) {
-		l := s.names[log]
+		l := s.named(log)
 		if l == nil {
 			return nil, nil, notFound(log)
 		}
@@ -82,7 +82,7 @@ func (v *Volume) AcquireWriter(ctx context.Context, log string, a Acquire) (Writ
 func (v *Volume) ReleaseWriter(ctx context.Context, log string, epoch Epoch) (LogInfo, error) {
 	var info LogInfo
 	err := v.do(ctx, maxSmallCommand, forRoom, func(s *State) (*Command, []byte, error) {
-		l := s.names[log]
+		l := s.named(log)
 		if l == nil {
 			return nil, nil, notFound(log)
 		}

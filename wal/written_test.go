@@ -89,8 +89,8 @@ func writtenIsNotDurable(t *testing.T) {
 	}
 	for survives, next := range []LSN{2, 3} {
 		left, _, err := recovered(mem.CrashClone(nil, float64(survives)))
-		if err != nil || left.names["log"].next != next {
-			t.Errorf("of what is not synced %d survives: next LSN %d, %v; want %d", survives, left.names["log"].next, err, next)
+		if err != nil || left.named("log").next != next {
+			t.Errorf("of what is not synced %d survives: next LSN %d, %v; want %d", survives, left.named("log").next, err, next)
 		}
 	}
 
