@@ -827,7 +827,7 @@ func (s *salvage) producer(l *logState, c *Command) {
 		c.Slot, c.Sequence = 0, 0
 		return
 	}
-	l.producer(c.Slot).last = c.Sequence - 1 // of what is lost nothing is known
+	l.producer(c.Slot).pass(c.Sequence - 1) // of what is lost nothing is known
 }
 
 // lostHolder is the writer of an epoch of which nobody knows who began it: only

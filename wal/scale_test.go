@@ -75,7 +75,7 @@ func TestAppendBehindFreeze(t *testing.T) {
 	s := crowdedState(t, 1, producers, limits.ProducerWindow)
 	frozen := s.freeze()
 	was := appendLogState(nil, frozen[0])
-	const piece = 16 * 48
+	const piece = 16 * 32
 	for _, c := range []struct {
 		appends int
 		most    uint64

@@ -52,26 +52,32 @@ type State struct {
 }
 
 // A logState is one log. Frozen copies share it until it changes.
+//
+// What an append asks for and changes comes first, on two lines of a cache: of thousands
+// of logs in turn none is there any more when its next append comes.
 type logState struct {
-	generation  uint64
+	generation uint64
+	next       LSN
+	epoch      Epoch
+	totalBytes uint64 // framed bytes ever appended, what rewinds discarded left out
+	liveBytes  uint64
+	evictAbove uint64            // of totalBytes, when the first cursor is over its cap; 0 for never. See measure
+	sealed     int64             // when it was sealed; 0 if it is not
+	producers  []*producerState  // by slot-1; a slot may change hands
+	sole       [1]*producerState // what producers is a slice of, if there is one only
+	cuts       []Cut             // of rewinds; see history. The slice is never written
+	checksum   Checksum
+
+	options     LogOptions // the map in it is never written
 	number      uint64
 	id          ulid.ULID
 	name        string
 	created     int64
-	options     LogOptions // the map in it is never written
-	epoch       Epoch
 	holder      string    // of the epoch's writer; empty if there is none, and the log is shared
 	acquired    ulid.ULID // the request that began the epoch; zero for one that cannot be asked again
-	cuts        []Cut     // of rewinds; see history. The slice is never written
-	sealed      int64     // when it was sealed; 0 if it is not
-	first, next LSN
-	checksum    Checksum
-	liveBytes   uint64
-	totalBytes  uint64 // framed bytes ever appended, what rewinds discarded left out
+	first       LSN
 	checkpoints []checkpointState
-	cursors     []cursorState    // by name
-	evictAbove  uint64           // of totalBytes, when the first cursor is over its cap; 0 for never. See measure
-	producers   []*producerState // by slot-1; a slot may change hands
+	cursors     []cursorState // by name
 	// byID are the slots in the order of their producers' ULIDs. The slice is never
 	// written.
 	byID []uint16
@@ -204,7 +210,12 @@ func (s *State) mutable(number uint64) *logState {
 	c.generation = s.generation
 	c.checkpoints = slices.Clone(l.checkpoints)
 	c.cursors = slices.Clone(l.cursors)
-	c.producers = slices.Clone(l.producers) // pointers: each is copied when it changes
+	if c.sole = [1]*producerState{}; len(l.producers) == 1 {
+		c.sole[0] = l.producers[0]
+		c.producers = c.sole[:]
+	} else {
+		c.producers = slices.Clone(l.producers) // pointers: each is copied when it changes
+	}
 	c.former = slices.Clip(l.former)
 	s.logs.set(number, &c)
 	return &c
@@ -752,7 +763,7 @@ func decodeLogState(d *decoder) (*logState, error) {
 				return nil, fmt.Errorf("log state: %w", ErrBadCommand)
 			}
 		}
-		p.last = last
+		p.pass(last)
 		if err := p.decodeParts(d); err != nil {
 			return nil, err
 		}

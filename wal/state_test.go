@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -565,6 +566,79 @@ func TestValidName(t *testing.T) {
 	} {
 		if got := validName(name, 10); got != want {
 			t.Errorf("%q: %t, want %t", name, got, want)
+		}
+	}
+}
+
+// TestWindowModel remembers batches, passes over some, rewinds and freezes, by chance, and
+// holds what is recalled against a map, and frozen copies against what they were.
+func TestWindowModel(t *testing.T) {
+	for seed := range uint64(200) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		l := &logState{number: 1, name: "log", first: 1, next: 1}
+		l.seat(1, &producerState{id: producerID(1), incarnation: 1})
+		s := stateWith(l)
+		known, last := map[uint64]batchState{}, uint64(0)
+		type frozen struct {
+			logs []*logState
+			was  string
+		}
+		var copies []frozen
+		for step := range 400 {
+			l := s.mutable(1)
+			p := l.producer(1)
+			switch rng.IntN(40) {
+			case 0:
+				last += rng.Uint64N(2 * limits.ProducerWindow)
+				p.pass(last)
+			case 1:
+				cut := Cut{Epoch: l.epoch + 1, LSN: LSN(rng.Uint64N(uint64(p.active) + 1))}
+				p.rewind(&cut)
+				for q, b := range known {
+					if b.discarded == 0 && b.first+LSN(b.count)-1 > cut.LSN && last-q < limits.ProducerWindow {
+						b.discarded, b.kept = cut.Epoch, cut.LSN
+						known[q] = b
+					}
+				}
+				l.epoch++
+				l.next = min(l.next, cut.LSN+1)
+			case 2:
+				copies = append(copies, frozen{s.freeze(), ""})
+				f := &copies[len(copies)-1]
+				f.was = string(appendLogState(nil, f.logs[0]))
+			case 3:
+				spelled := appendLogState(nil, l)
+				read, err := decodeLogState(&decoder{buf: spelled})
+				if err != nil {
+					t.Fatalf("seed %d, step %d: %v", seed, step, err)
+				}
+				if again := appendLogState(nil, read); !bytes.Equal(again, spelled) {
+					t.Fatalf("seed %d, step %d: spelled, read and spelled again is another one", seed, step)
+				}
+			default:
+				last++
+				b := batchState{sequence: last, first: l.next, count: 1 + rng.Uint32N(3), runSum: rng.Uint32(), checksum: Checksum(rng.Uint32()), epoch: l.epoch}
+				p.remember(b)
+				l.next += LSN(b.count)
+				p.active = l.next
+				known[last] = b
+			}
+			p = s.logs.get(1).producers[0]
+			for q := last + 2; q+2*limits.ProducerWindow > last && q < last+3; q-- {
+				want, used := known[q]
+				used = used && last-q < limits.ProducerWindow
+				if b, ok := p.recall(q); ok != used || ok && b != want {
+					t.Fatalf("seed %d, step %d, behind %d: %d is recalled as %+v, %t; want %+v, %t", seed, step, last, q, b, ok, want, used)
+				}
+			}
+			if n := len(p.discards); n > limits.ProducerWindow {
+				t.Fatalf("seed %d, step %d: %d discards", seed, step, n)
+			}
+		}
+		for i, f := range copies {
+			if string(appendLogState(nil, f.logs[0])) != f.was {
+				t.Fatalf("seed %d: frozen copy %d has changed", seed, i)
+			}
 		}
 	}
 }

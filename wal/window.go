@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"slices"
 	"sort"
 
@@ -20,23 +21,40 @@ type producerState struct {
 	// had made way: only who is bound in the present one may append.
 	incarnation uint64
 	retired     bool
+	own         uint8 // bit i: no frozen copy has piece i, which may be written
 	// window has the last batches: that of sequence q lies at (q-1) mod
 	// limits.ProducerWindow. It is in pieces, so that a batch behind a freeze costs a
-	// copy of one of them; a nil piece, or none, is one of which nothing is known.
-	window []*windowPiece
-	own    uint8 // bit i: no frozen copy has piece i, which may be written
+	// copy of one of them; a nil piece is one of which nothing is known.
+	window [windowPieces]*windowPiece
 	// parts are those of the batches in window that are over several logs, in order.
 	// What is in the slice is never written; only the latest copy appends behind it.
 	parts []partState
+	// discards are the batches in window that rewinds took something of, in order. The
+	// slice is never written.
+	discards []discardState
 }
 
 // pieceBatches is how many batches a piece has: as many as a copy of one moves for
 // one batch. Fewer would make more pieces to look after.
 const pieceBatches = 16
 
-type windowPiece [pieceBatches]batchState
+const windowPieces = limits.ProducerWindow / pieceBatches
 
-const _ = uint8(1) << (limits.ProducerWindow/pieceBatches - 1) // own has a bit for each
+const _ = uint8(1) << (windowPieces - 1) // own has a bit for each
+
+// A windowPiece has what a window keeps of each batch.
+type windowPiece [pieceBatches]windowBatch
+
+// A windowBatch is a batchState without what its place in the window and the
+// producer's discards say: there may be millions of them, limits.ProducerWindow for each
+// producer and state.
+type windowBatch struct {
+	first    LSN // 0 if nothing is known of the batch
+	epoch    Epoch
+	count    uint32
+	runSum   uint32
+	checksum Checksum
+}
 
 // A batchState is what a retry is answered with.
 type batchState struct {
@@ -48,6 +66,13 @@ type batchState struct {
 	epoch    Epoch
 	// discarded is the epoch that a rewind began which took the batch, or its end, and
 	// kept the last record that that left; 0 if none did.
+	discarded Epoch
+	kept      LSN
+}
+
+// A discardState says which rewind took a batch, or its end: as in batchState.
+type discardState struct {
+	sequence  uint64
 	discarded Epoch
 	kept      LSN
 }
@@ -72,28 +97,49 @@ func (l *logState) producer(slot uint64) *producerState {
 	}
 	c := *p
 	c.generation, c.own = l.generation, 0
-	c.window = slices.Clone(p.window)
 	c.parts = slices.Clip(p.parts)
 	l.producers[slot-1] = &c
 	return &c
 }
 
-// remember notes a batch as the last one.
+// remember notes a batch behind the last one as the last one.
 func (p *producerState) remember(b batchState) {
-	p.last = b.sequence
-	for len(p.parts) > 0 && p.parts[0].sequence+limits.ProducerWindow <= p.last {
-		p.parts = p.parts[1:]
+	p.pass(b.sequence)
+	*p.at(b.sequence) = windowBatch{first: b.first, epoch: b.epoch, count: b.count, runSum: b.runSum, checksum: b.checksum}
+	if b.discarded != 0 { // as a snapshot says, whose states nobody shares yet
+		p.discards = append(p.discards, discardState{b.sequence, b.discarded, b.kept})
 	}
-	p.put(b)
 }
 
-// put writes a batch of the window.
-func (p *producerState) put(b batchState) {
-	i := (b.sequence - 1) % limits.ProducerWindow
-	n, at := i/pieceBatches, i%pieceBatches
-	for uint64(len(p.window)) <= n {
-		p.window = append(p.window, nil)
+// pass makes a sequence the last one, if it is not, nor behind the last: of the batches up
+// to it nothing is known but that there were some.
+func (p *producerState) pass(sequence uint64) {
+	if sequence <= p.last {
+		return
 	}
+	for q := p.last + 1; q-1 < sequence && q-p.last <= limits.ProducerWindow; q++ {
+		if n, _ := place(q); p.window[n] != nil {
+			*p.at(q) = windowBatch{}
+		}
+	}
+	p.last = sequence
+	for len(p.parts) > 0 && p.last-p.parts[0].sequence >= limits.ProducerWindow {
+		p.parts = p.parts[1:]
+	}
+	for len(p.discards) > 0 && p.last-p.discards[0].sequence >= limits.ProducerWindow {
+		p.discards = p.discards[1:]
+	}
+}
+
+// place returns where in the window a sequence has its batch.
+func place(sequence uint64) (piece, at uint64) {
+	i := (sequence - 1) % limits.ProducerWindow
+	return i / pieceBatches, i % pieceBatches
+}
+
+// at returns the place of a sequence in the window, to be written.
+func (p *producerState) at(sequence uint64) *windowBatch {
+	n, at := place(sequence)
 	switch {
 	case p.window[n] == nil:
 		p.window[n] = new(windowPiece)
@@ -102,21 +148,37 @@ func (p *producerState) put(b batchState) {
 		p.window[n] = &c
 	}
 	p.own |= 1 << n
-	p.window[n][at] = b
+	return &p.window[n][at]
 }
 
 // recall returns the batch of a sequence that was used, if it is still remembered.
 // One that was lost, or came before its producer made way, was committed, and no
 // more is known.
 func (p *producerState) recall(sequence uint64) (b batchState, known bool) {
-	i := (sequence - 1) % limits.ProducerWindow
-	if n := i / pieceBatches; n < uint64(len(p.window)) && p.window[n] != nil {
-		b = p.window[n][i%pieceBatches]
-	}
-	if b.sequence != sequence || b.first == 0 {
+	if sequence == 0 || sequence > p.last || p.last-sequence >= limits.ProducerWindow {
 		return batchState{}, false
 	}
+	n, at := place(sequence)
+	if p.window[n] == nil {
+		return batchState{}, false
+	}
+	w := &p.window[n][at]
+	if w.first == 0 {
+		return batchState{}, false
+	}
+	b = batchState{sequence: sequence, first: w.first, count: w.count, runSum: w.runSum, checksum: w.checksum, epoch: w.epoch}
+	if len(p.discards) > 0 {
+		if i, taken := p.findDiscard(sequence); taken {
+			b.discarded, b.kept = p.discards[i].discarded, p.discards[i].kept
+		}
+	}
 	return b, true
+}
+
+func (p *producerState) findDiscard(sequence uint64) (int, bool) {
+	return slices.BinarySearchFunc(p.discards, sequence, func(d discardState, sequence uint64) int {
+		return cmp.Compare(d.sequence, sequence)
+	})
 }
 
 // partsOf returns the parts of a batch that is still remembered. They are not to be
@@ -138,8 +200,8 @@ func (p *producerState) rewind(cut *Cut) {
 	p.active = min(p.active, cut.LSN+1)
 	for i := range p.kept() {
 		if b, known := p.recall(p.last - i); known && b.discarded == 0 && b.first+LSN(b.count)-1 > cut.LSN {
-			b.discarded, b.kept = cut.Epoch, cut.LSN
-			p.put(b)
+			at, _ := p.findDiscard(b.sequence)
+			p.discards = slices.Insert(slices.Clone(p.discards), at, discardState{b.sequence, cut.Epoch, cut.LSN})
 		}
 	}
 }
@@ -193,9 +255,13 @@ func (l *logState) seat(slot int, p *producerState) {
 	l.byID = byID
 	i, _ := l.findProducer(p.id)
 	l.byID = slices.Insert(byID, i, uint16(slot))
-	if slot > len(l.producers) {
+	switch {
+	case len(l.producers) == 0:
+		l.sole[0] = p
+		l.producers = l.sole[:]
+	case slot > len(l.producers):
 		l.producers = append(l.producers, p)
-		return
+	default:
+		l.producers[slot-1] = p
 	}
-	l.producers[slot-1] = p
 }
