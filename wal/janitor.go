@@ -164,8 +164,11 @@ func (l *surveyed) needsUpTo(s *segmentIndex) bool {
 }
 
 // keeps returns why a segment stays; ok is false if it need not. It rather names a log
-// that cannot be moved, which will keep it.
+// that cannot be moved, which will keep it; of others one that its number is no reason
+// for. Were it the first, who truncates thousands of logs one after the other would have
+// every segment looked at anew for each.
 func (j *janitor) keeps(logs []surveyed, s *segmentIndex) (k keeper, ok bool) {
+	var most uint64
 	for i := range logs {
 		l := &logs[i]
 		needed := l.needs(s)
@@ -173,8 +176,8 @@ func (j *janitor) keeps(logs []surveyed, s *segmentIndex) (k keeper, ok bool) {
 			continue
 		}
 		fixed := int64(min(l.live, 1<<62)) > j.moveTakes()
-		if !ok || fixed {
-			k, ok = keeper{l.number, needed, l.history.epoch, l.moved.pos}, true
+		if at := scatter(l.number); !ok || fixed || at > most {
+			k, ok, most = keeper{l.number, needed, l.history.epoch, l.moved.pos}, true, at
 		}
 		if fixed {
 			break
@@ -182,6 +185,10 @@ func (j *janitor) keeps(logs []surveyed, s *segmentIndex) (k keeper, ok bool) {
 	}
 	return k, ok
 }
+
+// scatter puts numbers into an order that has nothing to do with theirs: Fibonacci
+// hashing (Knuth, The Art of Computer Programming 3, 6.4).
+func scatter(number uint64) uint64 { return number * 0x9e3779b97f4a7c15 }
 
 // still reports whether what kept a segment keeps it. REQUIRES: the volume's mu is held,
 // for reading at least.
@@ -295,6 +302,13 @@ func (j *janitor) endsOf(s *sweeping) error {
 	return nil
 }
 
+// filling returns the segment that the next durable frame goes into, unless it rolls.
+func (v *Volume) filling() segment.ID {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.last.Pos.Segment
+}
+
 // sweep releases what may go.
 func (j *janitor) sweep() error {
 	v := j.v
@@ -302,10 +316,11 @@ func (j *janitor) sweep() error {
 	if err != nil || limit == 0 || j.idle(limit) {
 		return err
 	}
-	v.mu.RLock()
-	newest := v.last.Pos.Segment
-	v.mu.RUnlock()
+	newest := v.filling()
 	if err := j.moveStragglers(limit); err != nil {
+		return err
+	}
+	if limit, err = v.oldestNeeded(); err != nil { // moving may have taken long
 		return err
 	}
 	s, err := j.survey(limit)

@@ -252,3 +252,39 @@ func TestWhatWasReadIsRecycledAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestKeepersStay truncates a thousand logs that keep a segment, one after the other from
+// either end: another one is named as its keeper seldom, for each time the segment's index
+// is looked at.
+func TestKeepersStay(t *testing.T) {
+	const many = 1000
+	one := newSegmentIndex(1)
+	var all []surveyed
+	for n := uint64(1); n <= many; n++ {
+		l := one.log(n)
+		l.end, l.refs = logEnd{next: 5}, []ref{{lsn: 1}}
+		all = append(all, surveyed{number: n, first: 1, keep: 1, from: 1, live: 10})
+	}
+	v := &Volume{fullSize: 1 << 20}
+	j := &janitor{v: v}
+	for _, backward := range []bool{false, true} {
+		logs, keepers := all, 0
+		var k keeper
+		for len(logs) > 0 {
+			if next, ok := j.keeps(logs, one); !ok || next.needed != 5 {
+				t.Fatalf("kept by %+v, %t", next, ok)
+			} else if next != k {
+				k = next
+				keepers++
+			}
+			if backward {
+				logs = logs[:len(logs)-1]
+			} else {
+				logs = logs[1:]
+			}
+		}
+		if keepers > 50 {
+			t.Errorf("backward %t: %d keepers of %d logs", backward, keepers, many)
+		}
+	}
+}

@@ -65,12 +65,17 @@ func worthMoving(costs []int64, size int64) (segments int) {
 // moveStragglers moves the records of logs that keep segments below limit, as far as
 // that is worth it. A segment that a log keeps which cannot be moved is passed over: it
 // stays, whatever becomes of the others.
+//
+// Nothing is released meanwhile, and thousands of stragglers take their time. So it leaves
+// off, having moved a frame of them at least, when the journal has rolled; the roll has
+// the rest looked at again behind a sweep.
 func (j *janitor) moveStragglers(limit segment.ID) error {
 	v := j.v
 	s, err := j.survey(limit)
 	if err != nil {
 		return err
 	}
+	filling := v.filling()
 	v.mu.RLock()
 	maps.DeleteFunc(j.unmovable, func(number uint64, next LSN) bool {
 		l := v.durable.logs.get(number)
@@ -153,7 +158,7 @@ func (j *janitor) moveStragglers(limit segment.ID) error {
 			continue
 		}
 		if len(some) > 0 && (size+strag.size > j.moveTakes() || batches+len(strag.moves) > limits.MaxMovedBatches) {
-			if err := flush(); err != nil {
+			if err := flush(); err != nil || v.filling() != filling {
 				return err
 			}
 		}
@@ -248,9 +253,9 @@ func (j *janitor) collect(s *straggler, from *moveSource) (ok bool, err error) {
 	for lsn := s.from; lsn < s.next; {
 		v.mu.RLock()
 		l := v.durable.logs.get(s.number)
-		if l == nil || len(l.cuts) > 0 || l.next != s.next {
+		if l == nil || len(l.cuts) > 0 || l.next != s.next || l.keep() != s.from {
 			v.mu.RUnlock()
-			return false, nil
+			return false, nil // it is not idle; what it has given up need not be read
 		}
 		lost, isLost := l.lostFrom(lsn)
 		v.mu.RUnlock()

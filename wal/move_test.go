@@ -58,6 +58,26 @@ type yard struct {
 	v      *Volume
 	want   map[string][]string
 	events int
+
+	mu   sync.Mutex
+	done []string // by the janitor: moved, released
+}
+
+// does notes what the janitor does.
+func (y *yard) does(what string) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.done = append(y.done, what)
+}
+
+// did returns what the janitor has done since it first did something.
+func (y *yard) did(first string) []string {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if i := slices.Index(y.done, first); i >= 0 {
+		return slices.Clone(y.done[i:])
+	}
+	return nil
 }
 
 func newYard(t testing.TB) *yard {
@@ -70,7 +90,15 @@ func newYard(t testing.TB) *yard {
 func (y *yard) open() {
 	o := testOptions(y.fs)
 	o.Codec = "none"
-	o.Events.Moved = func(int, uint64, uint64) { y.events++ }
+	o.Events.Moved = func(int, uint64, uint64) {
+		y.events++
+		y.does("moved")
+	}
+	o.Events.Released = func(n int) {
+		if n > 0 {
+			y.does("released")
+		}
+	}
 	v, err := Open(context.Background(), "/vol", o)
 	if err != nil {
 		y.t.Fatal(err)
@@ -488,6 +516,78 @@ func TestGivenUpWhileMoving(t *testing.T) {
 		}
 		if info, err := y.v.Log("idle"); err != nil || info.First != 6 || info.LiveBytes != 0 {
 			t.Errorf("%+v, %v", info, err)
+		}
+	})
+}
+
+// TestGivenUpBeforeMoving: a log that was found to keep a segment gives up some of it
+// before its records are read. It is not idle, and nothing is read for it; of thousands
+// that are truncated one after the other that would keep the janitor for long.
+func TestGivenUpBeforeMoving(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := newYard(t)
+		defer y.close()
+		mustCreate(t, y.v, "idle")
+		y.append("idle", 5, 20)
+		synctest.Wait()
+		j := &y.v.janitor
+		s, ok, err := j.movable(y.v.durable.named("idle").number)
+		if err != nil || !ok || s.from != 1 {
+			t.Fatalf("%+v, %t, %v", s, ok, err)
+		}
+		if _, err := y.v.Truncate(context.Background(), "idle", 4); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if ok, err = j.collect(&s, new(moveSource)); err != nil || ok || len(s.moves) != 0 {
+			t.Errorf("%d batches, %t, %v", len(s.moves), ok, err)
+		}
+	})
+}
+
+// TestMovingLeavesOff: what nobody keeps goes between two frames of copies, once the
+// journal has rolled, and not behind the last of them.
+func TestMovingLeavesOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := newYard(t)
+		defer y.close()
+		var idle []string
+		for i := range 8 {
+			idle = append(idle, fmt.Sprint("idle-", i))
+			mustCreate(t, y.v, idle[i])
+			y.append(idle[i], 2, 3000)
+		}
+		fill := func(segments uint64) { // and leave the clock where it is: the janitor waits behind its first frame
+			for until := y.v.Status().Rolls + segments; y.v.Status().Rolls < until; {
+				got := mustAppend(t, y.v, "busy", strings.Repeat("x", 9000))
+				mustCheckpoint(t, y.v, "busy", "cp", got.First, "")
+				synctest.Wait()
+			}
+		}
+		// Each further segment that somebody keeps makes it less for each to move all of them.
+		for i := 8; y.did("moved") == nil; i++ {
+			if i == 40 {
+				t.Fatal("nothing is moved")
+			}
+			idle = append(idle, fmt.Sprint("idle-", i))
+			mustCreate(t, y.v, idle[i])
+			y.append(idle[i], 2, 20)
+			fill(1)
+		}
+		fill(4)
+		if did := y.did("moved"); len(did) != 1 {
+			t.Fatalf("%q, where copying has only begun", did)
+		}
+		time.Sleep(time.Minute)
+		y.busy(20)
+		if did := y.did("moved"); len(did) < 4 || did[1] != "released" || !slices.Contains(did[2:], "moved") {
+			t.Errorf("%q: nothing was released between copying and copying", did)
+		}
+		for _, log := range idle {
+			y.read(log)
+			if end, _ := copiesOf(y.v, log); end != 3 {
+				t.Errorf("log %q is moved up to %d", log, end)
+			}
 		}
 	})
 }
