@@ -56,9 +56,15 @@ type snapshotter struct {
 
 // snapshotDue reports whether a snapshot is worth its writing: when there is
 // enough to scan, or the journal rolled, so that segments can be released; but
-// of a large state not before as much else was written. REQUIRES: mu.
+// of a large state not before seven times as much else was written, or, if that
+// were much more to scan than usual, as much; its own frames count. REQUIRES: mu.
+//
+// What it costs is more than its bytes: every log that is appended to while it is
+// spelled is copied first, and no commands commit in the frames of its parts. A scan is
+// cheap beside that, and beside the reading of the snapshot itself.
 func (v *Volume) snapshotDue(rolled bool) bool {
-	enough := 2 * v.snapshots.size
+	size := v.snapshots.size
+	enough := max(2*size, min(8*size, 4*v.o.SnapshotEvery))
 	if !rolled {
 		enough = max(enough, v.o.SnapshotEvery)
 	}
