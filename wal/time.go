@@ -156,10 +156,16 @@ func (v *Volume) boundsOf(b *timeBounds, number uint64, ns int64, h *history) er
 			return err
 		}
 	}
-	if over {
+	since, err := v.givenUpSince(ids[at], number, b.first, h)
+	if err != nil {
+		return err
+	}
+	if over && !since {
 		before = max(before, b.first) // what was released is older, and given up
 	}
 	switch {
+	case since && before < b.first:
+		b.least, b.truncated = b.most, true
 	case before > 0:
 		b.least = min(before, b.most)
 	case older || b.first == 1:
@@ -169,6 +175,24 @@ func (v *Volume) boundsOf(b *timeBounds, number uint64, ns int64, h *history) er
 	}
 	b.truncated = b.truncated || b.least < b.first
 	return nil
+}
+
+// givenUpSince reports whether records below first may have lain in a gap behind a segment,
+// which is the last that begins before some time: they were committed since, or
+// may have been. Where the log had come to first when the segment ended, none have.
+func (v *Volume) givenUpSince(id segment.ID, number uint64, first LSN, h *history) (bool, error) {
+	if first == 1 || !slices.ContainsFunc(v.journal.Gaps(), func(g segment.Gap) bool { return g.From > id }) {
+		return false, nil
+	}
+	s, err := v.index.cache.get(id)
+	switch {
+	case unreadable(err):
+		return true, nil
+	case err != nil:
+		return false, err
+	}
+	end, known := s.end(number)
+	return !known || h.end(end).next < first, nil
 }
 
 // boundsOfMoved returns up to which LSN the copies of a log's moved records were

@@ -239,8 +239,16 @@ func TestTimesOfEveryRecord(t *testing.T) {
 
 // TestTimesAroundAGap looks for times before, in and behind gaps: a log that keeps what
 // lies before one is answered as if nothing had been released, and so is any other, but
-// that what it gave up in the gap may have been committed at any time in there.
+// that what it gave up in the gap may have been committed at any time in there. With four
+// records that keep it the gap lies behind the first segment of all, where nothing
+// says how far a log had come that has all it ever gave up in the gap.
 func TestTimesAroundAGap(t *testing.T) {
+	for _, keeps := range []int{8, 4} {
+		t.Run(fmt.Sprint("keeps=", keeps), func(t *testing.T) { timesAroundAGap(t, keeps) })
+	}
+}
+
+func timesAroundAGap(t *testing.T, keeps int) {
 	synctest.Test(t, func(t *testing.T) {
 		gapped, whole := newTimekeeper(t), newTimekeeper(t)
 		defer func() { closeTest(t, gapped.v); closeTest(t, whole.v) }()
@@ -266,21 +274,24 @@ func TestTimesAroundAGap(t *testing.T) {
 			}
 		}
 		for _, k := range []*timekeeper{gapped, whole} {
-			for _, log := range []string{"idle", "gone", "busy", "late"} {
+			for _, log := range []string{"idle", "gone", "busy", "late", "inside"} {
 				mustCreate(t, k.v, log)
 			}
 		}
 		one("gone", 10, false)
-		for range 8 {
+		for range keeps {
 			one("idle", 9000, false)
 		}
 		one("gone", 10, false)
 		busy(2)
 		one("gone", 10, false)
 		one("gone", 10, true)
+		one("inside", 10, false)
+		one("inside", 10, true)
 		busy(8)
 		one("idle", 100, false)
 		one("gone", 10, true)
+		one("inside", 10, true)
 		busy(1)
 		one("idle", 100, false)
 		one("late", 100, false)
@@ -314,7 +325,7 @@ func TestTimesAroundAGap(t *testing.T) {
 				if within(at) {
 					in++
 				}
-				for _, log := range []string{"idle", "late", "gone", "busy"} {
+				for _, log := range []string{"idle", "late", "gone", "busy", "inside"} {
 					got, want := gapped.at(log, at), whole.at(log, at)
 					inGap := got == "truncated" && within(at) && log != "idle" && log != "late"
 					if got != want && !inGap {
