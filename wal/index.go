@@ -430,7 +430,10 @@ type indexCache struct {
 // maxCachedRefs bounds the cache, in refs and ends together: some 16 bytes each.
 const maxCachedRefs = 1 << 20
 
-func (s *segmentIndex) weight() int { return s.size + s.logs.len() + 64 }
+// weight counts the pages of logs that lie far apart, too: each is as large as so many refs.
+func (s *segmentIndex) weight() int {
+	return s.size + s.logs.len() + len(s.logs.pages)*pageLogs/2 + 64
+}
 
 // get returns the index of a segment that is no longer filled, from the cache,
 // its seal, or a scan of its directories.

@@ -285,3 +285,21 @@ func TestLocate(t *testing.T) {
 	}
 	closeTest(t, v)
 }
+
+// TestIndexWeighsWhatItTakes: what bounds the cache of indexes goes with the memory that they
+// take, also of one with a log here and there.
+func TestIndexWeighsWhatItTakes(t *testing.T) {
+	for _, apart := range []uint64{1, pageLogs, 1000} {
+		var s *segmentIndex
+		took := allocated(func() {
+			s = newSegmentIndex(1)
+			for n := range uint64(4000) {
+				s.add(&Command{Kind: CommandAppend, Log: (n + 1) * apart, First: 1, Count: 1}, 4096)
+			}
+		})
+		t.Logf("%d apart: %d bytes for a weight of %d", apart, took, s.weight())
+		if took > 64*uint64(s.weight()) {
+			t.Errorf("logs %d apart: %d bytes for a weight of %d", apart, took, s.weight())
+		}
+	}
+}

@@ -578,7 +578,7 @@ func TestMovingLeavesOff(t *testing.T) {
 		if did := y.did("moved"); len(did) != 1 {
 			t.Fatalf("%q, where copying has only begun", did)
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // of the bubble's clock
 		y.busy(20)
 		if did := y.did("moved"); len(did) < 4 || did[1] != "released" || !slices.Contains(did[2:], "moved") {
 			t.Errorf("%q: nothing was released between copying and copying", did)

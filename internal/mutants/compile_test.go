@@ -23,14 +23,7 @@ import (
 // packages that it is in. A patch that still applies may name what is called
 // something else by now, and would be found out only when somebody plants all of them.
 func TestMutantsCompile(t *testing.T) {
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	mutants, err := Read(filepath.Join(root, "testdata", "mutants"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	root, mutants := inTree(t)
 	dir := t.TempDir()
 	if err := copyTree(root, dir); err != nil {
 		t.Fatal(err)
@@ -61,10 +54,7 @@ func TestMutantsCompile(t *testing.T) {
 
 // TestTypeChecker: what would not compile is told.
 func TestTypeChecker(t *testing.T) {
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
+	root, _ := inTree(t)
 	c, err := newTypeChecker(root)
 	if err != nil {
 		t.Fatal(err)

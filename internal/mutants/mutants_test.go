@@ -37,14 +37,7 @@ const proofTimeout = 2 * time.Minute
 // or does not compile. A proof that fails without any mutant proves nothing:
 // all of them have to pass in the copy first.
 func TestMutants(t *testing.T) {
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	mutants, err := Read(filepath.Join(root, "testdata", "mutants"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	root, mutants := inTree(t)
 	if len(mutants) < 15 {
 		t.Errorf("%d mutants, want 15 at least", len(mutants))
 	}
@@ -93,6 +86,19 @@ func TestMutants(t *testing.T) {
 		fmt.Fprintln(&table, row)
 	}
 	t.Logf("%d mutants\n%s", len(mutants), &table)
+}
+
+// inTree returns the tree's directory and its mutants.
+func inTree(t *testing.T) (root string, mutants []Mutant) {
+	t.Helper()
+	root, err := filepath.Abs("../..")
+	if err == nil {
+		mutants, err = Read(filepath.Join(root, "testdata", "mutants"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root, mutants
 }
 
 // fits checks that the mutant applies to the tree and that its proofs are
