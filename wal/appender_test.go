@@ -151,7 +151,7 @@ func TestNothingShowsBeforeItsSync(t *testing.T) {
 
 	hanging, release := make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	segment := fileOf(filling(v))
+	segment := fileOf(v.filling())
 	faulty.Before(func(op disk.Op) error {
 		if op.Kind == disk.OpSync && strings.HasSuffix(segment, op.Name) {
 			once.Do(func() { close(hanging) })
@@ -266,7 +266,7 @@ func TestPoison(t *testing.T) {
 	}
 	go func() { _, err := r.Next(ctx); waits <- err }()
 	go func() { _, err := v.WaitDurable(ctx, "log", 3); waits <- err }()
-	name := filling(v).String() + ".wal"
+	name := v.filling().String() + ".wal"
 	faulty.Before(func(op disk.Op) error {
 		if op.Kind == disk.OpSync && op.Name == name {
 			return errors.New("sync fails")

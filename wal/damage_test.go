@@ -213,7 +213,7 @@ func newGapSpecimen(t *testing.T) *specimen {
 		synctest.Wait()
 	}
 	roll := func(logs ...string) {
-		for was := filling(v); filling(v) == was; {
+		for was := v.filling(); v.filling() == was; {
 			for _, log := range logs {
 				appendOne(log)
 			}
@@ -1038,7 +1038,7 @@ func TestDamageOfEveryBit(t *testing.T) {
 		t.Fatal(err)
 	}
 	v.journal.SetSnapshots(segment.FrameRef{}, segment.FrameRef{}) // so that a scan begins at the first frame
-	for filling(v) == 1 {
+	for v.filling() == 1 {
 		mustAppend(t, v, "orders", strings.Repeat("x", 20_000))
 	}
 	closeTest(t, v)

@@ -27,13 +27,6 @@ func pollUntil(t testing.TB, what string, done func() bool) {
 // fileOf returns the path of a segment's file.
 func fileOf(id segment.ID) string { return "/vol/" + id.String() + ".wal" }
 
-// filling returns the segment that durable frames go into.
-func filling(v *Volume) segment.ID {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	return v.last.Pos.Segment
-}
-
 // corrupt flips a byte of the frame at pos, at an offset within the frame.
 func corrupt(t testing.TB, fs disk.FS, pos segment.Pos, within int64) {
 	t.Helper()

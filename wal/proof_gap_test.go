@@ -42,7 +42,7 @@ func TestTruncatedBehindARewind(t *testing.T) {
 		mustCheckpoint(t, v, log, "cp", 0, "")
 	}
 	fill := func(log string, segments int) {
-		for want := filling(v) + segment.ID(segments); filling(v) < want; {
+		for want := v.filling() + segment.ID(segments); v.filling() < want; {
 			mustAppend(t, v, log, strings.Repeat("x", 9000))
 		}
 	}
@@ -50,7 +50,7 @@ func TestTruncatedBehindARewind(t *testing.T) {
 	fill("other", 2)
 	mustRewind(t, v, "log", Rewind{After: 3})
 	mustAppend(t, v, "log", "4", "5", "6")
-	last := filling(v)
+	last := v.filling()
 	fill("other", 2)
 	mustAppend(t, v, "log", "7", "8")
 	end := func(log string) LSN {
@@ -115,7 +115,7 @@ func TestHoledSegmentStays(t *testing.T) {
 	mustCreate(t, v, "kept")
 	mustCreate(t, v, "other")
 	fill := func(segments int) {
-		for want := filling(v) + segment.ID(segments); filling(v) < want; {
+		for want := v.filling() + segment.ID(segments); v.filling() < want; {
 			mustAppend(t, v, "other", strings.Repeat("x", 9000))
 		}
 	}
@@ -153,17 +153,17 @@ func TestDiscardedGoesFromTheMiddle(t *testing.T) {
 	v := openTest(t, disk.NewMem())
 	defer func() { closeTest(t, v) }()
 	fill := func(log string, segments int) {
-		for want := filling(v) + segment.ID(segments); filling(v) < want; {
+		for want := v.filling() + segment.ID(segments); v.filling() < want; {
 			mustAppend(t, v, log, strings.Repeat("x", 9000))
 		}
 	}
 	mustCreate(t, v, "log")
 	mustCreate(t, v, "other")
 	mustAppend(t, v, "log", "1", "2")
-	kept := filling(v)
+	kept := v.filling()
 	fill("log", 5)
 	mustRewind(t, v, "log", Rewind{After: 2})
-	last := filling(v) - 1
+	last := v.filling() - 1
 	pollUntil(t, "the segments of what was discarded go", func() bool {
 		fill("other", 1) // what may go is known where a segment begins
 		info, err := v.Log("other")
@@ -189,7 +189,7 @@ func TestHoledSegmentWaitsForAll(t *testing.T) {
 	mustCreate(t, v, "kept")
 	mustCreate(t, v, "other")
 	fill := func(segments int) {
-		for want := filling(v) + segment.ID(segments); filling(v) < want; {
+		for want := v.filling() + segment.ID(segments); v.filling() < want; {
 			mustAppend(t, v, "other", strings.Repeat("x", 9000))
 		}
 	}

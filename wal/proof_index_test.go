@@ -22,7 +22,7 @@ func TestFillingSegmentIsNotCached(t *testing.T) {
 
 	v = openTest(t, fs)
 	equal(t, readAll(t, v, "log", 8), []string{"8"})
-	filling := filling(v)
+	filling := v.filling()
 	v.index.cache.mu.Lock()
 	_, cached := v.index.cache.entries[filling]
 	v.index.cache.mu.Unlock()

@@ -78,7 +78,7 @@ func TestRefusalsWait(t *testing.T) {
 // hangSyncs has every sync of the segment that is being filled hang until
 // release is called.
 func hangSyncs(fs *disk.Faulty, v *Volume) (release func()) {
-	filling := filling(v).String() + ".wal"
+	filling := v.filling().String() + ".wal"
 	hang := make(chan struct{})
 	fs.Before(func(op disk.Op) error {
 		if op.Kind == disk.OpSync && op.Name == filling {

@@ -50,7 +50,7 @@ func TestUnknownOutcomeUsesItsSequence(t *testing.T) {
 	if _, err := v.OpenProducer(ctx, "log", producer); err != nil {
 		t.Fatal(err)
 	}
-	filling := filling(v).String() + ".wal"
+	filling := v.filling().String() + ".wal"
 	fs.Before(func(op disk.Op) error {
 		if op.Kind == disk.OpSync && op.Name == filling {
 			return syscall.EIO

@@ -23,7 +23,7 @@ func TestFoundIsMadeDurable(t *testing.T) {
 	v := openTest(t, fs)
 	mustCreate(t, v, "log")
 	mustAppend(t, v, "log", "1")
-	filling := filling(v).String() + ".wal"
+	filling := v.filling().String() + ".wal"
 	fs.Before(func(op disk.Op) error {
 		if op.Kind == disk.OpSync && op.Name == filling {
 			return syscall.EIO

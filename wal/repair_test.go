@@ -937,7 +937,7 @@ func TestDamageDoesNotHoldSegments(t *testing.T) {
 		// Segments, and two snapshots that the newest of them knows.
 		fill := func() {
 			for range 3 {
-				for was := filling(v); filling(v) == was; {
+				for was := v.filling(); v.filling() == was; {
 					mustAppend(t, v, "orders", strings.Repeat("x", 4000))
 				}
 				if err := v.snapshots.write(); err != nil && !errors.Is(err, ErrFull) {

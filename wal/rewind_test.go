@@ -697,7 +697,7 @@ func TestRewoundSegmentsGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	fill := func(log string, segments int) {
-		for want := filling(v) + segment.ID(segments); filling(v) < want; {
+		for want := v.filling() + segment.ID(segments); v.filling() < want; {
 			mustAppend(t, v, log, strings.Repeat("x", 9000))
 		}
 	}

@@ -236,7 +236,7 @@ func TestOpeningCostOfACrashLoop(t *testing.T) {
 			}
 			return v.journal.Segments()[0] >= limit
 		})
-		span = append(span, filling(v)-v.journal.Segments()[0])
+		span = append(span, v.filling()-v.journal.Segments()[0])
 		mem = mem.CrashClone(nil, 0)
 		closeTest(t, v)
 	}

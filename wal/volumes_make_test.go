@@ -683,7 +683,7 @@ func (m *maker) checkpoint(log, name string, lsn LSN, state string) {
 func (m *maker) roll(log string) {
 	m.t.Helper()
 	m.holding(func() {
-		for was := filling(m.v); filling(m.v) == was; {
+		for was := m.v.filling(); m.v.filling() == was; {
 			m.append(log, 3, 3500)
 		}
 	})
@@ -768,7 +768,7 @@ func (m *maker) recycled() {
 	for {
 		m.append("orders", 2, 100)
 		m.append("users", 1, 100)
-		b := readFile(m.t, m.fs, nameOf(filling(m.v)))
+		b := readFile(m.t, m.fs, nameOf(m.v.filling()))
 		at := int(m.v.last.Pos.Offset)
 		if slices.ContainsFunc(b[at:], func(c byte) bool { return c != 0 }) {
 			return

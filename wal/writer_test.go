@@ -263,7 +263,7 @@ func fencedInTheQueue(t *testing.T) {
 func hangSync(v *Volume, faulty *disk.Faulty, do func()) (release func()) {
 	hanging, let, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	segment := fileOf(filling(v))
+	segment := fileOf(v.filling())
 	faulty.Before(func(op disk.Op) error {
 		if op.Kind == disk.OpSync && strings.HasSuffix(segment, op.Name) {
 			once.Do(func() { close(hanging) })

@@ -135,7 +135,7 @@ func writtenAndPoisoned(t *testing.T) {
 	s := newSeat(t, v)
 	s.TellWritten()
 	b := s.bind("log", ulid.ULID{})
-	segment := fileOf(filling(v))
+	segment := fileOf(v.filling())
 	hang := make(chan struct{})
 	faulty.Before(func(op disk.Op) error {
 		if op.Kind == disk.OpSync && strings.HasSuffix(segment, op.Name) {
