@@ -537,8 +537,8 @@ func (c *rawClient) delete() {
 	})
 }
 
-func (c *rawClient) seal() {
-	c.call(input{Kind: sealLog}, func(ctx context.Context) (output, error) {
+func (c *rawClient) seal() output {
+	return c.call(input{Kind: sealLog}, func(ctx context.Context) (output, error) {
 		r, err := c.logs.SealLog(ctx, &walsvcv1.SealLogRequest{Name: c.log})
 		return output{Info: logInfo(r.GetLog())}, err
 	})
