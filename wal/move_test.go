@@ -601,9 +601,10 @@ func TestReadersGoOnAmongCopies(t *testing.T) {
 	mustCreate(t, v, "busy")
 	mustCreate(t, v, "idle")
 	var want []string
+	var receipts []Receipt
 	for i := range 20 {
 		want = append(want, fmt.Sprint(i))
-		mustAppend(t, v, "idle", want[i])
+		receipts = append(receipts, receipt(t, v, "idle", mustAppend(t, v, "idle", want[i])))
 	}
 	number := v.durable.named("idle").number
 	done := make(chan struct{})
@@ -637,6 +638,11 @@ func TestReadersGoOnAmongCopies(t *testing.T) {
 		r.Close()
 		if at, err := v.offsetAt("idle", number, 11, &history{epoch: 1}); err != nil || at != uint64(10*len(run("0"))) {
 			t.Fatalf("LSN 11 is at %d, %v", at, err)
+		}
+		for _, r := range receipts {
+			if f, err := v.VerifyReceipt(r); err != nil || f.Verdict != ReceiptProven {
+				t.Fatalf("%+v is %v, %v", r, f, err)
+			}
 		}
 		select {
 		case <-done:

@@ -106,7 +106,7 @@ func (v *Volume) VerifyReceipt(r Receipt) (ReceiptFinding, error) {
 	for {
 		f, err := v.verifyLog(&r)
 		if errors.Is(err, errLookAgain) {
-			continue // it was rewound meanwhile
+			continue // it was rewound meanwhile, or moved
 		}
 		return f, err
 	}
@@ -130,8 +130,10 @@ func (v *Volume) verifyLog(r *Receipt) (ReceiptFinding, error) {
 	}
 	f, err := v.verifyBatch(r, info, number)
 	switch loss, ok := errors.AsType[*DataLossError](err); {
-	case errors.Is(err, segment.ErrReleased): // by whoever has the volume
+	case errors.Is(err, segment.ErrReleased) && v.aside: // by whoever has the volume
 		return ReceiptFinding{}, err
+	case errors.Is(err, segment.ErrReleased): // between the batch's directory and its records
+		return ReceiptFinding{}, errLookAgain
 	case errors.Is(err, ErrLSNTruncated):
 		return gone("its records were truncated while they were looked for"), nil
 	case errors.Is(err, ErrLogNotFound):
