@@ -220,7 +220,7 @@ type Span struct {
 
 // ReadOptions say what a Reader returns.
 type ReadOptions struct {
-	From   LSN    // first record; 0 means the oldest kept, or what Cursor says
+	From   LSN    // first record; 0 means the oldest kept when it is read, or what Cursor says
 	Cursor string // of whoever reads: without From, where to begin; if it is evicted, that is the error
 	// Epoch, unless 0, is what the log was in when whoever reads was told of what lies
 	// before From: if a rewind has discarded that since, the answer is a *RewoundError.

@@ -34,6 +34,7 @@ type Reader struct {
 	number uint64
 	cursor string // its reader's; "" for none
 	next   LSN
+	oldest bool    // it begins with whatever is kept, and has given out nothing yet
 	to     LSN     // last record; meaningless if endless
 	as     history // of the log, as far as this Reader has heard of it
 	o      ReadOptions
@@ -100,7 +101,9 @@ func (v *Volume) NewReader(log string, o ReadOptions) (*Reader, error) {
 		}
 		r.next = cmp.Or(r.next, c.lsn+1)
 	}
-	r.next = cmp.Or(r.next, l.first)
+	if r.next == 0 {
+		r.next, r.oldest = l.first, true
+	}
 	for _, c := range o.Codecs {
 		if c.Valid() {
 			r.codecs[c] = true
@@ -163,10 +166,11 @@ func (r *Reader) Close() error {
 	return nil
 }
 
-// Next returns the next span. At the end it returns io.EOF, or waits if the
+// Next returns the next span. At the end it returns io.EOF with the LSN of what would
+// come next, or waits if the
 // Reader follows, for more records or for ctx, unless the log is sealed: its end is
 // a follower's, too. Other errors are a *RangeError
-// if the records were truncated meanwhile, a *CursorLostError if that is because
+// if the records were truncated meanwhile, unless it is to begin with the oldest kept and has not begun, a *CursorLostError if that is because
 // the cursor was evicted, a *RewoundError if a record that the Reader has come behind
 // was discarded, ErrLogNotFound if the log was deleted, a *DataLossError if they do not verify, ErrReadFailed if they could
 // not be read, ErrPoisoned or ErrClosed. After ErrReadFailed it may be called
@@ -180,6 +184,9 @@ func (r *Reader) Next(ctx context.Context) (Span, error) {
 			return Span{}, err
 		}
 		durable, end, changed, err := r.reach()
+		if r.beginLater(err) {
+			continue
+		}
 		if err != nil {
 			return Span{}, err
 		}
@@ -193,11 +200,15 @@ func (r *Reader) Next(ctx context.Context) (Span, error) {
 				r.next, r.held = from, nil
 				continue
 			}
+			if r.beginLater(err) {
+				continue
+			}
+			r.oldest = r.oldest && err != nil
 			span.Durable, span.Epoch = durable, r.as.epoch
 			return span, err
 		}
 		if changed == nil {
-			return Span{}, io.EOF
+			return Span{First: r.next}, io.EOF
 		}
 		select {
 		case <-changed:
@@ -236,6 +247,18 @@ func (r *Reader) overtaken(err error) bool {
 	defer r.v.mu.RUnlock()
 	l := r.v.durable.logs.get(r.number)
 	return l != nil && l.epoch != r.as.epoch && (err != nil || r.held != nil || l.moved(r.as.epoch, r.next-1) != nil)
+}
+
+// beginLater has a Reader that is to begin with the oldest record kept begin with
+// what that is by now, if err says that the one before is not any more: whoever asked
+// for no LSN is not told that one is gone.
+func (r *Reader) beginLater(err error) bool {
+	gone, ok := errors.AsType[*RangeError](err)
+	if !ok || !r.oldest || !errors.Is(err, ErrLSNTruncated) {
+		return false
+	}
+	r.next = gone.First
+	return true
 }
 
 // endless reports whether the Reader follows without an end.

@@ -7,7 +7,9 @@ import (
 	"hash/crc32"
 	"io"
 	"math/rand/v2"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -261,6 +263,110 @@ func TestFollowerFallsBehind(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestOldestKept: who reads from the oldest record kept is given the one that is when it
+// is read, however many went since the reader was made, and is told of what goes later.
+func TestOldestKept(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		o     ReadOptions
+		read  int // of them before some are truncated
+		first LSN // kept then
+		want  []string
+		err   error
+	}{
+		{"some", ReadOptions{}, 0, 4, []string{"4", "5", "6"}, io.EOF},
+		{"some of those asked for", ReadOptions{To: 4}, 0, 3, []string{"3", "4"}, io.EOF},
+		{"all that were asked for", ReadOptions{To: 2}, 0, 4, nil, io.EOF},
+		{"all", ReadOptions{}, 0, 7, nil, io.EOF},
+		{"who asks for one", ReadOptions{From: 1}, 0, 4, nil, ErrLSNTruncated},
+		{"who has one", ReadOptions{}, 1, 4, []string{"1"}, ErrLSNTruncated},
+		{"who goes on", ReadOptions{}, 3, 4, []string{"1", "2", "3", "4", "5", "6"}, io.EOF},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			v := openPlain(t, disk.NewMem())
+			defer closeTest(t, v)
+			mustCreate(t, v, "log")
+			for i := range 6 {
+				mustAppend(t, v, "log", strconv.Itoa(i+1))
+			}
+			tc.o.Max = 1
+			r, err := v.NewReader("log", tc.o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			got, err := follow(t.Context(), r, tc.read)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := v.Truncate(t.Context(), "log", tc.first); err != nil {
+				t.Fatal(err)
+			}
+			rest, err := follow(t.Context(), r, 6)
+			if !errors.Is(err, tc.err) {
+				t.Errorf("it ends with %v, want %v", err, tc.err)
+			}
+			equal(t, append(got, rest...), tc.want)
+		})
+	}
+}
+
+// TestOldestKeptGoes: a reader from the oldest record kept, whose segment goes while it is
+// looked for there, goes on at what is left; one that follows and finds nothing left waits.
+func TestOldestKeptGoes(t *testing.T) {
+	for _, left := range []int{0, 1} {
+		t.Run(strconv.Itoa(left), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				fs := disk.NewFaulty(disk.NewMem())
+				v := openPlain(t, fs)
+				defer closeTest(t, v)
+				mustCreate(t, v, "log")
+				mustCreate(t, v, "noise")
+				rec := func(n LSN) string { return fmt.Sprintf("%d %s", n, strings.Repeat("x", 9000)) }
+				last := LSN(0)
+				for v.Status().Rolls < 3 {
+					last = mustAppend(t, v, "log", rec(last+1)).First
+				}
+				first := last + 1 - LSN(left)
+				r, err := v.NewReader("log", ReadOptions{Follow: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer r.Close()
+				oldest := v.journal.Segments()[0]
+				var goes atomic.Bool
+				fs.Before(func(op disk.Op) error {
+					if op.Kind == disk.OpRead && goes.CompareAndSwap(false, true) {
+						if _, err := v.Truncate(t.Context(), "log", first); err != nil {
+							t.Error(err)
+						}
+						for v.journal.Segments()[0] == oldest {
+							mustAppend(t, v, "noise", rec(1))
+							time.Sleep(time.Second)
+						}
+					}
+					return nil
+				})
+				read := make(chan []string, 1)
+				go func() {
+					recs, err := follow(t.Context(), r, left+1)
+					if err != nil {
+						t.Error(err)
+					}
+					read <- recs
+				}()
+				time.Sleep(time.Minute)
+				var want []string
+				for lsn := first; lsn <= last; lsn++ {
+					want = append(want, rec(lsn))
+				}
+				mustAppend(t, v, "log", rec(last+1))
+				equal(t, <-read, append(want, rec(last+1)))
+			})
+		})
+	}
 }
 
 // TestFollowTo: a reader that follows to an LSN waits for it and ends there.

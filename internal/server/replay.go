@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,29 +64,28 @@ func (s replayService) read(ctx context.Context, req *walsvcv1.ReadRequest) (*wa
 		return nil, err
 	}
 	from := wal.LSN(req.GetFromLsn())
-	if from == 0 {
-		from = info.First
-	}
-	reader, err := s.volume.NewReader(req.GetLog(), wal.ReadOptions{From: from, Max: maxBytes, Epoch: claimedEpoch(claim, from)})
+	reader, err := s.volume.NewReader(req.GetLog(), wal.ReadOptions{From: from, Max: maxBytes, Epoch: claimedEpoch(claim, cmp.Or(from, info.First))})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = reader.Close() }() // it never fails
 
 	resp := &walsvcv1.ReadResponse{
-		FirstLsn:   uint64(from),
-		NextLsn:    uint64(from),
 		DurableLsn: uint64(info.Durable()),
 		Epoch:      uint64(info.Epoch),
 		Records:    &walsvcv1.Records{},
 	}
 	for left := maxBytes; len(resp.Records.Record) < maxRecords; {
 		span, err := reader.Next(ctx)
-		if errors.Is(err, io.EOF) {
-			break
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
+		}
+		if resp.FirstLsn == 0 {
+			resp.FirstLsn = uint64(span.First)
+			resp.NextLsn = resp.FirstLsn
 		}
 		if err != nil {
-			return nil, err
+			break
 		}
 		resp.DurableLsn, resp.Epoch = uint64(span.Durable), uint64(span.Epoch)
 		for run := slices.Clone(span.Run); len(run) > 0 && len(resp.Records.Record) < maxRecords; { // the span's is the reader's

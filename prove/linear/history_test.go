@@ -89,7 +89,7 @@ func (h *history) doubtful(log string) (producers []string) {
 	defer h.mu.Unlock()
 	for _, o := range h.operations {
 		in := &o.In
-		if in.Log == log && o.Out.Unknown && in.Life == len(h.lives)-2 && (in.Kind == resolveBatch || in.Kind == retireProducer) && !slices.Contains(producers, in.Producer) {
+		if in.Log == log && in.Producer != "" && o.Out.Unknown && in.Life == len(h.lives)-2 && (in.Kind == resolveBatch || in.Kind == retireProducer) && !slices.Contains(producers, in.Producer) {
 			producers = append(producers, in.Producer)
 		}
 	}

@@ -104,7 +104,7 @@ func (s *state) stepReadBetween(in *input, out *output) (*state, bool) {
 	switch {
 	case out.Reason == rewound:
 		return s, s.heard(out, 0)
-	case out.Reason == lsnTruncated && in.Since != 0:
+	case out.Reason == lsnTruncated: // of one from the oldest record, behind what it gave out
 		n, ok := s.narrowed(2, s.high)
 		if !ok {
 			return nil, false
