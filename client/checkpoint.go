@@ -12,7 +12,7 @@ import (
 type Checkpoint struct {
 	Name      string
 	LSN       LSN    // 0 for nothing
-	Version   uint64 // counts the times it was set, from 1
+	Version   uint64 // grows by 1 each time it is set, from 1; never the same again, also when it is deleted and set anew
 	State     []byte // nil in listings and from SetCheckpoint
 	StateSize int    // bytes of the state, also where State is nil
 	Set       time.Time

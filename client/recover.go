@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strconv"
 
 	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
 )
@@ -15,11 +16,11 @@ import (
 // service yet, so one that is given up, or dies with its process, needs no
 // cleaning up.
 type PendingCheckpoint struct {
-	log     *Log
-	name    string
-	lsn     LSN
-	version uint64 // of the checkpoint as it was at BeginCheckpoint; 0 for none
-	epoch   uint64 // that the handle had acquired by then; 0 for none
+	log   *Log
+	name  string
+	lsn   LSN
+	next  uint64 // version that it is to get: the one behind what there was at BeginCheckpoint
+	epoch uint64 // that the handle had acquired by then; 0 for none
 }
 
 // BeginCheckpoint begins a checkpoint at lsn, the last record that the engine has
@@ -36,14 +37,19 @@ func (l *Log) BeginCheckpoint(ctx context.Context, name string, lsn LSN) (*Pendi
 	if _, err := l.waitDurable(ctx, p.epoch, lsn); err != nil {
 		return nil, err
 	}
-	now, err := l.checkpointOrNone(ctx, name)
-	if err != nil {
+	now, err := l.Checkpoint(ctx, name)
+	switch e, ok := errors.AsType[*Error](err); {
+	case errors.Is(err, ErrCheckpointNotFound) && ok:
+		if p.next, err = strconv.ParseUint(e.Metadata["next_version"], 10, 64); err != nil || p.next == 0 {
+			return nil, fmt.Errorf("begin checkpoint %q of log %q: %w: next version %q", name, l.name, ErrProtocol, e.Metadata["next_version"])
+		}
+	case err != nil:
 		return nil, err
-	}
-	if now.LSN > lsn {
+	case now.LSN > lsn:
 		return nil, fmt.Errorf("begin checkpoint %q of log %q at LSN %d: %w: it is at LSN %d", name, l.name, lsn, ErrCheckpointBackwards, now.LSN)
+	default:
+		p.next = now.Version + 1
 	}
-	p.version = now.Version
 	return p, nil
 }
 
@@ -51,21 +57,21 @@ func (l *Log) BeginCheckpoint(ctx context.Context, name string, lsn LSN) (*Pendi
 func (p *PendingCheckpoint) LSN() LSN { return p.lsn }
 
 // Complete sets the checkpoint, with at most 1 MiB of the engine's state, unless
-// somebody else has set or deleted it since it was begun: ErrCheckpointConflict,
-// and it changed nothing. So with ErrFenced: a handle that acquired the log's writer
+// somebody else has set or deleted it since it was begun, or deleted another of the log's
+// if there was none: ErrCheckpointConflict, and it changed nothing. So with ErrFenced: a handle that acquired the log's writer
 // completes it as that writer. What the state refers to, pages say, must be durable
 // before. Durable when it returns; records up to its LSN may be given up then. It
 // may be called again, with the same state, after any error: what an earlier call
 // did is found.
 func (p *PendingCheckpoint) Complete(ctx context.Context, state []byte) (Checkpoint, error) {
 	set, err := p.log.setCheckpoint(ctx, &walsvcv1.SetCheckpointRequest{
-		Name: p.name, Lsn: uint64(p.lsn), State: state, ExpectedVersion: &p.version, Epoch: p.epoch,
+		Name: p.name, Lsn: uint64(p.lsn), State: state, NextVersion: p.next, Epoch: p.epoch,
 	})
 	if !errors.Is(err, ErrCheckpointConflict) {
 		return set, err
 	}
 	now, gerr := p.log.Checkpoint(ctx, p.name)
-	if gerr == nil && now.Version == p.version+1 && now.LSN == p.lsn && bytes.Equal(now.State, state) {
+	if gerr == nil && now.Version == p.next && now.LSN == p.lsn && bytes.Equal(now.State, state) {
 		return now, nil // the answer to an earlier call was lost
 	}
 	return Checkpoint{}, err

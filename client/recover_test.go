@@ -74,8 +74,31 @@ func TestRecover(t *testing.T) {
 	}
 	want(`LSN 2, state "pages 2"`, "3 c")
 
-	// A log whose records were given up without a checkpoint has a gap, and says so.
+	// What was set and deleted since is not set again, by whoever asks: there was none
+	// either when these were begun.
 	if err := l.DeleteCheckpoint(t.Context(), "engine"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.Complete(t.Context(), []byte("pages 2")); !errors.Is(err, client.ErrCheckpointConflict) {
+		t.Errorf("completed again, and it was deleted since: %v", err)
+	}
+	if _, err := second.Complete(t.Context(), []byte("pages 3")); !errors.Is(err, client.ErrCheckpointConflict) {
+		t.Errorf("completed although another one was meanwhile, and deleted: %v", err)
+	}
+	want(`LSN 0, state ""`, "1 a", "2 b", "3 c")
+	third, err := l.BeginCheckpoint(t.Context(), "engine", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cp, err := third.Complete(t.Context(), nil); err != nil || cp.Version != 2 {
+		t.Errorf("set anew: %+v, %v", cp, err)
+	}
+	if cp, err := third.Complete(t.Context(), nil); err != nil || cp.Version != 2 {
+		t.Errorf("completed again: %+v, %v", cp, err)
+	}
+
+	// A log whose records were given up without a checkpoint has a gap, and says so.
+	if err := l.DeleteCheckpoint(t.Context(), "engine", client.ExpectVersion(2)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := l.Truncate(t.Context(), 3); err != nil {

@@ -196,7 +196,7 @@ type KnownProducer struct {
 type Checkpoint struct {
 	Name      string
 	LSN       LSN
-	Version   uint64 // counts the times it was set, from 1
+	Version   uint64 // grows by 1 with each time it is set, from 1; see NoCheckpointError for one that is set anew
 	State     []byte // nil in listings
 	StateSize uint32
 	SetAt     time.Time
@@ -582,15 +582,37 @@ func (e *SequenceError) Unwrap() error { return ErrSequenceGap }
 type ConflictError struct {
 	Log, Checkpoint   string
 	Expected, Version uint64 // 0 means that it does not exist
+	// Deleted: it does not exist, and was not to, but some checkpoint of the log was
+	// deleted since.
+	Deleted bool
 }
 
 // Error implements error.
 func (e *ConflictError) Error() string {
+	if e.Deleted {
+		return fmt.Sprintf("log %q: checkpoint %q: %v: one was deleted meanwhile", e.Log, e.Checkpoint, ErrCheckpointConflict)
+	}
 	return fmt.Sprintf("log %q: checkpoint %q: %v: expected %d, it is %d", e.Log, e.Checkpoint, ErrCheckpointConflict, e.Expected, e.Version)
 }
 
 // Unwrap returns ErrCheckpointConflict.
 func (e *ConflictError) Unwrap() error { return ErrCheckpointConflict }
+
+// A NoCheckpointError is an ErrCheckpointNotFound with the version that the checkpoint
+// gets if it is set next: one more than any had that was deleted of the log, so that a
+// version says which checkpoint of that name is meant, for as long as there is the log.
+type NoCheckpointError struct {
+	Log, Checkpoint string
+	Next            uint64
+}
+
+// Error implements error.
+func (e *NoCheckpointError) Error() string {
+	return fmt.Sprintf("log %q: checkpoint %q: %v", e.Log, e.Checkpoint, ErrCheckpointNotFound)
+}
+
+// Unwrap returns ErrCheckpointNotFound.
+func (e *NoCheckpointError) Unwrap() error { return ErrCheckpointNotFound }
 
 // A DataLossError is an ErrDataLoss that says where.
 type DataLossError struct {

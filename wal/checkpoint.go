@@ -12,7 +12,8 @@ import (
 
 // SetCheckpoint sets a checkpoint's LSN and state, durably, and returns it with
 // its new version. expected, unless nil, must be its present version, 0 if it
-// must not exist. It returns ErrLogNotFound, ErrInvalidName, ErrTooLarge,
+// must not exist. cp.Version, unless 0, must be its new one: that tells also whether one
+// was deleted since. It returns ErrLogNotFound, ErrInvalidName, ErrTooLarge,
 // ErrTooManyCheckpoints, a *RangeError for an LSN beyond the durable one or
 // below what is kept, ErrCheckpointBackwards, a *ConflictError or ErrFull.
 func (v *Volume) SetCheckpoint(ctx context.Context, log string, cp Checkpoint, expected *uint64) (Checkpoint, error) {
@@ -55,11 +56,14 @@ func (v *Volume) SetCheckpointIn(ctx context.Context, log string, epoch Epoch, c
 		if found {
 			was = l.checkpoints[i]
 		}
+		version := l.nextVersion(i, found)
 		switch err := l.moved(info.Epoch, cp.LSN); {
 		case err != nil: // since it was looked at, above
 			return nil, nil, err
 		case expected != nil && *expected != was.version:
 			return nil, nil, &ConflictError{Log: log, Checkpoint: cp.Name, Expected: *expected, Version: was.version}
+		case cp.Version != 0 && cp.Version != version:
+			return nil, nil, &ConflictError{Log: log, Checkpoint: cp.Name, Expected: cp.Version - 1, Version: was.version, Deleted: !found}
 		case cp.LSN < was.lsn:
 			return nil, nil, fmt.Errorf("log %q: checkpoint %q: %w: from LSN %d to %d", log, cp.Name, ErrCheckpointBackwards, was.lsn, cp.LSN)
 		case cp.LSN+1 < l.first:
@@ -68,7 +72,7 @@ func (v *Volume) SetCheckpointIn(ctx context.Context, log string, epoch Epoch, c
 			return nil, nil, fmt.Errorf("log %q: %w: the limit is %d", log, ErrTooManyCheckpoints, limits.MaxCheckpointsPerLog)
 		}
 		set = Command{
-			Kind: CommandSetCheckpoint, Log: l.number, Name: cp.Name, LSN: cp.LSN, Version: was.version + 1,
+			Kind: CommandSetCheckpoint, Log: l.number, Name: cp.Name, LSN: cp.LSN, Version: version,
 			Time: v.clock.now(), RunSum: sum,
 		}
 		if len(cp.State) == 0 {
@@ -83,8 +87,8 @@ func (v *Volume) SetCheckpointIn(ctx context.Context, log string, epoch Epoch, c
 	return Checkpoint{Name: cp.Name, LSN: cp.LSN, Version: set.Version, StateSize: uint32(len(cp.State)), SetAt: timeOf(set.Time)}, nil
 }
 
-// Checkpoint returns a checkpoint with its state. It returns ErrLogNotFound,
-// ErrCheckpointNotFound, a *DataLossError if the state does not verify, or
+// Checkpoint returns a checkpoint with its state. It returns ErrLogNotFound, a
+// *NoCheckpointError, a *DataLossError if the state does not verify, or
 // ErrReadFailed if it could not be read.
 func (v *Volume) Checkpoint(ctx context.Context, log, name string) (Checkpoint, error) {
 	// The state may be carried forward, and its old segment recycled, between
@@ -98,8 +102,9 @@ func (v *Volume) Checkpoint(ctx context.Context, log, name string) (Checkpoint, 
 		}
 		i, found := l.findCheckpoint(name)
 		if !found {
+			err := l.noCheckpoint(name)
 			v.mu.RUnlock()
-			return Checkpoint{}, checkpointNotFound(log, name)
+			return Checkpoint{}, err
 		}
 		was := l.checkpoints[i]
 		at, placed := v.index.places.get(stateKey{l.number, name})
@@ -177,11 +182,13 @@ func (c *checkpointState) describe() Checkpoint {
 	return Checkpoint{Name: c.name, LSN: c.lsn, Version: c.version, StateSize: c.size, SetAt: timeOf(c.setAt)}
 }
 
-func checkpointNotFound(log, name string) error {
+// noCheckpoint says that the log has no checkpoint of that name, and cannot have if it
+// is none.
+func (l *logState) noCheckpoint(name string) error {
 	if !validName(name, limits.MaxCheckpointNameBytes) {
 		return invalidName("checkpoint", name, limits.MaxCheckpointNameBytes)
 	}
-	return fmt.Errorf("log %q: checkpoint %q: %w", log, name, ErrCheckpointNotFound)
+	return &NoCheckpointError{Log: l.name, Checkpoint: name, Next: l.nextVersion(0, false)}
 }
 
 // Checkpoints returns a log's checkpoints by name, without their states. It
@@ -201,7 +208,7 @@ func (v *Volume) Checkpoints(log string) ([]Checkpoint, error) {
 }
 
 // DeleteCheckpoint deletes a checkpoint, durably. expected, unless nil, must be
-// its present version. It returns ErrLogNotFound, ErrCheckpointNotFound or a
+// its present version. It returns ErrLogNotFound, a *NoCheckpointError or a
 // *ConflictError.
 func (v *Volume) DeleteCheckpoint(ctx context.Context, log, name string, expected *uint64) error {
 	defer v.janitor.kick()
@@ -212,7 +219,7 @@ func (v *Volume) DeleteCheckpoint(ctx context.Context, log, name string, expecte
 		}
 		i, found := l.findCheckpoint(name)
 		if !found {
-			return nil, nil, checkpointNotFound(log, name)
+			return nil, nil, l.noCheckpoint(name)
 		}
 		if got := l.checkpoints[i].version; expected != nil && *expected != got {
 			return nil, nil, &ConflictError{Log: log, Checkpoint: name, Expected: *expected, Version: got}

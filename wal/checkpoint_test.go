@@ -147,13 +147,82 @@ func TestDeleteCheckpoint(t *testing.T) {
 	v = openTest(t, fs)
 	defer closeTest(t, v)
 	gone()
-	// A name that is used again begins again: nothing of the old one shows.
-	if cp := mustCheckpoint(t, v, "log", "cp", 0, "zero"); cp.Version != 1 {
+	// A name that is used again begins again: nothing of the old one shows, and who means
+	// the old one is not taken to mean the new.
+	if cp := mustCheckpoint(t, v, "log", "cp", 0, "zero"); cp.Version != 2 {
 		t.Fatalf("set again after deleting: %+v", cp)
+	}
+	if _, err := v.SetCheckpoint(ctx, "log", Checkpoint{Name: "cp", LSN: 1}, &right); !errors.Is(err, ErrCheckpointConflict) {
+		t.Fatalf("set in place of the deleted one: %v", err)
+	}
+	if err := v.DeleteCheckpoint(ctx, "log", "cp", &right); !errors.Is(err, ErrCheckpointConflict) {
+		t.Fatalf("deleted in place of the deleted one: %v", err)
 	}
 	wantState(t, v, "log", "cp", 0, "zero")
 	if _, err := v.Checkpoint(ctx, "log", "bad name"); !errors.Is(err, ErrInvalidName) {
 		t.Fatalf("a malformed name: %v", err)
+	}
+}
+
+// TestNextVersion has checkpoints set to be of a certain version, as by somebody who does
+// not know whether an earlier call of theirs was carried out: whatever others did, and
+// however often the volume was opened, none is set twice.
+func TestNextVersion(t *testing.T) {
+	ctx := context.Background()
+	fs := disk.NewMem()
+	v := openTest(t, fs)
+	defer func() { closeTest(t, v) }()
+	mustCreate(t, v, "log")
+	mustAppend(t, v, "log", "1", "2")
+	next := func(name string) uint64 {
+		t.Helper()
+		cp, err := v.Checkpoint(ctx, "log", name)
+		if none, ok := errors.AsType[*NoCheckpointError](err); ok && none.Log == "log" && none.Checkpoint == name {
+			return none.Next
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cp.Version + 1
+	}
+	set := func(name string, version uint64, want error) {
+		t.Helper()
+		cp, err := v.SetCheckpoint(ctx, "log", Checkpoint{Name: name, LSN: 1, Version: version, State: []byte("state")}, nil)
+		if !errors.Is(err, want) || err == nil && cp.Version != version {
+			t.Fatalf("checkpoint %q is set to %+v, %v; want version %d, %v", name, cp, err, version, want)
+		}
+	}
+	begun := next("a")
+	for i := range 3 {
+		was := next("a")
+		set("a", was, nil)
+		set("a", was, ErrCheckpointConflict) // asked again
+		if err := v.DeleteCheckpoint(ctx, "log", "a", nil); err != nil {
+			t.Fatal(err)
+		}
+		set("a", was, ErrCheckpointConflict) // asked again, for what was deleted
+		if is := next("a"); is != uint64(i)+2 {
+			t.Errorf("next is version %d", is)
+		}
+		closeTest(t, v)
+		v = openTest(t, fs)
+		set("a", was, ErrCheckpointConflict)
+		set("a", begun, ErrCheckpointConflict)
+		set("a", next("a")+1, ErrCheckpointConflict)
+	}
+	// All names of a log go on behind what was deleted, and each by itself from there.
+	set("b", next("b"), nil)
+	set("b", next("b"), nil)
+	set("c", 4, nil)
+	if b := next("b"); b != 6 {
+		t.Errorf("next is version %d", b)
+	}
+	var conflict *ConflictError
+	if _, err := v.SetCheckpoint(ctx, "log", Checkpoint{Name: "b", LSN: 1, Version: 5}, nil); !errors.As(err, &conflict) || *conflict != (ConflictError{Log: "log", Checkpoint: "b", Expected: 4, Version: 5}) {
+		t.Errorf("%+v", conflict)
+	}
+	if _, err := v.SetCheckpoint(ctx, "log", Checkpoint{Name: "d", LSN: 1, Version: 3}, nil); !errors.As(err, &conflict) || *conflict != (ConflictError{Log: "log", Checkpoint: "d", Expected: 2, Deleted: true}) {
+		t.Errorf("%+v", conflict)
 	}
 }
 

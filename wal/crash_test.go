@@ -627,7 +627,7 @@ func (c *crashCheck) log(v *Volume, info LogInfo) (*shownLog, error) {
 // floor: truncation never goes back, and nothing is given up that nobody allowed.
 func (c *crashCheck) floor() error {
 	low, asked, allowed := c.base.info.First, c.base.info.First, c.base.info.First
-	if c.base.cp.Version > 0 {
+	if c.base.cp.Name != "" {
 		allowed = max(allowed, c.base.cp.LSN+1)
 	}
 	if c.base.cursor.exists {
@@ -918,7 +918,7 @@ func (c *crashCheck) checksums(v *Volume) error {
 
 // checkpoint: it is as it was last set, or may have been since, or deleted.
 func (c *crashCheck) checkpoint(v *Volume) (Checkpoint, error) {
-	may := []Checkpoint{c.base.cp} // without a version: none
+	may := []Checkpoint{c.base.cp} // without a name: none, and the version of what was deleted
 	for _, op := range c.ops {
 		var to []Checkpoint
 		switch {
@@ -931,7 +931,9 @@ func (c *crashCheck) checkpoint(v *Volume) (Checkpoint, error) {
 				to = append(to, set)
 			}
 		case op.kind == crashDeleteCheckpoint:
-			to = []Checkpoint{{}}
+			for _, was := range may {
+				to = append(to, Checkpoint{Version: was.Version})
+			}
 		default:
 			continue
 		}
@@ -943,11 +945,14 @@ func (c *crashCheck) checkpoint(v *Volume) (Checkpoint, error) {
 		}
 	}
 	cp, err := v.Checkpoint(context.Background(), c.info.Name, "cp")
-	if err != nil && !errors.Is(err, ErrCheckpointNotFound) {
+	if none, ok := errors.AsType[*NoCheckpointError](err); ok {
+		cp.Version, err = none.Next-1, nil
+	}
+	if err != nil {
 		return Checkpoint{}, err
 	}
 	for _, m := range may {
-		if m.Version == cp.Version && m.LSN == cp.LSN && string(m.State) == string(cp.State) {
+		if m.Name == cp.Name && m.Version == cp.Version && m.LSN == cp.LSN && string(m.State) == string(cp.State) {
 			return cp, nil
 		}
 	}

@@ -47,7 +47,8 @@ type historyLog struct {
 	sequence uint64
 	floor    LSN // the most that retention may have given up so far
 	cps      map[string]*Checkpoint
-	cursor   *LSN // nil for none
+	deleted  uint64 // greatest version of one that is not there any more
+	cursor   *LSN   // nil for none
 	rewinds  Epoch
 }
 
@@ -146,15 +147,14 @@ func newHistory(seed uint64, length int) (steps []historyStep, logs map[string]*
 			cp := "cp" + string(rune('a'+rng.IntN(3)))
 			was := l.cps[cp]
 			if was == nil {
-				was = &Checkpoint{Name: cp}
+				was = &Checkpoint{Name: cp, Version: l.deleted}
 			}
 			low := max(was.LSN, l.floor-1)
 			set := Checkpoint{Name: cp, LSN: low + LSN(rng.IntN(int(l.next()-low))), Version: was.Version + 1, State: []byte(strings.Repeat("s", rng.IntN(2000)))}
 			l.cps[cp] = &set
 			l.keep()
 			add(fmt.Sprintf("set %s of %s", cp, name), func(ctx context.Context, v *Volume) error {
-				expected := set.Version - 1
-				_, err := v.SetCheckpoint(ctx, name, set, &expected)
+				_, err := v.SetCheckpoint(ctx, name, set, nil)
 				if c := (*ConflictError)(nil); errors.As(err, &c) && c.Version == set.Version {
 					return nil // it had landed
 				}
@@ -166,6 +166,7 @@ func newHistory(seed uint64, length int) (steps []historyStep, logs map[string]*
 				if l.cps[cp] == nil {
 					continue
 				}
+				l.deleted = max(l.deleted, l.cps[cp].Version)
 				delete(l.cps, cp)
 				l.keep()
 				add(fmt.Sprintf("delete %s of %s", cp, name), func(ctx context.Context, v *Volume) error {

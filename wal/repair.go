@@ -662,7 +662,11 @@ func (s *salvage) lostRewind(l *logState, at Cut) {
 // dropCheckpointsAbove makes way for a rewind that a checkpoint would have held back:
 // it was deleted in what is lost.
 func (l *logState) dropCheckpointsAbove(lsn LSN) {
-	l.checkpoints = slices.DeleteFunc(l.checkpoints, func(c checkpointState) bool { return c.lsn > lsn })
+	for i := len(l.checkpoints) - 1; i >= 0; i-- {
+		if l.checkpoints[i].lsn > lsn {
+			l.deleteCheckpoint(i)
+		}
+	}
 }
 
 // makeWay changes the state to one that the command can follow from: to what it
@@ -711,14 +715,16 @@ func (s *salvage) makeWay(c *Command) bool {
 	case CommandSetCheckpoint:
 		l.reach(c.LSN+1, 0)
 		if found && c.LSN < l.checkpoints[i].lsn { // deleted, and set anew
-			l.checkpoints = slices.Delete(l.checkpoints, i, i+1)
+			l.deleteCheckpoint(i)
 			found = false
 		}
 		switch {
-		case !found && c.Version > 1:
-			l.checkpoints = slices.Insert(l.checkpoints, i, checkpointState{name: c.Name, version: c.Version - 1})
 		case found:
 			l.checkpoints[i].version = c.Version - 1
+		case c.Version != l.nextVersion(i, false):
+			// It was there, or another one of the log was that had this version and was deleted.
+			l.checkpoints = slices.Insert(l.checkpoints, i, checkpointState{name: c.Name, version: c.Version - 1})
+			l.deleted = max(l.deleted, c.Version-1)
 		}
 	case CommandDeleteCheckpoint:
 		return found

@@ -77,7 +77,10 @@ type logState struct {
 	acquired    ulid.ULID // the request that began the epoch; zero for one that cannot be asked again
 	first       LSN
 	checkpoints []checkpointState
-	cursors     []cursorState // by name
+	// deleted is the greatest version that a checkpoint had which was deleted, 0 for none:
+	// one that is new begins behind it, so that no version of a name comes twice.
+	deleted uint64
+	cursors []cursorState // by name
 	// byID are the slots in the order of their producers' ULIDs. The slice is never
 	// written.
 	byID []uint16
@@ -287,8 +290,8 @@ func (s *State) Apply(c *Command) error {
 		if found {
 			was = l.checkpoints[i]
 		}
-		if c.Version != was.version+1 || c.LSN < was.lsn || c.LSN >= l.next {
-			return disagree(c, "version %d and LSN %d on version %d and LSN %d", c.Version, c.LSN, was.version, was.lsn)
+		if version := l.nextVersion(i, found); c.Version != version || c.LSN < was.lsn || c.LSN >= l.next {
+			return disagree(c, "version %d and LSN %d where version %d is next, on LSN %d", c.Version, c.LSN, version, was.lsn)
 		}
 		if !found && len(l.checkpoints) >= limits.MaxCheckpointsPerLog {
 			return disagree(c, "it has %d checkpoints", len(l.checkpoints))
@@ -302,7 +305,7 @@ func (s *State) Apply(c *Command) error {
 		if !found {
 			return disagree(c, "no checkpoint %q", c.Name)
 		}
-		l.checkpoints = slices.Delete(l.checkpoints, i, i+1)
+		l.deleteCheckpoint(i)
 	case CommandTruncate:
 		if c.First < l.first || c.First > l.next || c.LiveBytes > l.liveBytes || c.First == l.next && c.LiveBytes > 0 {
 			return disagree(c, "to %d with %d bytes, it has %d to %d with %d", c.First, c.LiveBytes, l.first, l.next-1, l.liveBytes)
@@ -491,6 +494,21 @@ func (l *logState) findCheckpoint(name string) (int, bool) {
 	})
 }
 
+// nextVersion returns the version that a checkpoint gets when it is set, from what
+// findCheckpoint returned.
+func (l *logState) nextVersion(i int, found bool) uint64 {
+	if found {
+		return l.checkpoints[i].version + 1
+	}
+	return l.deleted + 1
+}
+
+// deleteCheckpoint deletes the i-th checkpoint.
+func (l *logState) deleteCheckpoint(i int) {
+	l.deleted = max(l.deleted, l.checkpoints[i].version)
+	l.checkpoints = slices.Delete(l.checkpoints, i, i+1)
+}
+
 // keep returns the oldest LSN that retention must keep: what no checkpoint and no
 // cursor has behind it. With neither, that is all there is: a cursor that was
 // evicted holds nothing, and lets nothing go that nobody else does.
@@ -587,6 +605,7 @@ func appendLogState(dst []byte, l *logState) []byte {
 		dst = binary.AppendUvarint(dst, c.Bytes)
 		dst = binary.LittleEndian.AppendUint32(dst, uint32(c.Checksum))
 	}
+	dst = binary.AppendUvarint(dst, l.deleted)
 	dst = binary.AppendUvarint(dst, uint64(len(l.checkpoints)))
 	for i := range l.checkpoints {
 		c := &l.checkpoints[i]
@@ -705,6 +724,7 @@ func decodeLogState(d *decoder) (*logState, error) {
 		}
 		l.cuts = append(l.cuts, c)
 	}
+	l.deleted = d.uvarint()
 	n = d.uvarint()
 	if d.bad || n > limits.MaxCheckpointsPerLog {
 		return nil, fmt.Errorf("log state: %w", ErrBadCommand)

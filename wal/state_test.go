@@ -381,10 +381,7 @@ func randomCommand(rng *rand.Rand, s *State, step int) Command {
 		}
 	case 2, 3:
 		c.Kind, c.Name, c.LSN = CommandSetCheckpoint, string(rune('a'+rng.IntN(4))), l.next-1
-		c.Version, c.Size, c.RunSum, c.Time = 1, uint32(rng.IntN(9)), uint32(step), int64(step)
-		if i, found := l.findCheckpoint(c.Name); found {
-			c.Version = l.checkpoints[i].version + 1
-		}
+		c.Version, c.Size, c.RunSum, c.Time = l.nextVersion(l.findCheckpoint(c.Name)), uint32(rng.IntN(9)), uint32(step), int64(step)
 	case 4:
 		if len(l.checkpoints) > 0 {
 			c.Kind, c.Name = CommandDeleteCheckpoint, l.checkpoints[rng.IntN(len(l.checkpoints))].name

@@ -18,9 +18,10 @@ type checkpointService struct {
 // SetCheckpoint implements walsvcv1.CheckpointServiceServer.
 func (s checkpointService) SetCheckpoint(ctx context.Context, req *walsvcv1.SetCheckpointRequest) (*walsvcv1.SetCheckpointResponse, error) {
 	cp, err := s.volume.SetCheckpointIn(ctx, req.GetLog(), wal.Epoch(req.GetEpoch()), wal.Checkpoint{
-		Name:  req.GetName(),
-		LSN:   wal.LSN(req.GetLsn()),
-		State: req.GetState(),
+		Name:    req.GetName(),
+		LSN:     wal.LSN(req.GetLsn()),
+		Version: req.GetNextVersion(),
+		State:   req.GetState(),
 	}, req.ExpectedVersion)
 	if err != nil {
 		return nil, s.failWrite(ctx, err)

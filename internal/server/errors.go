@@ -176,8 +176,8 @@ var Table = []Row{
 		Means: "The checkpoint stands at a higher LSN already.", Effect: Nothing,
 		Hint: "A checkpoint never moves back: records below it may be gone. Delete it first if that is meant."},
 	{Err: wal.ErrCheckpointConflict, Code: codes.Aborted, Reason: "CHECKPOINT_CONFLICT", spoken: true,
-		Means: "The checkpoint has another version than the one that was to be replaced.", Effect: Nothing,
-		Hint: "Somebody else set the checkpoint. Get it, then decide again."},
+		Means: "The checkpoint has another version than the one that was to be replaced, or would get another one.", Effect: Nothing,
+		Hint: "Somebody else set or deleted the checkpoint. Get it, then decide again."},
 	{Err: wal.ErrTooManyCheckpoints, Code: codes.ResourceExhausted, Reason: "TOO_MANY_CHECKPOINTS",
 		Means: "The log has as many checkpoints as it may have.", Effect: Nothing,
 		Hint: "Delete checkpoints that nobody recovers from any more."},
@@ -344,6 +344,7 @@ func figures(err error) map[string]string {
 		sequence *wal.SequenceError
 		limited  *wal.RateError
 		conflict *wal.ConflictError
+		none     *wal.NoCheckpointError
 		sealed   *wal.SealedError
 		fenced   *wal.FencedError
 		loss     *wal.DataLossError
@@ -384,6 +385,8 @@ func figures(err error) map[string]string {
 			"log": conflict.Log, "checkpoint": conflict.Checkpoint,
 			"expected_version": decimal(conflict.Expected), "version": decimal(conflict.Version),
 		}
+	case errors.As(err, &none):
+		out = map[string]string{"log": none.Log, "checkpoint": none.Checkpoint, "next_version": decimal(none.Next)}
 	case errors.As(err, &sealed):
 		out = map[string]string{
 			"log": sealed.Log, "next_lsn": decimal(sealed.Next), "seal_time": sealed.Sealed.Format(time.RFC3339Nano),

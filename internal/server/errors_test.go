@@ -134,6 +134,7 @@ func TestFigures(t *testing.T) {
 		{&wal.MismatchError{Log: "l", Expected: 9, Next: 5}, "map[expected_lsn:9 log:l next_lsn:5]"},
 		{&wal.SequenceError{Log: "l", Got: 9, Want: 5}, "map[log:l sequence:9 want_sequence:5]"},
 		{&wal.ConflictError{Log: "l", Checkpoint: "c", Expected: 9, Version: 5}, "map[checkpoint:c expected_version:9 log:l version:5]"},
+		{&wal.NoCheckpointError{Log: "l", Checkpoint: "c", Next: 10}, "map[checkpoint:c log:l next_version:10]"},
 		{&wal.DataLossError{Log: "l", First: 2, Last: 5}, "map[first_lsn:2 last_lsn:5 log:l]"},
 		{&wal.DataLossError{Log: "l"}, "map[log:l]"},
 		{fmt.Errorf("%w: %w", wal.ErrTooLarge, &records.TooLargeError{Record: 3, Size: 9, Limit: 5}), "map[limit:5 record:3 size:9]"},

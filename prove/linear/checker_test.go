@@ -661,7 +661,19 @@ func TestWrongHistories(t *testing.T) {
 			zero := uint64(0)
 			s.do(input{Kind: beginCheckpoint, Name: "c", Version: &zero}, output{})
 			s.set(0, 1)
-			s.do(input{Kind: setCheckpoint, Name: "c", Version: &zero}, output{Checkpoints: []checkpoint{{Name: "c", Version: 2}}})
+			s.do(input{Kind: setCheckpoint, Name: "c", Version: &zero, Begun: true}, output{Checkpoints: []checkpoint{{Name: "c", Version: 2}}})
+		},
+		"a checkpoint is completed that another one was in the place of": func(s *script) {
+			zero := uint64(0)
+			s.do(input{Kind: beginCheckpoint, Name: "c", Version: &zero}, output{})
+			s.set(0, 1)
+			s.do(input{Kind: deleteCheckpoint, Name: "c"}, output{})
+			s.do(input{Kind: setCheckpoint, Name: "c", Version: &zero, Begun: true}, output{Checkpoints: []checkpoint{{Name: "c", Version: 2}}})
+		},
+		"a deleted checkpoint's version comes again": func(s *script) {
+			s.set(0, 1)
+			s.do(input{Kind: deleteCheckpoint, Name: "c"}, output{})
+			s.set(0, 1)
 		},
 		"truncation passes a cursor": func(s *script) {
 			s.appended("a", 1)
@@ -977,9 +989,24 @@ func TestRightHistories(t *testing.T) {
 			s.do(input{Kind: setCheckpoint, Name: "c", State: "s"}, output{Unknown: true})
 			two := uint64(2)
 			s.do(input{Kind: deleteCheckpoint, Name: "c", Version: &two}, output{})
-			s.set(0, 1)
+			s.set(0, 3)
 			s.live(false)
-			s.get(0, 1)
+			s.get(0, 3)
+		},
+		"a checkpoint goes on behind the greatest version that was deleted": func(s *script) {
+			s.set(0, 1)
+			s.set(0, 2)
+			s.do(input{Kind: deleteCheckpoint, Name: "c"}, output{})
+			s.do(input{Kind: setCheckpoint, Name: "d"}, output{Checkpoints: []checkpoint{{Name: "d", Version: 3}}})
+			s.set(0, 3)
+			s.set(0, 4)
+		},
+		"a checkpoint that was deleted is not completed again": func(s *script) {
+			zero := uint64(0)
+			s.do(input{Kind: beginCheckpoint, Name: "c", Version: &zero}, output{})
+			s.set(0, 1)
+			s.do(input{Kind: deleteCheckpoint, Name: "c"}, output{})
+			s.do(input{Kind: setCheckpoint, Name: "c", Version: &zero, Begun: true}, refusedWith(checkpointConflict))
 		},
 		"a log is created and deleted without an answer": func(s *script) {
 			s.do(input{Kind: deleteLog, ID: "x"}, output{Unknown: true})

@@ -38,6 +38,7 @@ type key struct {
 	last                   uint64 // LSN
 	history                uint64
 	checked, known, former uint64
+	deleted                uint64 // greatest version of a checkpoint that was
 	marked                 uint64 // by cursors
 	rewound                uint64 // by rewinds
 	created                int64  // when somebody was told that the log was; 0 until then
@@ -814,10 +815,23 @@ func (s *state) told(out *output) (*state, bool) {
 	return s.narrowed(first, first)
 }
 
+// behind returns the version behind which a checkpoint's next one comes: its own, and
+// where there is none the greatest of those that were deleted.
+func (s *state) behind(name string) uint64 {
+	if cp := s.find(name); cp != nil {
+		return cp.Version
+	}
+	return s.deleted
+}
+
 func (s *state) stepSetCheckpoint(in *input, out *output) (*state, bool) {
 	var was checkpoint
 	if cp := s.find(in.Name); cp != nil {
 		was = *cp
+	}
+	expected := was.Version
+	if in.Begun {
+		expected = s.behind(in.Name)
 	}
 	switch {
 	case in.Epoch != 0 && in.Epoch != s.epoch:
@@ -826,7 +840,7 @@ func (s *state) stepSetCheckpoint(in *input, out *output) (*state, bool) {
 		return s, s.heard(out, in.LSN)
 	case in.LSN > s.last:
 		return s, refused(out, lsnAhead, map[string]uint64{"next_lsn": s.next()})
-	case in.Version != nil && *in.Version != was.Version:
+	case in.Version != nil && *in.Version != expected:
 		return s, refused(out, checkpointConflict, map[string]uint64{"version": was.Version})
 	case in.LSN < was.LSN:
 		return s, out.Reason == checkpointBackwards
@@ -841,7 +855,7 @@ func (s *state) stepSetCheckpoint(in *input, out *output) (*state, bool) {
 	if !ok {
 		return nil, false
 	}
-	cp := checkpoint{Name: in.Name, LSN: in.LSN, Version: was.Version + 1, State: in.State, Size: uint64(len(in.State))}
+	cp := checkpoint{Name: in.Name, LSN: in.LSN, Version: s.behind(in.Name) + 1, State: in.State, Size: uint64(len(in.State))}
 	n = n.checkpointed(cp)
 	if out.Unknown {
 		return n, true
@@ -860,7 +874,7 @@ func (s *state) begins(in *input, out *output) bool {
 	if was.LSN > in.LSN {
 		return out.Reason == checkpointBackwards
 	}
-	return out.succeeded() && in.LSN <= s.last && (in.Version == nil || *in.Version == was.Version)
+	return out.succeeded() && in.LSN <= s.last && (in.Version == nil || *in.Version == s.behind(in.Name))
 }
 
 func (s *state) stepDeleteCheckpoint(in *input, out *output) (*state, bool) {
@@ -871,5 +885,7 @@ func (s *state) stepDeleteCheckpoint(in *input, out *output) (*state, bool) {
 	case in.Version != nil && *in.Version != cp.Version:
 		return s, refused(out, checkpointConflict, map[string]uint64{"version": cp.Version})
 	}
-	return s.without(in.Name).settle(), out.Unknown || out.succeeded()
+	n := s.without(in.Name)
+	n.deleted = max(n.deleted, cp.Version)
+	return n.settle(), out.Unknown || out.succeeded()
 }

@@ -86,6 +86,7 @@ type input struct {
 	Name    string  `json:",omitempty"` // of a checkpoint or cursor; who acquires, or is the writer behind a rewind
 	State   string  `json:",omitempty"`
 	Version *uint64 `json:",omitempty"` // expected: of a checkpoint, a log's epoch, a cursor's LSN
+	Begun   bool    `json:",omitempty"` // it is the version behind which a checkpoint was to come when it was begun
 	Request string  `json:",omitempty"` // of who acquires or rewinds
 	Cap     uint64  `json:",omitempty"` // of a cursor
 	Hold    bool    `json:",omitempty"` // it is never evicted

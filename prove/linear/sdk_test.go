@@ -216,7 +216,7 @@ func (c *sdkClient) completeCheckpoint() {
 	if err != nil {
 		return
 	}
-	set, end := c.beginOpen(input{Kind: setCheckpoint, Name: in.Name, LSN: in.LSN, State: c.batch(1)[0]})
+	set, end := c.beginOpen(input{Kind: setCheckpoint, Name: in.Name, LSN: in.LSN, State: c.batch(1)[0], Begun: true})
 	for tried := false; ; tried = true {
 		var cp sdk.Checkpoint
 		err := bounded(limit, func(ctx context.Context) (err error) {

@@ -29,7 +29,9 @@ type Checkpoint struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// lsn up to which the engine's own storage holds everything; 0 for nothing.
 	Lsn uint64 `protobuf:"varint,2,opt,name=lsn,proto3" json:"lsn,omitempty"`
-	// version counts the times the checkpoint was set, from 1.
+	// version grows by 1 each time the checkpoint is set, from 1. No two of a name are
+	// alike, also when it is deleted and set anew: it then goes on behind the greatest
+	// version of the log's deleted checkpoints.
 	Version uint64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
 	// state is the engine's own, at most 1 MiB; empty in listings.
 	State []byte `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
@@ -131,7 +133,14 @@ type SetCheckpointRequest struct {
 	// epoch, if not 0, must be the log's epoch: else FAILED_PRECONDITION/FENCED. The
 	// log's writer states its own, so that a fenced one does not say what its
 	// successor recovers from.
-	Epoch         uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// next_version, if not 0, must be the version that the checkpoint gets: else
+	// ABORTED/CHECKPOINT_CONFLICT. It is one more than the checkpoint's present one; where
+	// there is none, next_version in the metadata of CHECKPOINT_NOT_FOUND says it. Unlike
+	// expected_version it tells whether what was not there has been set and deleted since,
+	// so a call whose answer was lost may be made again, and sets nothing twice. It
+	// cannot tell that from another checkpoint of the log having been deleted since.
+	NextVersion   uint64 `protobuf:"varint,7,opt,name=next_version,json=nextVersion,proto3" json:"next_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -204,6 +213,13 @@ func (x *SetCheckpointRequest) GetExpectedVersion() uint64 {
 func (x *SetCheckpointRequest) GetEpoch() uint64 {
 	if x != nil {
 		return x.Epoch
+	}
+	return 0
+}
+
+func (x *SetCheckpointRequest) GetNextVersion() uint64 {
+	if x != nil {
+		return x.NextVersion
 	}
 	return 0
 }
@@ -561,14 +577,15 @@ const file_walsvc_v1_checkpoint_proto_rawDesc = "" +
 	"\x05state\x18\x04 \x01(\fR\x05state\x12\x1d\n" +
 	"\n" +
 	"state_size\x18\x05 \x01(\rR\tstateSize\x125\n" +
-	"\bset_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\asetTime\"\xbf\x01\n" +
+	"\bset_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\asetTime\"\xe2\x01\n" +
 	"\x14SetCheckpointRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
 	"\x03lsn\x18\x03 \x01(\x04R\x03lsn\x12\x14\n" +
 	"\x05state\x18\x04 \x01(\fR\x05state\x12.\n" +
 	"\x10expected_version\x18\x05 \x01(\x04H\x00R\x0fexpectedVersion\x88\x01\x01\x12\x14\n" +
-	"\x05epoch\x18\x06 \x01(\x04R\x05epochB\x13\n" +
+	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\x12!\n" +
+	"\fnext_version\x18\a \x01(\x04R\vnextVersionB\x13\n" +
 	"\x11_expected_version\"N\n" +
 	"\x15SetCheckpointResponse\x125\n" +
 	"\n" +
