@@ -124,6 +124,7 @@ type batch struct {
 	count    int
 	parts    []batchPart // of a group's batch, whose runs lie in run behind the lead's
 	small    bool        // went in a message that holds further small ones back
+	again    bool        // was sent on an earlier stream, where it may have landed
 	waiting  []callback
 	written  chan struct{} // closed when it is, or is settled; nil without Options.WrittenAcks
 	wrote    bool          // written is closed

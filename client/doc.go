@@ -42,7 +42,9 @@
 //     until a verdict on it comes. What gathers later goes into other batches.
 //  2. Only a refusal takes its sequence away, for a refusal says that it did not
 //     land. The next batch gets that sequence. DISCARDED alone says that it did, and
-//     that a rewind took it since: its sequence stays used.
+//     that a rewind took it since: its sequence stays used. And SUPERSEDED, NO_PRODUCER
+//     and LOG_NOT_FOUND come before it is asked whether the batch is a repeat: of one that
+//     was sent on an earlier stream, too, they leave the outcome unknown.
 //  3. If it is given up without a verdict, its outcome is unknown, its producer
 //     is given up with it, and the log goes on with a new one.
 //

@@ -660,7 +660,7 @@ func (s *stream) leave(why *Error) {
 		}
 		l.phase, l.binding, l.ready, l.sent, l.unsent = opened, 0, false, 0, 0
 		for _, b := range l.queue {
-			b.small = false
+			b.small, b.again = false, b.sequence != 0
 			l.unsent += b.size()
 		}
 		if !why.retryable() {
@@ -685,7 +685,7 @@ func (s *stream) recover(l *Log) {
 			s.settle(b, Receipt{}, fmt.Errorf("%w: %w", ErrAfterRefusal, l.refusal))
 			continue
 		}
-		b.sequence, b.small = 0, false
+		b.sequence, b.small, b.again = 0, false, false
 		l.unsent += b.size()
 		kept = append(kept, b)
 	}
@@ -859,7 +859,7 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 	}
 
 	why := fromRefusal(v.Refusal)
-	if errors.Is(why, ErrPoisoned) || errors.Is(why, ErrUnknownOutcome) {
+	if errors.Is(why, ErrPoisoned) || errors.Is(why, ErrUnknownOutcome) || b.again && unasked(why) {
 		s.drop(l, why)
 		s.end()
 		return true
@@ -911,6 +911,12 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 		s.rebound(l)
 	}
 	return false
+}
+
+// unasked reports whether a refusal comes before it is asked whether the batch has landed
+// already: of one that was sent before it says nothing.
+func unasked(why error) bool {
+	return errors.Is(why, ErrSuperseded) || errors.Is(why, ErrNoProducer) || errors.Is(why, ErrLogNotFound)
 }
 
 // committed returns when a batch was, as its verdict says; zero for a repeat.
