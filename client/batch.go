@@ -55,20 +55,31 @@ func (f *Future) Wait(ctx context.Context) (Receipt, error) {
 		select {
 		case <-f.batch.done:
 		case <-ctx.Done():
-			return Receipt{}, fmt.Errorf("append to log %q: %w", f.batch.log.name, f.unheard(context.Cause(ctx)))
+			if u := f.unheard(context.Cause(ctx)); u != nil {
+				return Receipt{}, fmt.Errorf("append to log %q: %w", f.batch.log.name, u)
+			}
 		}
 	}
 	return f.batch.receipt(f.skip, f.count)
 }
 
-// unheard returns why the verdict was not waited for, and what to resolve.
-func (f *Future) unheard(cause error) error {
+// unheard returns why the verdict was not waited for, and what to resolve: from now on
+// that sequence is this batch's, or nobody's. It returns nil if the batch is settled, and
+// is only not told yet: its log may have another producer by now.
+func (f *Future) unheard(cause error) *UnknownError {
 	b := f.batch
 	s := b.log.stream
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if b.settled {
+		return nil
+	}
 	u := b.unknown(cause)
 	u.Skip, u.Count = f.skip, f.count
+	if b.sequence != 0 {
+		b.named = b.sequence
+		b.log.named = max(b.log.named, b.sequence)
+	}
 	return u
 }
 
@@ -117,6 +128,7 @@ type batch struct {
 	log      *Log
 	epochs   epochs // that it states, wherever it waits and however often it is sent
 	sequence uint64 // 0 until it is sent, and again once it is known not to have landed
+	named    uint64 // the sequence that a caller was told to ask for; 0 for none
 	expected LSN
 	run      *wire.Buffer
 	sum      uint32 // CRC-32C of the run, if it is summed
@@ -129,7 +141,9 @@ type batch struct {
 	written  chan struct{} // closed when it is, or is settled; nil without Options.WrittenAcks
 	wrote    bool          // written is closed
 
-	done   chan struct{} // closed when what follows is set
+	settled bool // what follows done is set
+
+	done   chan struct{} // closed when what follows is set, and told
 	result Receipt       // of the whole batch, but for its parts
 	landed []Receipt     // of the parts
 	err    error

@@ -47,6 +47,9 @@
 //     was sent on an earlier stream, too, they leave the outcome unknown.
 //  3. If it is given up without a verdict, its outcome is unknown, its producer
 //     is given up with it, and the log goes on with a new one.
+//  4. If its caller has stopped waiting, and was told which sequence to ask for, that
+//     is its own for good: no other batch gets it, and it gets no other. Where a refusal
+//     would have it so, the producer is given up as well, and what waits is refused.
 //
 // The interleavings that these rules are for:
 //
@@ -89,7 +92,15 @@
 //
 // The caller goes away. A context that ends while its append is under way ends
 // the wait alone, with ErrUnknownOutcome. The batch stays: to take it out would
-// leave a hole in the sequences behind it.
+// leave a hole in the sequences behind it. Its caller may ask for 8 at any time, and
+// in another life of the process, so that 8 has to be [b] for ever, or nothing:
+//
+//	client                              service
+//	7: [a], 8: [b] -------------------> 7 refused: QUOTA; 8: AFTER_REFUSAL
+//	b's caller: unknown, ask for 8
+//	b, c: AFTER_REFUSAL
+//	another producer; 1: [d] ---------> lands
+//	resolve 8 ------------------------> not written
 //
 // The producer is given up. After POISONED the outcome of 7 is unknown and its
 // caller is told so. If the log went on with the same producer, 7 would be given

@@ -77,6 +77,7 @@ type appender struct {
 	used     bool      // Options.Producer, if any, was this log's
 	landed   uint64    // the producer's last batch that was acknowledged, whichever opening of it; 0 for none
 	next     uint64    // sequence of the next batch that is numbered
+	named    uint64    // the last one that a caller was told to ask for; 0 for none
 	epochs   epochs    // that appends state from now on; of a group's lead, that its last one does
 	stated   epochs    // by the present binding
 	// incarnation of the producer, as its opening told.
@@ -656,7 +657,9 @@ func (s *stream) leave(why *Error) {
 				s.drop(l, l.err)
 				continue
 			}
-			s.recover(l)
+			if !s.recover(l) {
+				continue
+			}
 		}
 		l.phase, l.binding, l.ready, l.sent, l.unsent = opened, 0, false, 0, 0
 		for _, b := range l.queue {
@@ -675,13 +678,23 @@ func (s *stream) leave(why *Error) {
 }
 
 // recover makes a refused log's batches ready to be numbered anew: all of them
-// are known not to have landed. REQUIRES: mu.
-func (s *stream) recover(l *Log) {
+// are known not to have landed. It gives the log up instead, and reports false, if that
+// would give a batch another sequence than the one that its caller was told to ask for.
+// REQUIRES: mu.
+func (s *stream) recover(l *Log) bool {
+	if l.misnames() {
+		why := ErrAfterRefusal
+		if l.refusal != nil {
+			why = fmt.Errorf("%w: %w", why, l.refusal)
+		}
+		s.drop(l, why)
+		return false
+	}
 	l.queue = append(l.returned, l.queue...)
 	l.returned, l.sent, l.unsent = nil, 0, 0
 	kept := l.queue[:0]
 	for _, b := range l.queue {
-		if b.sequence != 0 && b.conditional() && l.refusal != nil {
+		if l.strands(b) {
 			s.settle(b, Receipt{}, fmt.Errorf("%w: %w", ErrAfterRefusal, l.refusal))
 			continue
 		}
@@ -691,6 +704,36 @@ func (s *stream) recover(l *Log) {
 	}
 	clear(l.queue[len(kept):])
 	l.queue, l.refusal = kept, nil
+	return true
+}
+
+// strands reports whether a batch of a refused log is refused, too: its place was
+// computed for what is not there. REQUIRES: mu.
+func (l *Log) strands(b *batch) bool {
+	return b.sequence != 0 && b.conditional() && l.refusal != nil
+}
+
+// misnames reports whether a refused log's batches, numbered anew, would not all have the
+// sequences that callers were told to ask for, or others would. They keep their order, so
+// the last such sequence tells: it is its batch's if nothing before that is missing.
+// REQUIRES: mu.
+func (l *Log) misnames() bool {
+	if l.named < l.next {
+		return false // that has had its verdict
+	}
+	at := l.next
+	for _, queue := range [][]*batch{l.returned, l.queue} {
+		for _, b := range queue {
+			if l.strands(b) {
+				continue
+			}
+			if at == l.named {
+				return b.named != l.named
+			}
+			at++
+		}
+	}
+	return true
 }
 
 // receive works a message in. REQUIRES: mu.
@@ -903,7 +946,9 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 			s.drop(l, l.err)
 			return false
 		}
-		s.recover(l)
+		if !s.recover(l) {
+			return false
+		}
 		if l.pause > 0 {
 			s.pauseFor(l)
 			return false
@@ -1071,7 +1116,7 @@ func (d *landing) behind(before uint32) uint32 {
 // settle sets what became of a batch that is off the queue. It is told when mu
 // is released. REQUIRES: mu.
 func (s *stream) settle(b *batch, r Receipt, err error) {
-	b.result, b.err = r, err
+	b.result, b.err, b.settled = r, err, true
 	s.pending.bytes -= b.size()
 	s.pending.records -= b.count
 	s.finished = append(s.finished, b)
@@ -1079,7 +1124,8 @@ func (s *stream) settle(b *batch, r Receipt, err error) {
 
 // drop gives up all that is queued for a log: what has a sequence may have
 // landed, or may yet. If there is such a batch, the next append opens another
-// producer, since a sequence that may land must not be used again. A log that
+// producer, since a sequence that may land must not be used again; nor must one that a
+// caller was told to ask for, who would hear of another's batch. A log that
 // lost acknowledged data takes no more. REQUIRES: mu.
 func (s *stream) drop(l *Log, why error) {
 	l.stopPause()
@@ -1093,7 +1139,7 @@ func (s *stream) drop(l *Log, why error) {
 	if !errors.Is(why, ErrLogNotFound) {
 		next.landed = l.landed
 	}
-	if errors.Is(why, ErrProtocol) || errors.Is(why, ErrSequenceGap) || errors.Is(why, ErrSequenceReuse) || errors.Is(why, ErrRetired) {
+	if l.named >= l.next || errors.Is(why, ErrProtocol) || errors.Is(why, ErrSequenceGap) || errors.Is(why, ErrSequenceReuse) || errors.Is(why, ErrRetired) {
 		next.producer = ulid.ULID{}
 	}
 	for _, b := range append(l.returned, l.queue...) {

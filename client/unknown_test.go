@@ -1,7 +1,10 @@
 package client
 
 import (
+	"context"
 	"errors"
+	"runtime"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -21,6 +24,101 @@ func (f *fake) at(u *UnknownError) string {
 		}
 	}
 	return ""
+}
+
+// TestWhatIsToBeAskedForStays: once a caller was told which sequence to ask for, that
+// is its batch's or nobody's, whatever is refused, and the batch lands under no other.
+func TestWhatIsToBeAskedForStays(t *testing.T) {
+	large := strings.Repeat("x", fullMessage) // not held back behind another message
+	for _, c := range []struct {
+		name    string
+		batches []string // each a message, or all in one if they are small
+		reason  string   // with which those are refused that begin with "bad"
+		asked   int      // whose caller does not wait for it
+		breaks  bool     // the stream breaks behind the first verdict
+		lands   bool     // it does, if its caller asks or not
+	}{
+		{name: "refused", batches: []string{"bad"}, reason: "QUOTA"},
+		{name: "behind one that is refused", batches: []string{"bad", "a"}, reason: "QUOTA", asked: 1},
+		{name: "in front of others", batches: []string{"bad", "b", "c"}, reason: "QUOTA"},
+		{name: "in between", batches: []string{"bad", "a", "c"}, reason: "QUOTA", asked: 1},
+		{name: "landed in front of one that is refused", batches: []string{"a", "bad", "c"}, reason: "QUOTA", lands: true},
+		{name: "over the rate", batches: []string{"bad", "b"}, reason: "RATE_QUOTA", lands: true},
+		{name: "behind one over the rate", batches: []string{"bad", "a"}, reason: "RATE_QUOTA", asked: 1, lands: true},
+		{name: "superseded", batches: []string{"bad", "b"}, reason: "SUPERSEDED"},
+		{name: "the stream breaks", batches: []string{"bad" + large, "a" + large}, reason: "QUOTA", asked: 1, breaks: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := newFake()
+			f.log("orders")
+			began, queued, sent, told := make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
+			refusing, messages := true, 0
+			f.onMessage = func(stream, _ int, m *wire.AppendRequest) fate {
+				if len(m.Batches) == 0 || stream > 1 {
+					return served
+				}
+				switch messages++; {
+				case messages == 1:
+					close(began)
+					<-queued
+				case messages == 2:
+					close(sent)
+					<-told
+				case messages == 3 && c.breaks:
+					return lostBefore
+				}
+				return served
+			}
+			f.onBatch = func(_ string, b *wire.Batch) *walsvcv1.Refusal {
+				if !refusing || !strings.Contains(string(b.Run), "bad") {
+					return nil
+				}
+				refusing = c.reason != "RATE_QUOTA" // it is once
+				return refusal(codes.ResourceExhausted, c.reason)
+			}
+			l := f.serve(t, Options{}).Log("orders")
+			futures := []*Future{own(t, l, 0, "first")}
+			<-began
+			for _, b := range c.batches {
+				futures = append(futures, own(t, l, 0, b))
+			}
+			close(queued)
+			<-sent
+			over, cancel := context.WithCancel(t.Context())
+			cancel()
+			asked := futures[1+c.asked]
+			var u *UnknownError
+			for _, err := asked.Wait(over); ; _, err = asked.Wait(over) {
+				if !errors.As(err, &u) {
+					t.Fatalf("got %v, want that its outcome is unknown, and what to ask for", err)
+				}
+				if u.Sequence != 0 {
+					break
+				}
+				runtime.Gosched() // it is not sent yet
+			}
+			close(told)
+			_, err := asked.Wait(t.Context())
+			if (err == nil) != c.lands || errors.Is(err, ErrUnknownOutcome) {
+				t.Errorf("it ended with %v", err)
+			}
+			for range 5 { // who goes on has sequences as well
+				if _, err := l.Append(t.Context(), []byte("later")); err != nil && !errors.Is(err, ErrAfterRefusal) {
+					t.Fatal(err)
+				}
+			}
+			record, landed := c.batches[c.asked], 0
+			for _, r := range f.contents("orders") {
+				if r == record {
+					landed++
+				}
+			}
+			got := f.at(u)
+			if c.lands && (landed != 1 || got != record) || !c.lands && (landed != 0 || got != "") {
+				t.Errorf("it landed %d times; who asks for it is told of %.10q", landed, got)
+			}
+		})
+	}
 }
 
 // TestRefusedBeforeItIsKnown: what was sent on a stream that broke may have landed there,
@@ -63,5 +161,38 @@ func TestRefusedBeforeItIsKnown(t *testing.T) {
 	f.onBatch = func(string, *wire.Batch) *walsvcv1.Refusal { return refusal(codes.FailedPrecondition, "SUPERSEDED") }
 	if _, err := f.serve(t, Options{}).Log("orders").Append(t.Context(), nil); !errors.Is(err, ErrSuperseded) || errors.Is(err, ErrUnknownOutcome) {
 		t.Errorf("got %v, want that it was refused", err)
+	}
+}
+
+// TestSettledAndNotTold: who gives up waiting for what is settled by then hears what
+// became of it: its log may have gone on, as another producer.
+func TestSettledAndNotTold(t *testing.T) {
+	f := newFake()
+	f.log("orders")
+	queued := make(chan struct{})
+	f.onMessage = func(_, _ int, m *wire.AppendRequest) fate {
+		if len(m.Batches) > 0 {
+			<-queued
+			return unknownEnded
+		}
+		return served
+	}
+	l := f.serve(t, Options{}).Log("orders")
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	var second *Future // settled with the first one, and told behind it
+	heard := make(chan error, 1)
+	l.AppendAsyncFunc(t.Context(), make([]byte, targetBatch), func(Receipt, error) {
+		_, err := second.Wait(over)
+		heard <- err
+	})
+	second = own(t, l, 0, "second")
+	close(queued)
+	var got, want *UnknownError
+	if err := <-heard; !errors.As(err, &got) {
+		t.Fatalf("got %v", err)
+	}
+	if _, err := second.Wait(t.Context()); !errors.As(err, &want) || *got != *want {
+		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
