@@ -561,6 +561,16 @@ func (f *fake) Replay(req *walsvcv1.ReplayRequest, stream grpc.ServerStreamingSe
 	}
 }
 
+func (f *fake) WaitDurable(_ context.Context, req *walsvcv1.WaitDurableRequest) (*walsvcv1.WaitDurableResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.logs[req.GetLog()]
+	if l == nil || !l.proves(req.GetClaim()) || req.GetLsn() > req.GetClaim().GetLsn() {
+		return nil, failure(codes.DataLoss, "DATA_LOSS", "another history")
+	}
+	return &walsvcv1.WaitDurableResponse{DurableLsn: l.first + uint64(len(l.records)) - 1}, nil
+}
+
 func (f *fake) WatchDurable(req *walsvcv1.WatchDurableRequest, stream grpc.ServerStreamingServer[walsvcv1.WatchDurableResponse]) error {
 	for after := req.GetAfterLsn(); ; {
 		f.mu.Lock()

@@ -183,11 +183,12 @@ func (l *Log) receive(ctx context.Context, o ReplayOptions, parts chan<- part, l
 		o.Claim = l.Claim()
 	}
 	assumed := o.Claim.LSN == 0 // the log's end, which the caller has not read
+	var below Claim             // the caller's, if the replay begins beyond it
 	for {
 		before := o.From
 		var err error
 		if o.Claim.IsZero() {
-			o.Claim, err = l.end(ctx)
+			o.Claim, err = l.end(ctx, below)
 		}
 		if err == nil {
 			err = l.receiveStream(ctx, &o, parts, lent)
@@ -195,6 +196,15 @@ func (l *Log) receive(ctx context.Context, o ReplayOptions, parts chan<- part, l
 		switch {
 		case err == nil:
 			return nil
+		case errors.Is(err, errBeyond):
+			// The claim would never come to prove what is read: one of the log's end does.
+			if !assumed {
+				below = o.Claim
+			} else if err := pause.wait(ctx); err != nil { // the log had not come as far
+				return err
+			}
+			o.Claim, assumed = Claim{}, true
+			continue
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case l.client.ctx.Err() != nil:
@@ -220,9 +230,19 @@ func (l *Log) receive(ctx context.Context, o ReplayOptions, parts chan<- part, l
 	}
 }
 
-// end returns the log's end as a claim, or an *Error.
-func (l *Log) end(ctx context.Context) (Claim, error) {
+// errBeyond says that a stream began beyond what was claimed. Nothing of it was yielded.
+var errBeyond = errors.New("records begin beyond the claim")
+
+// end returns the end of a log that has what below claims, as a claim, or an *Error.
+// That it has is proven last: so it is of the history that ends there, or of a later one,
+// in which that end is not proven any more when it is claimed.
+func (l *Log) end(ctx context.Context, below Claim) (Claim, error) {
 	info, err := l.Info(ctx)
+	if err == nil && below.LSN > 0 {
+		// It waits for what is there, if the claim holds.
+		_, err = l.client.replayService.WaitDurable(ctx, &walsvcv1.WaitDurableRequest{Log: l.name, Lsn: uint64(below.LSN), Claim: below.message()})
+		err = called(err, "prove LSN %d of log %q", below.LSN, l.name)
+	}
 	if err != nil {
 		return Claim{}, err // who asks again must not find the claim of a log that he knows nothing of
 	}
@@ -273,6 +293,9 @@ func (l *Log) receiveStream(ctx context.Context, o *ReplayOptions, parts chan<- 
 		}
 		if o.From != 0 && p.first != o.From {
 			return fmt.Errorf("%w: LSN %d came where %d was due", ErrProtocol, p.first, o.From)
+		}
+		if p.first > o.Claim.LSN+1 {
+			return errBeyond
 		}
 		if err := o.Claim.extend(&p); err != nil {
 			return err
