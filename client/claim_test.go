@@ -299,6 +299,57 @@ func TestReplayOfAnotherHistory(t *testing.T) {
 	}
 }
 
+// TestReplayBehindARewind: a rewind discards what a replay has not come to, the log's end
+// that it claimed among it. It goes on in the new history, and what it claims when it
+// connects anew is of that one, wherever it was by then.
+func TestReplayBehindARewind(t *testing.T) {
+	for _, parts := range []int{2, 3, 4, 5, 6} { // of 5 records, before the stream breaks
+		f := newFake()
+		l := f.log("orders")
+		for i := range 20 {
+			l.add(fmt.Append(nil, i))
+		}
+		epoch := uint64(1)
+		f.onPart = func(m *wire.ReplayResponse) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if m.First == 6 { // it is on its way
+				l.records, l.checksums, epoch = l.records[:15], l.checksums[:15], 2
+				for i := range 25 {
+					l.add(fmt.Append(nil, "other", i))
+				}
+				l.began = epoch
+			}
+			m.Epoch = epoch
+		}
+		f.onReplay = func(stream int) int {
+			if stream == 1 {
+				return parts
+			}
+			return -1
+		}
+		n := 0
+		for r, err := range f.serve(t, Options{}).Log("orders").Replay(t.Context(), ReplayOptions{}) {
+			if err != nil {
+				t.Fatalf("broken behind %d parts: %v", parts, err)
+			}
+			if n++; string(r.Data) != string(l.records[r.LSN-1]) {
+				t.Fatalf("LSN %d is %q", r.LSN, r.Data)
+			}
+		}
+		if n != 40 {
+			t.Errorf("broken behind %d parts: %d records", parts, n)
+		}
+		f.mu.Lock()
+		for _, c := range f.claims[1:] {
+			if !l.proves(c) || c.GetEpoch() != 2 {
+				t.Errorf("broken behind %d parts: it claims %v", parts, c)
+			}
+		}
+		f.mu.Unlock()
+	}
+}
+
 func TestReceiptProves(t *testing.T) {
 	f := newFake()
 	orders := f.log("orders")

@@ -93,6 +93,7 @@ type fakeLog struct {
 	id        ulid.ULID
 	options   *walsvcv1.LogOptions
 	epoch     uint64 // that appends must state; 0: whatever they like
+	began     uint64 // the epoch that the log says it is in; 0: 1
 	first     uint64
 	records   [][]byte
 	checksums []uint32 // behind each record
@@ -188,7 +189,7 @@ func refusal(code codes.Code, reason string) *walsvcv1.Refusal {
 
 func (l *fakeLog) info(name string) *walsvcv1.Log {
 	next := l.first + uint64(len(l.records))
-	return &walsvcv1.Log{Name: name, Id: l.id.String(), Epoch: 1, FirstLsn: l.first, NextLsn: next, LogChecksum: l.sum(next - 1), Options: l.options}
+	return &walsvcv1.Log{Name: name, Id: l.id.String(), Epoch: max(l.began, 1), FirstLsn: l.first, NextLsn: next, LogChecksum: l.sum(next - 1), Options: l.options}
 }
 
 func (l *fakeLog) sum(lsn uint64) uint32 {

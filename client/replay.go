@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/walsvc/walsvc/internal/codec"
@@ -176,52 +177,68 @@ func (l *Log) Replay(ctx context.Context, o ReplayOptions) iter.Seq2[Record, err
 	}
 }
 
+// reading is how far a replay has come: its options begin behind what it got.
+type reading struct {
+	ReplayOptions
+	// assumed: what it claims is the log's end, or began there, and nothing that the
+	// caller has, who may have claimed below.
+	assumed bool
+	below   Claim
+}
+
+// assume has the replay claim the log's end, the zero Claim to look for it.
+func (r *reading) assume(end Claim) {
+	if !r.assumed {
+		r.below = r.Claim
+	}
+	r.Claim, r.assumed = end, true
+}
+
 // receive fills parts, over as many streams as it takes.
 func (l *Log) receive(ctx context.Context, o ReplayOptions, parts chan<- part, lent lending) error {
 	pause := backoff{first: l.client.patient}
 	if o.Claim.LSN == 0 {
 		o.Claim = l.Claim()
 	}
-	assumed := o.Claim.LSN == 0 // the log's end, which the caller has not read
-	var below Claim             // the caller's, if the replay begins beyond it
+	r := reading{ReplayOptions: o, assumed: o.Claim.LSN == 0}
 	for {
-		before := o.From
+		before := r.From
 		var err error
-		if o.Claim.IsZero() {
-			o.Claim, err = l.end(ctx, below)
+		if r.Claim.IsZero() {
+			r.Claim, err = l.end(ctx, r.below)
 		}
 		if err == nil {
-			err = l.receiveStream(ctx, &o, parts, lent)
+			err = l.receiveStream(ctx, &r, parts, lent)
 		}
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, errBeyond):
-			// The claim would never come to prove what is read: one of the log's end does.
-			if !assumed {
-				below = o.Claim
-			} else if err := pause.wait(ctx); err != nil { // the log had not come as far
-				return err
-			}
-			o.Claim, assumed = Claim{}, true
-			continue
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case l.client.ctx.Err() != nil:
 			return ErrClosed
 		}
+		if errors.Is(err, errBeyond) {
+			if r.assumed { // the log had not come as far
+				if err := pause.wait(ctx); err != nil {
+					return err
+				}
+			}
+			r.assume(Claim{})
+			continue
+		}
 		var e *Error
-		if errors.As(err, &e) && errors.Is(e, ErrRewound) && assumed && e.claimed(o) {
-			o.Claim = Claim{} // what was discarded it has not come to
+		if errors.As(err, &e) && errors.Is(e, ErrRewound) && r.assumed && e.claimed(r.ReplayOptions) {
+			r.Claim = Claim{} // what was discarded it has not come to
 			continue
 		}
 		if !errors.As(err, &e) || !e.retryable() {
 			return err
 		}
-		if o.To != 0 && o.From > o.To {
+		if r.To != 0 && r.From > r.To {
 			return nil
 		}
-		if o.From != before {
+		if r.From != before {
 			pause.reset()
 		}
 		if err := pause.wait(ctx); err != nil {
@@ -230,7 +247,8 @@ func (l *Log) receive(ctx context.Context, o ReplayOptions, parts chan<- part, l
 	}
 }
 
-// errBeyond says that a stream began beyond what was claimed. Nothing of it was yielded.
+// errBeyond says that a stream began beyond what was claimed, which would never come to
+// prove what is read. Nothing of it was yielded.
 var errBeyond = errors.New("records begin beyond the claim")
 
 // end returns the end of a log that has what below claims, as a claim, or an *Error.
@@ -249,22 +267,22 @@ func (l *Log) end(ctx context.Context, below Claim) (Claim, error) {
 	return info.Claim(), nil
 }
 
-// receiveStream fills parts from one stream, and moves o behind what it got, its
+// receiveStream fills parts from one stream, and moves r behind what it got, its
 // claim included: the next stream is asked to prove what this one showed. It
 // returns nil at the end of the records, and an *Error if the stream broke.
-func (l *Log) receiveStream(ctx context.Context, o *ReplayOptions, parts chan<- part, lent lending) error {
+func (l *Log) receiveStream(ctx context.Context, r *reading, parts chan<- part, lent lending) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := l.client.replayService.Replay(ctx, &walsvcv1.ReplayRequest{
-		Log: l.name, FromLsn: uint64(o.From), Checkpoint: o.Checkpoint, Cursor: o.Cursor, ToLsn: uint64(o.To), Follow: o.Follow,
-		Codecs: []uint32{uint32(codec.None), uint32(codec.S2), uint32(codec.Zstd)}, Claim: o.Claim.message(),
-		FromTime: timestamp(o.FromTime), ToTime: timestamp(o.ToTime),
+		Log: l.name, FromLsn: uint64(r.From), Checkpoint: r.Checkpoint, Cursor: r.Cursor, ToLsn: uint64(r.To), Follow: r.Follow,
+		Codecs: []uint32{uint32(codec.None), uint32(codec.S2), uint32(codec.Zstd)}, Claim: r.Claim.message(),
+		FromTime: timestamp(r.FromTime), ToTime: timestamp(r.ToTime),
 	}, grpc.WaitForReady(true))
 	if err != nil {
 		return fromStatus(err)
 	}
 	var watch *time.Timer
-	if o.Follow {
+	if r.Follow {
 		watch = time.AfterFunc(silence, cancel)
 		defer watch.Stop()
 	}
@@ -291,19 +309,24 @@ func (l *Log) receiveStream(ctx context.Context, o *ReplayOptions, parts chan<- 
 		if err != nil {
 			return err
 		}
-		if o.From != 0 && p.first != o.From {
-			return fmt.Errorf("%w: LSN %d came where %d was due", ErrProtocol, p.first, o.From)
+		if r.From != 0 && p.first != r.From {
+			return fmt.Errorf("%w: LSN %d came where %d was due", ErrProtocol, p.first, r.From)
 		}
-		if p.first > o.Claim.LSN+1 {
+		if p.first > r.Claim.LSN+1 {
 			return errBeyond
 		}
-		if err := o.Claim.extend(&p); err != nil {
+		if m.Epoch > r.Claim.Epoch && p.first <= r.Claim.LSN {
+			if err := l.renew(ctx, r, m.Epoch); err != nil {
+				return err
+			}
+		}
+		if err := r.Claim.extend(&p); err != nil {
 			return err
 		}
-		if m.Epoch != 0 && o.Claim.LSN == p.first+LSN(p.count)-1 {
-			o.Claim.Epoch = m.Epoch
+		if m.Epoch != 0 && r.Claim.LSN == p.first+LSN(p.count)-1 {
+			r.Claim.Epoch = m.Epoch
 		}
-		o.From, o.Checkpoint, o.FromTime = p.first+LSN(p.count), "", time.Time{}
+		r.From, r.Checkpoint, r.FromTime = p.first+LSN(p.count), "", time.Time{}
 		if watch != nil {
 			watch.Stop() // a loop that takes its time is not silence
 		}
@@ -316,6 +339,24 @@ func (l *Log) receiveStream(ctx context.Context, o *ReplayOptions, parts chan<- 
 			watch.Reset(silence)
 		}
 	}
+}
+
+// renew has a replay claim the log's end in the epoch that it reads in: that which it
+// claims lies ahead, was of an epoch before, and may have been discarded since.
+func (l *Log) renew(ctx context.Context, r *reading, epoch uint64) error {
+	below := r.below
+	if !r.assumed {
+		below = r.Claim
+	}
+	end, err := l.end(ctx, below)
+	if err != nil {
+		return err
+	}
+	if end.Epoch != epoch { // of a later history, it may be: as if the stream had broken before
+		return &Error{Code: codes.Unavailable, Message: fmt.Sprintf("log %q is in epoch %d by now, and was read in %d", l.name, end.Epoch, epoch)}
+	}
+	r.assume(end)
+	return nil
 }
 
 // timestamp spells a time, nil if it is zero.

@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -225,6 +226,62 @@ func TestRewindWhileNobodyListens(t *testing.T) {
 	for _, err := range l.Replay(ctx, client.ReplayOptions{Claim: claim}) {
 		if !errors.Is(err, client.ErrRewound) {
 			t.Errorf("a claim of what was discarded: %v", err)
+		}
+	}
+}
+
+// TestRewindAheadOfAReplay has a rewind discard what a follower has not come to, as much as
+// no transport reads ahead, and the service restarted when it is beyond: it goes on.
+func TestRewindAheadOfAReplay(t *testing.T) {
+	ctx := t.Context()
+	s, c := open(t)
+	l := create(t, c, "log", client.LogOptions{})
+	record, next := make([]byte, 1<<20), byte(0)
+	if _, err := rand.Read(record); err != nil { // else it is compressed
+		t.Fatal(err)
+	}
+	appendTo := func(last client.LSN) {
+		for lsn := client.LSN(0); lsn < last; {
+			next++
+			record[0] = next
+			var err error
+			if lsn, err = l.Append(ctx, record); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	appendTo(40)
+	other, err := client.Open(ctx, s.socket(), client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := other.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	for r, err := range other.Log("log").Replay(ctx, client.ReplayOptions{Follow: true}) {
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case r.LSN == 1:
+			info, err := l.Info(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := l.Rewind(ctx, client.Rewind{After: 35, Epoch: info.Epoch, Holder: "db"}); err != nil {
+				t.Fatal(err)
+			}
+			appendTo(45)
+		case r.LSN > 35 && r.Data[0] != byte(r.LSN)+5:
+			t.Fatalf("LSN %d is record %d", r.LSN, r.Data[0])
+		case r.LSN == 45:
+			if err := errors.Join(s.stop(), s.start()); err != nil {
+				t.Fatal(err)
+			}
+			appendTo(46)
+		case r.LSN == 46:
+			return
 		}
 	}
 }
