@@ -80,6 +80,7 @@ func (f *Future) unheard(cause error) *UnknownError {
 		b.named = b.sequence
 		b.log.named = max(b.log.named, b.sequence)
 	}
+	u.Sequence = b.named // also if it waits to be sent under it again
 	return u
 }
 
