@@ -56,7 +56,7 @@ func (b *backoff) reset() { b.failed = 0 }
 func (b *backoff) wait(ctx context.Context) error {
 	d := lastBackoff
 	if b.failed < 16 {
-		d = min(d, b.first<<b.failed)
+		d = min(d, min(b.first, lastBackoff)<<b.failed) // a service may ask for centuries
 	}
 	b.failed++
 	timer := time.NewTimer(d/2 + rand.N(d/2+1))

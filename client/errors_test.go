@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -124,6 +125,12 @@ func TestBackoff(t *testing.T) {
 		b.reset()
 		if got := took(); got > firstBackoff {
 			t.Fatalf("waited %v after a success", got)
+		}
+		b = backoff{first: math.MaxInt64} // as a service may ask for
+		for range 3 {
+			if got := took(); got < lastBackoff/2 || got > lastBackoff {
+				t.Fatalf("waited %v, want between half of %v and all", got, lastBackoff)
+			}
 		}
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Millisecond, io.EOF)
 		defer cancel()
