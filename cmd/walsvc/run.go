@@ -44,6 +44,7 @@ Settings come from flags, WALSVC_* variables and a YAML file, in that order;
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	config.Flags(root.PersistentFlags())
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return config.FlagError(err) })
 	load := func(cmd *cobra.Command) (config.Config, error) {
 		c, err := config.Load(cmd.Root().PersistentFlags(), environ)
 		if err != nil {

@@ -21,7 +21,7 @@ func load(t testing.TB, args, environ []string) (Config, error) {
 	flags := pflag.NewFlagSet("walsvc", pflag.ContinueOnError)
 	Flags(flags)
 	if err := flags.Parse(args); err != nil {
-		return Config{}, err
+		return Config{}, FlagError(err)
 	}
 	return Load(flags, environ)
 }

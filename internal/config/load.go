@@ -71,10 +71,67 @@ func Load(flags *pflag.FlagSet, environ []string) (Config, error) {
 
 	c := Config{DataNamed: named}
 	if err := k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{Tag: "yaml"}); err != nil {
-		return Config{}, fmt.Errorf("read settings: %w", err)
+		return Config{}, unreadable(k, flags, err)
 	}
 	if err := c.Validate(); err != nil {
 		return Config{}, err
 	}
 	return c, nil
+}
+
+// FlagError says of a flag what is wrong with its value in the words of the settings:
+// those of the library that parses it are about Go.
+func FlagError(err error) error {
+	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok {
+		return err
+	}
+	return misspelled("--"+invalid.GetFlag().Name, invalid.GetFlag(), invalid.GetValue(), invalid.Unwrap())
+}
+
+// unreadable says the same of what came from the environment and the file, where
+// each error is of one setting, and names it.
+func unreadable(k *koanf.Koanf, flags *pflag.FlagSet, err error) error {
+	var wrong []error
+	var walk func(err error)
+	walk = func(err error) {
+		if e, ok := err.(interface {
+			Name() string
+			Unwrap() error
+		}); ok && flags.Lookup(e.Name()) != nil {
+			wrong = append(wrong, misspelled(e.Name(), flags.Lookup(e.Name()), k.Get(e.Name()), e.Unwrap()))
+			return
+		}
+		switch e := err.(type) { //nolint:errorlint // likewise
+		case interface{ Unwrap() []error }:
+			for _, err := range e.Unwrap() {
+				walk(err)
+			}
+		case interface{ Unwrap() error }:
+			walk(e.Unwrap())
+		}
+	}
+	if walk(err); len(wrong) == 0 {
+		return fmt.Errorf("read settings: %w", err)
+	}
+	return errors.Join(wrong...)
+}
+
+// misspelled returns what is wrong with a value, and what it may be.
+func misspelled(name string, flag *pflag.Flag, value any, err error) error {
+	var want string
+	switch flag.Value.Type() {
+	case "int":
+		want = "not a whole number"
+	case "bool":
+		want = "neither true nor false"
+	case "duration":
+		want = "no time with a unit, such as 10s"
+	default:
+		if flag.Name != "log-level" {
+			return fmt.Errorf("%s: %w", name, err) // says by itself what it may be
+		}
+		want = "none of debug, info, warn, error"
+	}
+	return fmt.Errorf("%s: %q is %s", name, fmt.Sprint(value), want)
 }

@@ -3,8 +3,10 @@ package config
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -80,7 +82,7 @@ func (c Config) validateTCP(refuse func(format string, args ...any)) {
 		return
 	}
 	host, port, err := net.SplitHostPort(c.Listen)
-	if err != nil || port == "" {
+	if err != nil || port == "" || noPort(port) {
 		refuse("listen: %q is not host:port", c.Listen)
 		return
 	}
@@ -100,11 +102,18 @@ func (c Config) validateAdmin(refuse func(format string, args ...any)) {
 	}
 	host, port, err := net.SplitHostPort(c.Admin)
 	switch {
-	case err != nil || port == "":
+	case err != nil || port == "" || noPort(port):
 		refuse("admin: %q is not host:port", c.Admin)
 	case host == "":
 		refuse("admin: %q names no host; nobody is asked who they are there, so write 127.0.0.1%[1]s, or 0.0.0.0%[1]s if everybody is meant", c.Admin)
 	}
+}
+
+// noPort reports whether port is a number and not one of a port. Whether a name is
+// one of a service's, only the system knows.
+func noPort(port string) bool {
+	n, err := strconv.Atoi(port)
+	return (err == nil || errors.Is(err, strconv.ErrRange)) && (n < 0 || n > math.MaxUint16)
 }
 
 // isLoopback reports whether only this machine can reach host. A name other
