@@ -96,7 +96,6 @@ func explain(err error) *failure {
 		{wal.ErrVersion, exitNewer, "run the walsvc that wrote the volume, or a newer one"},
 		{wal.ErrDamaged, exitDamaged, "keep a copy of the directory before you change anything; run walctl verify on it, then walctl repair --plan"},
 		{syscall.ENOTDIR, exitUsage, "name a directory with --data, and --socket in one"},
-		{syscall.EADDRINUSE, exitInUse, "stop what listens there, or set another --listen"},
 		{fs.ErrPermission, exitUnwritable, "give the user that walsvc runs as the right to write there"},
 		{syscall.EROFS, exitUnwritable, "mount the file system for writing, or name another directory with --data"},
 		{syscall.ENOSPC, exitUnwritable, "make room on the disk; opening takes one segment at most"},

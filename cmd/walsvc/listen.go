@@ -43,11 +43,26 @@ func listen(ctx context.Context, c config.Config) (listeners []net.Listener, err
 		var lc net.ListenConfig
 		l, err := lc.Listen(ctx, "tcp", c.Listen)
 		if err != nil {
-			return listeners, fmt.Errorf("listen on %s: %w", c.Listen, err)
+			return listeners, noListener("--listen", fmt.Errorf("listen on %s: %w", c.Listen, err))
 		}
 		listeners = append(listeners, l)
 	}
 	return listeners, nil
+}
+
+// noListener gives the error of a TCP address that cannot be bound its exit code and
+// its next step. flag is the one that names the address: explain would speak of the
+// volume's directory where the system refuses a port.
+func noListener(flag string, err error) error {
+	// It may be there when it is tried again: an interface comes up, a name is resolved.
+	f := &failure{code: exitFailed, err: err, next: "name an address of this machine, and a port that there is, with " + flag}
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		f.code, f.next = exitInUse, "stop what listens there, or set another "+flag
+	case errors.Is(err, fs.ErrPermission):
+		f.code, f.next = exitUsage, "set a port from 1024 on with "+flag+", or give walsvc the right to lower ones (CAP_NET_BIND_SERVICE)"
+	}
+	return f
 }
 
 // listenUnix binds a Unix socket that has socketMode from the first moment: on
@@ -69,6 +84,13 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 		return c.Control(func(fd uintptr) { _ = syscall.Fchmod(int(fd), socketMode) })
 	}}
 	l, err := lc.Listen(ctx, "unix", path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &failure{
+			code: exitUsage,
+			err:  fmt.Errorf("listen on socket %s: %w", path, err),
+			next: "make the directory that it is to be in, or name another path with --socket",
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listen on socket %s: %w", path, err)
 	}

@@ -316,7 +316,7 @@ func serveAdmin(ctx context.Context, m *telemetry.Metrics, address string, log *
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("listen on admin address %s: %w", address, err)
+		return nil, noListener("--admin", fmt.Errorf("listen on admin address %s: %w", address, err))
 	}
 	a := m.Serve(l, log)
 	if _, err := fmt.Fprintf(stdout, "admin http://%s\n", l.Addr()); err != nil {

@@ -407,6 +407,21 @@ func TestRefusals(t *testing.T) {
 			t.Cleanup(func() { _ = l.Close() })
 			return []string{"--data", volume(t), "--listen", l.Addr().String()}
 		}, exitInUse, "--listen"},
+		{"admin address in use", func(t *testing.T) []string {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = l.Close() })
+			return []string{"--data", volume(t), "--admin", l.Addr().String()}
+		}, exitInUse, "set another --admin"},
+		{"address of another machine", func(t *testing.T) []string {
+			return []string{"--data", volume(t), "--admin", "192.0.2.1:0"}
+		}, exitFailed, "an address of this machine, and a port that there is, with --admin"},
+		{"directory of the socket is missing", func(t *testing.T) []string {
+			return []string{"--data", volume(t), "--socket", filepath.Join(directory(t), "s")}
+		}, exitUsage, "make the directory"},
+		{"value of a flag", func(*testing.T) []string { return []string{"--max-connections=many"} }, exitUsage, `"many" is not a whole number`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := start(t, tc.args(t)...)
@@ -675,5 +690,12 @@ func TestNewsIsLogged(t *testing.T) {
 		if i >= len(lines) || !strings.Contains(lines[i], want) || i > 1 && !strings.Contains(lines[i], "log=orders producer=00000000000000000000000000 last_sequence=42 incarnation=3") {
 			t.Errorf("line %d: want %q in\n%s", i, want, b.String())
 		}
+	}
+}
+
+func TestARefusedPortIsNoMatterOfTheDisk(t *testing.T) {
+	err := explain(noListener("--listen", fmt.Errorf("listen on :80: %w", syscall.EACCES)))
+	if err.code != exitUsage || !strings.Contains(err.next, "a port from 1024 on with --listen") {
+		t.Errorf("exit %d, next: %s", err.code, err.next)
 	}
 }
