@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -118,7 +119,7 @@ var reasons = []reason{
 	{"SEQUENCE_GAP", ErrSequenceGap, "give each process a producer of its own"},
 	{"SEQUENCE_REUSE", ErrSequenceReuse, "give each process a producer of its own"},
 	{"SUPERSEDED", ErrSuperseded, "give each process a producer of its own"},
-	{"NO_PRODUCER", ErrNoProducer, "append again: the client opens a new producer"},
+	{"NO_PRODUCER", ErrNoProducer, "append again: the client opens a new producer; what became of what this one appended before, only the log itself tells"},
 	{"PRODUCER_RETIRED", ErrRetired, "find out why; the next append opens another producer, unless Options.Producer is the one"},
 	{"PRODUCER_FORGOTTEN", ErrForgotten, "open another producer, and look in the log for what had no verdict"},
 	{"DUPLICATE_LOG", ErrDuplicateLog, "put all records for a log into one part"},
@@ -182,7 +183,12 @@ func (e *Error) Error() string {
 }
 
 // Hint returns what to do next; empty if nobody knows.
-func (e *Error) Hint() string { return byReason(e.Reason).hint }
+func (e *Error) Hint() string {
+	if e.Reason == "" && e.Code == codes.Unavailable {
+		return "see whether the service runs, and whether its address is this one"
+	}
+	return byReason(e.Reason).hint
+}
 
 // Unwrap returns the sentinel of the reason, or that of the code if the error is
 // the transport's; nil if there is none.
@@ -225,7 +231,7 @@ func fromStatus(err error) *Error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		s = status.FromContextError(err)
 	}
-	e = &Error{Code: s.Code(), Message: s.Message()}
+	e = &Error{Code: s.Code(), Message: reached(s)}
 	for _, detail := range s.Details() {
 		switch detail := detail.(type) {
 		case *errdetails.ErrorInfo:
@@ -235,6 +241,26 @@ func fromStatus(err error) *Error {
 		}
 	}
 	return e
+}
+
+// reached returns the message of a status: of one that the transport gives because it
+// has no connection what the system said, and not how often and by which layers it was
+// passed on.
+func reached(s *status.Status) string {
+	text := s.Message()
+	if s.Code() != codes.Unavailable || len(s.Details()) > 0 {
+		return text
+	}
+	for {
+		_, inner, more := strings.Cut(text, " desc = ")
+		if !more {
+			return strings.TrimPrefix(text, "transport: Error while dialing: ")
+		}
+		if unquoted, err := strconv.Unquote(inner); err == nil {
+			inner = unquoted
+		}
+		text = inner
+	}
 }
 
 // fromRefusal returns what a refusal inside a stream says.

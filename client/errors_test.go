@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -102,6 +103,25 @@ func TestErrorsOfTheTransport(t *testing.T) {
 	}
 	if called(nil, "do") != nil {
 		t.Error("no error became one")
+	}
+}
+
+// What somebody reads who started no service, or named another one's address.
+func TestNobodyAnswersInFewWords(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "s")
+	_, err := Open(t.Context(), missing, Options{})
+	var e *Error
+	if !errors.As(err, &e) || e.Message != "dial unix "+missing+": connect: no such file or directory" || e.Hint() == "" {
+		t.Errorf("%v; hint %q", err, e.Hint())
+	}
+	// What a service says is left as it is.
+	for _, text := range []string{"stopping: desc = \"x\"", "gone"} {
+		if e := fromStatus(failure(codes.Unavailable, "DRAINING", text)); e.Message != text {
+			t.Errorf("%q became %q", text, e.Message)
+		}
+	}
+	if e := fromStatus(status.Error(codes.Unavailable, "gone")); e.Message != "gone" {
+		t.Errorf("%q", e.Message)
 	}
 }
 

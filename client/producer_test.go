@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/oklog/ulid/v2"
@@ -66,8 +67,10 @@ func TestResolve(t *testing.T) {
 	}
 	if _, err := l.Resolve(ctx, &client.UnknownError{Producer: ulid.Make(), Sequence: 1}); !errors.Is(err, client.ErrNoProducer) {
 		t.Errorf("a producer that is not open: %v", err)
+	} else if e, ok := errors.AsType[*client.Error](err); !ok || !strings.Contains(e.Hint(), "only the log itself tells") {
+		t.Errorf("whoever does not know what landed is told %q", e.Hint()) // "append again" alone would double it
 	}
-	if _, err := l.Resolve(ctx, &client.UnknownError{Producer: u.Producer}); !errors.Is(err, client.ErrInvalid) {
+	if _, err := l.Resolve(ctx, &client.UnknownError{Producer: u.Producer}); !errors.Is(err, client.ErrInvalid) || !strings.Contains(err.Error(), "wait for its Future") {
 		t.Errorf("sequence 0: %v", err)
 	}
 }
