@@ -175,8 +175,9 @@ func runDemo(cmd *cobra.Command, g *globals, plan demoPlan, walsvc, dir string, 
 	if err != nil {
 		return fmt.Errorf("make a temporary directory: %w", err)
 	}
+	begun := false // before that there is nothing to look at
 	defer func() {
-		if keep || err != nil && ctx.Err() == nil {
+		if keep || begun && err != nil && ctx.Err() == nil {
 			stage.say("kept: %s", dir)
 			return
 		}
@@ -205,6 +206,7 @@ func runDemo(cmd *cobra.Command, g *globals, plan demoPlan, walsvc, dir string, 
 
 	d := newDemo(plan, s, stage.say)
 	stage.watch(d)
+	begun = true
 	tally, err := d.run(ctx)
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)
