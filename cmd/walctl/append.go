@@ -112,6 +112,9 @@ written_seconds (0 without --written), seconds, records_per_second.`,
 				bar := newBar(cmd.ErrOrStderr(), "append to "+args[0], total)
 				r, err := appendLines(ctx, l, in, g.written, bar.add)
 				bar.stop()
+				if err == nil && r.Records == 0 { // nothing asked yet whether there is such a log
+					_, err = c.GetLog(ctx, args[0])
+				}
 				if err != nil && r.Records == 0 {
 					return err
 				}
