@@ -115,9 +115,27 @@ func expectLSN(cmd *cobra.Command) func() *client.LSN {
 	}
 }
 
-// parseSize reads a number of bytes: plain, or with KiB, MiB, GiB or TiB behind it.
+// A bytesFlag is a number of bytes as the value of a flag: see parseSize.
+type bytesFlag uint64
+
+// String implements pflag.Value: a number, so that help knows the zero value.
+func (b *bytesFlag) String() string { return strconv.FormatUint(uint64(*b), 10) }
+
+// Type implements pflag.Value.
+func (b *bytesFlag) Type() string { return "bytes" }
+
+// Set implements pflag.Value.
+func (b *bytesFlag) Set(text string) error {
+	n, err := parseSize(text)
+	if err == nil {
+		*b = bytesFlag(n)
+	}
+	return err
+}
+
+// parseSize reads a number of bytes: plain, or with KiB, MiB, GiB, TiB or PiB behind it.
 func parseSize(text string) (uint64, error) {
-	units := map[string]uint{"KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
+	units := map[string]uint{"KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40, "PiB": 50}
 	digits, shift := text, uint(0)
 	for unit, by := range units {
 		if rest, ok := strings.CutSuffix(text, unit); ok {

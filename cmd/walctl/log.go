@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -130,6 +131,7 @@ type createdResult struct {
 
 func newLogCreateCommand(g *globals) *cobra.Command {
 	var o client.LogOptions
+	var record bytesFlag
 	cmd := &cobra.Command{
 		Use:   "create LOG",
 		Short: "Create a log, or get the one that is there with the same options",
@@ -137,9 +139,13 @@ func newLogCreateCommand(g *globals) *cobra.Command {
 error if it has others: options do not change.
 
 JSON: created (false if the log was there), ` + logJSON + `.`,
-		Example: "  walctl log create orders --label team=shop",
+		Example: "  walctl log create orders --quota 16GiB --label team=shop",
 		Args:    exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if record > math.MaxUint32 { // what is less, and too much, the service says
+				return usagef("--max-record: %s is more than any service takes", size(record))
+			}
+			o.MaxRecordBytes = uint32(record)
 			return g.withClient(cmd, func(ctx context.Context, c *client.Client) error {
 				info, created, err := c.CreateLog(ctx, args[0], o)
 				if err != nil {
@@ -151,9 +157,9 @@ JSON: created (false if the log was there), ` + logJSON + `.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	flags := cmd.Flags()
-	flags.Uint64Var(&o.QuotaBytes, "quota", 0, "bound on the log's live `bytes`; 0 means none")
-	flags.Uint32Var(&o.MaxRecordBytes, "max-record", 0, "bound on one record in `bytes`; 0 means the service's")
-	flags.Uint64Var(&o.RateBytes, "rate", 0, "bound on the `bytes` appended per second; 0 means none")
+	flags.Var((*bytesFlag)(&o.QuotaBytes), "quota", "bound on the log's live `bytes`, such as 16GiB; 0 means none")
+	flags.Var(&record, "max-record", "bound on one record in `bytes`, such as 64KiB; 0 means the service's")
+	flags.Var((*bytesFlag)(&o.RateBytes), "rate", "bound on the `bytes` appended per second, such as 8MiB; 0 means none")
 	flags.StringToStringVar(&o.Labels, "label", nil, "a label of your own, `key=value`; may be repeated")
 	flags.StringVar(&o.ColocationKey, "colocation-key", "", "`key` of the logs that must share a volume")
 	return cmd
