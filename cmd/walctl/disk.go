@@ -97,8 +97,8 @@ else uses the disk.
 
 JSON: dir, cells [] with mode, size, syncs, syncs_per_second, bytes_per_second,
 latency_us {p50, p99, p999} and skipped (why nothing was measured), and verdict
-with overwrite_gain, best_overwrite_gain, preallocate_gain, lone_append_us,
-free_size, sync_too_fast and words [].`,
+with overwrite_gain, best_overwrite_gain, preallocate_gain, direct_gain,
+best_direct_gain, lone_append_us, free_size, sync_too_fast and words [].`,
 		Example: `  walctl disk /var/lib/walsvc
   walctl disk . --duration 2s --space 4GiB -o json`,
 		GroupID: groupOffline,

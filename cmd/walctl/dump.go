@@ -22,7 +22,7 @@ import (
 func explainVolume(err error) error {
 	switch {
 	case errors.Is(err, wal.ErrNoVolume):
-		return &failure{code: exitNotFound, err: err, next: "name the directory that walsvc was started with (--data-dir); look whether its disk is mounted"}
+		return &failure{code: exitNotFound, err: err, next: "name the directory that walsvc was started with (--data); look whether its disk is mounted"}
 	case errors.Is(err, wal.ErrVersion):
 		return &failure{code: exitFailed, err: err, next: "use the walctl of the walsvc that wrote it, or a newer one"}
 	}
@@ -371,9 +371,18 @@ and no lock is taken: the volume may be in use.
 A position is a segment and an offset in it, both hexadecimal. A block is shown
 as codec, raw bytes > stored bytes.
 
-With -o json, --frames and --commands print one JSON object a line: pos,
-sequence, kind, promise, time, size, blocks [] and, where there are any,
-snapshot and commands []; --stats prints one object.`,
+JSON, one object per line for --frames and --commands: pos, sequence, kind, promise,
+time, size, blocks [] of codec, raw, stored and, of one that does not verify, bad (why),
+and, where there are any, snapshot {cut, part, last} and commands [], each with kind,
+log, number and those that its kind has: id, checkpoint, version, producer, slot,
+producer_sequence, parts, lead, epoch, holder, cursor, cap, first_lsn, last_lsn,
+checksum, time, and block, offset and size of its bytes.
+
+JSON of --stats, one object: dir, verdict, first and last (positions), first_time,
+last_time, segments, frames {} and commands {} (how many of each kind), frame_bytes,
+padding_bytes (headers and padding), blocks {} (how many of each codec), bad_blocks,
+raw_bytes, stored_bytes, compression_ratio, records, records_per_frame, logs [] of log,
+batches, records, bytes, first_lsn, last_lsn.`,
 		Example: `  walctl dump /var/lib/walsvc
   walctl dump /var/lib/walsvc --commands --from 000000000000002a/00001000 --limit 10
   walctl dump /var/lib/walsvc --frames -o json | jq 'select(.kind == "snapshot")'`,

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
@@ -35,7 +37,7 @@ var exitCodes = []struct {
 	{exitOK, "done"},
 	{exitFailed, "failed or refused; the message says why and what to do next"},
 	{exitUsage, "wrong usage: an unknown command or flag, a malformed argument"},
-	{exitNotFound, "not there: no such log or checkpoint, or an LSN outside the log"},
+	{exitNotFound, "not there: no such log, checkpoint, cursor or volume, or an LSN outside the log"},
 	{exitUnavailable, "the service cannot be reached, is stopping or takes nothing at present"},
 	{exitDamage, "acknowledged data is missing, damaged, duplicated or out of order"},
 	{exitContradicts, "a receipt is contradicted: it was tampered with, or is of another history"},
@@ -77,6 +79,7 @@ func (g *globals) report(cmd *cobra.Command, err error) int {
 	if err == nil {
 		return exitOK
 	}
+	g.page = strings.Replace(cmd.CommandPath(), cmd.Root().Name(), "walctl help", 1)
 	f := g.explain(err)
 	if ctx := cmd.Context(); ctx != nil && ctx.Err() != nil && g.started {
 		f = &failure{code: exitInterrupted, err: fmt.Errorf("interrupted: %w", err)}
@@ -94,13 +97,13 @@ func (g *globals) explain(err error) *failure {
 	if f, ok := errors.AsType[*failure](err); ok {
 		next := f.next
 		if next == "" && f.code == exitUsage {
-			next = "see walctl help"
+			next = g.seeHelp()
 		}
 		return &failure{code: f.code, err: err, next: next}
 	}
 	f := &failure{code: exitFailed, err: err}
 	if !g.started {
-		f.code, f.next = exitUsage, "see walctl help"
+		f.code, f.next = exitUsage, g.seeHelp()
 		return f
 	}
 	for _, row := range explanations {
@@ -114,9 +117,17 @@ func (g *globals) explain(err error) *failure {
 			f.next = e.Hint()
 		}
 	}
+	// Somebody does answer there, and not to everybody.
+	if errors.Is(err, client.ErrUnavailable) && strings.Contains(err.Error(), syscall.EACCES.Error()) {
+		f.next = "run walctl as the user that walsvc runs as: the socket lets in nobody else"
+	}
 	f.next = strings.ReplaceAll(f.next, "ADDR", g.addr)
+	f.next = strings.ReplaceAll(f.next, "see HELP", g.seeHelp())
 	return f
 }
+
+// seeHelp names the page that says how the command is used which was called.
+func (g *globals) seeHelp() string { return "see " + cmp.Or(g.page, "walctl help") }
 
 // explanations give errors their exit codes and, where walctl knows better than
 // the service's own hint, the next step.
@@ -135,7 +146,7 @@ var explanations = []struct {
 	{client.ErrLSNAhead, exitNotFound, "see with walctl log get where the log ends"},
 	{client.ErrPlaintext, exitUsage, "name the service's certificate authority with --tls-ca, or pass --tls"},
 	{client.ErrInvalidName, exitUsage, ""},
-	{client.ErrInvalid, exitUsage, "see walctl help"},
+	{client.ErrInvalid, exitUsage, "see HELP"},
 	{client.ErrUnknownOutcome, exitFailed, "ask with walctl resolve what became of it"},
 	{client.ErrPoisoned, exitUnavailable, ""},
 	{client.ErrReadOnly, exitUnavailable, "see walctl status for what is damaged"},

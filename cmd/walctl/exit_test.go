@@ -5,7 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
+	"regexp"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/spf13/cobra"
@@ -26,6 +30,7 @@ func TestErrorsHaveACodeAndANextStep(t *testing.T) {
 		{&client.Error{Reason: "LOG_NOT_FOUND"}, exitNotFound, "walctl log create"},
 		{&client.Error{Reason: "QUOTA"}, exitFailed, "checkpoints forward"}, // the service's own hint
 		{client.ErrUnavailable, exitUnavailable, "unix:here"},
+		{fmt.Errorf("open: %w: %w", client.ErrUnavailable, syscall.EACCES), exitUnavailable, "as the user that walsvc runs as"},
 		{fmt.Errorf("append: %w: %w", client.ErrUnknownOutcome, client.ErrUnavailable), exitFailed, "walctl resolve"},
 		{client.ErrDataLoss, exitDamage, "walctl verify"},
 		{wal.ErrDamaged, exitDamage, "walctl verify"},
@@ -90,4 +95,91 @@ func allCommands(cmd *cobra.Command) []*cobra.Command {
 		all = append(all, allCommands(c)...)
 	}
 	return all
+}
+
+// Scripts may rely on the keys of the JSON, so each command's help has all of them.
+func TestEveryKeyIsDocumented(t *testing.T) {
+	root := newRootCommand()
+	elsewhere := map[string][]string{
+		"checkpoint list": {"state"}, // only get has it
+		"checkpoint set":  {"state"},
+		"log delete":      {"checkpoint"},
+		"repair":          keysOf(reflect.TypeFor[verifyDamage]()), // "as of verify"
+	}
+	for path, prints := range map[string][]any{
+		"append":            {appendResult{}, togetherResult{}},
+		"certify":           {certifyResult{}, runResult{}, witnessResult{}},
+		"checkpoint delete": {deletedResult{}},
+		"checkpoint get":    {checkpointResult{}},
+		"checkpoint list":   {checkpointList{}},
+		"checkpoint set":    {checkpointResult{}},
+		"contract":          {contractResult{}},
+		"cursor drop":       {droppedCursor{}},
+		"cursor get":        {cursorResult{}},
+		"cursor list":       {cursorList{}},
+		"cursor set":        {cursorResult{}},
+		"demo":              {demoResult{}},
+		"disk":              {diskResult{}},
+		"dump":              {dumpFrame{}, dumpStats{}},
+		"explain":           {explainResult{}},
+		"holders":           {holderList{}},
+		"log create":        {createdResult{}},
+		"log delete":        {deletedResult{}},
+		"log get":           {gotResult{}},
+		"log list":          {logList{}},
+		"producer list":     {producerList{}},
+		"producer retire":   {retiredResult{}},
+		"repair":            {repairResult{}},
+		"replay":            {recordResult{}},
+		"resolve":           {resolveResult{}},
+		"rewind":            {rewindResult{}},
+		"seal":              {logResult{}},
+		"status":            {statusResult{}},
+		"tail":              {recordResult{}},
+		"truncate":          {logResult{}},
+		"verify":            {verifyResult{}},
+		"verify-receipt":    {receiptResult{}},
+		"version":           {versionResult{}},
+		"writer acquire":    {writerResult{}},
+		"writer fence":      {writerResult{}},
+		"writer list":       {writerList{}},
+		"writer release":    {writerResult{}},
+	} {
+		cmd, rest, err := root.Find(strings.Fields(path))
+		if err != nil || len(rest) > 0 {
+			t.Errorf("no command %q: %v", path, err)
+			continue
+		}
+		for _, v := range prints {
+			for _, key := range keysOf(reflect.TypeOf(v)) {
+				if !slices.Contains(elsewhere[path], key) && !regexp.MustCompile(`\b` + key + `\b`).MatchString(cmd.Long) {
+					t.Errorf("%s does not say that its JSON has %q", path, key)
+				}
+			}
+		}
+	}
+}
+
+// keysOf returns the keys of what encodes as JSON, those within included.
+func keysOf(t reflect.Type) (keys []string) {
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Slice:
+		return keysOf(t.Elem())
+	case reflect.Map:
+		return keysOf(t.Elem()) // its own keys are data
+	case reflect.Struct:
+	default:
+		return nil
+	}
+	for f := range t.Fields() {
+		key, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case key == "-" || !f.IsExported() && !f.Anonymous:
+			continue
+		case key != "":
+			keys = append(keys, key)
+		}
+		keys = append(keys, keysOf(f.Type)...)
+	}
+	return keys
 }

@@ -29,6 +29,6 @@ func run(args []string) int {
 
 	root, g := newRoot()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
-	return g.report(root, err)
+	cmd, err := root.ExecuteContextC(ctx)
+	return g.report(cmd, err)
 }

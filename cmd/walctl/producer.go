@@ -133,7 +133,7 @@ JSON: log, producer, retired (false if the answer was no).`,
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		producer, err := ulid.ParseStrict(args[1])
 		if err != nil {
-			return usagef("%q is not a ULID: %v", args[1], err)
+			return usagef("producer %q is not a ULID of 26 characters", args[1])
 		}
 		return g.withClient(cmd, func(ctx context.Context, c *client.Client) error {
 			if !yes {

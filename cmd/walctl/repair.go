@@ -172,7 +172,8 @@ cannot be repaired.
 JSON: dir, volume, needed, applied, read_only, damage [] as of verify, backup,
 files [], writes, lost_frames, records [] of log, first_lsn, last_lsn, open and
 epoch, checkpoints [] of log and checkpoint, producers [] of log and count, logs []
-of number, log and detail.`,
+of number, log and detail, unsure [] (logs that may have been sealed or rewound in
+what is lost).`,
 		Example: `  walctl repair --plan /var/lib/walsvc
   walctl repair --apply /var/lib/walsvc`,
 		GroupID: groupOffline,

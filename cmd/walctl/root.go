@@ -2,10 +2,12 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // defaultAddr is where `walsvc` listens when it is started with no configuration.
@@ -22,6 +24,9 @@ type globals struct {
 	serverName string
 	// written asks for a first stage of every append.
 	written bool
+
+	// page is what shows the help of the command that was called.
+	page string
 
 	// started is set once the arguments have been accepted: an error before
 	// that is one of usage.
@@ -59,6 +64,7 @@ With no service at hand, start with "walctl demo".`,
 		},
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 	}
+	root.SetFlagErrorFunc(flagError)
 	flags := root.PersistentFlags()
 	flags.VarP(&g.format, "output", "o", "what results are printed as: table or json")
 	flags.StringVar(&g.addr, "addr", cmp.Or(os.Getenv("WALSVC_ADDR"), defaultAddr),
@@ -142,6 +148,29 @@ func maxArgs(n int) cobra.PositionalArgs { //nolint:unparam // a command says ho
 		}
 		return nil
 	}
+}
+
+// flagError says what a flag takes whose value does not parse: the library that parses
+// it speaks of functions of Go.
+func flagError(_ *cobra.Command, err error) error {
+	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok {
+		return err
+	}
+	var want string
+	switch flag := invalid.GetFlag(); flag.Value.Type() {
+	case "uint64", "uint32":
+		want = "a whole number from 0 on"
+	case "int":
+		want = "a whole number"
+	case "float64":
+		want = "a number"
+	case "duration":
+		want = "a time with its unit, such as 10s"
+	default:
+		return fmt.Errorf("--%s: %w", flag.Name, invalid.Unwrap()) // says by itself what it takes
+	}
+	return fmt.Errorf("--%s: want %s, not %q", invalid.GetFlag().Name, want, invalid.GetValue())
 }
 
 // must is for registrations that fail only if the program itself is wrong.
