@@ -8,6 +8,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/replay"
@@ -40,7 +41,7 @@ func (v *Volume) recover() error {
 	v.clock.start(v.o.Now, r.time)
 	v.missLost(found.From.Pos.Segment)
 	if found.ReadOnly {
-		v.readOnly = fmt.Errorf("volume %s: %w: %s; see walctl repair --plan %s", v.dir, ErrReadOnly, found.Detail, v.dir)
+		v.readOnly = fmt.Errorf("volume %s: %w: %s; see walctl repair --plan %s", v.dir, ErrReadOnly, clause(found.Detail), v.dir)
 		// What is not promised is not durable, and is not shown as if it were;
 		// but with the volume read-only nobody can be told otherwise later.
 		v.index.active = nil
@@ -401,4 +402,12 @@ func describe(found *replay.Recovery) Recovery {
 		r.Detail += fmt.Sprintf(" There is more damage than is listed: %d places.", found.MoreDamage)
 	}
 	return r
+}
+
+// clause makes a sentence a part of an error.
+func clause(sentence string) string {
+	if sentence == "" {
+		return ""
+	}
+	return strings.ToLower(sentence[:1]) + strings.TrimSuffix(sentence[1:], ".")
 }

@@ -315,7 +315,7 @@ func openJournal(so segment.Options, create bool) (*segment.Journal, error) {
 	}
 	for _, damage := range []error{segment.ErrVolumeFileLost, segment.ErrBadVolumeFile, segment.ErrBadName} {
 		if errors.Is(err, damage) {
-			return nil, fmt.Errorf("open volume %s: %w: %w; run walctl verify on it, then walctl repair --plan", so.Dir, ErrDamaged, err)
+			return nil, fmt.Errorf("open volume %s: %w: %w", so.Dir, ErrDamaged, err)
 		}
 	}
 	return nil, fmt.Errorf("open volume %s: %w", so.Dir, err)

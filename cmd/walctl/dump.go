@@ -23,6 +23,8 @@ func explainVolume(err error) error {
 	switch {
 	case errors.Is(err, wal.ErrNoVolume):
 		return &failure{code: exitNotFound, err: err, next: "name the directory that walsvc was started with (--data); look whether its disk is mounted"}
+	case errors.Is(err, segment.ErrBadName): // walsvc does not open it either, and no repair mends that
+		return &failure{code: exitFailed, err: err, next: "find out where that file comes from, and move it out of the directory if it is not walsvc's"}
 	case errors.Is(err, wal.ErrVersion):
 		return &failure{code: exitFailed, err: err, next: "use the walctl of the walsvc that wrote it, or a newer one"}
 	}

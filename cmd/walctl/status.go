@@ -231,7 +231,7 @@ func (r recoveryResult) rows() [][]any {
 func (d damageResult) table() grid {
 	t := grid{title: "Damage", rows: [][]any{
 		{"file", d.File},
-		{"offset", d.Offset},
+		{"offset", fmt.Sprintf("%#x", d.Offset)},
 		{"frame", d.Sequence},
 		{"case", strings.TrimSuffix(d.Case+": "+d.Detail, ": ")},
 	}}

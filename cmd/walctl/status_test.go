@@ -25,7 +25,7 @@ func TestStatusSaysWhatIsWrong(t *testing.T) {
 		{"serving", &walsvcv1.GetStatusResponse{
 			State: walsvcv1.VolumeState_VOLUME_STATE_SERVING, Records: 500, Syncs: 4, RawBytes: 3000, StoredBytes: 1000,
 		}, exitOK, []string{"serving", "records per sync   125.00", "3.00 to 1"}},
-		{"damaged", damaged, exitDamage, []string{"read_only: damaged", "0000000000000007.wal", "4,096", "block: wrong checksum", "log orders", "LSN 3 to 9"}},
+		{"damaged", damaged, exitDamage, []string{"read_only: damaged", "0000000000000007.wal", "0x1000", "block: wrong checksum", "log orders", "LSN 3 to 9"}},
 		{"poisoned", &walsvcv1.GetStatusResponse{State: walsvcv1.VolumeState_VOLUME_STATE_POISONED, Detail: "sync failed"},
 			exitUnavailable, []string{"poisoned: sync failed"}},
 		{"full", &walsvcv1.GetStatusResponse{State: walsvcv1.VolumeState_VOLUME_STATE_FULL}, exitUnavailable, []string{"full"}},

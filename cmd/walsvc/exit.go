@@ -94,6 +94,7 @@ func explain(err error) *failure {
 		{wal.ErrNoVolume, exitNoVolume, "mount or restore what should be there; if this is to be a new volume, pass --create (a forgotten mount must not look like a new volume)"},
 		{wal.ErrInUse, exitInUse, "stop the other walsvc, or name another directory with --data"},
 		{wal.ErrVersion, exitNewer, "run the walsvc that wrote the volume, or a newer one"},
+		{segment.ErrBadName, exitDamaged, "find out where that file comes from, and move it out of the directory if it is not walsvc's"},
 		{wal.ErrDamaged, exitDamaged, "keep a copy of the directory before you change anything; run walctl verify on it, then walctl repair --plan"},
 		{syscall.ENOTDIR, exitUsage, "name a directory with --data, and --socket in one"},
 		{fs.ErrPermission, exitUnwritable, "give the user that walsvc runs as the right to write there"},

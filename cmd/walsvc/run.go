@@ -392,7 +392,7 @@ func printRecovery(w io.Writer, dir string, r wal.Recovery) error {
 	}
 	for _, d := range r.Damage {
 		if err == nil {
-			_, err = fmt.Fprintf(w, "  damaged: %s at %d: %s: %s\n", d.File, d.Offset, d.Case, d.Detail)
+			_, err = fmt.Fprintf(w, "  damaged: %s at %#x: %s: %s\n", d.File, d.Offset, d.Case, d.Detail)
 		}
 	}
 	if err != nil {

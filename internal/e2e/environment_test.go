@@ -142,7 +142,7 @@ func TestRefusesToStart(t *testing.T) {
 				return []string{"--create"} // a new VOLUME file would not fit the segments
 			},
 		}, {
-			name: "a file is named almost as a segment", code: 6, says: "2.wal.*malformed file name", next: "walctl verify",
+			name: "a file is named almost as a segment", code: 6, says: "2.wal.*malformed file name", next: "move it out of the directory",
 			spoil: func(t *testing.T, dir string) []string {
 				write(t, filepath.Join(dir, "2.wal"), []byte("garbage"))
 				return nil
