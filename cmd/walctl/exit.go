@@ -117,13 +117,30 @@ func (g *globals) explain(err error) *failure {
 			f.next = e.Hint()
 		}
 	}
-	// Somebody does answer there, and not to everybody.
-	if errors.Is(err, client.ErrUnavailable) && strings.Contains(err.Error(), syscall.EACCES.Error()) {
-		f.next = "run walctl as the user that walsvc runs as: the socket lets in nobody else"
+	if errors.Is(err, client.ErrUnavailable) {
+		f.next = cmp.Or(g.turnedAway(err.Error()), f.next)
 	}
 	f.next = strings.ReplaceAll(f.next, "ADDR", g.addr)
 	f.next = strings.ReplaceAll(f.next, "see HELP", g.seeHelp())
 	return f
+}
+
+// turnedAway returns the next step where somebody does answer at the address, and not
+// to everybody, or in another way than was asked; empty otherwise. What the transport
+// wraps its errors in keeps nothing of them but the text.
+func (g *globals) turnedAway(text string) string {
+	for _, row := range []struct{ part, next string }{
+		{syscall.EACCES.Error(), "run walctl as the user that walsvc runs as: its socket lets in nobody else"},
+		{"tls: ", "look at --tls-ca, --tls-cert, --tls-key and --tls-server-name: ADDR answers, but TLS does not come about"},
+		{"error reading server preface", "see what serves at ADDR: it ends the connection; if it is a walsvc with TLS, pass --tls-ca, and --tls-cert with --tls-key"},
+		{syscall.EPIPE.Error(), "see what serves at ADDR: it ends the connection; if it is a walsvc with TLS, look at --tls-ca and --tls-cert"},
+		{syscall.ECONNRESET.Error(), "see what serves at ADDR: it ends the connection; if it is a walsvc with TLS, look at --tls-ca and --tls-cert"},
+	} {
+		if strings.Contains(text, row.part) {
+			return row.next
+		}
+	}
+	return ""
 }
 
 // seeHelp names the page that says how the command is used which was called.

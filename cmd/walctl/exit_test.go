@@ -30,6 +30,8 @@ func TestErrorsHaveACodeAndANextStep(t *testing.T) {
 		{&client.Error{Reason: "LOG_NOT_FOUND"}, exitNotFound, "walctl log create"},
 		{&client.Error{Reason: "QUOTA"}, exitFailed, "checkpoints forward"}, // the service's own hint
 		{client.ErrUnavailable, exitUnavailable, "unix:here"},
+		{fmt.Errorf("open: %w: tls: certificate required", client.ErrUnavailable), exitUnavailable, "unix:here answers, but TLS"},
+		{fmt.Errorf("open: %w: write: %w", client.ErrUnavailable, syscall.EPIPE), exitUnavailable, "ends the connection"},
 		{fmt.Errorf("open: %w: %w", client.ErrUnavailable, syscall.EACCES), exitUnavailable, "as the user that walsvc runs as"},
 		{fmt.Errorf("append: %w: %w", client.ErrUnknownOutcome, client.ErrUnavailable), exitFailed, "walctl resolve"},
 		{client.ErrDataLoss, exitDamage, "walctl verify"},
@@ -152,7 +154,7 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 		}
 		for _, v := range prints {
 			for _, key := range keysOf(reflect.TypeOf(v)) {
-				if !slices.Contains(elsewhere[path], key) && !regexp.MustCompile(`\b` + key + `\b`).MatchString(cmd.Long) {
+				if !slices.Contains(elsewhere[path], key) && !regexp.MustCompile(`\b`+key+`\b`).MatchString(cmd.Long) {
 					t.Errorf("%s does not say that its JSON has %q", path, key)
 				}
 			}
