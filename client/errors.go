@@ -106,7 +106,7 @@ var reasons = []reason{
 	{"INVALID", ErrInvalid, "the message says which field is wrong"},
 	{"EMPTY_BATCH", ErrEmptyBatch, "append at least one record; it may be empty"},
 	{"MALFORMED", ErrMalformed, "this is a bug of the client"},
-	{"TOO_LARGE", ErrTooLarge, "split it, or create the log with a larger record limit"},
+	{"TOO_LARGE", ErrTooLarge, "split it, or create the log with a larger record limit; what is more than a checkpoint's state is for the engine's own storage"},
 	{"LOG_NOT_FOUND", ErrLogNotFound, "create the log first"},
 	{"LOG_EXISTS", ErrLogExists, "use the log as it is, or another name"},
 	{"TOO_MANY_LOGS", ErrTooManyLogs, "delete logs that are no longer needed"},
@@ -200,6 +200,9 @@ func (e *Error) Unwrap() error {
 	case codes.Unavailable:
 		return ErrUnavailable
 	case codes.Canceled:
+		if e.Message == ErrClosed.Error() {
+			return ErrClosed
+		}
 		return context.Canceled
 	case codes.DeadlineExceeded:
 		return context.DeadlineExceeded
@@ -243,11 +246,18 @@ func fromStatus(err error) *Error {
 	return e
 }
 
+// connClosing is what the transport says of calls on a connection that Client.Close has
+// ended: its variable for that is deprecated.
+const connClosing = "grpc: the client connection is closing"
+
 // reached returns the message of a status: of one that the transport gives because it
 // has no connection what the system said, and not how often and by which layers it was
 // passed on.
 func reached(s *status.Status) string {
 	text := s.Message()
+	if s.Code() == codes.Canceled && text == connClosing {
+		return ErrClosed.Error()
+	}
 	if s.Code() != codes.Unavailable || len(s.Details()) > 0 {
 		return text
 	}

@@ -35,7 +35,7 @@ func (l *Log) BeginCheckpoint(ctx context.Context, name string, lsn LSN) (*Pendi
 	// First, since a writer that was fenced should hear that, and not that its
 	// successor's checkpoint is above its own.
 	if _, err := l.waitDurable(ctx, p.epoch, lsn); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("begin checkpoint %q: %w", name, err)
 	}
 	now, err := l.Checkpoint(ctx, name)
 	switch e, ok := errors.AsType[*Error](err); {
@@ -44,7 +44,7 @@ func (l *Log) BeginCheckpoint(ctx context.Context, name string, lsn LSN) (*Pendi
 			return nil, fmt.Errorf("begin checkpoint %q of log %q: %w: next version %q", name, l.name, ErrProtocol, e.Metadata["next_version"])
 		}
 	case err != nil:
-		return nil, err
+		return nil, fmt.Errorf("begin checkpoint %q: %w", name, err)
 	case now.LSN > lsn:
 		return nil, fmt.Errorf("begin checkpoint %q of log %q at LSN %d: %w: it is at LSN %d", name, l.name, lsn, ErrCheckpointBackwards, now.LSN)
 	default:

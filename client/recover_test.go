@@ -139,3 +139,43 @@ func TestBeginCheckpointWaits(t *testing.T) {
 		t.Errorf("an LSN that nobody appends: %v", err)
 	}
 }
+
+// What a client is asked for after its end, or during it, says that it has ended, and not
+// that the caller's context has.
+func TestEveryCallOnAClosedClient(t *testing.T) {
+	_, c := open(t)
+	l := create(t, c, "log", client.LogOptions{})
+	if err := c.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for name, call := range map[string]func() error{
+		"info":             func() error { _, err := l.Info(t.Context()); return err },
+		"set checkpoint":   func() error { _, err := l.SetCheckpoint(t.Context(), "engine", 0, nil); return err },
+		"begin checkpoint": func() error { _, err := l.BeginCheckpoint(t.Context(), "engine", 0); return err },
+		"acquire writer":   func() error { _, err := l.AcquireWriter(t.Context(), "db"); return err },
+		"wait":             func() error { _, err := l.WaitDurable(t.Context(), 1); return err },
+		"append":           func() error { _, err := l.Append(t.Context(), nil); return err },
+		"list": func() error {
+			for _, err := range c.ListLogs(t.Context(), "") {
+				return err
+			}
+			return nil
+		},
+		"replay": func() error {
+			for _, err := range l.Replay(t.Context(), client.ReplayOptions{}) {
+				return err
+			}
+			return nil
+		},
+		"watch": func() error {
+			for _, err := range l.WatchDurable(t.Context(), 0) {
+				return err
+			}
+			return nil
+		},
+	} {
+		if err := call(); !errors.Is(err, client.ErrClosed) || errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
