@@ -126,8 +126,9 @@ func newTailCommand(g *globals) *cobra.Command {
 		Use:   "tail LOG",
 		Short: "Follow a log's records as they come",
 		Long: `Write the last records of a log to standard output, then go on with what is
-appended, until interrupted. It is replay --follow, begun near the end, and goes
-on by itself when the service was restarted.
+appended, until interrupted, or until nobody reads the output any more. It is
+replay --follow, begun near the end, and goes on by itself when the service was
+restarted.
 
 ` + replayJSON,
 		Example:           "  walctl tail orders --last 0",
@@ -150,13 +151,40 @@ on by itself when the service was restarted.
 	return cmd
 }
 
+// lookForReader is how often a follower looks whether somebody still reads.
+const lookForReader = 250 * time.Millisecond
+
+// errNobodyReads ends a follower whose output goes nowhere.
+var errNobodyReads = errors.New("nobody reads the output any more")
+
 // replay writes records until their end. The interrupt that ends a follower is
-// no error: there is no other end.
+// no error: there is no other end, but that nobody reads any more (tail LOG | head -1).
 func (g *globals) replay(cmd *cobra.Command, log *client.Log, o client.ReplayOptions) error {
-	ctx := cmd.Context()
+	ctx, end := context.WithCancelCause(cmd.Context())
+	defer end(nil)
 	out := newLazyWriter(cmd.OutOrStdout())
+	if o.Follow {
+		out.failed = end // there may be no next record to tell it with
+		go func() {
+			tick := time.NewTicker(lookForReader)
+			defer tick.Stop()
+			for {
+				select {
+				case <-tick.C:
+					if readerGone(cmd.OutOrStdout()) {
+						end(errNobodyReads)
+					}
+				case <-ctx.Done():
+					return
+				}
+			}
+		}()
+	}
 	err := g.writeRecords(ctx, out, log, o)
-	if o.Follow && ctx.Err() != nil {
+	if errors.Is(err, errNobodyReads) {
+		return nil // and there is nowhere to write the rest to
+	}
+	if o.Follow && cmd.Context().Err() != nil {
 		err = nil
 	}
 	if e := out.close(); err == nil {
@@ -199,6 +227,8 @@ type lazyWriter struct {
 	timer *time.Timer // flushes; running while something is buffered
 	armed bool
 	err   error // of a flush in the background
+	// failed, unless nil, is told of that error.
+	failed func(error)
 }
 
 // laziness is how late something may be written.
@@ -211,6 +241,9 @@ func newLazyWriter(w io.Writer) *lazyWriter {
 		defer l.mu.Unlock()
 		l.armed = false
 		l.err = l.w.Flush() // a bufio.Writer keeps its first error
+		if l.err != nil && l.failed != nil {
+			l.failed(l.err)
+		}
 	})
 	l.timer.Stop()
 	return l

@@ -134,6 +134,7 @@ var strangers = []struct {
 	{"golang.org/x/sys", map[string]string{
 		"internal/disk":  "fdatasync, O_DIRECT and flock",
 		"internal/bench": "measures what fallocate alone is worth",
+		"cmd/walctl":     "asks whether anybody still reads what it follows",
 	}},
 	{"net", map[string]string{
 		"internal/server":    "listens",
