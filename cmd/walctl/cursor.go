@@ -92,15 +92,15 @@ func (c cursorResult) tables() []grid {
 func newCursorCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cursor",
-		Short: "Set, get, list and drop cursors",
-		Long: `Set, get, list and drop the cursors of a log. A cursor says how far a named
+		Short: "Set, get, list and delete cursors",
+		Long: `Set, get, list and delete the cursors of a log. A cursor says how far a named
 reader has come, and holds the records above that, up to a cap. Beyond the cap
 it is evicted, and its reader is told: CURSOR_LOST.`,
 		GroupID: groupOnline,
 		Args:    noArgs,
 		RunE:    help,
 	}
-	cmd.AddCommand(newCursorSetCommand(g), newCursorGetCommand(g), newCursorListCommand(g), newCursorDropCommand(g))
+	cmd.AddCommand(newCursorSetCommand(g), newCursorGetCommand(g), newCursorListCommand(g), newCursorDeleteCommand(g))
 	return cmd
 }
 
@@ -266,25 +266,25 @@ JSON: log, cursors [], each with ` + cursorJSON + `.`,
 	}
 }
 
-// droppedCursor is what `walctl cursor drop` prints.
-type droppedCursor struct {
+// deletedCursor is what `walctl cursor delete` prints.
+type deletedCursor struct {
 	Log     string `json:"log"`
 	Cursor  string `json:"cursor"`
-	Dropped bool   `json:"dropped"`
+	Deleted bool   `json:"deleted"`
 }
 
-func (d droppedCursor) tables() []grid {
-	return []grid{{rows: [][]any{{"dropped", "cursor " + d.Cursor + " of log " + d.Log}}}}
+func (d deletedCursor) tables() []grid {
+	return []grid{{rows: [][]any{{"deleted", "cursor " + d.Cursor + " of log " + d.Log}}}}
 }
 
-func newCursorDropCommand(g *globals) *cobra.Command {
+func newCursorDeleteCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "drop LOG NAME",
-		Short: "Drop a cursor, which then holds nothing any more",
-		Long: `Drop a cursor, which then holds nothing any more. The log's records stay until
+		Use:   "delete LOG NAME",
+		Short: "Delete a cursor, which then holds nothing any more",
+		Long: `Delete a cursor, which then holds nothing any more. The log's records stay until
 they are truncated or another cursor or checkpoint lets them go.
 
-JSON: log, cursor, dropped.`,
+JSON: log, cursor, deleted.`,
 		Args:              exactArgs(2),
 		ValidArgsFunction: g.completeCursor,
 	}
@@ -294,7 +294,7 @@ JSON: log, cursor, dropped.`,
 			if err := c.Log(args[0]).DeleteCursor(ctx, args[1], expected()); err != nil {
 				return err
 			}
-			return g.print(cmd, droppedCursor{Log: args[0], Cursor: args[1], Dropped: true})
+			return g.print(cmd, deletedCursor{Log: args[0], Cursor: args[1], Deleted: true})
 		})
 	}
 	return cmd

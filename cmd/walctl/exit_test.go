@@ -116,7 +116,7 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 		"checkpoint list":   {checkpointList{}},
 		"checkpoint set":    {checkpointResult{}},
 		"contract":          {contractResult{}},
-		"cursor drop":       {droppedCursor{}},
+		"cursor delete":     {deletedCursor{}},
 		"cursor get":        {cursorResult{}},
 		"cursor list":       {cursorList{}},
 		"cursor set":        {cursorResult{}},

@@ -80,7 +80,7 @@ func newHoldersCommand(g *globals) *cobra.Command {
 segments of the journal: checkpoints, cursors, logs that have neither and were not
 truncated, the snapshot that opening begins at, and replays in segments that were
 released. Those that need the most segments come first; * marks the lowest of
-each log. To get space back, move it forward, drop it, or truncate the log. Of a log
+each log. To get space back, move it forward, delete it, or truncate the log. Of a log
 with little left in segments that nobody else keeps, the records are moved forward
 by the service itself; MOVED says up to which LSN.
 
