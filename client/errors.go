@@ -282,6 +282,17 @@ func fromRefusal(r *walsvcv1.Refusal) *Error {
 	return e
 }
 
+// about has the figures say which log of a group a refusal is for, if they do not yet.
+func (e *Error) about(log string) {
+	if e.Reason == "" || e.Metadata["log"] != "" {
+		return
+	}
+	if e.Metadata == nil {
+		e.Metadata = make(map[string]string, 1)
+	}
+	e.Metadata["log"] = log
+}
+
 // called wraps a call's error with what was being done; nil stays nil.
 func called(err error, format string, args ...any) error {
 	if err == nil {

@@ -256,3 +256,36 @@ func TestGroupFencedBetweenStreams(t *testing.T) {
 		}
 	}
 }
+
+// Every refusal of a batch says which log it is for: also the lead, and one that is not
+// there, of which the service's figures say nothing.
+func TestGroupSaysWhichLog(t *testing.T) {
+	ctx := t.Context()
+	_, c := open(t)
+	lead := create(t, c, "lead", client.LogOptions{ColocationKey: "engine", QuotaBytes: 100})
+	index := create(t, c, "index", client.LogOptions{ColocationKey: "engine", QuotaBytes: 100})
+	large, small := client.Part{Records: [][]byte{make([]byte, 200)}}, client.Part{Records: [][]byte{{}}}
+	for _, tt := range []struct {
+		name  string
+		logs  []*client.Log
+		parts []client.Part
+		err   error
+		log   string
+	}{
+		{"the lead is over its quota", []*client.Log{lead, index}, []client.Part{large, small}, client.ErrQuota, "lead"},
+		{"a part's log is", []*client.Log{lead, index}, []client.Part{small, large}, client.ErrQuota, "index"},
+		{"there is no such log", []*client.Log{lead, c.Log("nobody's")}, []client.Part{small, small}, client.ErrInvalidName, "nobody's"},
+		{"nor such a one", []*client.Log{lead, c.Log("missing")}, []client.Part{small, small}, client.ErrLogNotFound, "missing"},
+	} {
+		g, err := c.Group(tt.logs...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = g.Append(ctx, tt.parts...)
+		if e, ok := errors.AsType[*client.Error](err); !ok || !errors.Is(err, tt.err) {
+			t.Errorf("%s: %v", tt.name, err)
+		} else if e.Metadata["log"] != tt.log {
+			t.Errorf("%s: %v is said to be for %q", tt.name, err, e.Metadata["log"])
+		}
+	}
+}

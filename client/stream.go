@@ -368,6 +368,9 @@ func (s *stream) callOpen(l *Log, producer ulid.ULID, landed uint64) (info LogIn
 		infos := make([]LogInfo, l.seats())
 		for i := range infos {
 			if infos[i], err = s.client.GetLog(ctx, l.nameAt(i)); err != nil {
+				if e, ok := errors.AsType[*Error](err); ok && l.further != nil {
+					e.about(l.nameAt(i))
+				}
 				break
 			}
 		}
@@ -902,6 +905,9 @@ func (s *stream) verdict(l *Log, v *wire.Verdict) (ended bool) {
 	}
 
 	why := fromRefusal(v.Refusal)
+	if l.further != nil {
+		why.about(l.name) // of a further log it says so
+	}
 	if errors.Is(why, ErrPoisoned) || errors.Is(why, ErrUnknownOutcome) || b.again && unasked(why) {
 		s.drop(l, why)
 		s.end()
