@@ -545,7 +545,7 @@ func (b *Binding) takes(l *logState, expected LSN, run []byte, c *check) error {
 	case expected != 0 && expected != l.next:
 		return &MismatchError{Log: b.name, Expected: expected, Next: l.next}
 	case l.options.QuotaBytes != 0 && l.liveBytes+uint64(len(run)) > l.options.QuotaBytes:
-		return fmt.Errorf("log %q: %w: it holds %d of %d bytes; set a checkpoint or truncate", b.name, ErrQuota, l.liveBytes, l.options.QuotaBytes)
+		return fmt.Errorf("log %q: %w: it holds %d of %d bytes, and the batch has %d", b.name, ErrQuota, l.liveBytes, l.options.QuotaBytes, len(run))
 	}
 	return nil
 }
