@@ -696,7 +696,11 @@ func (v *Volume) lookup(name string) (*logState, error) {
 	if l := v.durable.named(name); l != nil {
 		return l, nil
 	}
-	return nil, notFound(name)
+	err := notFound(name)
+	if v.readOnly != nil && errors.Is(err, ErrLogNotFound) { // the state is that in front of the damage
+		err = fmt.Errorf("%w; the volume is read-only because of damage, which may have taken it", err)
+	}
+	return nil, err
 }
 
 func notFound(name string) error {

@@ -112,6 +112,10 @@ func (g *globals) explain(err error) *failure {
 			break
 		}
 	}
+	// What there is no sign of any more is not to be created anew.
+	if errors.Is(err, client.ErrLogNotFound) && strings.Contains(err.Error(), client.ErrReadOnly.Error()+" because") {
+		f.next = "see walctl status for what is damaged"
+	}
 	if f.next == "" {
 		if e, ok := errors.AsType[*client.Error](err); ok {
 			f.next = e.Hint()
