@@ -79,7 +79,7 @@ var readings = []reading{
 		is(wal.DiskStalled)},
 	{Name{"walsvc_disk_stalls_total", counter, "Times that the disk hung."},
 		func(s wal.Status) float64 { return float64(s.Stalls) }},
-	{Name{"walsvc_full", gauge, "1 while appends are refused for want of space, otherwise 0."},
+	{Name{"walsvc_full", gauge, "1 while there is room for no append at all, otherwise 0; larger ones are refused before, and counted with reason FULL."},
 		is(wal.Full)},
 }
 
