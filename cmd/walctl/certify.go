@@ -356,8 +356,16 @@ func explainCertify(err error, dir string) error {
 		next = "stop who uses it, be it a shell that stands in it (fuser -vm " + dir + ") or a container that has it mounted (grep " + dir + " /proc/*/mountinfo)"
 	case errors.Is(err, fs.ErrPermission):
 		next = "run it as root"
+	case dialled(err):
+		next = "start walctl certify --listen on the other machine, and name its address"
 	default:
 		return err
 	}
 	return &failure{code: code, err: err, next: next}
+}
+
+// dialled reports whether nobody could be connected to.
+func dialled(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial"
 }

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,6 +27,10 @@ func explainVolume(err error) error {
 		return &failure{code: exitNotFound, err: err, next: "name the directory that walsvc was started with (--data); look whether its disk is mounted"}
 	case errors.Is(err, segment.ErrBadName): // walsvc does not open it either, and no repair mends that
 		return &failure{code: exitFailed, err: err, next: "find out where that file comes from, and move it out of the directory if it is not walsvc's"}
+	case errors.Is(err, syscall.ENOTDIR):
+		return &failure{code: exitUsage, err: err, next: "name the directory of a volume, not a file in it"}
+	case errors.Is(err, fs.ErrPermission):
+		return &failure{code: exitFailed, err: err, next: "run walctl as the user that walsvc runs as: the files of a volume are that one's alone"}
 	case errors.Is(err, wal.ErrVersion):
 		return &failure{code: exitFailed, err: err, next: "use the walctl of the walsvc that wrote it, or a newer one"}
 	}
