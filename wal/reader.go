@@ -295,11 +295,14 @@ func (r *Reader) reach() (durable, whole LSN, changed <-chan struct{}, err error
 		}
 		return l.next - 1, whole, nil, nil
 	}
+	// Asked together with the end: of a log that is sealed a moment later, what was
+	// appended in between lies in front of the seal.
+	sealed := l != nil && l.sealed != 0
 	v.mu.RUnlock()
 	switch {
 	case l == nil:
 		return 0, 0, nil, fmt.Errorf("log %q: %w: it was deleted", r.name, ErrLogNotFound)
-	case !r.o.Follow || l.sealed != 0 || !r.endless() && r.next > r.to:
+	case !r.o.Follow || sealed || !r.endless() && r.next > r.to:
 		return r.next - 1, r.next - 1, nil, nil
 	case failed != nil:
 		return 0, 0, nil, failed

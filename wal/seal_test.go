@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -373,4 +375,38 @@ func TestSealStopsBatchesOverSeveralLogs(t *testing.T) {
 	}
 	wantFinding(t, v, fs, ofPart, ReceiptProven, "")
 	closeTest(t, v)
+}
+
+// TestFollowerComesToTheSeal: whoever follows a log that is appended to and sealed is given
+// all that lies in front of the seal, whenever it looked. The race detector sees one that
+// asks for the seal later than for the log's end.
+func TestFollowerComesToTheSeal(t *testing.T) {
+	ctx := context.Background()
+	v := openTest(t, disk.NewMem())
+	defer closeTest(t, v)
+	for n := range 60 {
+		log := fmt.Sprint("log-", n)
+		mustCreate(t, v, log)
+		want := []string{"1", "2", "3"}
+		var all sync.WaitGroup
+		for range 40 {
+			all.Go(func() {
+				r, err := v.NewReader(log, ReadOptions{From: 1, Follow: true})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer r.Close()
+				got, err := follow(ctx, r, len(want)+1)
+				if !errors.Is(err, io.EOF) || !slices.Equal(got, want) {
+					t.Errorf("log %q: a follower was given %q, %v", log, got, err)
+				}
+			})
+		}
+		for _, rec := range want {
+			mustAppend(t, v, log, rec)
+		}
+		mustSeal(t, v, log)
+		all.Wait()
+	}
 }
