@@ -438,25 +438,38 @@ func TestNoRoomForAGap(t *testing.T) {
 	}
 }
 
-// TestGapOnAFullDisk releases from the middle on a disk without a free block.
+// TestGapOnAFullDisk releases from the middle on a disk without a free block: the dead
+// space of a segment that stays makes room, as long as there is any.
 func TestGapOnAFullDisk(t *testing.T) {
 	mem := disk.NewMem()
 	o := testOptions(mem)
-	j := journalOf(t, o, 6)
-	mem.SetCapacity(4 << 20)
+	j := journalOf(t, o, 8)
+	headers := headersOf(t, j)
+	mem.SetCapacity(5 << 20)
 	mem.SetNamesTakeRoom(true)
 	fillDisk(t, mem)
-	if err := j.Release([]ID{3}); !errors.Is(err, ErrNoSpace) || j.Poisoned() != nil {
+	mustRelease(t, j, 3)
+	wantGaps(t, j, headers, Gap{3, 3})
+	if found, _, err := survivors(j); err != nil || len(found) != 7+6 { // a frame each, and seals
+		t.Errorf("%d frames are left, %v", len(found), err)
+	}
+	for _, id := range j.Segments() {
+		if end, _, known := j.deadSpace(id); known {
+			if _, err := j.giveUp(end); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	fillDisk(t, mem)
+	if err := j.Release([]ID{5}); !errors.Is(err, ErrNoSpace) || j.Poisoned() != nil {
 		t.Errorf("release: %v; poisoned: %v", err, j.Poisoned())
 	}
-	if got := j.Segments(); !slices.Contains(got, 3) {
+	if got := j.Segments(); !slices.Contains(got, 5) {
 		t.Errorf("segments %v", got)
 	}
-	mem.SetCapacity(5 << 20)
-	mustRelease(t, j, 3)
-	if gaps := j.Gaps(); !slices.Equal(gaps, []Gap{{3, 3}}) {
-		t.Errorf("gaps %v", gaps)
-	}
+	mem.SetCapacity(6 << 20)
+	mustRelease(t, j, 5)
+	wantGaps(t, j, headers, Gap{3, 3}, Gap{5, 5})
 }
 
 // TestNoRoomToProveAGap: segments in a gap that may not be durable keep their names until

@@ -212,18 +212,11 @@ func (j *Journal) reclaim() error {
 		if id < j.reclaimed {
 			continue
 		}
-		next, err := j.Header(id + 1)
-		if err != nil {
+		end, size, known := j.deadSpace(id)
+		if !known {
 			continue // where the segment ends is not known, and a reader will tell why
 		}
-		j.mu.Lock()
-		at := slices.IndexFunc(j.segments, func(f file) bool { return f.id == id })
-		var size int64
-		if at >= 0 {
-			size = j.segments[at].size
-		}
-		j.mu.Unlock()
-		if end := next.Cut.End; end.Segment == id && size-end.Offset >= max(size/4, limits.MinSegmentSize/2) {
+		if size-end.Offset >= max(size/4, limits.MinSegmentSize/2) {
 			if _, err := j.giveUp(end); err != nil {
 				return err
 			}
@@ -231,6 +224,47 @@ func (j *Journal) reclaim() error {
 		j.reclaimed = id + 1
 	}
 	return nil
+}
+
+// deadSpace returns where the dead space of a segment begins that is not the newest, and
+// the size of its file.
+func (j *Journal) deadSpace(id ID) (from Pos, size int64, known bool) {
+	next, err := j.Header(id + 1)
+	if err != nil || next.Cut.End.Segment != id {
+		return from, 0, false
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	at := slices.IndexFunc(j.segments, func(f file) bool { return f.id == id })
+	if at < 0 {
+		return from, 0, false
+	}
+	return next.Cut.End, j.segments[at].size, true
+}
+
+// roomForGap gives up the dead space of one segment, for the file of a gap on a full disk,
+// and reports whether it did. One that stays, if any has enough: it cannot be recycled
+// then. REQUIRES: j.releaseMu.
+//
+// Without it a volume could fill its own disk for good: what is begun in place of a
+// segment's rest takes all that the disk has, and behind a segment that somebody keeps
+// nothing would ever go again.
+func (j *Journal) roomForGap(gone map[ID]bool) bool {
+	if free, err := j.o.FS.Free(j.o.Dir); err != nil || free >= 2*gapFileSize {
+		return false // it is something else that there is no room for
+	}
+	for _, going := range []bool{false, true} {
+		for _, id := range j.Below(math.MaxUint64) {
+			end, size, known := j.deadSpace(id)
+			if gone[id] != going || !known || size-end.Offset < 2*gapFileSize {
+				continue
+			}
+			if _, err := j.giveUp(end); err == nil {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // paceCheck is how often a preparer that holds itself back looks whether it may.
@@ -512,6 +546,9 @@ func (j *Journal) release(ids []ID) error {
 		g := &gaps[i]
 		var err error
 		if ends[g.From] != g.To {
+			err = j.writeGap(g)
+		}
+		if errors.Is(err, ErrNoSpace) && j.roomForGap(gone) {
 			err = j.writeGap(g)
 		}
 		switch {

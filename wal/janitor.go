@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/walsvc/walsvc/batcher"
 	"github.com/walsvc/walsvc/internal/limits"
@@ -46,6 +47,9 @@ type janitor struct {
 
 	// seen is the last durable frame when the last turn began.
 	seen atomic.Uint64
+	// lacked is when the last turn ended since there was no room for the file of a gap;
+	// nil if it did not.
+	lacked atomic.Pointer[time.Time]
 }
 
 // A keeper is why a segment stays: a log that keeps records of it. A zero one stands for a
@@ -57,11 +61,17 @@ type keeper struct {
 	moved  segment.Pos // where the copies of its records were
 }
 
+// lackedPause is how long after a turn that had no room for a gap's file it is worth
+// another one.
+const lackedPause = time.Second
+
 // refused hears that there was no room for something. If anything has happened
 // since the last turn, another one may make some; asked by everybody who is
-// refused, it looks no more often than that.
+// refused, it looks no more often than that. The room that a gap's file takes comes
+// unnoticed: the preparer gives up dead space, or somebody removes something else.
 func (j *janitor) refused() {
-	if j.seen.Load() != j.v.journal.Durable() {
+	lacked := j.lacked.Load()
+	if j.seen.Load() != j.v.journal.Durable() || lacked != nil && time.Since(*lacked) >= lackedPause {
 		j.kick()
 	}
 }
@@ -91,6 +101,11 @@ func (j *janitor) turn() (more bool) {
 	}
 	if err == nil && errors.Is(evicted, ErrFull) {
 		_ = j.evict() // there may be room for it now
+	}
+	if now := time.Now(); errors.Is(err, segment.ErrNoSpace) {
+		j.lacked.Store(&now)
+	} else {
+		j.lacked.Store(nil)
 	}
 	if err == nil {
 		j.v.watchClock()

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,7 @@ type fullDisk struct {
 	t    *testing.T
 	rng  *rand.Rand
 	mem  *disk.Mem
+	fs   disk.FS // over mem; nil for mem itself
 	v    *Volume
 	what string // for failures: what was done
 	logs map[string]*tenant
@@ -69,7 +71,7 @@ func (d *fullDisk) note(format string, args ...any) {
 
 func (d *fullDisk) open() {
 	d.t.Helper()
-	o := testOptions(d.mem)
+	o := testOptions(cmp.Or[disk.FS](d.fs, d.mem))
 	o.SegmentSize, o.Codec, o.SnapshotEvery = 1<<20, "none", 2<<20
 	v, err := Open(context.Background(), "/vol", o)
 	if err != nil {
@@ -246,16 +248,10 @@ func (d *fullDisk) live() {
 			}
 			d.note("%d large checkpoints of %s", n, log)
 		case 6:
-			closeTest(d.t, d.v)
-			d.open()
-			d.note("reopen")
+			d.reopen()
 		case 7:
 			for range 1 + d.rng.IntN(6) {
-				mem := d.mem.CrashClone(d.rng, d.rng.Float64())
-				_ = d.v.Close() // of what was left behind
-				d.mem = mem
-				d.open()
-				d.note("crash")
+				d.crash()
 				if d.rng.IntN(2) == 0 {
 					d.truncate(log, l.first)
 				}
@@ -271,6 +267,89 @@ func (d *fullDisk) live() {
 	d.fill()
 	d.empty()
 	closeTest(d.t, d.v)
+}
+
+func (d *fullDisk) reopen() {
+	closeTest(d.t, d.v)
+	d.open()
+	d.note("reopen")
+}
+
+// crash opens what a power cut leaves.
+func (d *fullDisk) crash() {
+	mem := d.mem.CrashClone(d.rng, d.rng.Float64())
+	_ = d.v.Close() // of what was left behind
+	d.mem = mem
+	d.open()
+	d.note("crash")
+}
+
+// TestSpaceComesBackBesideAnIdleLog fills disks of every size to the last block, again and
+// again, where a log keeps the oldest segment, more of it than may be moved: whatever the
+// others give up lies behind that, and takes the file of a gap to go.
+func TestSpaceComesBackBesideAnIdleLog(t *testing.T) {
+	const size = 1 << 20
+	for blocks := int64(5 * size / limits.BlockSize); blocks <= 12*size/limits.BlockSize; blocks += 97 {
+		for seed := range uint64(2) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newFullDisk(t, blocks*limits.BlockSize)
+				d.rng = rand.New(rand.NewPCG(uint64(blocks), seed))
+				d.add("a", 300<<10)
+				idle := d.logs["a"]
+				delete(d.logs, "a")
+				for range 6 {
+					d.fill()
+					if d.rng.IntN(2) == 0 {
+						d.reopen() // which takes the spare
+					} else {
+						d.crash()
+					}
+					d.fill()
+					d.empty()
+				}
+				d.logs["a"] = idle
+				d.check()
+				closeTest(t, d.v)
+			})
+		}
+	}
+}
+
+// TestRoomForAGapIsAskedForAgain: on a full volume that had no room for a gap's file
+// nothing happens any more. When there is room, who is refused makes it look again.
+func TestRoomForAGapIsAskedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newFullDisk(t, 6<<20)
+		faulty := disk.NewFaulty(d.mem)
+		d.fs = faulty
+		d.reopen()
+		d.add("a", 300<<10)
+		delete(d.logs, "a")
+		d.fill()
+		faulty.Inject(disk.Fault{
+			Kinds: []disk.OpKind{disk.OpCreate}, Err: syscall.ENOSPC, Sticky: true,
+			Only: func(op disk.Op) bool { return strings.HasSuffix(op.Name, ".gap.tmp") },
+		})
+		for log, l := range d.logs {
+			d.truncate(log, l.next)
+		}
+		for range 3 {
+			<-time.After(time.Minute)
+			for d.add("b", 200<<10) {
+			}
+		}
+		if faulty.Fired() == 0 {
+			t.Error("no gap was written")
+		}
+		faulty.Clear()
+		for deadline := time.Now().Add(time.Minute); !d.add("b", 200<<10); <-time.After(100 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				d.failf("appends do not resume: %+v", d.v.Status())
+			}
+		}
+		d.check()
+		closeTest(t, d.v)
+	})
 }
 
 // TestLargeCheckpointsLeaveRoom sets large checkpoints on a full disk until they
