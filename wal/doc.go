@@ -185,7 +185,7 @@
 // every log has given up what it has there, wherever in the journal they lie: what a
 // log keeps begins at its floor, the lowest of its checkpoints and cursors, or, without
 // either, what was truncated. Which logs have records in a segment, its index says; of one
-// whose frames do not all verify nobody knows, and it stays until no log keeps anything up to
+// whose frames do not all verify, or are not read, nobody knows, and it stays until no log keeps anything up to
 // the end of a later one that knows of all logs. A cursor over its cap is evicted first, durably, and
 // then holds nothing; Holders lists who holds what. States of checkpoints in a
 // released segment are carried forward first.

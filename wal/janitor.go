@@ -249,7 +249,7 @@ func (j *janitor) survey(limit segment.ID) (sweeping, error) {
 			continue
 		}
 		one, err := v.index.cache.get(id)
-		if unreadable(err) || err == nil && one.holed {
+		if unreadable(err) || isUnread(err) || err == nil && one.holed {
 			// What it held, nobody knows. It goes when a later segment knows of all logs
 			// that they keep nothing up to its own end.
 			blind = append(blind, id)
@@ -349,9 +349,11 @@ func (j *janitor) sweep() error {
 	if err := j.endsOf(&s); err != nil {
 		return err
 	}
-	if err := j.carryStates(s.free); err != nil {
+	unread, err := j.carryStates(s.free)
+	if err != nil {
 		return err
 	}
+	s.free = slices.DeleteFunc(s.free, func(id segment.ID) bool { return unread[id] })
 	if err := j.truncateAll(s); err != nil {
 		return err
 	}
@@ -570,8 +572,9 @@ type stateMove struct {
 
 // carryStates moves the states of checkpoints out of segments, many in a frame: alone each would take a disk block. One that does not verify
 // stays behind: it is lost already, Checkpoint says so, and it must not keep its
-// segment for ever.
-func (j *janitor) carryStates(out []segment.ID) error {
+// segment for ever. Of one that the disk does not read nobody knows: its segment, which
+// is in unread, has to stay.
+func (j *janitor) carryStates(out []segment.ID) (unread map[segment.ID]bool, err error) {
 	v := j.v
 	type source struct {
 		key stateKey
@@ -590,6 +593,7 @@ func (j *janitor) carryStates(out []segment.ID) error {
 		return cmp.Or(a.at.pos.Compare(b.at.pos), cmp.Compare(a.at.place.Block, b.at.place.Block), cmp.Compare(a.at.place.Offset, b.at.place.Offset))
 	})
 	blocks := stateReader{fetch: v.fetch}
+	unread = map[segment.ID]bool{}
 	var moves []stateMove
 	size := 0
 	for i, src := range sources {
@@ -603,20 +607,22 @@ func (j *janitor) carryStates(out []segment.ID) error {
 				// A copy, which does not keep the block.
 				moves = append(moves, stateMove{src.key, was, slices.Clone(state)})
 				size += len(state) + maxSmallCommand
+			case isUnread(err):
+				unread[src.at.pos.Segment] = true
 			case !unreadable(err):
-				return fmt.Errorf("carry forward the state of checkpoint %q: %w", src.key.name, err)
+				return nil, fmt.Errorf("carry forward the state of checkpoint %q: %w", src.key.name, err)
 			}
 		}
 		if len(moves) == 0 || size < min(v.fullSize, limits.TargetBlockSize) && i < len(sources)-1 {
 			continue
 		}
 		if err := j.move(moves, size); err != nil {
-			return err
+			return nil, err
 		}
 		clear(moves)
 		moves, size = moves[:0], 0
 	}
-	return nil
+	return unread, nil
 }
 
 // move carries states forward, those of checkpoints that were set again

@@ -102,6 +102,9 @@ func (j *janitor) moveStragglers(limit segment.ID) error {
 	})
 	for _, id := range ids {
 		one, err := v.index.cache.get(id)
+		if isUnread(err) {
+			continue // it stays
+		}
 		if err != nil {
 			return err
 		}
@@ -151,6 +154,9 @@ func (j *janitor) moveStragglers(limit segment.ID) error {
 		}
 		strag := found[i] // a copy: what is collected goes with the frame that it rides in
 		ok, err := j.collect(&strag, &from)
+		if isUnread(err) {
+			continue // it stays where it is, and whatever else it may be read again
+		}
 		if err != nil {
 			return err
 		}
@@ -212,6 +218,8 @@ func (j *janitor) movable(number uint64) (s straggler, ok bool, err error) {
 			return s, false, nil
 		case errors.Is(err, ErrLSNTruncated), errors.Is(err, ErrLogNotFound), errors.Is(err, errLookAgain):
 			return s, true, nil // it has changed, and will not be moved
+		case isUnread(err):
+			return s, false, nil
 		case err != nil:
 			return s, false, err
 		}
@@ -236,14 +244,15 @@ func (s *moveSource) open(v *Volume, block int) error {
 		return nil
 	}
 	raw, err := v.fetch.Open(s.batches.frame, block, s.raw[:0])
-	if err != nil {
+	switch {
+	case unreadable(err):
 		raw = s.raw[:0]
+	case err != nil:
+		s.pos = segment.Pos{} // of this block nothing is known
+		return err
 	}
 	s.pos, s.block, s.raw = s.batches.frame.Pos, block, raw
-	if unreadable(err) {
-		return nil
-	}
-	return err
+	return nil
 }
 
 // collect reads what a straggler has. ok is false if it is no straggler after all.
