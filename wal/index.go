@@ -447,11 +447,19 @@ func (c *indexCache) get(id segment.ID) (*segmentIndex, error) {
 		return s, nil
 	}
 	c.mu.Unlock()
+	// A segment that has a successor is not sealed yet if that is the newest: what is
+	// scanned until then seems to lack a frame, and would seem so for as long as it is
+	// remembered.
+	ids := c.v.journal.Segments()
+	n := len(ids)
+	rolling := n < 2 || id >= ids[n-2]
 	s, err := c.load(id)
 	if err != nil {
 		return nil, err
 	}
-	c.put(id, s)
+	if !rolling || !s.holed {
+		c.put(id, s)
+	}
 	return s, nil
 }
 
