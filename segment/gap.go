@@ -150,14 +150,15 @@ func (j *Journal) readGaps(ids []ID) (there bool, err error) {
 	j.gaps, j.obsolete, there = nil, nil, true
 	for _, id := range ids {
 		n := len(j.gaps)
-		if n > 0 && j.gaps[n-1].covers(id) {
-			j.obsolete = append(j.obsolete, Gap{id, j.gaps[n-1].To})
-			continue
-		}
+		covered := n > 0 && j.gaps[n-1].covers(id)
 		g, err := j.readGap(id)
-		switch _, bad := errors.AsType[*CorruptError](err); {
-		case err == nil && n > 0 && j.gaps[n-1].To+1 == id:
-			// Another one was to be written with it, and could not. Both files stay.
+		_, bad := errors.AsType[*CorruptError](err)
+		switch {
+		case covered && (bad || err == nil && g.To <= j.gaps[n-1].To):
+			j.obsolete = append(j.obsolete, Gap{id, j.gaps[n-1].To})
+		case err == nil && n > 0 && id <= j.gaps[n-1].To+1:
+			// Another one was to be written with it, and could not; or it was, and was told
+			// to have failed. Both files stay.
 			j.gaps[n-1].To = g.To
 		case err == nil:
 			j.gaps = append(j.gaps, *g)

@@ -146,6 +146,7 @@ func TestOpenGaps(t *testing.T) {
 		{"some in another", map[ID][]byte{3: encoded(3, 8), 4: encoded(4, 4), 6: encoded(6, 7)}, []ID{4, 6}, []ID{1, 2, 9}, []Gap{{3, 8}}, []ID{3}},
 		{"one in another that does not verify", map[ID][]byte{3: {}, 5: encoded(5, 6)}, []ID{3, 5, 6}, []ID{1, 2, 4, 7, 8, 9}, []Gap{{5, 6}}, []ID{3, 5}},
 		{"one that does not verify in another", map[ID][]byte{3: encoded(3, 6), 5: {}}, []ID{3, 4, 5, 6}, []ID{1, 2, 7, 8, 9}, []Gap{{3, 6}}, []ID{3}},
+		{"one that ends behind another", map[ID][]byte{3: encoded(3, 5), 4: encoded(4, 6)}, []ID{4, 5, 6}, []ID{1, 2, 7, 8, 9}, []Gap{{3, 6}}, []ID{3, 4}},
 		{"one behind another", map[ID][]byte{3: encoded(3, 4), 5: encoded(5, 6)}, []ID{3, 5}, []ID{1, 2, 7, 8, 9}, []Gap{{3, 6}}, []ID{3, 5}},
 		{"before the oldest segment", map[ID][]byte{2: encoded(2, 3), 5: encoded(5, 5)}, []ID{1, 2, 3, 5}, []ID{4, 6, 7, 8, 9}, []Gap{{5, 5}}, []ID{5}},
 		{"of the oldest segments", map[ID][]byte{1: encoded(1, 3)}, nil, []ID{4, 5, 6, 7, 8, 9}, nil, nil},
@@ -580,6 +581,41 @@ func TestGapAfterOneThatStays(t *testing.T) {
 	mustRelease(t, j, 2)
 	if got := names(t, mem); slices.Contains(got, unfinished) || slices.Contains(got, segmentName(2)) {
 		t.Errorf("the directory has %q", got)
+	}
+}
+
+// TestGapThatWasToldToHaveFailed: a gap's file whose renaming was told to have failed, and
+// that is there, hides no other that was written since.
+func TestGapThatWasToldToHaveFailed(t *testing.T) {
+	mem := disk.NewMem()
+	faulty := disk.NewFaulty(mem)
+	o := testOptions(faulty)
+	j := journalOf(t, o, 9)
+	headers := headersOf(t, j)
+	mustRelease(t, j, 6)
+	faulty.Inject(disk.Fault{Kinds: []disk.OpKind{disk.OpRename}, Late: true, Only: func(op disk.Op) bool { return op.To == gapName(5) }})
+	if err := j.Release([]ID{5}); !errors.Is(err, syscall.EIO) || j.Poisoned() != nil {
+		t.Errorf("release: %v; poisoned: %v", err, j.Poisoned())
+	}
+	mustRelease(t, j, 7)
+	wantGaps(t, j, headers, Gap{6, 7})
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		o.Rand = rand.NewChaCha8([32]byte{2})
+		j = mustOpen(t, o)
+		wantGaps(t, j, headers, Gap{5, 7})
+		if got := j.Segments(); !slices.Equal(got, []ID{1, 2, 3, 4, 8, 9}) {
+			t.Errorf("segments %v", got)
+		}
+		j.recycleReleased() // as the pool does after Resume
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := gapFiles(t, mem); !slices.Equal(got, []ID{5}) {
+		t.Errorf("files of gaps %v", got)
 	}
 }
 
