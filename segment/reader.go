@@ -233,12 +233,24 @@ func (r *Reader) CutShort() (bool, error) {
 	if err != nil || size >= r.hdr.Size {
 		return false, err
 	}
+	noted, err := r.Noted()
+	return !noted, err
+}
+
+// Noted reports whether the segment's file ends in the note that dead space was given up:
+// then no frame in it is dead.
+func (r *Reader) Noted() (bool, error) {
+	size, err := r.file.Size()
+	if err != nil {
+		return false, err
+	}
 	off := size - noteSize
 	b := make([]byte, noteSize)
-	if n, err := readAt(r.file, b, max(off, 0)); err != nil || n < noteSize {
-		return err == nil, err
+	n, err := readAt(r.file, b, max(off, 0))
+	if err != nil {
+		return false, r.fault(off, fmt.Errorf("read: %w", err))
 	}
-	return !bytes.Equal(b, r.life.appendNote(nil, off)), nil
+	return n == noteSize && bytes.Equal(b, r.life.appendNote(nil, off)), nil
 }
 
 // Frame reads the header and the directory of the frame at off. Its errors,

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sort"
 	"sync"
@@ -549,11 +550,15 @@ func (c *indexCache) walk(id segment.ID, each func(f *segment.Frame, commands []
 	if err != nil {
 		return false, err
 	}
+	alive, err := c.alive(id)
+	if err != nil {
+		return false, err
+	}
 	from := segment.FrameRef{
 		Pos: segment.Pos{Segment: id, Offset: limits.SegmentHeaderSize}, Sequence: h.Cut.Sequence + 1, Chain: h.Cut.Chain,
 	}
 	for !from.IsZero() {
-		hole, err := c.walkRun(id, from, each)
+		hole, err := c.walkRun(id, from, alive, each)
 		if errors.Is(err, errEnough) {
 			return holed, nil
 		}
@@ -568,15 +573,48 @@ func (c *indexCache) walk(id segment.ID, each func(f *segment.Frame, commands []
 	return holed, nil
 }
 
-// walkRun walks over the frames from from on to the first that does not verify,
-// and returns its position; one in another segment if there is none.
-func (c *indexCache) walkRun(id segment.ID, from segment.FrameRef, each func(f *segment.Frame, commands []Command) error) (_ segment.Pos, err error) {
+// alive returns the sequence up to which the frames of a segment count. Where it ends its
+// successor's header says. If that is lost, a frame that nothing in the segment promises
+// may have been cut off, and its LSNs given to other records: recovery keeps what is
+// promised, and writes the rest once more elsewhere.
+func (c *indexCache) alive(id segment.ID) (sequence uint64, err error) {
+	ids := c.v.journal.Segments()
+	i, _ := slices.BinarySearch(ids, id+1)
+	if i == len(ids) {
+		return math.MaxUint64, nil // it is the newest
+	}
+	_, err = c.v.journal.Header(id + 1)
+	switch {
+	case err == nil, ids[i] == id+1 && errors.Is(err, segment.ErrReleased): // and so it is itself
+		return math.MaxUint64, nil
+	case isUnread(err):
+		return 0, err
+	}
+	r, err := c.v.journal.Reader(id)
+	if err != nil {
+		return 0, err
+	}
+	noted, err := r.Noted()
+	if noted {
+		sequence = math.MaxUint64
+	} else if err == nil {
+		err = r.Lookahead(limits.SegmentHeaderSize, func(h segment.Header, _ int64) bool {
+			sequence = max(sequence, h.Promise)
+			return true
+		})
+	}
+	return sequence, errors.Join(err, r.Close())
+}
+
+// walkRun walks over the frames from from on to the first that does not verify, or is
+// not alive, and returns its position; one in another segment if there is none.
+func (c *indexCache) walkRun(id segment.ID, from segment.FrameRef, alive uint64, each func(f *segment.Frame, commands []Command) error) (_ segment.Pos, err error) {
 	scan := replay.NewScanner(c.v.journal, from)
 	defer func() { err = errors.Join(err, scan.Close()) }()
 	var commands []Command
 	for scan.Next() {
 		f := scan.Frame()
-		if f.Pos.Segment != id {
+		if f.Pos.Segment != id || f.Header.Sequence > alive {
 			return f.Pos, nil
 		}
 		if f.Header.Kind != segment.KindCommands {

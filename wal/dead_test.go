@@ -1,0 +1,119 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/walsvc/walsvc/internal/disk"
+	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/segment"
+)
+
+// torn makes a volume whose first segment ends in a frame that was cut off: a block of it
+// did not reach the disk, and a record of log "b" that did says "dead". It is open again,
+// and the log has one record.
+func torn(t *testing.T) (*disk.Mem, *Volume) {
+	t.Helper()
+	ctx := context.Background()
+	mem := disk.NewMem()
+	fs := disk.NewFaulty(mem)
+	v := openPlain(t, fs)
+	for _, log := range []string{"a", "b", "busy"} {
+		if _, _, err := v.CreateLog(ctx, log, LogOptions{ColocationKey: "k"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustAppend(t, v, "a", strings.Repeat("a", 14_000)) // more than may be moved
+	mustAppend(t, v, "b", "kept")
+	synctest.Wait()
+	v.mu.RLock()
+	at := v.last.Pos
+	v.mu.RUnlock()
+	filling := at.Segment.String() + ".wal"
+	fs.Inject(disk.Fault{Kinds: []disk.OpKind{disk.OpSync}, Only: func(op disk.Op) bool { return op.Name == filling }})
+	b := Batch{Run: run(strings.Repeat("x", 14_000)), Parts: []Part{{Log: "b", Run: run("dead")}}}
+	if _, err := v.Append(ctx, "a", ulid.ULID{}, 0, b); !errors.Is(err, ErrPoisoned) {
+		t.Fatal(err)
+	}
+	if err := v.Close(); !errors.Is(err, ErrPoisoned) {
+		t.Fatal(err)
+	}
+	corrupt(t, mem, at, limits.FrameHeaderSize+10)
+	v = openPlain(t, mem)
+	if r := v.Recovery(); r.Case != "torn-block" || at.Segment != 1 || v.filling() != 2 {
+		t.Fatalf("%+v, filling %s", r, v.filling())
+	}
+	return mem, v
+}
+
+// TestDeadStaysDead damages what says where a segment ends whose last frame was cut off: what
+// is in that frame is read all the same by nobody.
+func TestDeadStaysDead(t *testing.T) {
+	fill := func(t *testing.T, v *Volume, segments int) {
+		for want := v.filling() + segment.ID(segments); v.filling() < want; {
+			got := mustAppend(t, v, "busy", strings.Repeat("x", 9000))
+			mustCheckpoint(t, v, "busy", "cp", got.First, "")
+		}
+	}
+	flip := func(t *testing.T, mem *disk.Mem, path string) {
+		f, err := mem.Open(path, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt([]byte{0x55}, 100); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) { // the next segment's header
+		mem, v := torn(t)
+		mustAppend(t, v, "b", "real")
+		mustAppend(t, v, "a", strings.Repeat("a", 20_000))
+		fill(t, v, 1)
+		mustAppend(t, v, "b", "later")
+		for range 2 {
+			if err := v.snapshots.write(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fill(t, v, 1) // its header says where they are
+		closeTest(t, v)
+		flip(t, mem, fileOf(2))
+		v = openPlain(t, mem)
+		defer closeTest(t, v)
+		r, err := v.NewReader("b", ReadOptions{From: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		got, err := follow(t.Context(), r, 3)
+		if loss, ok := errors.AsType[*DataLossError](err); !ok || loss.First != 2 || !slices.Equal(got, []string{"kept"}) {
+			t.Errorf("read %q, %v", got, err)
+		}
+		equal(t, readAll(t, v, "b", 3), []string{"later"})
+	})
+	synctest.Test(t, func(t *testing.T) { // a gap's file
+		mem, v := torn(t)
+		fill(t, v, 3)
+		mustAppend(t, v, "b", "real")
+		mustAppend(t, v, "a", strings.Repeat("a", 20_000))
+		pollUntil(t, "the segment behind goes", func() bool {
+			fill(t, v, 2)
+			gaps := v.journal.Gaps()
+			return len(gaps) > 0 && gaps[0].From == 2
+		})
+		closeTest(t, v)
+		flip(t, mem, "/vol/0000000000000002.gap")
+		v = openPlain(t, mem)
+		defer closeTest(t, v)
+		equal(t, readAll(t, v, "b", 1), []string{"kept", "real"})
+	})
+}
