@@ -143,15 +143,19 @@ func (j *Journal) openGaps(l *listing) (*listing, error) {
 }
 
 // readGaps reads the files of gaps. It reports whether all were there. One that does not
-// verify is as if it were not: what it spoke of seems to be missing, and is told. What
-// cannot be read is no verdict.
+// verify is as if it were not: what it spoke of seems to be missing, and is told. So is one
+// that the disk does not read: nobody needs what it speaks of, and it must not keep a volume
+// from being opened.
 func (j *Journal) readGaps(ids []ID) (there bool, err error) {
 	slices.Sort(ids)
-	j.gaps, j.obsolete, there = nil, nil, true
+	j.gaps, j.obsolete, j.unread, there = nil, nil, map[ID]error{}, true
 	for _, id := range ids {
 		n := len(j.gaps)
 		covered := n > 0 && j.gaps[n-1].covers(id)
 		g, err := j.readGap(id)
+		if isUnread(err) {
+			g, err = j.readGap(id) // as if it were not there only if the disk fails for good
+		}
 		_, bad := errors.AsType[*CorruptError](err)
 		switch {
 		case covered && (bad || err == nil && g.To <= j.gaps[n-1].To):
@@ -164,12 +168,25 @@ func (j *Journal) readGaps(ids []ID) (there bool, err error) {
 			j.gaps = append(j.gaps, *g)
 		case errors.Is(err, fs.ErrNotExist):
 			there = false
+		case isUnread(err):
+			j.unread[id] = err
 		case !bad:
 			return false, err
 		}
 	}
 	return there, nil
 }
+
+// isUnread reports whether err is the disk's failure to read, and not that it may not be
+// asked.
+func isUnread(err error) bool {
+	_, ok := errors.AsType[*fs.PathError](err)
+	return ok && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission)
+}
+
+// UnreadGaps returns why files of gaps, by the first segment in each, could not be read
+// when the volume was opened. What they speak of seems to be missing.
+func (j *Journal) UnreadGaps() map[ID]error { return j.unread }
 
 // takeGapsOut takes the segments in gaps out of the journal, and forgets the gaps that
 // nobody needs.

@@ -241,7 +241,7 @@ func TestEveryChangedByteOfAGapIsNoGap(t *testing.T) {
 	}
 }
 
-// TestOpenRefusesGaps has no verdict on what cannot be read, or is of a newer version.
+// TestOpenRefusesGaps has no verdict on what may not be read, or is of a newer version.
 func TestOpenRefusesGaps(t *testing.T) {
 	mem := disk.NewMem()
 	faulty := disk.NewFaulty(mem)
@@ -267,10 +267,7 @@ func TestOpenRefusesGaps(t *testing.T) {
 	}{
 		{"newer", newer, nil, ErrNewerVersion},
 		{"with a newer header", newerHeader, nil, ErrNewerVersion},
-		{"does not open", good, &disk.Fault{Kinds: []disk.OpKind{disk.OpOpen}, Only: is}, syscall.EIO},
 		{"may not be opened", good, &disk.Fault{Kinds: []disk.OpKind{disk.OpOpen}, Only: is, Err: syscall.EACCES}, fs.ErrPermission},
-		{"is not read", good, &disk.Fault{Kinds: []disk.OpKind{disk.OpRead}, Only: is}, syscall.EIO},
-		{"is not closed", good, &disk.Fault{Kinds: []disk.OpKind{disk.OpClose}, Only: is}, syscall.EIO},
 	} {
 		for _, o.ReadOnly = range []bool{true, false} {
 			put(t, mem, gapName(2), tc.b)
@@ -294,6 +291,60 @@ func TestOpenRefusesGaps(t *testing.T) {
 	o.ReadOnly = false
 	put(t, mem, gapName(2), good)
 	mustOpen(t, o) // the lock was given back
+}
+
+// TestGapThatIsNotRead opens a volume with the file of a gap that the disk does not read: it
+// is as if it were not there, and once it is read again it is as ever. No segment is begun
+// that it may speak of.
+func TestGapThatIsNotRead(t *testing.T) {
+	for _, kind := range []disk.OpKind{disk.OpOpen, disk.OpRead, disk.OpClose} {
+		t.Run(kind.String(), func(t *testing.T) {
+			mem := disk.NewMem()
+			faulty := disk.NewFaulty(mem)
+			o := testOptions(faulty)
+			j := journalOf(t, o, 6)
+			headers := headersOf(t, j)
+			mustRelease(t, j, 2, 4)
+			if err := j.Close(); err != nil {
+				t.Fatal(err)
+			}
+			o.Rand = rand.NewChaCha8([32]byte{2})
+			fault := disk.Fault{Kinds: []disk.OpKind{kind}, Only: func(op disk.Op) bool { return op.Name == gapName(4) }}
+			faulty.Inject(fault)
+			j = mustOpen(t, o) // it is asked twice
+			wantGaps(t, j, headers, Gap{2, 2}, Gap{4, 4})
+			if err := j.Close(); err != nil {
+				t.Fatal(err)
+			}
+			fault.Sticky = true
+			faulty.Inject(fault)
+			j = mustOpen(t, o)
+			wantGaps(t, j, headers, Gap{2, 2})
+			if unread := j.UnreadGaps(); len(unread) != 1 || !errors.Is(unread[4], syscall.EIO) {
+				t.Errorf("unread: %v", unread)
+			}
+			if err := j.Close(); err != nil {
+				t.Fatal(err)
+			}
+			lost := mem.CrashClone(nil, 1)
+			for _, id := range []ID{5, 6} { // all behind it
+				put(t, lost, segmentName(id), nil)
+			}
+			again := disk.NewFaulty(lost)
+			again.Inject(fault)
+			ol := o
+			ol.FS = again
+			j = mustOpen(t, ol)
+			if _, err := j.Resume(Resume{Cut: Cut{End: Pos{3, limits.SegmentHeaderSize}}}); !errors.Is(err, syscall.EIO) || j.Poisoned() != nil {
+				t.Errorf("resumed behind 3: %v", err)
+			}
+			if err := j.Close(); err != nil {
+				t.Fatal(err)
+			}
+			faulty.Clear()
+			wantGaps(t, mustOpen(t, o), headers, Gap{2, 2}, Gap{4, 4})
+		})
+	}
 }
 
 // TestOpenWhileAnotherProcessReleases opens a volume to look at it while the process that

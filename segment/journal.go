@@ -37,7 +37,8 @@ type Journal struct {
 	o         Options
 	volume    *volumeFile
 	strangers []string
-	target    int // spares that are kept prepared
+	unread    map[ID]error // of gaps' files; not changed once it is open
+	target    int          // spares that are kept prepared
 	lock      io.Closer
 
 	randMu sync.Mutex // guards o.Rand
@@ -307,6 +308,11 @@ func (j *Journal) Resume(r Resume) ([]FrameRef, error) {
 	if id <= released {
 		// The next opening would take the fresh segment for one that was released.
 		return nil, fmt.Errorf("resume: the cut at %s is before segments that were released, up to %s", r.Cut.End, released)
+	}
+	for from, err := range j.unread {
+		if ids := j.Segments(); n == 0 || ids[len(ids)-1] < from {
+			return nil, fmt.Errorf("resume: segment %s may be one that was released: %w", id, err)
+		}
 	}
 	refs, err := j.resume(id, size, r)
 	if errors.Is(err, ErrNoSpace) {

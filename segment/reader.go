@@ -238,7 +238,7 @@ func (r *Reader) CutShort() (bool, error) {
 }
 
 // Noted reports whether the segment's file ends in the note that dead space was given up:
-// then no frame in it is dead.
+// then every frame in it was kept, there or written once more.
 func (r *Reader) Noted() (bool, error) {
 	size, err := r.file.Size()
 	if err != nil {

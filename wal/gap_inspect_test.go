@@ -10,6 +10,7 @@ import (
 
 	"github.com/oklog/ulid/v2"
 
+	"github.com/walsvc/walsvc/internal/disk"
 	"github.com/walsvc/walsvc/segment"
 )
 
@@ -126,6 +127,73 @@ func TestVerifyOverGaps(t *testing.T) {
 		mustCheckpoint(t, y.v, "idle", "cp", 10, "")
 		y.busy(4)
 		y.clean("when it has gone", logs...)
+	})
+}
+
+// TestGapThatIsNotRead opens, verifies and repairs a volume with the file of a gap that the
+// disk does not read: it serves, says which file that is, and whatever is kept is read.
+func TestGapThatIsNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := newYard(t)
+		y.aroundAGap()
+		logs := []string{"idle", "gone", "inside", "moved", "rewound", "discarded"}
+		gap := y.gaps()[0].From.String() + ".gap"
+		y.close()
+		faulty := disk.NewFaulty(y.fs)
+		faulty.Inject(disk.Fault{Kinds: []disk.OpKind{disk.OpRead}, Sticky: true, Only: func(op disk.Op) bool { return op.Name == gap }})
+		names := func(all []Damage) bool {
+			return slices.ContainsFunc(all, func(d Damage) bool { return d.File == gap && d.Case == "missing-segment" })
+		}
+		open := func() {
+			t.Helper()
+			o := testOptions(faulty)
+			o.Codec = "none"
+			v, err := Open(t.Context(), "/vol", o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			y.v = v
+			synctest.Wait()
+			for _, log := range logs {
+				if got, want := y.read(log), fmt.Sprintf(" to %d", len(y.want[log])); !strings.HasSuffix(got, want) {
+					t.Errorf("log %q: %s, want%s", log, got, want)
+				}
+				y.append(log, 1, 100)
+			}
+		}
+		open()
+		if r := y.v.Recovery(); r.Verdict != "damaged" || !names(r.Damage) {
+			t.Errorf("recovery: %s", spell(r))
+		}
+		y.busy(3)
+		y.close()
+		if found, err := verifyOn(t.Context(), faulty, "/vol", nil); err != nil || found.Verdict != "damaged" || !names(found.Damage) {
+			t.Errorf("verify: %s, %v", spell(found), err)
+		}
+		o := RepairOptions{FS: faulty}
+		plan, err := PlanRepair(t.Context(), "/vol", o)
+		if err != nil || !plan.Needed || plan.ReadOnly || len(plan.Records)+len(plan.Logs)+len(plan.Checkpoints) > 0 {
+			t.Fatalf("%+v, %v", plan, err)
+		}
+		if err := ApplyRepair(t.Context(), plan, o); err != nil {
+			t.Fatal(err)
+		}
+		open()
+		if r := y.v.Recovery(); r.Verdict == "damaged" {
+			t.Errorf("recovery of what was repaired: %s", spell(r))
+		}
+		y.close()
+		if found, err := verifyOn(t.Context(), faulty, "/vol", nil); err != nil || found.Verdict != verdictRepaired {
+			t.Errorf("verify what was repaired: %s, %v", spell(found), err)
+		}
+		y.open()
+		y.busy(3)
+		for _, log := range logs {
+			if got, want := y.read(log), fmt.Sprintf(" to %d", len(y.want[log])); !strings.HasSuffix(got, want) {
+				t.Errorf("read again: log %q: %s, want%s", log, got, want)
+			}
+		}
+		y.close()
 	})
 }
 

@@ -56,6 +56,12 @@ func verifyOn(ctx context.Context, fsys disk.FS, dir string, progress func(done,
 		return nil, fmt.Errorf("verify volume %s: %w", dir, err)
 	}
 	v.Volume = src.now.Volume()
+	unread := src.now.UnreadGaps()
+	for _, id := range slices.Sorted(maps.Keys(unread)) {
+		if v.Verdict == replay.VerdictDamaged.String() {
+			v.Damage = append(v.Damage, unreadGap(id, unread[id]))
+		}
+	}
 	return v, nil
 }
 

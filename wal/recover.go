@@ -130,6 +130,12 @@ func (v *Volume) missLost(from segment.ID) {
 		}
 		lost = append(lost, d)
 	}
+	unread := v.journal.UnreadGaps()
+	for _, id := range slices.Sorted(maps.Keys(unread)) {
+		if id > repairedBelow(v.journal) {
+			lost = append(lost, unreadGap(id, unread[id]))
+		}
+	}
 	if len(lost) == 0 {
 		return
 	}
@@ -137,6 +143,14 @@ func (v *Volume) missLost(from segment.ID) {
 	r.Damage = append(r.Damage, lost...)
 	if r.Verdict != replay.VerdictDamaged.String() {
 		r.Verdict, r.Case, r.Detail = replay.VerdictDamaged.String(), lost[0].Case, replay.CaseMissingSegment.Means()
+	}
+}
+
+// unreadGap says that the file of a gap cannot be read.
+func unreadGap(id segment.ID, err error) Damage {
+	return Damage{
+		File: id.String() + ".gap", Case: string(replay.CaseMissingSegment),
+		Detail: fmt.Sprintf("it cannot be read, and the segments that it says were released seem to be missing: %v", err),
 	}
 }
 
