@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/walsvc/walsvc/internal/disk"
 	"github.com/walsvc/walsvc/internal/limits"
+	"github.com/walsvc/walsvc/segment"
 )
 
 // receipt returns what a client of v keeps of an append.
@@ -318,4 +320,40 @@ func TestReceiptRewound(t *testing.T) {
 		v = openTest(t, fs)
 	}
 	closeTest(t, v)
+}
+
+// TestReceiptOfWhatIsMoved moves the records of a receipt, and releases the segment that they
+// lay in, at each read of that segment while it is verified.
+func TestReceiptOfWhatIsMoved(t *testing.T) {
+	for at := range 4 {
+		synctest.Test(t, func(t *testing.T) {
+			fs := disk.NewFaulty(disk.NewMem())
+			v := openPlain(t, fs)
+			defer func() { closeTest(t, v) }()
+			mustCreate(t, v, "idle")
+			mustCreate(t, v, "busy")
+			r := receipt(t, v, "idle", mustAppend(t, v, "idle", "1", "2"))
+			in := fileOf(v.filling())
+			busy := func(segments int) {
+				for until := v.filling() + segment.ID(segments); v.filling() < until; {
+					got := mustAppend(t, v, "busy", strings.Repeat("x", 9000))
+					mustCheckpoint(t, v, "busy", "cp", got.First, "")
+					time.Sleep(time.Millisecond) // of the bubble's clock
+					synctest.Wait()
+				}
+			}
+			busy(1)
+			var reads atomic.Int64
+			fs.Before(func(op disk.Op) error {
+				if op.Kind == disk.OpRead && "/vol/"+op.Name == in && int(reads.Add(1)) == at+1 {
+					busy(10)
+				}
+				return nil
+			})
+			if got, err := v.VerifyReceipt(r); err != nil || got.Verdict != ReceiptProven {
+				t.Errorf("at read %d: %+v, %v", at, got, err)
+			}
+			fs.Before(nil)
+		})
+	}
 }
