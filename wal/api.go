@@ -225,7 +225,7 @@ type ReadOptions struct {
 	// Epoch, unless 0, is what the log was in when whoever reads was told of what lies
 	// before From: if a rewind has discarded that since, the answer is a *RewoundError.
 	Epoch Epoch
-	To    LSN // last record; 0 means the end as it is when the Reader is made, or none if it follows
+	To    LSN // last record; 0 means the end as it is when From is found, or none if it follows
 	// FromTime begins with the first record committed at that time or after it, or
 	// with the next one if there is none yet; see Volume.At. Not with From or Cursor.
 	FromTime time.Time

@@ -251,13 +251,17 @@ func (r *Reader) overtaken(err error) bool {
 
 // beginLater has a Reader that is to begin with the oldest record kept begin with
 // what that is by now, if err says that the one before is not any more: whoever asked
-// for no LSN is not told that one is gone.
+// for no LSN is not told that one is gone. The log's end is then looked at anew, too:
+// what a replay shows from one to the other there was at one time.
 func (r *Reader) beginLater(err error) bool {
 	gone, ok := errors.AsType[*RangeError](err)
 	if !ok || !r.oldest || !errors.Is(err, ErrLSNTruncated) {
 		return false
 	}
 	r.next = gone.First
+	if r.o.To == 0 && r.o.ToTime.IsZero() {
+		r.to = gone.Next - 1
+	}
 	return true
 }
 

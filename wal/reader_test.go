@@ -276,10 +276,12 @@ func TestOldestKept(t *testing.T) {
 		want  []string
 		err   error
 	}{
-		{"some", ReadOptions{}, 0, 4, []string{"4", "5", "6"}, io.EOF},
+		{"some", ReadOptions{}, 0, 4, []string{"4", "5", "6", "7"}, io.EOF},
 		{"some of those asked for", ReadOptions{To: 4}, 0, 3, []string{"3", "4"}, io.EOF},
 		{"all that were asked for", ReadOptions{To: 2}, 0, 4, nil, io.EOF},
-		{"all", ReadOptions{}, 0, 7, nil, io.EOF},
+		{"all that there were", ReadOptions{}, 0, 7, []string{"7"}, io.EOF},
+		{"all", ReadOptions{}, 0, 8, nil, io.EOF},
+		{"all that were committed by then", ReadOptions{ToTime: time.Now().Add(time.Hour)}, 0, 7, nil, io.EOF},
 		{"who asks for one", ReadOptions{From: 1}, 0, 4, nil, ErrLSNTruncated},
 		{"who has one", ReadOptions{}, 1, 4, []string{"1"}, ErrLSNTruncated},
 		{"who goes on", ReadOptions{}, 3, 4, []string{"1", "2", "3", "4", "5", "6"}, io.EOF},
@@ -301,10 +303,11 @@ func TestOldestKept(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			mustAppend(t, v, "log", "7")
 			if _, err := v.Truncate(t.Context(), "log", tc.first); err != nil {
 				t.Fatal(err)
 			}
-			rest, err := follow(t.Context(), r, 6)
+			rest, err := follow(t.Context(), r, 7)
 			if !errors.Is(err, tc.err) {
 				t.Errorf("it ends with %v, want %v", err, tc.err)
 			}
