@@ -167,11 +167,10 @@ func (r *Reader) Close() error {
 }
 
 // Next returns the next span. At the end it returns io.EOF with the LSN of what would
-// come next, or waits if the
-// Reader follows, for more records or for ctx, unless the log is sealed: its end is
-// a follower's, too. Other errors are a *RangeError
-// if the records were truncated meanwhile, unless it is to begin with the oldest kept and has not begun, a *CursorLostError if that is because
-// the cursor was evicted, a *RewoundError if a record that the Reader has come behind
+// come next, or waits if the Reader follows, for more records or for ctx, unless the log
+// is sealed: its end is a follower's, too. Other errors are a *RangeError if the records
+// were truncated meanwhile, and it does not begin with the oldest kept or has begun, a
+// *CursorLostError if that is because the cursor was evicted, a *RewoundError if a record that the Reader has come behind
 // was discarded, ErrLogNotFound if the log was deleted, a *DataLossError if they do not verify, ErrReadFailed if they could
 // not be read, ErrPoisoned or ErrClosed. After ErrReadFailed it may be called
 // again: nothing was skipped.

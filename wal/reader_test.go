@@ -361,7 +361,7 @@ func TestOldestKeptGoes(t *testing.T) {
 					}
 					read <- recs
 				}()
-				time.Sleep(time.Minute)
+				time.Sleep(time.Minute) // of the bubble's clock
 				var want []string
 				for lsn := first; lsn <= last; lsn++ {
 					want = append(want, rec(lsn))

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +31,25 @@ var (
 // proofTimeout bounds the run of one proof. One that hangs has said nothing, so
 // it has not caught anything either.
 const proofTimeout = 2 * time.Minute
+
+// TestPromises: docs/durability.md tells each promise once, in their order.
+func TestPromises(t *testing.T) {
+	root, _ := inTree(t)
+	text, err := os.ReadFile(filepath.Join(root, "docs", "durability.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told, want []string
+	for _, row := range regexp.MustCompile(`(?m)^\| (\d+) \| [A-Z]`).FindAllSubmatch(text, -1) {
+		told = append(told, string(row[1]))
+	}
+	for promise := range Promises {
+		want = append(want, strconv.Itoa(promise+1))
+	}
+	if !slices.Equal(told, want) {
+		t.Errorf("it tells promises %v, want %v", told, want)
+	}
+}
 
 // TestMutants checks that each mutant still applies to the tree and names
 // proofs that exist, so that none of them rots, and that no promise is without. With -mutants it also plants
