@@ -113,7 +113,7 @@ type Bus struct {
 
 	// failed mirrors err != nil for the driver, who has given up the lock.
 	failed atomic.Bool
-	// signal wakes the loop; summoned keeps it from being sent twice.
+	// signal, of one place, wakes the loop; summoned spares it most that say nothing new.
 	signal  chan struct{}
 	stopped chan struct{} // closed when the loop has ended
 

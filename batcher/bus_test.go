@@ -745,8 +745,15 @@ func TestMemoryBound(t *testing.T) {
 }
 
 // TestCloseTurnsAwayBoarders closes while callers board: each command either
-// lands or was refused with ErrClosed.
+// lands or was refused with ErrClosed, and Close returns. It closes many buses, since
+// what could keep it takes the loop, the boarders and Close at three places at once.
 func TestCloseTurnsAwayBoarders(t *testing.T) {
+	for range 100 {
+		closeUnderBoarders(t)
+	}
+}
+
+func closeUnderBoarders(t *testing.T) {
 	bus := open(t, batcher.Options{})
 	var all sync.WaitGroup
 	started := make(chan struct{}, 16)

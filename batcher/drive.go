@@ -51,9 +51,16 @@ func (b *Bus) unlock() {
 		b.summoned = true
 	}
 	b.mu.Unlock()
-	if wake {
-		// Never blocks: summoned is reset after the signal was taken.
-		b.signal <- struct{}{}
+	if !wake {
+		return
+	}
+	// A signal that lies there already does for this look too: who takes it locks mu
+	// after what is new. It may lie there: the loop, up by its timer or by an older
+	// signal, reset summoned between our giving up mu and our sending. Waiting to send
+	// would then be waiting for a loop that may have drained the bus and ended.
+	select {
+	case b.signal <- struct{}{}:
+	default:
 	}
 }
 

@@ -48,6 +48,26 @@ func TestLoneRideWakesNobody(t *testing.T) {
 	}
 }
 
+// TestStaleSignalHoldsNobody: a signal that was sent late, when the loop had looked
+// already, lies there when it ends. Nobody waits for it to be taken.
+func TestStaleSignalHoldsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := New(Options{})
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case b.signal <- struct{}{}:
+		default:
+		}
+		for range 2 {
+			if err := b.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 // TestOneProcessor: on a single processor, which a driver keeps while it waits for the
 // disk, whoever is ready to board does so first.
 func TestOneProcessor(t *testing.T) {
