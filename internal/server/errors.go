@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/records"
 	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
 	"github.com/walsvc/walsvc/wal"
@@ -327,11 +329,26 @@ func tableRow(sentinel error) Row {
 	return row
 }
 
+// Bounds of what is said of one error, in bytes: its text, which quotes what the
+// client sent, and everything beside it, of which names are the most. A text without
+// one could end a whole connection, whose peer takes no such header; and refusals of all
+// that a stream has out go into one message.
+const (
+	maxText   = 1 << 10
+	maxBeside = 1 << 10
+
+	_ = uint64(limits.MaxMessageSize - limits.StreamCreditBatches*(maxText+maxBeside))
+)
+
 func message(row Row, err error) string {
-	if row.spoken {
-		return err.Error()
+	if !row.spoken {
+		return row.Err.Error()
 	}
-	return row.Err.Error()
+	text, more := err.Error(), "..."
+	if len(text) <= maxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxText-len(more)], "") + more
 }
 
 // figures returns an error's numbers for those who act on them: a copy of what

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/records"
+	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
 	"github.com/walsvc/walsvc/wal"
 )
 
@@ -178,6 +180,36 @@ func TestNothingOfTheHostLeaks(t *testing.T) {
 	}
 	if code, reason := reasonOf(Status(secret)); code != codes.Internal || reason != "INTERNAL" {
 		t.Errorf("unforeseen: %v/%s", code, reason)
+	}
+}
+
+// TestLongNamesAreNotQuotedWhole: the text of a status is in a header, and a header
+// that the client does not take ends its connection, with all that was on it.
+func TestLongNamesAreNotQuotedWhole(t *testing.T) {
+	w := newWorld(t, Options{})
+	w.create("l")
+	s := w.open()
+	long := strings.Repeat("\x00", 5<<20) // four times as long when it is quoted
+	logs, appends := walsvcv1.NewLogServiceClient(w.conn), walsvcv1.NewAppendServiceClient(w.conn)
+	_, err := logs.CreateLog(w.ctx, &walsvcv1.CreateLogRequest{Name: "m", Options: &walsvcv1.LogOptions{Labels: map[string]string{long: ""}}})
+	wantReason(t, err, codes.InvalidArgument, "INVALID")
+	_, err = appends.Resolve(w.ctx, &walsvcv1.ResolveRequest{Log: long})
+	wantReason(t, err, codes.InvalidArgument, "INVALID")
+	_, err = logs.RewindLog(w.ctx, &walsvcv1.RewindLogRequest{Name: long})
+	wantReason(t, err, codes.InvalidArgument, "INVALID")
+	if bound := s.bind(&walsvcv1.Bind{Binding: 1, Log: "l"}); bound.GetRefusal() != nil {
+		t.Errorf("on a stream beside: %v", bound)
+	}
+}
+
+// TestTextsAreCutBetweenCharacters: what is half of one is no text, and could not be sent.
+func TestTextsAreCutBetweenCharacters(t *testing.T) {
+	for n := range len("語") {
+		err := fmt.Errorf("%w: %s%s", wal.ErrInvalid, strings.Repeat("x", n), strings.Repeat("語", maxText))
+		text := Refusal(err).GetMessage()
+		if len(text) > maxText || len(text) < maxText-len("語") || !utf8.ValidString(text) || !strings.HasSuffix(text, "語...") {
+			t.Errorf("%d bytes, of at most %d: %q", len(text), maxText, text)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package server
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/oklog/ulid/v2"
@@ -103,6 +104,34 @@ func TestStreamParts(t *testing.T) {
 	}
 	if _, _, err := s.end(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRefusalsOfAWholeCreditFitAMessage: they come together when the batches were
+// behind one frame, and the longest text there is quotes two names and two keys.
+func TestRefusalsOfAWholeCreditFitAMessage(t *testing.T) {
+	w := newWorld(t, Options{})
+	s := w.open()
+	for i, c := range []string{"a", "b"} {
+		name := strings.Repeat(c, limits.MaxLogNameBytes)
+		options := &walsvcv1.LogOptions{ColocationKey: strings.Repeat(string(rune(i)), limits.MaxLabelBytes)}
+		if _, err := walsvcv1.NewLogServiceClient(w.conn).CreateLog(w.ctx, &walsvcv1.CreateLogRequest{Name: name, Options: options}); err != nil {
+			t.Fatal(err)
+		}
+		s.bind(&walsvcv1.Bind{Binding: uint32(1 + i), Log: name})
+	}
+	s.send(&wire.AppendRequest{Batches: []wire.Batch{{Binding: 1, Run: runOf("a"), Parts: []wire.Part{part(2, "b")}}}})
+	refused := s.verdicts(1)
+	if reason := refused[0].Refusal.GetReason(); reason != "NOT_COLOCATED" {
+		t.Fatalf("%+v", refused[0])
+	}
+	whole, err := wire.Codec().Marshal(&wire.AppendResponse{Verdicts: slices.Repeat(refused, limits.StreamCreditBatches)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer whole.Free()
+	if n := whole.Len(); n > limits.MaxMessageSize {
+		t.Errorf("%d bytes, the limit is %d", n, limits.MaxMessageSize)
 	}
 }
 
