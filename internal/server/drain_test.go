@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"io"
 	"testing"
 	"time"
 
@@ -127,6 +128,42 @@ func TestDrainDeadline(t *testing.T) {
 		info, err := w.volume.Log("l")
 		return err == nil && info.Durable() == 2
 	})
+}
+
+// TestDrainWithSilentConnections: a client that has connected and says nothing keeps
+// nobody from stopping, nor does one that says half of what it should, beyond the deadline.
+func TestDrainWithSilentConnections(t *testing.T) {
+	for name, tc := range map[string]struct {
+		said     string
+		deadline time.Duration
+	}{
+		"silent":    {"", patience},
+		"stuttered": {"PRI * HTTP/2.0", time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, Options{})
+			before := w.Received()
+			bare := w.bare()
+			if _, err := io.WriteString(bare, tc.said); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the connection is heard", func() bool {
+				w.connections.Lock()
+				defer w.connections.Unlock()
+				return len(w.connections.open) == 1 && w.Received() == before+uint64(len(tc.said))
+			})
+			passed := errors.New("deadline passed")
+			ctx, cancel := context.WithTimeoutCause(t.Context(), tc.deadline, passed)
+			defer cancel()
+			begun := time.Now()
+			if err := w.Drain(ctx); err != nil && (tc.said == "" || !errors.Is(err, passed)) {
+				t.Errorf("drain: %v", err)
+			}
+			if took := time.Since(begun); took > patience {
+				t.Errorf("stopped after %v", took)
+			}
+		})
+	}
 }
 
 func TestDrainRefusesNewCalls(t *testing.T) {

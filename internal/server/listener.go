@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"strings"
-	"sync"
 	"sync/atomic"
 
 	"google.golang.org/grpc/credentials"
@@ -31,13 +30,40 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		s := l.server
-		if open := s.connections.Add(1); open <= int64(s.options.MaxConnections) {
-			return &countedConn{Conn: conn, received: &s.received, closed: sync.OnceFunc(func() { s.connections.Add(-1) })}, nil
+		c := &countedConn{Conn: conn, server: s}
+		if s.admit(c) {
+			return c, nil
 		}
-		s.connections.Add(-1)
+		_ = conn.Close() // nothing was said on it yet
+		if s.draining() {
+			continue
+		}
 		s.log.LogAttrs(context.Background(), slog.LevelWarn, "connection refused: too many",
 			slog.Int("max_connections", s.options.MaxConnections), slog.String("address", l.Addr().String()))
-		_ = conn.Close() // nothing was said on it yet
+	}
+}
+
+// admit counts a connection as open, unless there are too many or the service stops.
+func (s *Server) admit(c *countedConn) bool {
+	s.connections.Lock()
+	defer s.connections.Unlock()
+	if s.draining() || len(s.connections.open) >= s.options.MaxConnections {
+		return false
+	}
+	s.connections.open[c] = true
+	return true
+}
+
+// hangUp closes the connections that are open, or those of them on which nothing was
+// said yet. gRPC gives a new connection two minutes to introduce itself, and does not
+// stop before that: nor does it cut others, or tell them to go.
+func (s *Server) hangUp(silent bool) {
+	s.connections.Lock()
+	defer s.connections.Unlock()
+	for c := range s.connections.open {
+		if !silent || !c.heard.Load() {
+			_ = c.Conn.Close() // who has it sees to the rest
+		}
 	}
 }
 
@@ -45,20 +71,26 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 // comes in on it.
 type countedConn struct {
 	net.Conn
-	received *atomic.Uint64
-	closed   func()
+	server *Server
+	heard  atomic.Bool // something has come in
 }
 
 // Read implements net.Conn.
 func (c *countedConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	c.received.Add(uint64(n))
+	c.server.received.Add(uint64(n))
+	if n > 0 && !c.heard.Load() {
+		c.heard.Store(true)
+	}
 	return n, err
 }
 
 // Close implements net.Conn.
 func (c *countedConn) Close() error {
-	c.closed()
+	s := c.server
+	s.connections.Lock()
+	delete(s.connections.open, c)
+	s.connections.Unlock()
 	return c.Conn.Close()
 }
 

@@ -95,9 +95,12 @@ type Server struct {
 	stopping context.Context
 	stop     context.CancelCauseFunc
 
-	connections atomic.Int64  // open now
-	received    atomic.Uint64 // bytes
-	replays     atomic.Int64  // running now
+	connections struct {
+		sync.Mutex
+		open map[*countedConn]bool
+	}
+	received atomic.Uint64 // bytes
+	replays  atomic.Int64  // running now
 
 	// background counts goroutines that may outlive their handler by a moment,
 	// and the one that watches the volume's health.
@@ -118,6 +121,7 @@ func New(volume *wal.Volume, o Options) *Server {
 		health:    health.NewServer(),
 		started:   time.Now(),
 	}
+	s.connections.open = make(map[*countedConn]bool)
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
 
 	s.grpc = grpc.NewServer(append(transport(o.TLS), s.chain()...)...)
@@ -188,6 +192,7 @@ func (s *Server) Serve(listeners ...net.Listener) error {
 func (s *Server) Drain(ctx context.Context) error {
 	s.health.Shutdown()
 	s.stop(ErrDraining)
+	s.hangUp(true)
 	graceful := make(chan struct{})
 	go func() {
 		defer close(graceful)
@@ -217,6 +222,7 @@ func (s *Server) Stop() {
 	s.stopOnce.Do(func() {
 		s.health.Shutdown()
 		s.stop(ErrDraining)
+		s.hangUp(false)
 		s.grpc.Stop()
 	})
 	s.background.Wait()

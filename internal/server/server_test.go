@@ -46,6 +46,7 @@ type world struct {
 	volume *wal.Volume
 	conn   *grpc.ClientConn
 	dial   func() *grpc.ClientConn
+	bare   func() net.Conn // connects, and says nothing
 	ctx    context.Context
 	others sync.WaitGroup
 	deaf   sync.WaitGroup // the service does not hear of a poison before it is done
@@ -118,6 +119,14 @@ func newWorldStalledAfter(t testing.TB, o Options, stallAfter time.Duration) *wo
 			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
 			grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{wire.Codec()}), grpc.MaxCallSendMsgSize(64<<20), grpc.MaxCallRecvMsgSize(64<<20)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	w.bare = func() net.Conn {
+		conn, err := listener.DialContext(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
