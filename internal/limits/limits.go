@@ -208,6 +208,10 @@ const (
 	// MaxConnections bounds the connections of one service.
 	MaxConnections = 4096
 
+	// ReservedFiles is how many of the files that a process may have open are kept
+	// from connections: a segment that cannot be opened poisons the volume.
+	ReservedFiles = 256
+
 	// ReplayMessageSize is when a replay message is sent off, in bytes of records.
 	ReplayMessageSize = 256 << 10
 
@@ -254,11 +258,15 @@ const (
 	DrainDeadline = 10 * time.Second
 
 	// AdminTimeout is how long a client of the admin address may take for its
-	// request's header, and keep a connection that it does not use.
+	// request, again for the answer, unless that is a profile, and keep a
+	// connection that it does not use.
 	AdminTimeout = 10 * time.Second
 
 	// MaxAdminHeaderBytes is how much that header may have.
 	MaxAdminHeaderBytes = 16 << 10
+
+	// MaxAdminConnections bounds the connections of the admin address; others wait.
+	MaxAdminConnections = 64
 
 	// MaxScrapes is how many requests for metrics are answered at one time;
 	// others are told 503.

@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/wal"
@@ -26,13 +28,14 @@ type Admin struct {
 func (m *Metrics) Serve(l net.Listener, log *slog.Logger) *Admin {
 	a := &Admin{served: make(chan error, 1)}
 	a.server = http.Server{
-		Handler:           m.handler(isLoopback(l.Addr())),
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-		ReadHeaderTimeout: limits.AdminTimeout,
-		IdleTimeout:       limits.AdminTimeout,
-		MaxHeaderBytes:    limits.MaxAdminHeaderBytes,
+		Handler:        m.handler(isLoopback(l.Addr())),
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ReadTimeout:    limits.AdminTimeout,
+		WriteTimeout:   limits.AdminTimeout,
+		IdleTimeout:    limits.AdminTimeout,
+		MaxHeaderBytes: limits.MaxAdminHeaderBytes,
 	}
-	go func() { a.served <- a.server.Serve(l) }()
+	go func() { a.served <- a.server.Serve(netutil.LimitListener(l, limits.MaxAdminConnections)) }()
 	return a
 }
 
@@ -68,13 +71,24 @@ func (m *Metrics) handler(profiles bool) http.Handler {
 		answer(w, code, text)
 	})
 	if profiles {
-		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/", patient(pprof.Index))
 		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/profile", patient(pprof.Profile))
 		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		mux.HandleFunc("GET /debug/pprof/trace", patient(pprof.Trace))
 	}
 	return mux
+}
+
+// patient lets a profile take as long as it was asked to. Package pprof sees to the
+// time for writing it; that for reading the request would end the request's context.
+func patient(profile http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength == 0 { // a body has yet to come, and may not
+			_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // a recorder in tests has none
+		}
+		profile(w, r)
+	}
 }
 
 // ready says whether appends are taken, and if not, why.

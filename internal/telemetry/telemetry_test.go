@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -8,12 +9,15 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
+	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/wal"
 )
 
@@ -167,4 +171,110 @@ func TestServe(t *testing.T) {
 	if err := conn.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// pipes listens for nobody else.
+type pipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error {
+	close(p.closed)
+	return nil
+}
+
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)} }
+
+// TestClientsThatHoldOn: who neither sends all of a request nor reads the answer has
+// a file of the process open, and it needs them for segments. A profile takes its time.
+func TestClientsThatHoldOn(t *testing.T) {
+	for name, tc := range map[string]struct {
+		request, answer string // the beginning of what is read; empty if nothing is read
+		after           time.Duration
+	}{
+		"no header": {"GET /healthz", "HTTP/1.1 4", limits.AdminTimeout},
+		"no body":   {"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n", "", limits.AdminTimeout},
+		"no body of a profile": {
+			"GET /debug/pprof/goroutine?seconds=30 HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n", "HTTP/1.1 200 OK", 30 * time.Second,
+		},
+		"not read": {"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "", limits.AdminTimeout},
+		"profile":  {"GET /debug/pprof/goroutine?seconds=30 HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 200 OK", 30*time.Second + limits.AdminTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+				a := NewMetrics().Serve(l, slog.New(slog.DiscardHandler))
+				ours, theirs := net.Pipe()
+				begun := time.Now()
+				ended := make(chan struct{})
+				l.conns <- &hung{theirs, sync.OnceFunc(func() { close(ended) })}
+				if _, err := io.WriteString(ours, tc.request); err != nil {
+					t.Fatal(err)
+				}
+				if tc.answer != "" {
+					if got, err := io.ReadAll(ours); err != nil || !strings.HasPrefix(string(got), tc.answer) {
+						t.Errorf("answered %.100q, %v", got, err)
+					}
+				}
+				<-ended
+				if took := time.Since(begun); took != tc.after {
+					t.Errorf("held on for %v, want %v", took, tc.after)
+				}
+				if err := errors.Join(a.Stop(), ours.Close()); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// hung is a connection that tells when it is hung up.
+type hung struct {
+	net.Conn
+	tell func()
+}
+
+func (h *hung) Close() error {
+	h.tell()
+	return h.Conn.Close()
+}
+
+// TestConnectionsAreLimited: those beyond wait until there is room.
+func TestConnectionsAreLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+		a := NewMetrics().Serve(l, slog.New(slog.DiscardHandler))
+		for range limits.MaxAdminConnections {
+			ours, theirs := net.Pipe()
+			defer func() { _ = ours.Close() }()
+			l.conns <- theirs
+		}
+		synctest.Wait()
+		ours, theirs := net.Pipe()
+		select {
+		case l.conns <- theirs:
+			t.Error("one more was accepted")
+		default:
+		}
+		l.conns <- theirs // the others have not said a word in time
+		if _, err := io.WriteString(ours, "GET /healthz HTTP/1.0\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(ours); err != nil || !strings.HasPrefix(string(got), "HTTP/1.0 200 OK") {
+			t.Errorf("answered %.100q, %v", got, err)
+		}
+		if err := a.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
 }
