@@ -164,7 +164,7 @@ func serve(ctx context.Context, signals <-chan os.Signal, c config.Config, stdou
 	s := server.New(volume, server.Options{
 		Log:            log,
 		TLS:            tlsConfig,
-		MaxConnections: c.MaxConnections,
+		MaxConnections: connectionsWithin(c.MaxConnections, log),
 		AdminRate:      c.AdminRate,
 		Poisoned:       poisoned,
 		Version:        version(),

@@ -17,6 +17,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"math/big"
 	"net"
 	"net/http"
@@ -457,6 +458,12 @@ func newer(t *testing.T, path string) {
 func spawn(t *testing.T, args ...string) (cmd *exec.Cmd, address string) {
 	t.Helper()
 	cmd = exec.CommandContext(t.Context(), os.Args[0], append([]string{"--segment-size=1MiB", "--prepare-rate=unlimited"}, args...)...)
+	return cmd, await(t, cmd)
+}
+
+// await starts what becomes a walsvc and waits until it is ready.
+func await(t *testing.T, cmd *exec.Cmd) (address string) {
+	t.Helper()
 	cmd.Env = append(os.Environ(), asProcess+"=1")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -468,11 +475,59 @@ func spawn(t *testing.T, args ...string) (cmd *exec.Cmd, address string) {
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		if a, ok := strings.CutPrefix(lines.Text(), "ready "); ok {
-			return cmd, a
+			return a
 		}
 	}
 	t.Fatalf("not ready: %v, %v", lines.Err(), cmd.Wait())
-	return nil, ""
+	return ""
+}
+
+// TestConnectionsLeaveTheVolumeItsFiles: a segment that cannot be opened for want of
+// file descriptors poisons the volume, and clients take one each.
+func TestConnectionsLeaveTheVolumeItsFiles(t *testing.T) {
+	const room = 4
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, limits.ReservedFiles+room), os.Args[0],
+		"--data", directory(t), "--create", "--segment-size=64KiB", "--prepare-rate=unlimited", "--log-level=error")
+	address := await(t, cmd)
+	conn := connect(t, address, insecure.NewCredentials())
+	if _, err := walsvcv1.NewLogServiceClient(conn).CreateLog(t.Context(), &walsvcv1.CreateLogRequest{Name: "l"}); err != nil {
+		t.Fatal(err)
+	}
+	var last net.Conn
+	for range limits.ReservedFiles + room {
+		c, err := net.Dial("unix", strings.TrimPrefix(address, "unix:"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		last = c
+	}
+	if err := last.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := last.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("one connection more than there are files for: %d, %v", n, err)
+	}
+	record := make([]byte, 16<<10)
+	for range 32 { // several segments
+		_, err := walsvcv1.NewAppendServiceClient(conn).Append(t.Context(), &walsvcv1.AppendRequest{Log: "l", Records: &walsvcv1.Records{Record: [][]byte{record}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLeftForConnections(t *testing.T) {
+	for files, want := range map[uint64]int{
+		0: 1, limits.ReservedFiles: 1, limits.ReservedFiles + 1: 1, limits.ReservedFiles + 2: 2, 1024: 768, math.MaxUint64: math.MaxInt32,
+	} {
+		if got := leftForConnections(files); got != want {
+			t.Errorf("%d files: %d connections, want %d", files, got, want)
+		}
+	}
 }
 
 // TestSecondSignalDoesNotWait for a client that never reads what it is sent.
