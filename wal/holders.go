@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/segment"
 )
 
@@ -59,9 +60,9 @@ func (k HolderKind) String() string {
 }
 
 // Holders returns who holds what of at most limit logs whose names begin with
-// prefix and come behind after, in the order of their names; last is the name of
-// the last log looked at, and more says whether there are further ones. It reads
-// the directory of a frame for each.
+// prefix and come behind after, in the order of their names, and of fewer when these
+// have limits.HoldersPerPage holders; last is the name of the last log looked at, and
+// more says whether there are further ones. It reads the directory of a frame for each.
 func (v *Volume) Holders(prefix, after string, limit int) (holders []Holder, last string, more bool) {
 	v.mu.RLock()
 	found, more := v.page(prefix, after, limit)
@@ -75,6 +76,9 @@ func (v *Volume) Holders(prefix, after string, limit int) (holders []Holder, las
 	for i := range logs {
 		holders = append(holders, v.holdersOf(&logs[i], moved[i])...)
 		last = logs[i].name
+		if len(holders) >= limits.HoldersPerPage {
+			return holders, last, more || i+1 < len(logs)
+		}
 	}
 	return holders, last, more
 }

@@ -189,6 +189,10 @@ const (
 
 	// MaxPageSize bounds a page of a listing.
 	MaxPageSize = 1000
+
+	// HoldersPerPage is with how many holders a page of them ends, however many logs
+	// it was to be of: behind the log that has the last one.
+	HoldersPerPage = 1 << 13
 )
 
 // Streams.
@@ -296,4 +300,5 @@ const (
 	_ = uint64(MaxCommandsTogether - 2*MaxMovedBatches)                                         // copies ride together, with a truncation for each log
 	_ = uint64(MaxCommandsTogether - MaxBatchLogs)                                              // so does what a batch appends
 	_ = uint64(MaxBatchSize - MaxCheckpointState)                                               // a checkpoint's state fits where a batch fits
+	_ = uint64(MaxMessageSize - (HoldersPerPage+MaxCheckpointsPerLog+MaxCursorsPerLog)*1024)    // a page of holders, of two names each, fits a message
 )

@@ -1,12 +1,17 @@
 package server
 
 import (
+	"fmt"
+	"strconv"
+	"sync"
 	"testing"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/walsvc/walsvc/internal/limits"
 	walsvcv1 "github.com/walsvc/walsvc/proto/walsvc/v1"
+	"github.com/walsvc/walsvc/wal"
 )
 
 func TestCursors(t *testing.T) {
@@ -163,6 +168,52 @@ func TestListHolders(t *testing.T) {
 	}
 	_, err = c.ListHolders(w.ctx, &walsvcv1.ListHoldersRequest{PageToken: "?"})
 	wantReason(t, err, codes.InvalidArgument, "INVALID")
+}
+
+// TestListHoldersOfManyReaders: a page is of logs, and they may have so many holders
+// that no message takes those of a whole one.
+func TestListHoldersOfManyReaders(t *testing.T) {
+	w := newWorld(t, Options{})
+	const logs = limits.HoldersPerPage/(limits.MaxCheckpointsPerLog+limits.MaxCursorsPerLog) + 2
+	var setting sync.WaitGroup
+	for i := range logs {
+		setting.Go(func() {
+			log := fmt.Sprintf("%03d", i)
+			_, _, err := w.volume.CreateLog(w.ctx, log, wal.LogOptions{})
+			for k := 0; k < limits.MaxCursorsPerLog && err == nil; k++ {
+				_, err = w.volume.SetCursor(w.ctx, log, wal.CursorUpdate{Name: strconv.Itoa(k)})
+			}
+			for k := 0; k < limits.MaxCheckpointsPerLog && err == nil; k++ {
+				_, err = w.volume.SetCheckpoint(w.ctx, log, wal.Checkpoint{Name: strconv.Itoa(k)}, nil)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	setting.Wait()
+	got := make(map[string]int)
+	for token, pages := "", 0; token != "" || pages == 0; pages++ {
+		page, err := walsvcv1.NewAdminServiceClient(w.conn).ListHolders(w.ctx, &walsvcv1.ListHoldersRequest{PageSize: limits.MaxPageSize, PageToken: token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(page.GetHolders()); n > limits.HoldersPerPage {
+			t.Errorf("page %d has %d", pages, n)
+		}
+		for _, h := range page.GetHolders() {
+			got[h.GetLog()]++
+		}
+		token = page.GetNextPageToken()
+	}
+	for log, n := range got {
+		if n != limits.MaxCheckpointsPerLog+limits.MaxCursorsPerLog {
+			t.Errorf("log %s: %d", log, n)
+		}
+	}
+	if len(got) != logs {
+		t.Errorf("of %d logs, want %d", len(got), logs)
+	}
 }
 
 // tableCode returns the code of a reason.

@@ -237,7 +237,7 @@ func TestEveryLimitIsAdvertisedOrIsNobodysBusiness(t *testing.T) {
 		"MaxFrameSize", "MaxDirectorySize", "MaxBlocksPerFrame", "MaxSealSize", "MaxSegments", "MaxSpares", "MaxLostRanges",
 		"TargetBlockSize", "FrameFullSize", "FrameFullCommands", "MaxCommandsPerFrame", "MaxOpenSegments", "OpenSegmentIdle", "LoneFrameSize", "DirectWriteSize", "ReadBackFactor", "MaxReadBack", "ReplayReadAhead", "ReplayFramesAhead",
 		// Of a repair, of the listener for operators, and of certifying disks.
-		"MaxLostRanges", "MaxCommandsTogether", "MaxMovedBytes", "MaxMovedBatches", "MoveGain", "MoveRate", "AdminTimeout", "MaxAdminHeaderBytes", "MaxAdminConnections", "ReservedFiles", "MaxScrapes", "MaxWitnessLine", "MaxWitnessRuns", "MaxWitnessConnections",
+		"MaxLostRanges", "MaxCommandsTogether", "MaxMovedBytes", "MaxMovedBatches", "MoveGain", "MoveRate", "AdminTimeout", "MaxAdminHeaderBytes", "MaxAdminConnections", "ReservedFiles", "HoldersPerPage", "MaxScrapes", "MaxWitnessLine", "MaxWitnessRuns", "MaxWitnessConnections",
 	}
 	var names []string
 	for _, file := range parsed(t, "../limits") {
