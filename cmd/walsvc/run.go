@@ -57,6 +57,9 @@ Settings come from flags, WALSVC_* variables and a YAML file, in that order;
 		if err != nil {
 			return err
 		}
+		if names := config.Unknown(cmd.Root().PersistentFlags(), environ); len(names) > 0 {
+			newLogger(c, stderr).Warn("variables of the environment that are no settings: nothing comes of them", "names", names)
+		}
 		return serve(cmd.Context(), signals, c, stdout, stderr)
 	}
 	root.AddCommand(configCommand(load), versionCommand(), exitCodesTopic())

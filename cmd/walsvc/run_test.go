@@ -748,6 +748,16 @@ func TestNewsIsLogged(t *testing.T) {
 	}
 }
 
+// TestMisspelledVariableIsTold: what was to ask clients for certificates must not be
+// left out without a word.
+func TestMisspelledVariableIsTold(t *testing.T) {
+	var errout strings.Builder
+	err := run(t.Context(), nil, []string{"--data", directory(t)}, []string{"WALSVC_TLS_CLIENT_AC=/ca.pem"}, io.Discard, &errout)
+	if !errors.Is(err, wal.ErrNoVolume) || !strings.Contains(errout.String(), "level=WARN") || !strings.Contains(errout.String(), "names=[WALSVC_TLS_CLIENT_AC]") {
+		t.Errorf("%v, and the log says\n%s", err, errout.String())
+	}
+}
+
 func TestARefusedPortIsNoMatterOfTheDisk(t *testing.T) {
 	err := explain(noListener("--listen", fmt.Errorf("listen on :80: %w", syscall.EACCES)))
 	if err.code != exitUsage || !strings.Contains(err.next, "a port from 1024 on with --listen") {

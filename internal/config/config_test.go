@@ -96,6 +96,16 @@ func difference(t testing.TB, c Config) string {
 	return out.String()
 }
 
+// TestUnknown: a typo in a variable is no error, and no secret.
+func TestUnknown(t *testing.T) {
+	flags := pflag.NewFlagSet("walsvc", pflag.ContinueOnError)
+	Flags(flags)
+	environ := []string{"WALSVC_TLS_CLIENT_AC=/ca.pem", "WALSVC_TLS_CLIENT_CA=/ca.pem", "WALSVC_CONFIG=/x", "TLS_CLIENT_CA=y", "WALSVC_PORT=tcp://10.0.0.1:80", "WALSVC_"}
+	if got, want := Unknown(flags, environ), []string{"WALSVC_", "WALSVC_PORT", "WALSVC_TLS_CLIENT_AC"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestPrintedConfigLoadsAgain(t *testing.T) {
 	want := Defaults()
 	want.Listen, want.PrepareRate, want.SegmentSize, want.DataNamed = "127.0.0.1:7400", Unlimited, 1<<20, true

@@ -5,6 +5,6 @@
 //
 // where a setting has the same name everywhere: --tls-cert, WALSVC_TLS_CERT and
 // tls-cert. The file is named by --config or WALSVC_CONFIG; a name in it that
-// is not a setting is an error. Other WALSVC_* variables are not: schedulers
-// make some up for every service they know.
+// is not a setting is an error. Other WALSVC_* variables are not, since schedulers
+// make some up for every service they know: Unknown lists them, for the log.
 package config

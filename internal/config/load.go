@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/knadh/koanf/parsers/yaml"
@@ -29,8 +30,7 @@ func Load(flags *pflag.FlagSet, environ []string) (Config, error) {
 		Prefix:      prefix,
 		EnvironFunc: func() []string { return environ },
 		TransformFunc: func(name, value string) (string, any) {
-			name = strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(name, prefix)), "_", "-")
-			if flags.Lookup(name) == nil {
+			if name = settingOf(name); flags.Lookup(name) == nil {
 				return "", nil
 			}
 			return name, value
@@ -77,6 +77,25 @@ func Load(flags *pflag.FlagSet, environ []string) (Config, error) {
 		return Config{}, err
 	}
 	return c, nil
+}
+
+// settingOf returns the name of the setting that a variable with the prefix is for, if
+// there is one.
+func settingOf(variable string) string {
+	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(variable, prefix)), "_", "-")
+}
+
+// Unknown returns the names of the WALSVC_* variables that are no settings, in order:
+// one of them may have been meant to be.
+func Unknown(flags *pflag.FlagSet, environ []string) (names []string) {
+	for _, variable := range environ {
+		name, _, _ := strings.Cut(variable, "=")
+		if strings.HasPrefix(name, prefix) && flags.Lookup(settingOf(name)) == nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // FlagError says of a flag what is wrong with its value in the words of the settings:
