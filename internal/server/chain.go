@@ -35,10 +35,11 @@ func (s *Server) chain() []grpc.ServerOption {
 	logger := logging.LoggerFunc(func(ctx context.Context, level logging.Level, msg string, fields ...any) {
 		s.log.Log(ctx, slog.Level(level), msg, fields...) //nolint:sloglint // the middleware has two messages, both constants
 	})
-	calls := []logging.Option{
-		logging.WithLogOnEvents(logging.StartCall, logging.FinishCall),
-		logging.WithLevels(levelOf),
+	calls := func(level logging.CodeToLevel) []logging.Option {
+		return []logging.Option{logging.WithLogOnEvents(logging.StartCall, logging.FinishCall), logging.WithLevels(level)}
 	}
+	appends := selector.MatchFunc(isAppend)
+	others := selector.MatchFunc(func(ctx context.Context, c interceptors.CallMeta) bool { return !isAppend(ctx, c) })
 	limited := selector.MatchFunc(isAdministrative)
 	guarded := selector.MatchFunc(isOurs)
 	unguarded := selector.MatchFunc(func(ctx context.Context, c interceptors.CallMeta) bool { return !isOurs(ctx, c) })
@@ -46,7 +47,8 @@ func (s *Server) chain() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(
 			identify,
-			logging.UnaryServerInterceptor(logger, calls...),
+			selector.UnaryServerInterceptor(logging.UnaryServerInterceptor(logger, calls(levelOfAppend)...), appends),
+			selector.UnaryServerInterceptor(logging.UnaryServerInterceptor(logger, calls(levelOf)...), others),
 			selector.UnaryServerInterceptor(explainLimit, limited),
 			selector.UnaryServerInterceptor(ratelimit.UnaryServerInterceptor(s.limiter()), limited),
 			selector.UnaryServerInterceptor(auth.UnaryServerInterceptor(s.authorize), guarded),
@@ -55,7 +57,7 @@ func (s *Server) chain() []grpc.ServerOption {
 		),
 		grpc.ChainStreamInterceptor(
 			identifyStream,
-			logging.StreamServerInterceptor(logger, calls...),
+			logging.StreamServerInterceptor(logger, calls(levelOf)...),
 			selector.StreamServerInterceptor(auth.StreamServerInterceptor(s.authorize), guarded),
 			selector.StreamServerInterceptor(s.refuseStream, guarded),
 			selector.StreamServerInterceptor(s.endOnStop, unguarded),
@@ -75,6 +77,19 @@ func levelOf(code codes.Code) logging.Level {
 	default:
 		return logging.LevelInfo
 	}
+}
+
+// levelOfAppend keeps refusals at debug, too, as those inside a stream are not logged
+// at all: who is fenced or over a quota may ask a thousand times a second.
+func levelOfAppend(code codes.Code) logging.Level {
+	if level := levelOf(code); level > logging.LevelInfo {
+		return level
+	}
+	return logging.LevelDebug
+}
+
+func isAppend(_ context.Context, c interceptors.CallMeta) bool {
+	return c.FullMethod() == walsvcv1.AppendService_Append_FullMethodName
 }
 
 // isOurs tells our services from health and reflection, which answer anybody

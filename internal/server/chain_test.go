@@ -107,6 +107,19 @@ func TestRequestIDIsInTheHeaderAndTheLog(t *testing.T) {
 	}
 }
 
+// TestRefusedAppendsAreNotLogged, unlike other calls: a client may repeat them without end.
+func TestRefusedAppendsAreNotLogged(t *testing.T) {
+	var out lines
+	w := newWorld(t, Options{Log: slog.New(slog.NewTextHandler(&out, nil))})
+	_, err := walsvcv1.NewAppendServiceClient(w.conn).Append(w.ctx, &walsvcv1.AppendRequest{Log: "nope", Records: batchOf("x")})
+	wantReason(t, err, codes.NotFound, "LOG_NOT_FOUND")
+	_, err = walsvcv1.NewLogServiceClient(w.conn).GetLog(w.ctx, &walsvcv1.GetLogRequest{Name: "nope"})
+	wantReason(t, err, codes.NotFound, "LOG_NOT_FOUND")
+	if appends, others := out.with("grpc.method=Append"), out.with("finished call", "grpc.method=GetLog"); appends != 0 || others != 1 {
+		t.Errorf("%d lines of the append, %d of the other call's end", appends, others)
+	}
+}
+
 func TestAdministrativeCallsAreLimited(t *testing.T) {
 	w := newWorld(t, Options{AdminRate: 3})
 	w.create("l")
