@@ -72,7 +72,8 @@ type primary struct {
 	// until the operation is applied: records come to the log, and operations to the
 	// pages, in the same order. A channel, so that who waits for it hears its context.
 	turn chan struct{}
-	next client.LSN // what the next operation gets; of whoever has the turn
+	next client.LSN   // what the next operation gets; of whoever has the turn
+	last chan *Commit // has the operation that was started last, unless heed has taken it
 }
 
 // Open opens a store: takes over from whoever has it, recovers every shard, and lets
@@ -105,6 +106,7 @@ func Open(ctx context.Context, target string, o Options) (*Store, error) {
 		s.shards = append(s.shards, sh)
 		after := sh.next - 1 // operations come as soon as the store is open
 		s.done.Go(func() { s.watch(sh, after) })
+		s.done.Go(func() { s.heed(sh) })
 	}
 	return s, nil
 }
@@ -123,7 +125,7 @@ func (s *Store) takeOver(ctx context.Context, index int) (*primary, error) {
 	}
 	sh := &primary{
 		shard: newShard(index, s.options.Dir, log, s.options.Pages),
-		epoch: writer.Log.Epoch, next: writer.Log.Next, turn: make(chan struct{}, 1),
+		epoch: writer.Log.Epoch, next: writer.Log.Next, turn: make(chan struct{}, 1), last: make(chan *Commit, 1),
 	}
 	if err := s.recover(ctx, sh); err != nil {
 		return nil, err
@@ -193,6 +195,21 @@ func (s *Store) watch(sh *primary, after client.LSN) {
 	}
 }
 
+// heed ends the store when an operation does not land, also one that nobody waits
+// for: pages have it, and whoever reads them, or writes them, would wait for ever for
+// what never becomes durable. It is enough to hear of the last one that there is, since
+// none lands behind one that did not.
+func (s *Store) heed(sh *primary) {
+	for {
+		select {
+		case commit := <-sh.last:
+			_ = commit.Wait(s.life) // which ends the store
+		case <-s.life.Done():
+			return
+		}
+	}
+}
+
 // A Commit is an operation that is applied and not yet known to be durable.
 type Commit struct {
 	Shard  int
@@ -231,7 +248,13 @@ func (s *Store) Start(ctx context.Context, op Op) (*Commit, error) {
 		s.stop(err)
 		return nil, err
 	}
-	return &Commit{Shard: sh.index, LSN: lsn, store: s, append: future}, nil
+	commit := &Commit{Shard: sh.index, LSN: lsn, store: s, append: future}
+	select {
+	case <-sh.last: // this one tells more
+	default:
+	}
+	sh.last <- commit
+	return commit, nil
 }
 
 // Wait returns nil when the operation is durable: only then may its user be told.

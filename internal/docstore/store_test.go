@@ -1,6 +1,7 @@
 package docstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -114,6 +115,28 @@ func TestLeftovers(t *testing.T) {
 		"shard-0-page-0-epoch-01-lsn-1.page", later, pageName(1, 0, stamp{1, 9}), "somebody else's",
 	}, " "); got != want {
 		t.Errorf("files left: %s, want %s", got, want)
+	}
+}
+
+// TestNobodyWaits: an operation is refused whose user has gone. The store ends all the
+// same: who reads what it changed would wait for ever.
+func TestNobodyWaits(t *testing.T) {
+	w := newWorld(t, 1)
+	s := w.oneShard()
+	do(t, s, "a=1")
+	if _, err := s.shards[0].log.Seal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Start(t.Context(), Op{Kind: Put, Key: "b"}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if doc, found, err := s.Get(ctx, "b"); !errors.Is(err, client.ErrSealed) {
+		t.Errorf("read %q, %t, %v", doc, found, err)
+	}
+	if err := s.Err(); !errors.Is(err, client.ErrSealed) {
+		t.Errorf("the store ended with %v", err)
 	}
 }
 
