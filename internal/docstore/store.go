@@ -128,6 +128,10 @@ func (s *Store) takeOver(ctx context.Context, index int) (*primary, error) {
 		epoch: writer.Log.Epoch, next: writer.Log.Next, turn: make(chan struct{}, 1), last: make(chan *Commit, 1),
 	}
 	if err := s.recover(ctx, sh); err != nil {
+		// A successor has let go what this one was about to read, if there is one.
+		if _, fenced := log.WaitDurable(ctx, 0); errors.Is(fenced, client.ErrFenced) {
+			return nil, fenced
+		}
 		return nil, err
 	}
 	// Nobody but this writer appends now, so the log ends where it did when it was

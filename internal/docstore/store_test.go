@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc"
+
 	"github.com/walsvc/walsvc/client"
 	"github.com/walsvc/walsvc/testdata"
 )
@@ -137,6 +139,35 @@ func TestNobodyWaits(t *testing.T) {
 	}
 	if err := s.Err(); !errors.Is(err, client.ErrSealed) {
 		t.Errorf("the store ended with %v", err)
+	}
+}
+
+// TestTakenOverInOpen: somebody takes over while a store opens, and its checkpoint takes
+// away the pages that it was about to read.
+// So the store is told that it was fenced, and not that its directory is damaged.
+func TestTakenOverInOpen(t *testing.T) {
+	w := newWorld(t, 1)
+	s := w.oneShard()
+	do(t, s, "a=1", "b=2")
+	if _, err := s.Checkpoint(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	o := w.one()
+	o.Client.Dial = append(o.Client.Dial, grpc.WithChainUnaryInterceptor(
+		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			err := invoker(ctx, method, req, reply, cc, opts...)
+			if strings.HasSuffix(method, "/GetCheckpoint") { // it knows where to begin
+				successor := w.oneShard()
+				do(t, successor, "a=3")
+				if _, err := successor.Checkpoint(t.Context(), 0); err != nil {
+					t.Error(err)
+				}
+			}
+			return err
+		}))
+	if _, err := Open(t.Context(), target, o); !errors.Is(err, client.ErrFenced) {
+		t.Errorf("opened with %v", err)
 	}
 }
 
