@@ -56,6 +56,11 @@ type ReplayOptions struct {
 	// anew. Zero means Log.Claim, and if that claims nothing, the log's end as it
 	// is when the replay begins.
 	Claim Claim
+	// Claimed, if not nil, is told what there is to claim of the records that come next,
+	// and of everything before them: on the loop's goroutine, before the first that a new
+	// Claim covers. A reader that keeps what it makes of them keeps the last one beside it,
+	// and states it when it goes on: else it goes on in whatever log is there by then.
+	Claimed func(Claim)
 	// Reuse has records come in memory that is used again: a Record's Data is valid
 	// until the loop asks for the next one, and who keeps it copies it. For loops that
 	// apply each record and forget it, and want all the speed there is: without, the
@@ -85,7 +90,8 @@ type part struct {
 	sum    uint32
 	summed bool
 	memory
-	err error // if set, the end
+	claim Claim // that covers it
+	err   error // if set, the end
 }
 
 // memory is what a part lies in: a message, and if that has a block that is
@@ -156,6 +162,9 @@ func (l *Log) Replay(ctx context.Context, o ReplayOptions) iter.Seq2[Record, err
 			if p.err != nil {
 				yield(Record{}, p.err)
 				return
+			}
+			if o.Claimed != nil {
+				o.Claimed(p.claim)
 			}
 			lsn := p.first
 			for run := p.run; len(run) > 0; lsn++ {
@@ -326,6 +335,7 @@ func (l *Log) receiveStream(ctx context.Context, r *reading, parts chan<- part, 
 		if m.Epoch != 0 && r.Claim.LSN == p.first+LSN(p.count)-1 {
 			r.Claim.Epoch = m.Epoch
 		}
+		p.claim = r.Claim
 		r.From, r.Checkpoint, r.FromTime = p.first+LSN(p.count), "", time.Time{}
 		if watch != nil {
 			watch.Stop() // a loop that takes its time is not silence

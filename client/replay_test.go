@@ -114,6 +114,46 @@ func TestReplayKeepsItsRecordsValid(t *testing.T) {
 
 // TestReplayReuses: with Reuse a replay, heartbeats and broken streams included,
 // lives in as much memory as can be under way at once, however long it is.
+// TestReplayClaimed: what a reader is told to claim covers the records that come, is
+// what the log has, and is good to go on with.
+func TestReplayClaimed(t *testing.T) {
+	f := filled(20)
+	f.onReplay = func(n int) int { return n % 3 } // 0 does not break
+	orders := f.logs["orders"]
+	l := f.serve(t, Options{}).Log("orders")
+	var claim Claim
+	o := ReplayOptions{From: 1, To: 12, Claimed: func(c Claim) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if claim = c; !orders.proves(c.message()) {
+			t.Errorf("%v does not hold", c)
+		}
+	}}
+	for range 2 {
+		for r, err := range l.Replay(t.Context(), o) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.LSN > claim.LSN {
+				t.Errorf("LSN %d is beyond %v", r.LSN, claim)
+			}
+		}
+		f.mu.Lock()
+		orders.add([]byte("another"))
+		f.mu.Unlock()
+		o.Claim, o.From, o.To = claim, 13, 0
+	}
+	f.mu.Lock()
+	orders.records[20], orders.checksums[20] = []byte("another history"), 0
+	f.mu.Unlock()
+	o.Claim, o.From = claim, 22
+	for _, err := range l.Replay(t.Context(), o) {
+		if !errors.Is(err, ErrDataLoss) {
+			t.Errorf("it goes on behind another history: %v", err)
+		}
+	}
+}
+
 func TestReplayReuses(t *testing.T) {
 	const many = 2000
 	f := filled(0)

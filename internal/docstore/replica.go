@@ -29,13 +29,15 @@ type Replica struct {
 // A follower is a shard that follows its log.
 type follower struct {
 	*shard
-	shown mark // as applied
+	shown mark         // as applied
+	claim client.Claim // covers every operation in the pages; guarded by mu
 }
 
 // Follow opens a replica, which goes on behind what it last saved in its directory,
 // or begins with the first record of every log. The logs need not be there before:
-// then they are created. It returns an error that Is ErrFile if the directory is
-// damaged, or older than the cursors, and what the service returned.
+// then they are created. It returns when no page is ahead of the others any more, as
+// those are that were saved last. It returns an error that Is ErrFile if the directory
+// is damaged, or older than the cursors, and what the service returned, or Err would.
 func Follow(ctx context.Context, target string, o Options) (*Replica, error) {
 	o = o.withDefaults()
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
@@ -60,6 +62,12 @@ func Follow(ctx context.Context, target string, o Options) (*Replica, error) {
 			} // else the log is sealed: the shard has all there is
 		})
 	}
+	for i, sh := range r.shards {
+		if err := r.Wait(ctx, i, sh.newest()); err != nil {
+			r.Close()
+			return nil, fmt.Errorf("open replica: shard %d: %w", i, err)
+		}
+	}
 	return r, nil
 }
 
@@ -69,12 +77,16 @@ func (r *Replica) join(ctx context.Context, index int) (*follower, error) {
 	if _, _, err := r.client.CreateLog(ctx, log.Name(), client.LogOptions{}); err != nil {
 		return nil, err
 	}
-	lsn, pages, err := readSaved(r.options.Dir, index, r.options.Pages)
+	lsn, saved, err := readSaved(r.options.Dir, index, r.options.Pages)
 	if err != nil {
 		return nil, err
 	}
-	sh := &follower{shard: newShard(index, r.options.Dir, log, r.options.Pages)}
-	if err := sh.load(pages, lsn); err != nil {
+	// Nothing is applied to pages of another history.
+	if err := log.Resume(saved.claim); err != nil {
+		return nil, err
+	}
+	sh := &follower{shard: newShard(index, r.options.Dir, log, r.options.Pages), claim: saved.claim}
+	if err := sh.load(saved.pages, lsn); err != nil {
 		return nil, err
 	}
 	sh.shown.raise(lsn)
@@ -92,10 +104,11 @@ func (r *Replica) join(ctx context.Context, index int) (*follower, error) {
 // follow applies what its log has and gets, until the replica's life ends. Nothing
 // comes that could still be lost, none twice, and none is left out: should records
 // be gone that it did not get, since the cursor was evicted, it hears
-// client.ErrCursorLost, and client.ErrRewound if it has records that a rewind has
-// discarded since: then it begins anew from a copy of the store.
+// client.ErrCursorLost, client.ErrRewound if it has records that a rewind has
+// discarded since, and client.ErrDataLoss if the log is another one than it has saved:
+// then it begins anew from a copy of the store.
 func (r *Replica) follow(sh *follower) error {
-	from := client.ReplayOptions{From: sh.reached() + 1, Cursor: r.options.Name, Follow: true}
+	from := client.ReplayOptions{From: sh.reached() + 1, Cursor: r.options.Name, Follow: true, Claimed: sh.claimed}
 	for record, err := range sh.log.Replay(r.life, from) {
 		if err != nil {
 			return err
@@ -111,6 +124,20 @@ func (r *Replica) follow(sh *follower) error {
 	return nil
 }
 
+// claimed takes what there is to claim of the records that come next.
+func (sh *follower) claimed(c client.Claim) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.claim = c
+}
+
+// state returns the files of pages as they are saved, with what covers them.
+func (sh *follower) state(pages manifest) state {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return state{sh.claim, pages}
+}
+
 // Save makes a shard's pages durable in the replica's directory and moves the cursor
 // there: in this order, for behind a cursor the records are gone. It returns the LSN.
 func (r *Replica) Save(ctx context.Context, shard int) (client.LSN, error) {
@@ -122,7 +149,7 @@ func (r *Replica) Save(ctx context.Context, shard int) (client.LSN, error) {
 	// epoch is needed to tell them apart.
 	pages, err := sh.writePages(ctx, 0, func(context.Context, client.LSN) error { return nil })
 	if err == nil {
-		err = writeFile(sh.dir, savedName(shard), encodeSaved(lsn, pages))
+		err = writeFile(sh.dir, savedName(shard), encodeSaved(lsn, sh.state(pages)))
 	}
 	if err == nil {
 		err = syncDir(sh.dir)
@@ -171,35 +198,35 @@ func (r *Replica) Close() {
 //
 //	magic  "docstore replica 1\n"
 //	lsn    uvarint: the pages have every record up to it
-//	pages  the rest: a manifest
+//	state  the rest: as a checkpoint of the store has it
 //	CRC-32C of all of that, 4 bytes, little-endian
 const savedMagic = "docstore replica 1\n"
 
 func savedName(shard int) string { return fmt.Sprintf("shard-%d.saved", shard) }
 
-func encodeSaved(lsn client.LSN, m manifest) []byte {
-	return seal(append(binary.AppendUvarint([]byte(savedMagic), uint64(lsn)), m.encode()...))
+func encodeSaved(lsn client.LSN, s state) []byte {
+	return seal(append(binary.AppendUvarint([]byte(savedMagic), uint64(lsn)), s.encode()...))
 }
 
 // readSaved returns what was saved of a shard, and nothing if there is none.
-func readSaved(dir string, shard, pages int) (client.LSN, manifest, error) {
+func readSaved(dir string, shard, pages int) (client.LSN, state, error) {
 	name := savedName(shard)
 	b, err := os.ReadFile(filepath.Join(dir, name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, make(manifest, pages), nil
+		return 0, state{pages: make(manifest, pages)}, nil
 	}
 	if err != nil {
-		return 0, nil, err
+		return 0, state{}, err
 	}
 	body, err := unseal(b, savedMagic)
 	if err != nil {
-		return 0, nil, fmt.Errorf("%s: %w", name, err)
+		return 0, state{}, fmt.Errorf("%s: %w", name, err)
 	}
 	in := parser{rest: body}
 	lsn := client.LSN(in.uvarint())
-	m, err := decodeManifest(in.rest, pages)
+	saved, err := decodeState(in.rest, pages)
 	if err != nil {
-		return 0, nil, fmt.Errorf("%s: %w", name, err)
+		return 0, state{}, fmt.Errorf("%s: %w", name, err)
 	}
-	return lsn, m, nil
+	return lsn, saved, nil
 }

@@ -109,6 +109,17 @@ func (sh *shard) reached() client.LSN {
 	return sh.applied
 }
 
+// newest returns the last LSN that a page has: above what was applied while pages that
+// were loaded are ahead, see apply.
+func (sh *shard) newest() (lsn client.LSN) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for i := range sh.pages {
+		lsn = max(lsn, sh.pages[i].lsn)
+	}
+	return lsn
+}
+
 // writePages writes every page that its file is behind of, each as it is by then,
 // and returns the files of all, durable with their names. A page is held back until
 // durable says that its LSN is. REQUIRES: writing.

@@ -7,7 +7,7 @@ import (
 )
 
 // A state is what a shard's checkpoint says: a few hundred bytes, which the service
-// keeps, and hands to whoever recovers.
+// keeps, and hands to whoever recovers. A replica keeps its own beside its pages.
 //
 //	claim  uvarint length, bytes: as client.Claim spells it
 //	pages  the rest: a manifest

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/walsvc/walsvc/client"
+	"github.com/walsvc/walsvc/internal/disk"
 	"github.com/walsvc/walsvc/testdata"
 )
 
@@ -337,6 +338,141 @@ func TestReplica(t *testing.T) {
 	o.Dir = t.TempDir()
 	if _, err := Follow(t.Context(), target, o); !errors.Is(err, ErrFile) {
 		t.Errorf("opened with %v", err)
+	}
+}
+
+// TestReplicaOfAnotherHistory: while a replica is closed, its log becomes another one
+// below what it has saved. It must not go on there, though the next LSN exists.
+func TestReplicaOfAnotherHistory(t *testing.T) {
+	tests := map[string]struct {
+		want   error
+		change func(w *world, s *Store, backup *disk.Mem)
+	}{
+		"restored from a backup": {client.ErrDataLoss, func(w *world, _ *Store, backup *disk.Mem) {
+			w.replica.Close()
+			w.sim.stop()
+			w.disk = backup
+			w.sim.start()
+		}},
+		"rewound": {client.ErrRewound, func(w *world, s *Store, _ *disk.Mem) {
+			log := s.shards[0].log
+			info, err := log.Info(w.t.Context())
+			if err == nil {
+				_, err = log.Rewind(w.t.Context(), client.Rewind{After: 2, Epoch: info.Epoch, Next: info.Next})
+			}
+			if err != nil {
+				w.t.Fatal(err)
+			}
+		}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1)
+			s := w.oneShard()
+			o := w.one()
+			o.Name, o.Dir = "copy", t.TempDir()
+			do(t, s, "a=1", "b=2")
+			backup := w.disk.CrashClone(w.rng, 0)
+			r, err := Follow(t.Context(), target, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			do(t, s, "c=3", "a=4")
+			if err := r.Wait(t.Context(), 0, 4); err != nil {
+				t.Fatal(err)
+			}
+			r.Close()
+			// It dies before it has moved its cursor, which a rewind would take back.
+			sh := r.shards[0]
+			pages, err := sh.writePages(t.Context(), 0, func(context.Context, client.LSN) error { return nil })
+			if err == nil {
+				err = writeFile(sh.dir, savedName(0), encodeSaved(4, sh.state(pages)))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			tt.change(w, s, backup)
+			s.Close()
+			s = w.oneShard()
+			do(t, s, "x=3", "y=4", "z=5")
+			if r, err = Follow(t.Context(), target, o); err == nil {
+				defer r.Close()
+				err = r.Wait(t.Context(), 0, 5)
+			}
+			if !errors.Is(err, tt.want) {
+				t.Errorf("it goes on: %v", err)
+			}
+		})
+	}
+}
+
+// TestReplicaShowsOneLSN: of what was saved while operations came, one page has more
+// than the other. Nobody sees that: it is not open before the other one has it too.
+func TestReplicaShowsOneLSN(t *testing.T) {
+	w := newWorld(t, 1)
+	l := w.newLine()
+	o := l.options("copy", t.TempDir())
+	o.Shards = 1
+	own := w.newLine().options("node", w.dir)
+	own.Shards = 1
+	s, err := Open(t.Context(), target, own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	r, err := Follow(t.Context(), target, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := make([]string, own.Pages)
+	for i := range 100 {
+		key := fmt.Sprint(i)
+		keys[hashOf(key, "page")%uint32(len(keys))] = key
+	}
+	do(t, s, keys[0]+"=1")
+	sh := r.shards[0]
+	if err := r.Wait(t.Context(), 0, 1); err != nil {
+		t.Fatal(err)
+	}
+	pages, err := sh.writePages(t.Context(), 0, func(_ context.Context, lsn client.LSN) error {
+		if lsn == 1 { // page 0 is about to be written, as it is
+			do(t, s, keys[0]+"=2", keys[1]+"=3")
+			return r.Wait(t.Context(), 0, 3)
+		}
+		return nil
+	})
+	if err == nil {
+		err = writeFile(sh.dir, savedName(0), encodeSaved(1, sh.state(pages)))
+	}
+	r.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cut := o
+	cut.Client.Dial = append(slices.Clone(o.Client.Dial), grpc.WithChainUnaryInterceptor(
+		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			err := invoker(ctx, method, req, reply, cc, opts...)
+			if strings.HasSuffix(method, "/GetCursor") { // the last before it follows
+				l.part(true)
+				cancel()
+			}
+			return err
+		}))
+	if r, err := Follow(ctx, target, cut); !errors.Is(err, context.Canceled) {
+		t.Errorf("open with %v", err)
+		if err == nil {
+			t.Errorf("it shows %q", show(r.View(0)))
+			r.Close()
+		}
+	}
+	l.part(false)
+	if r, err = Follow(t.Context(), target, o); err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if got, want := show(r.View(0)), show(s.View(0)); got != want {
+		t.Errorf("it shows %q, the store %q", got, want)
 	}
 }
 
