@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +28,7 @@ type benchFlags struct {
 	segment  sizeFlag
 	args     []string
 	size     sizeFlag
+	timed    bool // duration is a flag
 	duration time.Duration
 }
 
@@ -52,6 +52,7 @@ func (f *benchFlags) registerService(cmd *cobra.Command) {
 }
 
 func (f *benchFlags) registerDuration(cmd *cobra.Command, d time.Duration, what string) {
+	f.timed = true
 	cmd.Flags().DurationVar(&f.duration, "duration", d, what)
 }
 
@@ -60,7 +61,7 @@ func (f *benchFlags) check() error {
 	switch {
 	case f.size < 1 || f.size > limits.MaxRecordSize:
 		return usagef("--size %d: want 1 to %d bytes", int64(f.size), limits.MaxRecordSize)
-	case f.duration < 0:
+	case f.timed && f.duration <= 0:
 		return usagef("--duration %v: want more than nothing", f.duration)
 	}
 	return nil
@@ -194,7 +195,7 @@ service allocated on its heap; with --rate late_us {p50, p99, p999}; and with
 				callers = 1
 			}
 			switch {
-			case cmd.Flags().Changed("rate") && (due <= 0 || due > 1e9):
+			case cmd.Flags().Changed("rate") && !(due > 0 && due <= 1e9): // nor NaN
 				return usagef("--rate %v: want more than nothing, and at most one a nanosecond", due)
 			case due > 0 && (pipelined || cmd.Flags().Changed("callers")):
 				return usagef("--rate is for callers that wait for nobody: not with --callers or --pipelined")
@@ -508,7 +509,7 @@ func (f *benchFlags) withEcho(cmd *cobra.Command, do func(context.Context, bench
 		return fmt.Errorf("start the echo server: %w", err)
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	return do(cmd.Context(), bench.CompareOptions{Echo: socket, Size: int(f.size), Duration: cmp.Or(f.duration, time.Second), Progress: line.steps}, line)
+	return do(cmd.Context(), bench.CompareOptions{Echo: socket, Size: int(f.size), Duration: f.duration, Progress: line.steps}, line)
 }
 
 // echoName is the command that serves echoes. It is not for people.

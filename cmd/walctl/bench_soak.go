@@ -78,11 +78,9 @@ trends [] with what, bytes, first, last, factor, bound and flat; and flat.`,
 				return err
 			}
 			switch {
-			case f.duration == 0:
-				return usagef("--duration 0s: want more than nothing")
 			case callers < 1 || callers > 1<<16:
 				return usagef("--callers %d: want 1 to %d", callers, 1<<16)
-			case share <= 0 || share > 1:
+			case !(share > 0 && share <= 1): // nor NaN
 				return usagef("--share %v: want more than 0 and at most 1", share)
 			}
 			return f.soak(cmd, bench.SoakOptions{Callers: callers, Share: share, Size: int(f.size), Duration: f.duration, Warm: benchTime}, svg)

@@ -52,7 +52,7 @@ type Comparison struct {
 // A Goal is a figure that walsvc is meant to reach on any machine.
 type Goal struct {
 	What   string  `json:"what"`
-	Got    float64 `json:"got"`
+	Got    float64 `json:"got"`            // 0 for want of a measurement, which reaches nothing
 	Gate   float64 `json:"gate,omitempty"` // what has to be reached; 0 for nothing
 	Aim    float64 `json:"aim,omitempty"`  // what is hoped for; 0 for nothing
 	AtMost bool    `json:"at_most"`        // they are the most, not the least
@@ -68,7 +68,7 @@ func (g Goal) Aimed() bool { return g.Aim == 0 || g.reaches(g.Aim) }
 
 func (g Goal) reaches(wanted float64) bool {
 	if g.AtMost {
-		return g.Got <= wanted
+		return g.Got > 0 && g.Got <= wanted
 	}
 	return g.Got >= wanted
 }

@@ -87,6 +87,18 @@ func TestRoundsEndWithTheFirstError(t *testing.T) {
 	}
 }
 
+// TestNothingMeasuredMeetsNothing: what is to be at most so much is not met by a figure
+// that is missing, as the latency is of callers none of whose appends landed in time.
+func TestNothingMeasuredMeetsNothing(t *testing.T) {
+	for _, rows := range [][]row{compareRows(400), goalRows(10)} {
+		for _, g := range judged(t, rows, Figures{}) {
+			if g.Gate > 0 && g.Met() || g.Aim > 0 && g.Aimed() {
+				t.Errorf("met by nothing: %+v", g)
+			}
+		}
+	}
+}
+
 // spoiled spoils figures one by one, and looks which goals are met no more.
 func spoiled(t *testing.T, rows []row, by map[string]struct {
 	figure string

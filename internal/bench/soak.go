@@ -95,7 +95,7 @@ func judgeSoak(samples []SoakSample) (trends []Trend, flat bool) {
 		t := Trend{What: of.what, Bytes: of.least > 0, Factor: of.factor,
 			First: medianOf(rest[:quarter], of.figure), Last: medianOf(rest[len(rest)-quarter:], of.figure)}
 		t.Bound = max(t.First*of.factor, t.First+of.least)
-		t.Flat = t.First > 0 && t.Last <= t.Bound
+		t.Flat = t.First > 0 && t.Last > 0 && t.Last <= t.Bound
 		flat = flat && t.Flat
 		trends = append(trends, t)
 	}

@@ -37,6 +37,11 @@ func TestSoakVerdict(t *testing.T) {
 		"slow now and then": {func(i int, s *SoakSample) { s.P99US += float64(i) * 4 }, "latency p99"},
 		"a small process":   {func(i int, s *SoakSample) { s.ServerHeapBytes = 1<<20 + float64(i)*(16<<10) }, ""},
 		"no latency":        {func(_ int, s *SoakSample) { s.P50US = 0 }, "latency p50"},
+		"it stalls, in the end": {func(i int, s *SoakSample) {
+			if i >= 150 {
+				s.AppendsPerSecond, s.P50US, s.P99US = 0, 0, 0
+			}
+		}, "latency p50, latency p99"},
 	} {
 		trends, flat := judgeSoak(samples(200, tc.at))
 		var rise []string
