@@ -160,6 +160,22 @@ func writeFile(dir, name string, b []byte) error {
 	return os.Rename(tmp, filepath.Join(dir, name))
 }
 
+// makeDir makes a directory whose name is durable, with the parents that are missing:
+// without their names its files are gone, however they were synced.
+func makeDir(dir string) error {
+	parent := filepath.Dir(dir)
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = makeDir(parent); err == nil {
+			err = os.Mkdir(dir, 0o700)
+		}
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(parent) // also of one that is there: whoever made it may have died before this
+}
+
 // syncDir makes the names in a directory durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)

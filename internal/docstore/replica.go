@@ -40,7 +40,7 @@ type follower struct {
 // is damaged, or older than the cursors, and what the service returned, or Err would.
 func Follow(ctx context.Context, target string, o Options) (*Replica, error) {
 	o = o.withDefaults()
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+	if err := makeDir(o.Dir); err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
 	c, err := client.Open(ctx, target, o.Client)

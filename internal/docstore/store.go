@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 
 	"github.com/walsvc/walsvc/client"
@@ -88,7 +87,7 @@ type primary struct {
 // meanwhile, or what the service returned.
 func Open(ctx context.Context, target string, o Options) (*Store, error) {
 	o = o.withDefaults()
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+	if err := makeDir(o.Dir); err != nil {
 		return nil, fmt.Errorf("open document store: %w", err)
 	}
 	c, err := client.Open(ctx, target, o.Client)
