@@ -83,8 +83,8 @@ type primary struct {
 // It returns an error that Is ErrFile if a page's file is damaged or of another
 // store, ErrOp if a log has records that are not this store's, client.ErrDataLoss if
 // a log is not the one that the pages were made from, client.ErrRewound if it was
-// rewound below what the pages hold, client.ErrFenced if somebody else took over
-// meanwhile, or what the service returned.
+// rewound below where it ended when they were written, client.ErrFenced if somebody
+// else took over meanwhile, or what the service returned.
 func Open(ctx context.Context, target string, o Options) (*Store, error) {
 	o = o.withDefaults()
 	if err := makeDir(o.Dir); err != nil {
