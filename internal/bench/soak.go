@@ -156,7 +156,7 @@ func (r *SoakReport) WriteSVG(w io.Writer) error {
 		one := medianOf(periods[:max(len(periods)/4, 1)], line.figure)
 		series := plot.Series{Name: line.name, Heavy: line.heavy}
 		for _, p := range periods {
-			if v := line.figure(p); v > 0 {
+			if v := line.figure(p); v > 0 && one > 0 {
 				series.Points = append(series.Points, plot.Point{X: p.Second, Y: v / one})
 			}
 		}
