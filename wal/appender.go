@@ -36,6 +36,9 @@ type Binding struct {
 	// seen is the epoch in which it was made, or last heard of a rewind. The bus's lock
 	// guards it.
 	seen Epoch
+	// seat is the number of its Appender; 0 once the producer was opened again, as by
+	// who takes it back from whoever bound it last. The bus's lock guards it.
+	seat uint64
 	// superseded is set when the producer was bound again. The bus's lock guards it.
 	superseded bool
 }
@@ -51,6 +54,7 @@ type bindKey struct {
 type Appender struct {
 	v      *Volume
 	notify func()
+	number uint64 // grows from seat to seat
 
 	// Of the goroutine that appends.
 	serial uint64 // of the frame it rode in last
@@ -108,7 +112,7 @@ func (b *Batch) size() int {
 // what landed while Append was under way on the appending goroutine: after
 // Append has returned, that goroutine calls Take by itself.
 func (v *Volume) NewAppender(notify func()) *Appender {
-	return &Appender{v: v, notify: notify}
+	return &Appender{v: v, notify: notify, number: v.seats.Add(1)}
 }
 
 // TellWritten has the seat told of a stage in front of each verdict: notify is also
@@ -164,6 +168,9 @@ func (a *Appender) Written() uint64 {
 //	7 sent, in a buffer
 //	                              bind; 7 sent again: refused; 7 is dropped
 //	7 arrives: ErrSuperseded
+//
+// A bind that is late itself ends nothing: it is ErrSuperseded while a seat that was
+// taken after its own has the producer bound, unless that was opened since.
 func (a *Appender) Bind(log string, producer Producer, epoch Epoch, c Claim) (*Binding, LogInfo, ProducerInfo, error) {
 	// The claim second: of a rewind in between the binding would not tell.
 	b, info, p, err := a.bind(log, producer, epoch)
@@ -191,8 +198,12 @@ func (a *Appender) supersede(b *Binding) error {
 	defer v.bus.LeaveUnused()
 	key := bindKey{b.number, b.producer.ID}
 	if old := v.bound[key]; old != nil {
+		if old.seat > a.number && old.producer == b.producer {
+			return fmt.Errorf("log %q: producer %s: %w", b.name, b.producer.ID, ErrSuperseded)
+		}
 		old.superseded = true
 	}
+	b.seat = a.number
 	v.bound[key] = b
 	a.bound = append(a.bound, b)
 	return nil

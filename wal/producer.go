@@ -56,6 +56,9 @@ func (v *Volume) ReopenProducer(ctx context.Context, log string, producer ulid.U
 		case l.sealed != 0 && cmd != nil && l.formerly(producer) < 0:
 			return nil, nil, l.sealedError()
 		}
+		if b := v.bound[bindKey{l.number, producer}]; b != nil {
+			b.seat = 0 // whoever opened it may bind it, on whatever seat
+		}
 		return cmd, nil, nil
 	})
 	if err != nil {

@@ -61,6 +61,7 @@ type Volume struct {
 	// each producer. The bus's lock guards them.
 	ahead *State
 	bound map[bindKey]*Binding
+	seats atomic.Uint64 // that were taken
 
 	// landing is the commit time of the frame whose riders are told: of whoever tells.
 	landing int64

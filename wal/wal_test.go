@@ -200,6 +200,42 @@ func TestIdleProducerMakesWay(t *testing.T) {
 	closeTest(t, v)
 }
 
+// TestLateBind binds a producer on a stream that its client has left for a later one: the
+// bind was on its way, or its claim took long to prove. What the client has bound since
+// stays bound. Who opens the producer takes it over, on whatever stream.
+func TestLateBind(t *testing.T) {
+	v := openTest(t, disk.NewMem())
+	defer closeTest(t, v)
+	mustCreate(t, v, "log")
+	producer := ulid.ULID{1}
+	open := func() {
+		t.Helper()
+		if _, err := v.OpenProducer(context.Background(), "log", producer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open()
+	left, present := newSeat(t, v), newSeat(t, v)
+	now := present.bind("log", producer)
+	if _, _, _, err := left.Bind("log", Producer{ID: producer}, 0, Claim{}); !errors.Is(err, ErrSuperseded) {
+		t.Errorf("a late bind: %v", err)
+	}
+	if got := present.verdicts(Batch{Binding: now, Sequence: 1, Run: run("one")})[0]; got.Err != nil || got.First != 1 {
+		t.Errorf("on the stream that the client has: %+v", got)
+	}
+
+	open()
+	was := left.bind("log", producer)
+	if got := present.verdicts(Batch{Binding: now, Sequence: 2, Run: run("no")})[0]; !errors.Is(got.Err, ErrSuperseded) {
+		t.Errorf("taken over by who opened it: %+v", got)
+	}
+	if got := left.verdicts(Batch{Binding: was, Sequence: 2, Run: run("two")})[0]; got.Err != nil || got.First != 2 {
+		t.Errorf("of who took over: %+v", got)
+	}
+	present.Close()
+	left.Close()
+}
+
 // TestBindSupersedes binds a producer on a second stream while a batch is still
 // on its way through the first: it must not land once the second stream speaks.
 func TestBindSupersedes(t *testing.T) {
