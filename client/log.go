@@ -131,6 +131,12 @@ type Log struct {
 	client *Client
 	name   string
 	stream *stream
+	// begun is the last epoch that the handle was told of which it had begun itself, and
+	// the log that is in it. The stream's mu guards it.
+	begun struct {
+		id    ulid.ULID
+		epoch uint64
+	}
 	// further are the other logs of the group that this is the lead of; nil for a
 	// log's own handle.
 	further []*further

@@ -95,7 +95,7 @@ func (l *Log) rewound(info LogInfo) {
 	if info.Writer != "" {
 		epoch = info.Epoch
 	}
-	s.state(l, epoch) // unlocks
+	l.began(info, epoch) // unlocks
 }
 
 // claimed reports whether an ErrRewound is about a replay's claim alone: not about what

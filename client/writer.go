@@ -37,6 +37,8 @@ func ExpectEpoch(epoch uint64) WriterOption {
 // epoch, which its caller did not know. It asks no clock: whoever was the writer before may be alive, and
 // finds out when it appends.
 //
+// Of several calls at once each begins an epoch, and the handle states the last.
+//
 // It returns ErrLogNotFound, ErrInvalidName, ErrFenced if ExpectEpoch does not
 // hold, or ErrFull. It may be called again when the service could not be reached:
 // at worst one more epoch begins.
@@ -56,7 +58,8 @@ func (l *Log) AcquireWriter(ctx context.Context, holder string, opts ...WriterOp
 	if err != nil {
 		return Writer{}, err
 	}
-	l.UseEpoch(info.Epoch)
+	l.stream.mu.Lock()
+	l.began(info, info.Epoch) // unlocks
 	return Writer{Log: info, LastSequence: resp.GetLastSequence()}, nil
 }
 
@@ -69,8 +72,12 @@ func (l *Log) ReleaseWriter(ctx context.Context, epoch uint64) (LogInfo, error) 
 	if err != nil {
 		return LogInfo{}, called(err, "release the writer of log %q in epoch %d", l.name, epoch)
 	}
-	l.UseEpoch(0)
-	return logInfo(resp.GetLog())
+	info, err := logInfo(resp.GetLog())
+	if err == nil {
+		l.stream.mu.Lock()
+		l.began(info, 0) // unlocks
+	}
+	return info, err
 }
 
 // epoch returns the one that the handle acquired; 0 if it is not the writer's.
@@ -87,6 +94,20 @@ func (l *Log) epoch() uint64 {
 func (l *Log) UseEpoch(epoch uint64) {
 	s := l.stream
 	s.mu.Lock()
+	s.state(l, epoch) // unlocks
+}
+
+// began has the handle state an epoch from now on, of a log which is in one that the
+// handle had begun. The answers to calls under way together come in any order, and the
+// handle goes on in the last epoch that it was told of. REQUIRES: the stream's mu, which
+// it releases.
+func (l *Log) began(info LogInfo, epoch uint64) {
+	s := l.stream
+	if l.begun.id == info.ID && l.begun.epoch > info.Epoch {
+		s.mu.Unlock()
+		return
+	}
+	l.begun.id, l.begun.epoch = info.ID, info.Epoch
 	s.state(l, epoch) // unlocks
 }
 

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/oklog/ulid/v2"
+	"google.golang.org/grpc"
 
 	"github.com/walsvc/walsvc/client"
 )
@@ -78,6 +80,51 @@ func TestWriter(t *testing.T) {
 	mustAppend(first, 7)
 	if _, err := first.AcquireWriter(ctx, "a b"); !errors.Is(err, client.ErrInvalidName) {
 		t.Errorf("a holder's name with a space: %v", err)
+	}
+}
+
+// TestAcquireTwice acquires a log twice at once, and releases it at once with acquiring
+// it: the answer to what came first comes last, and the handle states the last epoch.
+func TestAcquireTwice(t *testing.T) {
+	ctx := t.Context()
+	s, c := open(t)
+	create(t, c, "log", client.LogOptions{})
+	var held atomic.Pointer[chan struct{}] // whose first answer waits until it is closed
+	answered := make(chan struct{})
+	hold := func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		err := call(ctx, method, req, reply, conn, opts...)
+		if hold := held.Swap(nil); hold != nil {
+			answered <- struct{}{}
+			<-*hold
+		}
+		return err
+	}
+	slow, err := client.Open(ctx, s.socket(), client.Options{Dial: []grpc.DialOption{grpc.WithChainUnaryInterceptor(hold)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := slow.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	l := slow.Log("log")
+	acquire := func() error { _, err := l.AcquireWriter(ctx, "db"); return err }
+	for i, first := range []func() error{acquire, func() error { _, err := l.ReleaseWriter(ctx, 3); return err }} {
+		hold, done := make(chan struct{}), make(chan error, 1)
+		held.Store(&hold)
+		go func() { done <- first() }()
+		<-answered
+		if err := acquire(); err != nil {
+			t.Fatal(err)
+		}
+		close(hold)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if lsn, err := l.Append(ctx, []byte("x")); err != nil || lsn != client.LSN(1+i) {
+			t.Errorf("LSN %d, %v", lsn, err)
+		}
 	}
 }
 
