@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/wire"
 )
 
@@ -85,5 +86,39 @@ func TestEpochGoesWithTheAppend(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestBindingsRunOut binds a log anew on a stream that has had as many bindings as it may
+// have: the next stream begins with the numbers anew, and what is out is sent again.
+func TestBindingsRunOut(t *testing.T) {
+	f := newFake()
+	f.log("log")
+	f.log("other")
+	c := f.serve(t, Options{})
+	for i, name := range []string{"log", "log", "other"} {
+		l := c.Log(name)
+		s := l.stream
+		if i > 0 {
+			s.mu.Lock()
+			for len(s.bindings) < limits.MaxBindingsPerStream {
+				s.bindings = append(s.bindings, c.Log("log"))
+			}
+			s.mu.Unlock()
+		}
+		l.UseEpoch(uint64(i))
+		if _, err := l.Append(t.Context(), []byte(record(i, 0))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, b := range f.binds {
+		if b.GetBinding() > limits.MaxBindingsPerStream {
+			t.Errorf("bound as number %d", b.GetBinding())
+		}
+	}
+	if f.streams != 3 {
+		t.Errorf("%d streams", f.streams)
 	}
 }

@@ -437,6 +437,11 @@ func (s *stream) send(pushing bool) {
 		poke(s.work)
 		return
 	}
+	if len(s.binds) > 0 && s.full(s.binds[0]) {
+		s.end() // a number is used once, and the next stream's begin at 1
+		s.mu.Unlock()
+		return
+	}
 	s.collect()
 	s.sending = true
 	raw := s.raw
@@ -461,13 +466,18 @@ func (s *stream) send(pushing bool) {
 	}
 }
 
+// full reports whether the stream has no numbers left for l's bindings. A log takes as
+// many each time it is bound anew, and all logs together have seats on a stream.
+func (s *stream) full(l *Log) bool { return len(s.bindings)+l.seats() > limits.MaxBindingsPerStream }
+
 // collect fills message. REQUIRES: mu, may.
 func (s *stream) collect() {
 	m := &s.message
 	m.WrittenAcks = s.client.options.WrittenAcks && !s.greeted
 	s.greeted = true
-	n := min(len(s.binds), bindsPerMessage)
-	for _, l := range s.binds[:n] {
+	n := 0
+	for ; n < min(len(s.binds), bindsPerMessage) && !s.full(s.binds[n]); n++ {
+		l := s.binds[n]
 		l.binding = uint32(len(s.bindings)) + 1
 		l.unbound, l.stated = l.seats(), l.states()
 		for range l.seats() {
