@@ -119,3 +119,27 @@ func TestRetireProducer(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestRetiredBeforeItIsOpened retires the producer of a handle that is about to open it
+// again: who appends is told once, and then goes on as another one.
+func TestRetiredBeforeItIsOpened(t *testing.T) {
+	ctx := t.Context()
+	_, c := open(t)
+	l := create(t, c, "log", client.LogOptions{})
+	if _, err := l.Append(ctx, []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	id, last := l.Acknowledged()
+	if _, err := l.Resolve(ctx, &client.UnknownError{Producer: id, Sequence: last}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.RetireProducer(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Append(ctx, []byte("2")); !errors.Is(err, client.ErrRetired) {
+		t.Errorf("retired: %v", err)
+	}
+	if lsn, err := l.Append(ctx, []byte("2")); err != nil || lsn != 2 {
+		t.Errorf("LSN %d, %v", lsn, err)
+	}
+}

@@ -325,7 +325,7 @@ func (s *stream) openLog(l *Log) {
 		l.opens = nil
 		if err != nil {
 			l.phase, call.err = unopened, err
-			if errors.Is(err, ErrForgotten) {
+			if errors.Is(err, ErrForgotten) || errors.Is(err, ErrRetired) && producer != c.options.Producer {
 				l.producer, l.landed = ulid.ULID{}, 0 // who waits is told; the next append is another producer's
 			}
 			return
