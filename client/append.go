@@ -100,8 +100,8 @@ func (l *Log) AppendAsync(ctx context.Context, record []byte, opts ...AppendOpti
 	return &Future{batch: b, skip: skip, count: 1, err: err}
 }
 
-// AppendAsyncFunc is AppendAsync with a function that is called exactly once: on
-// the goroutine that all acknowledgements of the stream come in on, in the order
+// AppendAsyncFunc is AppendAsync with a function that is called exactly once: where
+// all acknowledgements of the stream come in, one after the other and in the order
 // of the appends, or before AppendAsyncFunc returns if the record was not taken.
 // It must be quick, and must not append: waiting for room there would be waiting
 // for itself.

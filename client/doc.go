@@ -49,7 +49,8 @@
 //     is given up with it, and the log goes on with a new one.
 //  4. If its caller has stopped waiting, and was told which sequence to ask for, that
 //     is its own for good: no other batch gets it, and it gets no other. Where a refusal
-//     would have it so, the producer is given up as well, and what waits is refused.
+//     would have it so, it is refused, the producer is given up as well, and what waits
+//     besides is sent as another one's.
 //
 // The interleavings that these rules are for:
 //
@@ -98,8 +99,8 @@
 //	client                              service
 //	7: [a], 8: [b] -------------------> 7 refused: QUOTA; 8: AFTER_REFUSAL
 //	b's caller: unknown, ask for 8
-//	b, c: AFTER_REFUSAL
-//	another producer; 1: [d] ---------> lands
+//	b: AFTER_REFUSAL
+//	another producer; 1: [c] ---------> lands
 //	resolve 8 ------------------------> not written
 //
 // The producer is given up. After POISONED the outcome of 7 is unknown and its

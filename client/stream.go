@@ -47,7 +47,7 @@ type phase uint8
 
 const (
 	unopened phase = iota // no producer; nothing is queued
-	opening               // a goroutine opens the producer; appends wait
+	opening               // a goroutine opens the producer; appends wait, queued only if it succeeds another one
 	opened                // has a producer; queued batches wait to be bound
 	bound                 // batches may be sent
 	refused               // one was refused; nothing is sent until all sent ones have their verdicts
@@ -169,7 +169,8 @@ type stream struct {
 	message wire.AppendRequest
 	sent    []*wire.Buffer // held while the message is made of them
 
-	finished []*batch // settled, and to be told when mu is released; of run
+	finished []*batch   // settled, and to be told when mu is released
+	telling  sync.Mutex // held before mu, by who tells: run, or who has failed to open a log
 }
 
 func newStream(c *Client) *stream {
@@ -299,7 +300,8 @@ func (l *Log) sendable() bool {
 
 // Opening logs.
 
-// openLog begins to open l's producer. REQUIRES: mu; l is unopened.
+// openLog begins to open l's producer. What is queued already, if it succeeds another
+// one, fails with it. REQUIRES: mu; l is unopened.
 func (s *stream) openLog(l *Log) {
 	c := s.client
 	l.phase = opening
@@ -318,12 +320,23 @@ func (s *stream) openLog(l *Log) {
 	})
 	c.running.Go(func() {
 		info, further, opening, err := s.callOpen(l, producer, landed)
+		failed := false // appends that wait for it in the queue
+		defer func() {
+			if failed {
+				s.tell()
+			}
+		}()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		call := l.opens
 		defer close(call.done)
 		l.opens = nil
 		if err != nil {
+			failed = len(l.queue) > 0
+			for _, b := range l.queue {
+				s.settle(b, Receipt{}, err)
+			}
+			l.queue, l.unsent = nil, 0
 			l.phase, call.err = unopened, err
 			if errors.Is(err, ErrForgotten) || errors.Is(err, ErrRetired) && producer != c.options.Producer {
 				l.producer, l.landed = ulid.ULID{}, 0 // who waits is told; the next append is another producer's
@@ -691,16 +704,12 @@ func (s *stream) leave(why *Error) {
 }
 
 // recover makes a refused log's batches ready to be numbered anew: all of them
-// are known not to have landed. It gives the log up instead, and reports false, if that
-// would give a batch another sequence than the one that its caller was told to ask for.
-// REQUIRES: mu.
+// are known not to have landed. It gives the producer up instead, and reports false, if
+// that would give a batch another sequence than the one that its caller was told to ask
+// for. REQUIRES: mu.
 func (s *stream) recover(l *Log) bool {
 	if l.misnames() {
-		why := ErrAfterRefusal
-		if l.refusal != nil {
-			why = fmt.Errorf("%w: %w", why, l.refusal)
-		}
-		s.drop(l, why)
+		s.succeed(l)
 		return false
 	}
 	l.queue = append(l.returned, l.queue...)
@@ -718,6 +727,35 @@ func (s *stream) recover(l *Log) bool {
 	clear(l.queue[len(kept):])
 	l.queue, l.refusal = kept, nil
 	return true
+}
+
+// succeed gives up a refused log's producer, with those batches whose callers were told to
+// ask it for them, and opens another one for the rest. REQUIRES: mu.
+func (s *stream) succeed(l *Log) {
+	why := ErrAfterRefusal
+	if l.refusal != nil {
+		why = fmt.Errorf("%w: %w", why, l.refusal)
+	}
+	all := append(l.returned, l.queue...)
+	var told, rest []*batch
+	for _, b := range all {
+		if b.named != 0 || l.strands(b) {
+			told = append(told, b)
+		} else {
+			rest = append(rest, b)
+		}
+	}
+	l.returned, l.queue = nil, told
+	s.drop(l, why)
+	if len(rest) == 0 {
+		return
+	}
+	for _, b := range rest {
+		b.sequence, b.small, b.again = 0, false, false
+		l.unsent += b.size()
+	}
+	l.queue = rest
+	s.openLog(l)
 }
 
 // strands reports whether a batch of a refused log is refused, too: its place was
@@ -1182,6 +1220,8 @@ func (s *stream) drop(l *Log, why error) {
 // tell tells everybody whose batches were settled, and those who wait for room.
 // It returns how many appends it was that somebody may wait for, to append again.
 func (s *stream) tell() (waited int) {
+	s.telling.Lock()
+	defer s.telling.Unlock()
 	s.mu.Lock()
 	finished := s.finished
 	s.finished = nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -102,6 +103,14 @@ func TestWhatIsToBeAskedForStays(t *testing.T) {
 			if (err == nil) != c.lands || errors.Is(err, ErrUnknownOutcome) {
 				t.Errorf("it ended with %v", err)
 			}
+			for i, b := range c.batches { // whose callers know nothing of all that
+				if i == c.asked || strings.HasPrefix(b, "bad") || c.reason == "SUPERSEDED" {
+					continue
+				}
+				if _, err := futures[1+i].Wait(t.Context()); err != nil {
+					t.Errorf("%q, which nobody asks for, ended with %v", b, err)
+				}
+			}
 			for range 5 { // who goes on has sequences as well
 				if _, err := l.Append(t.Context(), []byte("later")); err != nil && !errors.Is(err, ErrAfterRefusal) {
 					t.Fatal(err)
@@ -194,5 +203,64 @@ func TestSettledAndNotTold(t *testing.T) {
 	}
 	if _, err := second.Wait(t.Context()); !errors.As(err, &want) || *got != *want {
 		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// TestNoProducerSucceeds: behind a refusal that has a log go on as another producer, none
+// is opened. What waits hears why, and in its order, as whoever appends meanwhile does.
+func TestNoProducerSucceeds(t *testing.T) {
+	for _, closed := range []bool{false, true} {
+		f := newFake()
+		f.log("orders")
+		sent, told, opens := make(chan struct{}), make(chan struct{}), make(chan struct{})
+		f.onBatch = func(string, *wire.Batch) *walsvcv1.Refusal {
+			close(sent)
+			<-told
+			return refusal(codes.ResourceExhausted, "QUOTA")
+		}
+		c := f.serve(t, Options{})
+		l := c.Log("orders")
+		bad := own(t, l, 0, "bad")
+		<-sent
+		var heard []int
+		for i := range 3 {
+			l.AppendAsyncFunc(t.Context(), make([]byte, targetBatch), func(_ Receipt, err error) {
+				if want := map[bool]error{false: ErrFull, true: ErrClosed}[closed]; !errors.Is(err, want) || errors.Is(err, ErrUnknownOutcome) {
+					t.Errorf("closed %v: got %v", closed, err)
+				}
+				heard = append(heard, i)
+			})
+		}
+		last := own(t, l, 0, "last")
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := bad.Wait(over); !errors.Is(err, ErrUnknownOutcome) {
+			t.Fatal(err)
+		}
+		f.onOpen = func() error { // with mu held
+			if closed {
+				go func() { _ = c.Close(over) }()
+				<-c.ctx.Done()
+			}
+			close(opens)
+			return failure(codes.ResourceExhausted, "FULL", "no room")
+		}
+		close(told)
+		<-opens
+		if _, err := last.Wait(t.Context()); err == nil || errors.Is(err, ErrUnknownOutcome) {
+			t.Errorf("closed %v: got %v", closed, err)
+		}
+		if !slices.Equal(heard, []int{0, 1, 2}) {
+			t.Errorf("closed %v: heard %v", closed, heard)
+		}
+		if closed {
+			continue
+		}
+		f.mu.Lock()
+		f.onOpen, f.onBatch = nil, nil
+		f.mu.Unlock()
+		if lsn, err := l.Append(t.Context(), []byte("later")); err != nil || lsn != 1 {
+			t.Errorf("LSN %d, %v", lsn, err)
+		}
 	}
 }
