@@ -76,9 +76,12 @@ func (f *Future) unheard(cause error) *UnknownError {
 	}
 	u := b.unknown(cause)
 	u.Skip, u.Count = f.skip, f.count
-	if b.sequence != 0 {
-		b.named = b.sequence
-		b.log.named = max(b.log.named, b.sequence)
+	if b.named == 0 {
+		b.named = b.log.foresees(b)
+		b.log.named = max(b.log.named, b.named)
+		if b.log.joinable == b {
+			b.log.joinable = nil // who joins would share its fate if it is refused for that
+		}
 	}
 	u.Sequence = b.named // also if it waits to be sent under it again
 	return u

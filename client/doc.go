@@ -47,8 +47,8 @@
 //     was sent on an earlier stream, too, they leave the outcome unknown.
 //  3. If it is given up without a verdict, its outcome is unknown, its producer
 //     is given up with it, and the log goes on with a new one.
-//  4. If its caller has stopped waiting, and was told which sequence to ask for, that
-//     is its own for good: no other batch gets it, and it gets no other. Where a refusal
+//  4. If its caller has stopped waiting, and was told which sequence to ask for, which is
+//     known also of one that is not sent yet, that is its own for good: no other batch gets it, and it gets no other. Where a refusal
 //     would have it so, it is refused, the producer is given up as well, and what waits
 //     besides is sent as another one's.
 //

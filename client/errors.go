@@ -305,7 +305,7 @@ func called(err error, format string, args ...any) error {
 // Log.Resolve.
 type UnknownError struct {
 	Producer ulid.ULID
-	Sequence uint64 // the append's for good, if not nobody's; 0 if it was not sent by then, and may be yet: wait for it again
+	Sequence uint64 // the append's for good, if not nobody's; 0 while another producer is opened for it: wait for it again
 	Epoch    uint64 // that the append stated; 0 for none
 	// Skip is how many records of the batch come before those of the append, Count
 	// how many those are.

@@ -61,11 +61,12 @@ type Resolution struct {
 // u may be from an earlier life of the process: its Producer, Sequence and Epoch
 // are what is asked for. It returns ErrNoProducer if the log does not remember the
 // producer: then the append was never sent, or the log has forgotten who sent it, and
-// only its records tell. It returns ErrInvalid for sequence 0, of an append that was
-// not sent when the wait for it ended, ErrLogNotFound or ErrFull. It may be called again.
+// only its records tell. It returns ErrInvalid for sequence 0, of an append for
+// which another producer was being opened when the wait for it ended, ErrLogNotFound or
+// ErrFull. It may be called again.
 func (l *Log) Resolve(ctx context.Context, u *UnknownError) (Resolution, error) {
 	if u.Sequence == 0 { // nothing that the service could be asked for
-		return Resolution{}, fmt.Errorf("resolve on log %q: %w: sequence 0: the append was not sent when the wait for it ended, and may be yet: wait for its Future again", l.name, ErrInvalid)
+		return Resolution{}, fmt.Errorf("resolve on log %q: %w: sequence 0: the append had no producer when the wait for it ended, and gets another one: wait for its Future again", l.name, ErrInvalid)
 	}
 	resp, err := l.client.appendService.Resolve(ctx, &walsvcv1.ResolveRequest{
 		Log: l.name, Producer: u.Producer.String(), Sequence: u.Sequence, Epoch: u.Epoch,

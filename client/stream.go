@@ -764,6 +764,30 @@ func (l *Log) strands(b *batch) bool {
 	return b.sequence != 0 && b.conditional() && l.refusal != nil
 }
 
+// foresees returns the sequence that b, which is queued, has or gets, unless it is refused
+// or given up; 0 while the log has no producer to ask for it. REQUIRES: mu.
+func (l *Log) foresees(b *batch) uint64 {
+	if l.phase == opening {
+		return 0
+	}
+	at := l.next
+	for _, queue := range [][]*batch{l.returned, l.queue} {
+		for _, other := range queue {
+			switch {
+			case l.phase != refused && other.sequence != 0:
+				if other == b {
+					return b.sequence
+				}
+			case other == b:
+				return at
+			case !l.strands(other):
+				at++
+			}
+		}
+	}
+	return 0
+}
+
 // misnames reports whether a refused log's batches, numbered anew, would not all have the
 // sequences that callers were told to ask for, or others would. They keep their order, so
 // the last such sequence tells: it is its batch's if nothing before that is missing.

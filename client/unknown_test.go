@@ -206,6 +206,79 @@ func TestSettledAndNotTold(t *testing.T) {
 	}
 }
 
+// TestToldBeforeItIsSent: who stops waiting for what is not sent yet is told the sequence
+// that it gets, and may ask for it as for any other.
+func TestToldBeforeItIsSent(t *testing.T) {
+	large := strings.Repeat("x", fullMessage) // not held back behind another message
+	for _, c := range []struct {
+		name     string
+		out      []string // when it is queued behind "between"; QUOTA refuses those that begin with "bad"
+		heard    bool     // the verdict on the first of them
+		breaks   bool     // the stream breaks behind that
+		sequence uint64   // that its caller is told
+		lands    bool     // under it
+	}{
+		{name: "behind others", out: []string{"a"}, sequence: 3, lands: true},
+		{name: "the stream breaks", out: []string{"a" + large, "b" + large}, heard: true, breaks: true, sequence: 4, lands: true},
+		{name: "behind one that is refused then", out: []string{"bad"}, sequence: 3},
+		{name: "behind one that was refused", out: []string{"bad" + large, "b" + large}, heard: true, sequence: 3, lands: true},
+		{name: "and the stream breaks", out: []string{"bad" + large, "b" + large}, heard: true, breaks: true, sequence: 3, lands: true},
+		{name: "behind another that is refused then", out: []string{"a" + large, "bad" + large}, heard: true, sequence: 4},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := newFake()
+			f.log("orders")
+			last, told := make(chan struct{}), make(chan struct{})
+			waited := false
+			f.onMessage = func(_, _ int, m *wire.AppendRequest) fate {
+				if waited || len(m.Batches) == 0 || !strings.Contains(string(m.Batches[0].Run), c.out[len(c.out)-1]) {
+					return served
+				}
+				waited = true
+				close(last)
+				<-told
+				if c.breaks {
+					return lostBefore
+				}
+				return served
+			}
+			f.onBatch = func(_ string, b *wire.Batch) *walsvcv1.Refusal {
+				if strings.Contains(string(b.Run), "bad") {
+					return refusal(codes.ResourceExhausted, "QUOTA")
+				}
+				return nil
+			}
+			l := f.serve(t, Options{}).Log("orders")
+			var futures []*Future
+			for _, b := range c.out {
+				futures = append(futures, own(t, l, 0, b))
+			}
+			<-last
+			if c.heard {
+				<-futures[0].Done()
+			}
+			between, asked, behind := own(t, l, 0, "between"), own(t, l, 0, "asked"), own(t, l, 0, "behind")
+			over, cancel := context.WithCancel(t.Context())
+			cancel()
+			_, err := asked.Wait(over)
+			u, ok := errors.AsType[*UnknownError](err)
+			if !ok || u.Sequence != c.sequence {
+				t.Errorf("got %v, want sequence %d to ask for", err, c.sequence)
+			}
+			close(told)
+			for _, future := range []*Future{between, behind} {
+				if _, err := future.Wait(t.Context()); err != nil {
+					t.Errorf("beside it: %v", err)
+				}
+			}
+			_, err = asked.Wait(t.Context())
+			if want := map[bool]string{true: "asked"}[c.lands]; (err == nil) != c.lands || f.at(u) != want {
+				t.Errorf("it ended with %v, who asks for it is told of %q", err, f.at(u))
+			}
+		})
+	}
+}
+
 // TestNoProducerSucceeds: behind a refusal that has a log go on as another producer, none
 // is opened. What waits hears why, and in its order, as whoever appends meanwhile does.
 func TestNoProducerSucceeds(t *testing.T) {
