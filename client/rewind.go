@@ -91,6 +91,11 @@ func (l *Log) rewound(info LogInfo) {
 		l.claim = Claim{}
 	}
 	l.discarded = nil
+	if l.binding != 0 { // which tells of a rewind since it was made: who rewound knows
+		l.rebind = true
+		s.withdraw(l)
+		s.offer(l)
+	}
 	epoch := uint64(0)
 	if info.Writer != "" {
 		epoch = info.Epoch

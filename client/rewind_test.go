@@ -285,3 +285,35 @@ func TestRewindAheadOfAReplay(t *testing.T) {
 		}
 	}
 }
+
+// TestRewinderGoesOn: who rewinds a log through a handle appends through it next, as
+// everybody may, and is not told what it did. What it had under way is told, or lands.
+func TestRewinderGoesOn(t *testing.T) {
+	ctx := t.Context()
+	_, c := open(t)
+	l := create(t, c, "log", client.LogOptions{})
+	for epoch := uint64(1); epoch <= 3; epoch++ {
+		for want := client.LSN(1); want <= 4; want++ {
+			if lsn, err := l.Append(ctx, []byte("x")); err != nil || lsn != want {
+				t.Fatalf("in epoch %d at LSN %d, %v, want %d", epoch, lsn, err, want)
+			}
+		}
+		if _, err := l.Rewind(ctx, client.Rewind{Epoch: epoch}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for epoch := uint64(4); epoch < 24; epoch++ {
+		var under []*client.Future
+		for range epoch {
+			under = append(under, l.AppendAsync(ctx, []byte("under way")))
+		}
+		if _, err := l.Rewind(ctx, client.Rewind{Epoch: epoch}); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range append(under, l.AppendAsync(ctx, []byte("behind"))) {
+			if _, err := f.Wait(ctx); err != nil && !errors.Is(err, client.ErrRewound) {
+				t.Fatal(err)
+			}
+		}
+	}
+}

@@ -84,6 +84,7 @@ type appender struct {
 	incarnation uint64
 	binding     uint32 // on the present stream; 0 if none. Those of further logs are the next ones
 	unbound     int    // answers to binds that are to come
+	rebind      bool   // the binding was made before the handle rewound the log
 	queue       []*batch
 	sent        int
 	returned    []*batch      // sent, and refused with the one before them: to be sent again
@@ -294,7 +295,7 @@ func (s *stream) offer(l *Log) {
 
 // sendable reports whether the log may send a batch as far as it is concerned.
 func (l *Log) sendable() bool {
-	return l.phase == bound && l.sent < len(l.queue) && l.sent < limits.ProducerWindow && (!l.paced || l.sent == 0) &&
+	return l.phase == bound && !l.rebind && l.sent < len(l.queue) && l.sent < limits.ProducerWindow && (!l.paced || l.sent == 0) &&
 		l.queue[l.sent].epochs.equal(l.stated)
 }
 
@@ -492,7 +493,7 @@ func (s *stream) collect() {
 	for ; n < min(len(s.binds), bindsPerMessage) && !s.full(s.binds[n]); n++ {
 		l := s.binds[n]
 		l.binding = uint32(len(s.bindings)) + 1
-		l.unbound, l.stated = l.seats(), l.states()
+		l.unbound, l.stated, l.rebind = l.seats(), l.states(), false
 		for range l.seats() {
 			s.bindings = append(s.bindings, l)
 		}

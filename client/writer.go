@@ -104,7 +104,7 @@ func (l *Log) UseEpoch(epoch uint64) {
 func (l *Log) began(info LogInfo, epoch uint64) {
 	s := l.stream
 	if l.begun.id == info.ID && l.begun.epoch > info.Epoch {
-		s.mu.Unlock()
+		s.send(false) // unlocks
 		return
 	}
 	l.begun.id, l.begun.epoch = info.ID, info.Epoch
@@ -155,5 +155,5 @@ func (l *Log) states() epochs {
 
 // restates reports whether l is to be bound anew, for what is sent next. REQUIRES: mu.
 func (l *Log) restates() bool {
-	return l.phase == bound && l.sent == 0 && !l.states().equal(l.stated)
+	return l.phase == bound && l.sent == 0 && (l.rebind || !l.states().equal(l.stated))
 }
