@@ -117,3 +117,45 @@ func TestDeadStaysDead(t *testing.T) {
 		equal(t, readAll(t, v, "b", 1), []string{"kept", "real"})
 	})
 }
+
+// TestAliveBehindAHole loses a frame of a segment, and its successor's header with the place
+// where it ends: what lies behind the frame, and the segment promises, is read, as Verify and
+// a repair say.
+func TestAliveBehindAHole(t *testing.T) {
+	mem := disk.NewMem()
+	v := openPlain(t, mem)
+	mustCreate(t, v, "log")
+	for _, rec := range []string{"1", "2", "3"} {
+		mustAppend(t, v, "log", rec)
+	}
+	lost := frameOf(t, v, "log", 2).Pos
+	fill := func(segments int) {
+		for want := v.filling() + segment.ID(segments); v.filling() < want; {
+			mustAppend(t, v, "log", strings.Repeat("x", 9000))
+		}
+	}
+	fill(2)
+	for range 2 {
+		if err := v.snapshots.write(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill(1) // its header says where they are
+	closeTest(t, v)
+	corrupt(t, mem, lost, 20)
+	corrupt(t, mem, segment.Pos{Segment: lost.Segment + 1}, 20)
+	found, err := verifyOn(t.Context(), mem, "/vol", nil)
+	if err != nil || len(found.Damage) != 2 || !slices.Equal(found.Damage[0].Logs, []DamagedLog{{Log: "log", First: 2, Last: 2}}) {
+		t.Errorf("verify: %s, %v", spell(found), err)
+	}
+	v = openPlain(t, mem)
+	defer func() { closeTest(t, v) }()
+	for lsn, want := range map[LSN]string{1: "1", 3: "3"} {
+		if got, err := readOne(v, "log", lsn); got != want || err != nil {
+			t.Errorf("LSN %d: %q, %v", lsn, got, err)
+		}
+	}
+	if _, err := readOne(v, "log", 2); !errors.Is(err, ErrDataLoss) {
+		t.Errorf("what is lost is read with %v", err)
+	}
+}

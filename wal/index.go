@@ -566,7 +566,7 @@ func (c *indexCache) walk(id segment.ID, each func(f *segment.Frame, commands []
 			return holed, err
 		}
 		holed = holed || hole.Segment == id
-		if from, err = c.behind(hole, id); err != nil {
+		if from, err = c.behind(hole, id, alive); err != nil {
 			return holed, err
 		}
 	}
@@ -635,25 +635,25 @@ func (c *indexCache) walkRun(id segment.ID, from segment.FrameRef, alive uint64,
 	return scan.End().Pos, nil
 }
 
-// behind returns the next frame of the segment behind a hole; zero if there is
-// none. What the segment's successor cut off is dead, and without its header
-// nobody knows what is.
-func (c *indexCache) behind(hole segment.Pos, id segment.ID) (next segment.FrameRef, err error) {
-	successor, err := c.v.journal.Header(id + 1)
-	switch {
-	case hole.Segment != id:
+// behind returns the next frame of the segment behind a hole that is alive; zero if there
+// is none. What the segment's successor cut off is dead.
+func (c *indexCache) behind(hole segment.Pos, id segment.ID, alive uint64) (next segment.FrameRef, err error) {
+	if hole.Segment != id {
 		return segment.FrameRef{}, nil
+	}
+	end := endOfJournal
+	switch successor, err := c.v.journal.Header(id + 1); {
 	case isUnread(err):
 		return segment.FrameRef{}, err
-	case err != nil:
-		return segment.FrameRef{}, nil
+	case err == nil:
+		end = successor.Cut.End
 	}
 	r, err := c.v.journal.Reader(id)
 	if err != nil {
 		return segment.FrameRef{}, err
 	}
 	err = r.Lookahead(hole.Offset+limits.BlockSize, func(h segment.Header, off int64) bool {
-		if pos := (segment.Pos{Segment: id, Offset: off}); pos.Compare(successor.Cut.End) < 0 {
+		if pos := (segment.Pos{Segment: id, Offset: off}); pos.Compare(end) < 0 && h.Sequence <= alive {
 			next = segment.FrameRef{Pos: pos, Sequence: h.Sequence, Chain: h.Chain}
 		}
 		return false
