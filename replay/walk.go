@@ -19,6 +19,9 @@ type WalkOptions struct {
 	// bad one; it should be a *segment.CorruptError that Is segment.ErrBadBlock,
 	// whose place is filled in. Nil: what verifies is good.
 	Block func(f *segment.Frame, block int, raw []byte) error
+	// Dropped is called when the walk leaves out frames whose blocks Block has seen, all
+	// that fn has not been given: they are dead, or nobody knows. Nil: nobody asks.
+	Dropped func()
 }
 
 // Walk checks every frame, directory and block of a journal, from the oldest
@@ -117,7 +120,7 @@ func (w *walk) stretch(from segment.FrameRef) (_ Case, next segment.FrameRef, mo
 		if err := w.keep(w.promise); err != nil {
 			return "", next, false, err
 		}
-		w.pending = nil
+		w.drop()
 		next, more, err = w.nextSegment(s.End().Pos.Segment)
 		return CaseClean, next, more, err
 	case err != nil:
@@ -129,7 +132,7 @@ func (w *walk) stretch(from segment.FrameRef) (_ Case, next segment.FrameRef, mo
 	if err := w.keep(e.promise); err != nil {
 		return "", next, false, err
 	}
-	w.pending = nil // dead, or nobody knows
+	w.drop()
 	w.rec.add(e.damage(rule, s.path))
 	w.rec.ReadOnly = true
 	next, more, err = w.resync(s, e)
@@ -225,6 +228,14 @@ func (w *walk) keep(promise uint64) error {
 	}
 	w.pending = slices.Delete(w.pending, 0, n)
 	return nil
+}
+
+// drop leaves out what is pending: it is dead, or nobody knows.
+func (w *walk) drop() {
+	if len(w.pending) > 0 && w.o.Dropped != nil {
+		w.o.Dropped()
+	}
+	w.pending = nil
 }
 
 func (w *walk) deliver(c checked) error {

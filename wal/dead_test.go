@@ -159,3 +159,33 @@ func TestAliveBehindAHole(t *testing.T) {
 		t.Errorf("what is lost is read with %v", err)
 	}
 }
+
+// TestDeadSumsDoNotCount loses the header of a segment behind one that a crash left without
+// a promise: what the repaired log appends behind its lost end goes on from what is known,
+// and Verify does not hold it against the frame that nobody reads any more.
+func TestDeadSumsDoNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := disk.NewMem()
+		v := openPlain(t, mem)
+		mustCreate(t, v, "log")
+		mustAppend(t, v, "log", "1")
+		mustAppend(t, v, "log", "2")
+		crashed := mem.CrashClone(nil, 1)
+		closeTest(t, v)
+		closeTest(t, openPlain(t, crashed)) // writes the last frame once more
+		corrupt(t, crashed, segment.Pos{Segment: 2}, 20)
+		plan := repairAgain(t, crashed)
+		if want := []LostRecords{{Log: "log", First: 2, Last: 2, Open: true, Epoch: 1 + lostEpochs}}; !slices.Equal(plan.Records, want) {
+			t.Fatalf("lost: %+v", plan.Records)
+		}
+		v = openPlain(t, crashed)
+		mustAppend(t, v, "log", "3")
+		closeTest(t, v)
+		if found, err := verifyOn(t.Context(), crashed, "/vol", nil); err != nil || found.Verdict != "repaired" {
+			t.Errorf("verify: %s, %v", spell(found), err)
+		}
+		if again := repairAgain(t, crashed); again.Needed {
+			t.Errorf("a repair is needed: %+v", again)
+		}
+	})
+}

@@ -74,7 +74,7 @@ func audit(ctx context.Context, src replay.Source, progress func(done, total int
 	v := &Verification{}
 	before := logsOf(src)
 	a := newAuditor(before)
-	o := replay.WalkOptions{Progress: progress, Block: a.sums.block}
+	o := replay.WalkOptions{Progress: progress, Block: a.sums.block, Dropped: a.sums.dropped}
 	walked, err := replay.Walk(src, o, func(f *segment.Frame, blockErrs []error) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -422,6 +422,7 @@ func newAuditor(before *knownLogs) *auditor {
 }
 
 func (a *auditor) frame(f *segment.Frame, blockErrs []error) error {
+	a.sums.delivered(f)
 	switch f.Header.Kind {
 	case segment.KindSeal:
 		// One without an index says nothing: it is a cache.
@@ -641,6 +642,15 @@ type sums struct {
 	frame    *segment.Frame // whose commands these are
 	commands []Command
 	logs     map[uint64]summed
+	// ahead are the changes to logs by frames that have not been handed over: what is
+	// dead must not count for what was appended in its place.
+	ahead []summing
+}
+
+// A summing is what was known of a log when a frame changed that.
+type summing struct {
+	sequence, log uint64
+	was           summed
 }
 
 // summed is how far a log was followed.
@@ -648,6 +658,30 @@ type summed struct {
 	next     LSN
 	checksum Checksum
 	rewound  Epoch // that the newest rewind had begun
+}
+
+// set notes how far the present frame has a log come.
+func (s *sums) set(log uint64, to summed) {
+	s.ahead = append(s.ahead, summing{s.frame.Header.Sequence, log, s.logs[log]})
+	s.logs[log] = to
+}
+
+// delivered notes that a frame was handed over, and so all before it.
+func (s *sums) delivered(f *segment.Frame) {
+	i := slices.IndexFunc(s.ahead, func(c summing) bool { return c.sequence > f.Header.Sequence })
+	if i < 0 {
+		i = len(s.ahead)
+	}
+	s.ahead = slices.Delete(s.ahead, 0, i)
+}
+
+// dropped takes back what the frames did that are not handed over. It implements
+// replay.WalkOptions.Dropped.
+func (s *sums) dropped() {
+	for _, c := range slices.Backward(s.ahead) {
+		s.logs[c.log] = c.was
+	}
+	s.ahead = s.ahead[:0]
 }
 
 // block checks the commands whose bytes lie in a block; raw is nil if that does
@@ -667,7 +701,7 @@ func (s *sums) block(f *segment.Frame, block int, raw []byte) error {
 	for i := range s.commands {
 		c := &s.commands[i]
 		if c.Kind == CommandRewind {
-			s.logs[c.Log] = summed{c.LSN + 1, c.Checksum, c.Epoch}
+			s.set(c.Log, summed{c.LSN + 1, c.Checksum, c.Epoch})
 		}
 		if int(c.Block) != block || c.Size == 0 {
 			continue
@@ -676,7 +710,7 @@ func (s *sums) block(f *segment.Frame, block int, raw []byte) error {
 			bad = cmp.Or(bad, s.command(c, raw))
 		}
 		if c.Appends() || c.carriesRecords() && c.Last() >= s.logs[c.Log].next {
-			s.logs[c.Log] = summed{c.Last() + 1, c.Checksum, c.Rewound}
+			s.set(c.Log, summed{c.Last() + 1, c.Checksum, c.Rewound})
 		}
 	}
 	return bad
