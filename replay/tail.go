@@ -43,11 +43,12 @@ func scanToEnd(src Source, s *Scanner, promise *uint64, all bool, take func() er
 // cutProof returns the sequence up to which the cut that a scan ended at, or did
 // not get to, proves that everything was durable. A header that a roll wrote
 // records a seal that was not written yet, but everything before it was synced;
-// one that recovery wrote records what had been found promised.
+// one that recovery wrote records what had been found promised. A scan that ended at a
+// gap, or behind it, had come to the cut.
 func cutProof(s *Scanner) uint64 {
 	f := s.frame
 	switch {
-	case s.successor != nil:
+	case s.successor != nil && s.gap.IsZero():
 		return max(s.successor.Cut.Sequence, 1) - 1
 	case f == nil || f.Pos.Segment == s.next.Pos.Segment:
 		return 0

@@ -29,6 +29,9 @@ func torn(t *testing.T) (*disk.Mem, *Volume) {
 			t.Fatal(err)
 		}
 	}
+	v.mu.Lock()
+	v.bytes = -1 << 40 // no snapshot comes between
+	v.mu.Unlock()
 	mustAppend(t, v, "a", strings.Repeat("a", 14_000)) // more than may be moved
 	mustAppend(t, v, "b", "kept")
 	synctest.Wait()
@@ -187,5 +190,58 @@ func TestDeadSumsDoNotCount(t *testing.T) {
 		if again := repairAgain(t, crashed); again.Needed {
 			t.Errorf("a repair is needed: %+v", again)
 		}
+	})
+}
+
+// TestCutInFrontOfAGap loses the header of the segment behind a gap. The gap's file says where
+// the segment in front of it was cut off: its last frame, which a crash left without one
+// behind it that verifies, counts, for Verify and a repair as for readers.
+func TestCutInFrontOfAGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem, v := torn(t)
+		fill := func(segments int) {
+			for want := v.filling() + segment.ID(segments); v.filling() < want; {
+				got := mustAppend(t, v, "busy", strings.Repeat("x", 9000))
+				mustCheckpoint(t, v, "busy", "cp", got.First, "")
+			}
+		}
+		fill(3)
+		pollUntil(t, "there is a gap", func() bool {
+			fill(1)
+			return len(v.journal.Gaps()) > 0
+		})
+		mustAppend(t, v, "a", strings.Repeat("a", 14_000)) // so that something is kept behind it
+		fill(1)
+		for range 2 {
+			if err := v.snapshots.write(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fill(1) // its header says where they are
+		closeTest(t, v)
+		j, err := segment.Open(segment.Options{FS: mem, Dir: "/vol", ReadOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		gaps := j.Gaps()
+		if err := j.Close(); err != nil || len(gaps) != 1 || gaps[0].From != 2 {
+			t.Fatalf("gaps: %v, %v", gaps, err)
+		}
+		corrupt(t, mem, segment.Pos{Segment: gaps[0].To + 1}, 20)
+		found, err := verifyOn(t.Context(), mem, "/vol", nil)
+		if err != nil || len(found.Damage) == 0 {
+			t.Fatalf("verify: %s, %v", spell(found), err)
+		}
+		for _, d := range found.Damage {
+			if slices.ContainsFunc(d.Logs, func(l DamagedLog) bool { return l.Log == "b" }) {
+				t.Errorf("verify: %+v", d)
+			}
+		}
+		if plan := repairAgain(t, mem); slices.ContainsFunc(plan.Records, func(r LostRecords) bool { return r.Log == "b" }) {
+			t.Errorf("given up: %+v", plan.Records)
+		}
+		v = openPlain(t, mem)
+		defer closeTest(t, v)
+		equal(t, readAll(t, v, "b", 1), []string{"kept"})
 	})
 }
