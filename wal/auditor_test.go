@@ -19,7 +19,7 @@ func TestAuditorOverGaps(t *testing.T) {
 		for _, first := range []LSN{20, 5} {
 			t.Run(fmt.Sprintf("%s, from %d", gap, first), func(t *testing.T) {
 				a := newAuditor(&knownLogs{
-					first: map[uint64]LSN{8: 1}, moved: map[uint64]movedPlace{8: {end: 6, pos: copies}}, newest: 20,
+					state: NewState(), first: map[uint64]LSN{8: 1}, moved: map[uint64]movedPlace{8: {end: 6, pos: copies}}, newest: 20,
 				})
 				frame := func(id segment.ID, commands ...Command) {
 					var meta []byte

@@ -245,3 +245,45 @@ func TestCutInFrontOfAGap(t *testing.T) {
 		equal(t, readAll(t, v, "b", 1), []string{"kept"})
 	})
 }
+
+// TestRewoundInWhatIsLost loses a segment in which a log was rewound, and appended to again,
+// less far than it had come before: Verify names what it had there.
+func TestRewoundInWhatIsLost(t *testing.T) {
+	mem := disk.NewMem()
+	v := openPlain(t, mem)
+	mustCreate(t, v, "log")
+	mustCreate(t, v, "busy")
+	fill := func() {
+		for was := v.filling(); v.filling() == was; {
+			mustAppend(t, v, "busy", strings.Repeat("x", 9000))
+		}
+	}
+	mustAppend(t, v, "log", "1", "2", "discarded", "discarded", "discarded")
+	fill()
+	mustRewind(t, v, "log", Rewind{After: 2})
+	mustAppend(t, v, "log", "3", "4")
+	lost := frameOf(t, v, "log", 3).Pos.Segment
+	fill()
+	mustAppend(t, v, "log", "5")
+	for range 2 {
+		if err := v.snapshots.write(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill()
+	closeTest(t, v)
+	if err := mem.Remove(fileOf(lost)); err != nil {
+		t.Fatal(err)
+	}
+	found, err := verifyOn(t.Context(), mem, "/vol", nil)
+	if want := (DamagedLog{Log: "log", First: 3, Last: 4}); err != nil || len(found.Damage) != 1 || !slices.Contains(found.Damage[0].Logs, want) {
+		t.Errorf("verify: %s, %v", spell(found), err)
+	}
+	v = openPlain(t, mem)
+	defer closeTest(t, v)
+	for lsn, want := range map[LSN]bool{2: false, 3: true, 4: true, 5: false} {
+		if _, err := readOne(v, "log", lsn); errors.Is(err, ErrDataLoss) != want {
+			t.Errorf("LSN %d: %v", lsn, err)
+		}
+	}
+}

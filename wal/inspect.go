@@ -364,6 +364,7 @@ func (k *knownLogs) name(number uint64) string {
 // when a seal says how far the log had come, or against the newest state.
 type auditor struct {
 	records  uint64
+	before   *State // when the walk began
 	created  map[uint64]string
 	commands []Command
 	logs     map[uint64]*audited
@@ -389,6 +390,7 @@ type movedRecords struct {
 // audited is how far a log was followed.
 type audited struct {
 	next    LSN         // 0 if not known
+	rewound Epoch       // that the newest rewind by then had begun
 	pos     segment.Pos // of the frame that said so
 	counted LSN         // the last record that was counted
 }
@@ -409,7 +411,7 @@ type hole struct {
 
 func newAuditor(before *knownLogs) *auditor {
 	a := &auditor{
-		created: map[uint64]string{}, logs: map[uint64]*audited{}, hit: map[error][]hit{}, states: map[error][]stateKey{},
+		before: before.state, created: map[uint64]string{}, logs: map[uint64]*audited{}, hit: map[error][]hit{}, states: map[error][]stateKey{},
 		sums: sums{logs: map[uint64]summed{}}, copied: map[uint64]segment.Pos{},
 	}
 	for number, m := range before.moved {
@@ -453,7 +455,7 @@ func (a *auditor) frame(f *segment.Frame, blockErrs []error) error {
 			a.logs[c.Log] = &audited{next: 1, pos: f.Pos}
 		case CommandRewind:
 			a.reach(c.Log, c.LSN+1, c.Rewound, f.Pos)
-			a.logs[c.Log].next = c.LSN + 1
+			a.logs[c.Log].next, a.logs[c.Log].rewound = c.LSN+1, c.Epoch
 		case CommandAppend, CommandAppendPart:
 			a.reach(c.Log, c.First, c.Rewound, f.Pos)
 			l := a.logs[c.Log]
@@ -500,10 +502,17 @@ func (a *auditor) reach(log uint64, next LSN, rewound Epoch, pos segment.Pos) {
 		l = &audited{}
 		a.logs[log] = l
 	}
+	if was := a.before.logs.get(log); was != nil && l.rewound < rewound {
+		// By a rewind that was not met: what was appended again was not met either.
+		h := was.history()
+		if cut, ok := h.since(l.rewound); ok && cut.Epoch <= rewound {
+			l.next = min(l.next, cut.LSN+1)
+		}
+	}
 	if next > max(l.next, 1) {
 		a.holes = append(a.holes, hole{hit{log: log, first: l.next, last: next - 1, rewound: rewound}, l.pos, pos})
 	}
-	l.next, l.pos = max(l.next, next), pos
+	l.next, l.rewound, l.pos = max(l.next, next), max(l.rewound, rewound), pos
 }
 
 // copies notes, when the walk has come to pos, which frames with copies it ought to

@@ -434,7 +434,7 @@ func TestDumpShowsSnapshotsAndBadBlocks(t *testing.T) {
 // A frame that was lost where every frame verifies cannot be made by hand; the
 // auditor is told of one.
 func TestAuditorFindsAHole(t *testing.T) {
-	a := newAuditor(&knownLogs{})
+	a := newAuditor(&knownLogs{state: NewState()})
 	pos := func(n int64) segment.Pos { return segment.Pos{Segment: 4, Offset: n * limits.BlockSize} }
 	frame := func(at int64, commands ...Command) {
 		var meta []byte
