@@ -905,6 +905,38 @@ func TestCloseWaitsForInsert(t *testing.T) {
 	})
 }
 
+// TestIdleBehindRiders: riders that wrote nothing are told when Idle is due. They set no
+// timer when they land, and it is asked all the same.
+func TestIdleBehindRiders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var bus *batcher.Bus
+		asked := 0
+		bus = batcher.New(batcher.Options{
+			Submit: func(f *batcher.Frame) { bus.Landed(f.Ticket, nil) },
+			Idle:   func(*batcher.Frame) bool { asked++; return false },
+		})
+		f := board(t, bus)
+		f.AppendCommand([]byte("c"))
+		bus.Leave()
+		slow := &slowRider{proceed: make(chan struct{})}
+		go func() {
+			f := board(t, bus)
+			f.Ride(slow)
+			bus.Leave()
+		}()
+		time.Sleep(limits.IdlePromiseDelay)
+		synctest.Wait()
+		close(slow.proceed)
+		time.Sleep(time.Second)
+		if err := bus.Close(); err != nil {
+			t.Error(err)
+		}
+		if slow.told != 1 || asked != 1 {
+			t.Errorf("the rider was told %d times, Idle asked %d times", slow.told, asked)
+		}
+	})
+}
+
 func TestInsertWithoutTagPanics(t *testing.T) {
 	bus := open(t, batcher.Options{})
 	defer func() {

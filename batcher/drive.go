@@ -70,9 +70,11 @@ func (b *Bus) quiet() {
 	b.mu.Lock()
 	left := time.Duration(b.lastLand-b.clock()) + b.o.IdleDelay
 	switch {
-	case b.err != nil || b.closing || !b.isIdle() || b.open.commands > 0:
-		// What is under way sets the timer when it lands.
+	case b.err != nil || b.closing:
 		b.armed = false
+	case !b.isIdle() || b.open.commands > 0:
+		// It looks again: riders that wrote nothing set no timer when they land.
+		b.timer.Reset(b.o.IdleDelay)
 	case left > 0:
 		b.timer.Reset(left)
 	default:
