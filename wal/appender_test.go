@@ -305,6 +305,59 @@ func TestPoison(t *testing.T) {
 	}
 }
 
+// TestClosedIsNoLoss asks a volume for what is durable that is closed, poisoned before
+// or not: that it cannot be read any more is not that it is lost.
+func TestClosedIsNoLoss(t *testing.T) {
+	for _, poisoned := range []bool{false, true} {
+		t.Run(fmt.Sprintf("poisoned=%v", poisoned), func(t *testing.T) {
+			ctx := t.Context()
+			faulty := disk.NewFaulty(disk.NewMem())
+			v := openTest(t, faulty)
+			mustCreate(t, v, "log")
+			told := receipt(t, v, "log", mustAppend(t, v, "log", "1"))
+			mustAppend(t, v, "log", "2")
+			if _, err := v.SetCheckpoint(ctx, "log", Checkpoint{Name: "cp", State: []byte("state")}, nil); err != nil {
+				t.Fatal(err)
+			}
+			r, err := v.NewReader("log", ReadOptions{From: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := r.batch(); err != nil { // it has the first batch's directory
+				t.Fatal(err)
+			}
+			if poisoned {
+				faulty.Inject(disk.Fault{Kinds: []disk.OpKind{disk.OpSync}})
+				if _, err := v.Append(ctx, "log", ulid.ULID{}, 0, Batch{Run: run("3")}); !errors.Is(err, ErrPoisoned) {
+					t.Fatalf("append: %v", err)
+				}
+			}
+			if err := v.Close(); (err != nil) != poisoned {
+				t.Fatalf("close: %v", err)
+			}
+			for _, q := range []inquiry{
+				{"reader", func(ctx context.Context) error { _, err := r.Next(ctx); return err }},
+				{"new reader", func(ctx context.Context) error {
+					r, err := v.NewReader("log", ReadOptions{})
+					if err == nil {
+						_, err = r.Next(ctx)
+					}
+					return err
+				}},
+				{"checkpoint", func(ctx context.Context) error { _, err := v.Checkpoint(ctx, "log", "cp"); return err }},
+				{"claim", func(context.Context) error {
+					return v.CheckClaim("log", Claim{Log: told.Log, Epoch: told.Epoch, LSN: told.Last, Checksum: told.Checksum})
+				}},
+				{"receipt", func(context.Context) error { _, err := v.VerifyReceipt(told); return err }},
+			} {
+				if err := q.ask(ctx); !errors.Is(err, ErrClosed) || errors.Is(err, ErrDataLoss) {
+					t.Errorf("%s: %v", q.name, err)
+				}
+			}
+		})
+	}
+}
+
 // TestPoisonBehindTheScenes fails the recycling of a segment, which nobody waits for.
 func TestPoisonBehindTheScenes(t *testing.T) {
 	faulty := disk.NewFaulty(disk.NewMem())

@@ -13,6 +13,7 @@ import (
 	"github.com/walsvc/walsvc/internal/crc32c"
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/records"
+	"github.com/walsvc/walsvc/replay"
 	"github.com/walsvc/walsvc/segment"
 )
 
@@ -509,12 +510,18 @@ func isUnread(err error) bool {
 	return ok && !errors.Is(err, fs.ErrNotExist)
 }
 
-// readFailed returns ErrReadFailed with its cause, nil if that is another one.
+// readFailed returns ErrReadFailed with its cause, or ErrClosed if nothing is read any
+// more, which v.failed does not tell of a volume that was poisoned before; nil if the
+// cause is another one.
 func readFailed(log string, lsn LSN, cause error) error {
-	if !isUnread(cause) {
+	why := ErrReadFailed
+	switch {
+	case errors.Is(cause, replay.ErrFetcherClosed):
+		why = ErrClosed
+	case !isUnread(cause):
 		return nil
 	}
-	return fmt.Errorf("log %q: LSN %d: %w: %w", log, lsn, ErrReadFailed, cause)
+	return fmt.Errorf("log %q: LSN %d: %w: %w", log, lsn, why, cause)
 }
 
 // live returns why a record is none of the log's any more, or the log's history
