@@ -479,13 +479,18 @@ func (v *Volume) needsPromise() bool {
 	return v.unpromised.Load() && v.journal.Poisoned() == nil
 }
 
+// Drain ends what waits for room for a segment's name on a full disk, with ErrClosed,
+// and has nothing wait for it any more. It comes before Close, for who first waits for
+// his calls to return: one that appends may be what waits.
+func (v *Volume) Drain() { v.journal.Drain() }
+
 // Close flushes what was sequenced, gives the last acknowledgement its promise
 // and closes the journal. What was acknowledged is durable whether or not it
 // succeeds. Readers end with ErrClosed.
 func (v *Volume) Close() error {
 	var errs []error
 	if v.bus != nil {
-		v.journal.Drain() // whoever waits for room on a full disk holds up everybody behind
+		v.Drain() // whoever waits for room on a full disk holds up everybody behind
 		v.janitor.stop()
 		v.snapshots.stop()
 		err := v.bus.Flush(context.Background())

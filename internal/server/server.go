@@ -217,12 +217,13 @@ func (s *Server) Received() uint64 { return s.received.Load() }
 
 // Stop cuts all connections and waits until nothing runs any more, if need be
 // for the disk: a write in its hands cannot be taken back. What was sequenced
-// lands all the same.
+// lands all the same, unless it waits for room on a full disk: that may never come.
 func (s *Server) Stop() {
 	s.stopOnce.Do(func() {
 		s.health.Shutdown()
 		s.stop(ErrDraining)
 		s.hangUp(false)
+		s.volume.Drain()
 		s.grpc.Stop()
 	})
 	s.background.Wait()
