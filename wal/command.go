@@ -114,7 +114,7 @@ type Command struct {
 
 	// append, append-part, and move-records without the producer: all as it was but the place
 	Epoch    Epoch    // also the one that begins of set-writer and rewind; the last one of seal-log
-	Rewound  Epoch    // that the log's newest rewind began, 0 if there was none; also of rewind, of the one before
+	Rewound  Epoch    // that the log's newest rewind began, 0 if there was none; also of rewind, of the one before; when they were copied of move-records
 	Slot     uint64   // the producer's slot on this log, from 1; 0 for none; append alone
 	Sequence uint64   // the producer's; 0 without one; append alone
 	First    LSN      // also the oldest record kept of truncate, and the LSN that no record gets of seal-log
@@ -274,6 +274,9 @@ func appendBody(dst []byte, c *Command) []byte {
 		dst = binary.AppendUvarint(dst, c.Start)
 		dst = binary.AppendUvarint(dst, uint64(c.Time))
 		dst = appendPlace(dst, c.Place)
+		if c.Rewound > 0 {
+			dst = binary.AppendUvarint(dst, uint64(c.Rewound))
+		}
 	default:
 		panic(fmt.Sprintf("wal: encoding %s", c.Kind))
 	}
@@ -447,6 +450,11 @@ func DecodeCommand(meta []byte, c *Command) (rest []byte, err error) {
 		c.Start = d.uvarint()
 		c.Time = int64(d.uvarint())
 		c.Place = d.place()
+		if len(d.buf) > 0 {
+			if c.Rewound = Epoch(d.uvarint()); c.Rewound == 0 {
+				d.fail()
+			}
+		}
 	default:
 		return nil, fmt.Errorf("%w: unknown kind %d", ErrBadCommand, meta[0])
 	}

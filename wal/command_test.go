@@ -48,6 +48,7 @@ func sampleCommands() []Command {
 		{Kind: CommandMoveRecords, Log: most, Epoch: most, First: most, Count: 1<<32 - 1, RunSum: 1<<32 - 1, Checksum: 1<<32 - 1,
 			Start: most, Time: -1, Place: Place{1<<32 - 1, 1<<32 - 1, 1<<32 - 1}},
 		{Kind: CommandMoveRecords, Log: 4, First: 7, Count: 3},
+		{Kind: CommandMoveRecords, Log: 4, Epoch: 3, Rewound: 2, First: 7, Count: 3, Place: Place{4, 5, 6}},
 		{Kind: CommandSealLog, Log: 3, Epoch: 2, First: 11, Checksum: 12, Start: 13, Time: 14},
 		{Kind: CommandSealLog, Log: most, Epoch: most, First: most, Checksum: 1<<32 - 1, Start: most, Time: -1},
 		{Kind: CommandAppend, Log: most, Epoch: most, Slot: most, Sequence: most, First: most, Count: 1<<32 - 1, RunSum: 1<<32 - 1,

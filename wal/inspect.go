@@ -474,11 +474,11 @@ func (a *auditor) frame(f *segment.Frame, blockErrs []error) error {
 				a.logs[c.Log] = l
 			}
 			if bad != nil {
-				a.hit[bad] = append(a.hit[bad], hit{log: c.Log, first: c.First, last: c.Last(), rewound: c.Epoch, pos: f.Pos})
+				a.hit[bad] = append(a.hit[bad], hit{log: c.Log, first: c.First, last: c.Last(), rewound: c.Rewound, pos: f.Pos})
 				continue
 			}
 			if !c.carriesRecords() {
-				a.holes = append(a.holes, hole{hit{log: c.Log, first: c.First, last: c.Last(), rewound: c.Epoch, pos: f.Pos}, f.Pos, f.Pos})
+				a.holes = append(a.holes, hole{hit{log: c.Log, first: c.First, last: c.Last(), rewound: c.Rewound, pos: f.Pos}, f.Pos, f.Pos})
 			}
 			// Of a copy that has outlived its batch, and of no other.
 			if c.carriesRecords() && c.Last() > l.counted {
@@ -520,7 +520,8 @@ func (a *auditor) reach(log uint64, next LSN, rewound Epoch, pos segment.Pos) {
 func (a *auditor) copies(pos segment.Pos) {
 	for len(a.moved) > 0 && a.moved[0].pos.Compare(pos) < 0 {
 		m := a.moved[0]
-		a.holes = append(a.holes, hole{hit{log: m.log, first: m.first, last: m.end - 1, pos: m.pos}, a.last, pos})
+		// Every rewind has cut the end already that it cut.
+		a.holes = append(a.holes, hole{hit{log: m.log, first: m.first, last: m.end - 1, rewound: math.MaxUint64, pos: m.pos}, a.last, pos})
 		a.moved = a.moved[1:]
 	}
 	for len(a.moved) > 0 && a.moved[0].pos == pos {

@@ -186,7 +186,14 @@ func (j *janitor) tooMuch(number uint64) bool {
 	j.v.mu.RLock()
 	defer j.v.mu.RUnlock()
 	l := j.v.durable.logs.get(number)
-	return known || l != nil && (len(l.cuts) > 0 || l.keep() == l.first && int64(min(l.liveBytes, 1<<62)) > j.moveTakes())
+	return known || l != nil && (l.cutBehind(l.keep()) || l.keep() == l.first && int64(min(l.liveBytes, 1<<62)) > j.moveTakes())
+}
+
+// cutBehind reports whether a rewind cut the log behind a record from lsn on: not all that
+// a batch has is the log's own, until the log has given the place up.
+func (l *logState) cutBehind(lsn LSN) bool {
+	n := len(l.cuts)
+	return n > 0 && l.cuts[n-1].LSN >= lsn // they increase
 }
 
 // movable returns a log as a straggler, if it may be one: with no more than fits
@@ -198,11 +205,9 @@ func (j *janitor) movable(number uint64) (s straggler, ok bool, err error) {
 	}
 	v.mu.RLock()
 	l := v.durable.logs.get(number)
-	if l == nil || len(l.cuts) > 0 {
+	if l == nil || l.cutBehind(l.keep()) {
 		v.mu.RUnlock()
-		// A log that was deleted has nothing. Of one that was rewound not all that a batch
-		// has is its own, until it has given the place up.
-		return s, l == nil, nil
+		return s, l == nil, nil // one that was deleted has nothing
 	}
 	s = straggler{number: number, name: l.name, from: l.keep(), next: l.next, start: l.totalBytes - l.liveBytes}
 	s.history = l.history()
@@ -262,7 +267,7 @@ func (j *janitor) collect(s *straggler, from *moveSource) (ok bool, err error) {
 	for lsn := s.from; lsn < s.next; {
 		v.mu.RLock()
 		l := v.durable.logs.get(s.number)
-		if l == nil || len(l.cuts) > 0 || l.next != s.next || l.keep() != s.from {
+		if l == nil || l.rewound() != s.history.rewound() || l.next != s.next || l.keep() != s.from {
 			v.mu.RUnlock()
 			return false, nil // it is not idle; what it has given up need not be read
 		}
@@ -297,6 +302,7 @@ func (j *janitor) collect(s *straggler, from *moveSource) (ok bool, err error) {
 		}
 		m.command.Kind, m.command.Log = CommandMoveRecords, s.number
 		m.command.Slot, m.command.Sequence, m.command.Place = 0, 0, Place{}
+		m.command.Rewound = s.history.rewound()
 		lsn = m.command.Last() + 1
 		s.moves = append(s.moves, m)
 		s.size += int64(len(m.run)) + maxMoveBytes
@@ -321,7 +327,7 @@ func (j *janitor) moveTogether(some []straggler, size int64) error {
 			l := state.logs.get(s.number)
 			// All or nothing: beside what was appended since, or what somebody wants
 			// kept in addition, the copies would not be all that the log has.
-			if l == nil || len(l.cuts) > 0 || l.next != s.next || l.keep() < s.from {
+			if l == nil || l.rewound() != s.history.rewound() || l.next != s.next || l.keep() < s.from {
 				continue
 			}
 			touched := false

@@ -236,6 +236,9 @@ func (y *yard) do(args []string) string {
 		mustCheckpoint(y.t, y.v, args[1], "cp", LSN(num(2)), "")
 	case "cursor": // LOG LSN
 		mustCursor(y.t, y.v, args[1], CursorUpdate{Name: "c", LSN: LSN(num(2)), Reset: true})
+	case "rewind": // LOG LSN
+		mustRewind(y.t, y.v, args[1], Rewind{After: LSN(num(2))})
+		y.want[args[1]] = y.want[args[1]][:num(2)]
 	case "truncate": // LOG LSN
 		_, err = y.v.Truncate(ctx, args[1], LSN(num(2)))
 	case "delete": // LOG
@@ -804,6 +807,35 @@ func TestReceiptOfWhatMoved(t *testing.T) {
 			wantFinding(t, y.v, y.fs, lie, ReceiptContradicted, "commit_time")
 			y.close()
 			y.open()
+		}
+	})
+}
+
+// TestLostCopiesOfRewoundLog: the frame with the copies of a log that was rewound is
+// lost, and those who look at the volume are told of what.
+func TestLostCopiesOfRewoundLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := newYard(t)
+		defer func() { y.close() }()
+		mustCreate(t, y.v, "idle")
+		y.do([]string{"append", "idle", "4", "20"})
+		y.do([]string{"rewind", "idle", "2"})
+		y.do([]string{"append", "idle", "4", "20"})
+		y.do([]string{"truncate", "idle", "5"})
+		// Until opening begins at a snapshot that knows of the copies.
+		for known := false; !known; {
+			y.busy(1)
+			ids := y.v.journal.Segments()
+			h, err := y.v.journal.Header(ids[len(ids)-1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			end, pos := copiesOf(y.v, "idle")
+			known = end != 0 && h.Snapshot.Pos.Compare(pos) > 0
+		}
+		y.do([]string{"lose", "idle", "5"})
+		if got := y.do([]string{"verify"}); got != "damaged\ndamaged-header: idle 5 to 6\n" {
+			t.Error(got)
 		}
 	})
 }

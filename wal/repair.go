@@ -740,8 +740,10 @@ func (s *salvage) makeWay(c *Command) bool {
 		if c.Last() < l.first {
 			return false
 		}
+		// Nor of what: the copies are all that the log kept.
+		s.lostRewind(l, Cut{Epoch: c.Rewound, LSN: l.first - 1, Bytes: l.totalBytes - l.liveBytes, Checksum: l.checksum})
 		l.reach(c.Last()+1, c.Start+uint64(c.Size))
-		l.began(c.Epoch)
+		l.began(max(c.Epoch, c.Rewound))
 	case CommandRetireProducer:
 		slot := l.slot(c.Producer)
 		return slot != 0 && !l.producers[slot-1].retired

@@ -550,6 +550,36 @@ func TestRepairMakesWay(t *testing.T) {
 			t.Errorf("proven are %v", left)
 		}
 	})
+	t.Run("rewind, told by copies", func(t *testing.T) {
+		state, err := applyAll(NewState(), []Command{
+			{Kind: CommandCreateLog, Log: 1, Name: "orders"},
+			{Kind: CommandAppend, Log: 1, Epoch: 1, First: 1, Count: 6, Place: Place{Size: 60}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newSalvage(state, places{}, segment.FrameRef{})
+		s.hole(1)
+		for _, c := range []Command{
+			{Kind: CommandTruncate, Log: 1, First: 4, LiveBytes: 20},
+			{Kind: CommandMoveRecords, Log: 1, First: 4, Count: 1, Rewound: 2}, // that did not verify
+			{Kind: CommandMoveRecords, Log: 1, Epoch: 3, First: 5, Count: 1, Rewound: 2, Start: 40, Place: Place{Size: 10}},
+		} {
+			if !s.makeWay(&c) {
+				t.Fatalf("%s is passed over", c.Kind)
+			}
+			if err := s.Apply(&c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l := s.logs.get(1)
+		if l.first != 4 || l.next != 6 || l.totalBytes != 50 || l.epoch != 3 || l.rewound() != 2 {
+			t.Errorf("%+v", l)
+		}
+		if left := s.proven(l, []haveRange{{LSNRange{1, 6}, 1}, {LSNRange{5, 5}, 3}}); !slices.Equal(left, []LSNRange{{5, 5}}) {
+			t.Errorf("proven are %v", left)
+		}
+	})
 	t.Run("rewind, not told", func(t *testing.T) {
 		p, v := losing(t, base, rewound(2), func(v *Volume) { mustAppend(t, v, "users", "tells") })
 		defer closeTest(t, v)

@@ -329,8 +329,8 @@ func (s *State) Apply(c *Command) error {
 		}
 		l.sealed = c.Time
 	case CommandMoveRecords:
-		if c.Count == 0 || c.First == 0 || c.Last() < c.First || c.Last() < l.first || c.Last() >= l.next || c.Epoch > l.epoch {
-			return disagree(c, "LSN %d to %d of epoch %d, it has %d to %d in epoch %d", c.First, c.Last(), c.Epoch, l.first, l.next-1, l.epoch)
+		if c.Count == 0 || c.First == 0 || c.Last() < c.First || c.Last() < l.first || c.Last() >= l.next || c.Epoch > l.epoch || c.Rewound != l.rewound() {
+			return disagree(c, "LSN %d to %d of epoch %d behind a rewind of epoch %d, it has %d to %d in epoch %d", c.First, c.Last(), c.Epoch, c.Rewound, l.first, l.next-1, l.epoch)
 		}
 	case CommandSetWriter:
 		if l.sealed != 0 {

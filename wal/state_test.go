@@ -170,6 +170,7 @@ func TestApplyDisagrees(t *testing.T) {
 		"move: beyond the end":             {Kind: CommandMoveRecords, Log: 4, Epoch: 3, First: 2, Count: 2},
 		"move: around the end":             {Kind: CommandMoveRecords, Log: 4, Epoch: 3, First: 1<<64 - 1, Count: 3},
 		"move: given up":                   {Kind: CommandMoveRecords, Log: 2, Epoch: 1, First: 1, Count: 1},
+		"move: behind another rewind":      {Kind: CommandMoveRecords, Log: 4, Epoch: 3, Rewound: 2, First: 1, Count: 2},
 		"move: of an epoch to come":        {Kind: CommandMoveRecords, Log: 4, Epoch: 4, First: 1, Count: 2},
 		"move checkpoint: other version":   {Kind: CommandMoveCheckpoint, Log: 2, Name: "cp", Version: 2, Place: Place{Size: 9}},
 		"move checkpoint: other size":      {Kind: CommandMoveCheckpoint, Log: 2, Name: "cp", Version: 1, Place: Place{Size: 8}},
