@@ -224,10 +224,18 @@ func (s *segmentIndex) holds(log uint64, lsn LSN, h *history) bool {
 // frames of the same segment between. hint is a segment to try first, or 0.
 func (x *index) locate(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error) {
 	x.v.mu.RLock()
-	if m, ok := x.places.moved[log]; ok && lsn < m.end {
-		x.v.mu.RUnlock()
+	m, ok := x.places.moved[log]
+	x.v.mu.RUnlock()
+	if ok && lsn < m.end {
 		return m.pos, nil
 	}
+	return x.appended(log, lsn, hint)
+}
+
+// appended is locate for where a record was appended, which may be truncated since, or
+// moved: if its segment is there.
+func (x *index) appended(log uint64, lsn LSN, hint segment.ID) (segment.Pos, error) {
+	x.v.mu.RLock()
 	var h history
 	var first, next LSN // the log's
 	if l := x.v.durable.logs.get(log); l != nil {

@@ -839,3 +839,46 @@ func TestLostCopiesOfRewoundLog(t *testing.T) {
 		}
 	})
 }
+
+// TestTimeOfWhatIsNotCopied: records were given up, the rest of their log moved, and
+// their segment is still there. Who asks for all since a time before them is told.
+func TestTimeOfWhatIsNotCopied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := newYard(t)
+		defer func() { y.close() }()
+		mustCreate(t, y.v, "idle")
+		mustCreate(t, y.v, "other")
+		y.append("other", 1, 20)
+		time.Sleep(time.Second)
+		since := time.Now()
+		time.Sleep(time.Second)
+		for y.v.filling() == y.v.journal.Segments()[0] {
+			y.append("other", 1, 9000)
+		}
+		y.append("idle", 6, 20)
+		if _, err := y.v.Truncate(t.Context(), "idle", 4); err != nil {
+			t.Fatal(err)
+		}
+		if lsn, err := y.v.At("idle", since); !errors.Is(err, ErrLSNTruncated) {
+			t.Fatalf("not moved yet: LSN %d, %v", lsn, err)
+		}
+		j := &janitor{v: y.v, unmovable: map[uint64]LSN{}}
+		j.quit = t.Context()
+		s, ok, err := j.movable(y.v.durable.named("idle").number)
+		if err == nil && ok {
+			ok, err = j.collect(&s, &moveSource{})
+		}
+		if err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+		if err := j.moveTogether([]straggler{s}, s.size); err != nil {
+			t.Fatal(err)
+		}
+		if end, _ := copiesOf(y.v, "idle"); end != 7 {
+			t.Fatalf("copies end at LSN %d", end)
+		}
+		if lsn, err := y.v.At("idle", since); !errors.Is(err, ErrLSNTruncated) {
+			t.Errorf("moved: LSN %d, %v", lsn, err)
+		}
+	})
+}

@@ -151,6 +151,15 @@ func (v *Volume) boundsOf(b *timeBounds, number uint64, ns int64, h *history) er
 	if most > 0 {
 		b.most = min(b.most, most)
 	}
+	if most > 0 && before == 0 && b.first > 1 {
+		// Of what was given up there are no copies.
+		switch pos, err := v.index.appended(number, b.first-1, 0); {
+		case err == nil && pos.Segment > ids[at]:
+			b.most = min(b.most, b.first-1)
+		case isUnread(err):
+			return err
+		}
+	}
 	if b.most == b.next && before < b.next {
 		if b.most, err = v.index.firstFrom(ids[at:], number, max(before, 1), b.next, h); err != nil {
 			return err
