@@ -583,7 +583,8 @@ func (j *janitor) carryStates(out []segment.ID) (unread map[segment.ID]bool, err
 	var sources []source
 	v.mu.RLock()
 	for k, at := range v.index.places.all() {
-		if _, found := slices.BinarySearch(out, at.pos.Segment); found {
+		// Of an empty state there is nothing to read, also if it is set to another one meanwhile.
+		if _, found := slices.BinarySearch(out, at.pos.Segment); found && at.place.Size > 0 {
 			sources = append(sources, source{k, at})
 		}
 	}

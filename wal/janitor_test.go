@@ -14,6 +14,7 @@ import (
 	"github.com/walsvc/walsvc/internal/disk"
 	"github.com/walsvc/walsvc/internal/limits"
 	"github.com/walsvc/walsvc/internal/records"
+	"github.com/walsvc/walsvc/segment"
 )
 
 // TestLiveBytes truncates logs everywhere, by hand and by the janitor, also
@@ -286,5 +287,28 @@ func TestKeepersStay(t *testing.T) {
 		if keepers > 50 {
 			t.Errorf("backward %t: %d keepers of %d logs", backward, keepers, many)
 		}
+	}
+}
+
+// TestEmptyStateIsNotCarried: a checkpoint without a state lies in a frame without
+// blocks. When it is set to one with a state while the janitor looks, its old place is
+// not read.
+func TestEmptyStateIsNotCarried(t *testing.T) {
+	v := openTest(t, disk.NewMem())
+	defer closeTest(t, v)
+	mustCreate(t, v, "log")
+	mustCheckpoint(t, v, "log", "cp", 0, "")
+	key := stateKey{v.durable.named("log").number, "cp"}
+	v.mu.RLock()
+	empty, _ := v.index.places.get(key)
+	v.mu.RUnlock()
+	mustCheckpoint(t, v, "log", "cp", 0, "state")
+	v.mu.Lock()
+	v.index.places.set(key, empty) // what the janitor saw before
+	v.mu.Unlock()
+	j := &janitor{v: v}
+	j.quit = t.Context()
+	if _, err := j.carryStates([]segment.ID{empty.pos.Segment}); err != nil {
+		t.Error(err)
 	}
 }
