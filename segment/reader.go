@@ -101,12 +101,14 @@ func (j *Journal) header(id ID) (*SegmentHeader, error) {
 	if err != nil || hdr != nil {
 		return hdr, err
 	}
-	if hdr, err = j.readHeader(id); err != nil {
-		return nil, err
-	}
+	hdr, err = j.readHeader(id)
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if err := j.memberLocked(id); err != nil {
+	// If it was released meanwhile, its file may have gone, or be another one's: no damage.
+	if gone := j.memberLocked(id); gone != nil {
+		return nil, gone
+	}
+	if err != nil {
 		return nil, err
 	}
 	if known := j.headers[id]; known != nil {

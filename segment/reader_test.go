@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"reflect"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -375,5 +376,29 @@ func TestHeadAndDirectory(t *testing.T) {
 	}
 	if f, err := r.Directory(offs[3], h); !errors.Is(err, ErrBadDirectory) || !errors.As(err, &bad) || bad.Pos.Offset != offs[3] || f == nil {
 		t.Errorf("a directory that does not verify: %v", err)
+	}
+}
+
+// TestReleasedUnderItsHeader releases a segment when its header is about to be read: it is
+// ErrReleased, and neither a file that is missing nor damage.
+func TestReleasedUnderItsHeader(t *testing.T) {
+	for name, when := range map[string]disk.OpKind{"opened": disk.OpOpen, "read": disk.OpRead} {
+		t.Run(name, func(t *testing.T) {
+			faulty := disk.NewFaulty(disk.NewMem())
+			j := journalOf(t, testOptions(faulty), 4)
+			j.mu.Lock()
+			delete(j.headers, 2) // as behind a restart, when nobody has asked for it yet
+			j.mu.Unlock()
+			var begun atomic.Bool
+			faulty.Inject(disk.Fault{Kinds: []disk.OpKind{when}, Only: func(op disk.Op) bool {
+				if op.Name == segmentName(2) && begun.CompareAndSwap(false, true) {
+					mustRelease(t, j, 2)
+				}
+				return false
+			}})
+			if _, err := j.Reader(2); !errors.Is(err, ErrReleased) {
+				t.Errorf("a segment that is released when its header is %s: %v", name, err)
+			}
+		})
 	}
 }
