@@ -260,7 +260,7 @@ func TestDisk(t *testing.T) {
 		}
 	}
 	d.await(*between)
-	d.sealOne()
+	d.makeUp()
 	d.end()
 	d.crash(make(chan struct{})) // and what is found then is the last word
 	if err := d.service.drain(t.Context()); err != nil {

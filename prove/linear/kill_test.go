@@ -125,7 +125,7 @@ func TestKill(t *testing.T) {
 		}
 	}
 	k.await(*between)
-	k.sealOne()
+	k.makeUp()
 	k.end()
 	k.kill() // and what is found then is the last word
 	ctx, cancel := context.WithTimeout(t.Context(), limit)

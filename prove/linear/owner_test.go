@@ -234,23 +234,27 @@ func (c *rawClient) retire() {
 	if !c.ready() && c.log == owned {
 		return
 	}
-	in := input{Kind: retireProducer, Producer: c.producer.id}
+	producer := c.producer.id
 	switch id, _ := c.other(); {
-	case in.Producer == "", c.rng.IntN(4) == 0:
-		in.Producer = ulid.Make().String()
+	case producer == "", c.rng.IntN(4) == 0:
+		producer = ulid.Make().String()
 	case id != "" && c.rng.IntN(4) == 0:
-		in.Producer = id
+		producer = id
 	}
-	out := c.call(in, func(ctx context.Context) (output, error) {
-		_, err := c.appends.RetireProducer(ctx, &walsvcv1.RetireProducerRequest{Log: c.log, Producer: in.Producer})
-		return output{}, err
-	})
-	if out.succeeded() && c.rng.IntN(2) == 0 {
+	if out := c.retireAs(producer); out.succeeded() && c.rng.IntN(2) == 0 {
 		return // and find out
 	}
-	if in.Producer == c.producer.id {
+	if producer == c.producer.id {
 		c.producer = rawProducer{}
 	}
+}
+
+// retireAs ends any producer.
+func (c *rawClient) retireAs(producer string) output {
+	return c.call(input{Kind: retireProducer, Producer: producer}, func(ctx context.Context) (output, error) {
+		_, err := c.appends.RetireProducer(ctx, &walsvcv1.RetireProducerRequest{Log: c.log, Producer: producer})
+		return output{}, err
+	})
 }
 
 // marks are the cursors' names.

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -266,24 +267,38 @@ func (w *world) end() {
 	w.working.Wait()
 }
 
-// sealOne has a log sealed while the clients go on, however often they delete it
-// before. They seal only the log that passes, and seldom find it: one of forty runs
-// of TestDisk ended without.
-func (w *world) sealOne() {
+// makeUp has done while the clients go on what chance may leave out: the history has to
+// show it. They seal only the log that passes, and seldom find it: one of forty runs
+// of TestDisk ended without. One of a hundred had no retirement refused.
+func (w *world) makeUp() {
 	w.t.Helper()
-	sealer := w.newRaw("sealer", passing, w.connect())
+	late := w.newRaw("late", passing, w.connect())
+	w.insist("log was sealed", func() bool {
+		late.create()
+		out := late.seal()
+		return out.succeeded()
+	})
+	w.insist("retirement was refused", func() bool {
+		late.create()
+		out := late.retireAs(ulid.Make().String())
+		return !out.succeeded() && !out.Unknown
+	})
+}
+
+// insist has one thing done until it is.
+func (w *world) insist(what string, ask func() bool) {
+	w.t.Helper()
 	for range 1000 {
 		if !w.enter() {
 			w.t.Fatal("the test is over")
 		}
-		sealer.create()
-		out := sealer.seal()
+		done := ask()
 		w.leave()
-		if out.succeeded() {
+		if done {
 			return
 		}
 	}
-	w.t.Fatal("no log was sealed in a thousand attempts")
+	w.t.Fatalf("no %s in a thousand attempts", what)
 }
 
 // await waits for n more operations.
