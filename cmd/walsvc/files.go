@@ -17,7 +17,7 @@ func connectionsWithin(most int, log *slog.Logger) int {
 		log.Warn("limit of open files not known", "err", err)
 		return most
 	}
-	left := leftForConnections(files.Cur)
+	left := leftForConnections(uint64(files.Cur)) //nolint:unconvert // it is signed on some systems
 	if left < most {
 		log.Warn("fewer connections than max-connections: the limit of open files (ulimit -n) leaves no room for more", "connections", left, "max_connections", most, "open_files", files.Cur)
 	}
