@@ -148,13 +148,17 @@ func (v *Volume) pending(size int) int64 {
 // segment.ErrPreparing if there will be soon, segment.ErrCrowded if there is once
 // what is under way has landed, ErrFull if there is none. REQUIRES: boarded.
 func (v *Volume) admit(size int, use purpose) error {
-	err := v.journal.Admit(v.pending(size), v.leave(use))
+	pending := v.pending(size)
+	// As it was counted: what has landed since has made room, and whoever waits for it
+	// finds that.
+	underWay := pending > int64(size)+frameOverhead
+	err := v.journal.Admit(pending, v.leave(use))
 	switch {
 	case err == nil, errors.Is(err, segment.ErrPreparing):
 		return err
-	case errors.Is(err, segment.ErrCrowded) && v.admitted.Load() > 0:
+	case errors.Is(err, segment.ErrCrowded) && underWay:
 		return err
-	case errors.Is(err, segment.ErrNoSpace) && use == forTruncation && v.admitted.Load() > 0:
+	case errors.Is(err, segment.ErrNoSpace) && use == forTruncation && underWay:
 		// Without a spare, what is under way counts for more than it will have taken.
 		return segment.ErrCrowded
 	case errors.Is(err, segment.ErrNoSpace), errors.Is(err, segment.ErrCrowded):
