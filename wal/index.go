@@ -765,7 +765,7 @@ func decodeSegmentIndex(id segment.ID, meta []byte) (*segmentIndex, error) {
 				return nil, bad
 			}
 			was = ref{was.lsn + LSN(lsn), was.off + int64(off)*limits.BlockSize}
-			if was.lsn < LSN(lsn) || was.lsn >= end.next {
+			if was.lsn < LSN(lsn) || was.lsn >= end.next || was.off > limits.MaxSegmentSize {
 				return nil, bad
 			}
 			refs[i] = was
